@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make run` and `make test`. Each sets up .venv by itself, only when needed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-all lint format clean
+
+help: ## show these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv
+	@echo "installing the pinned packages into .venv: a minute or two"
+
+.venv/.core: .venv/pyvenv.cfg pyproject.toml .ci/constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/pyvenv.cfg pyproject.toml .ci/constraints.txt
+	$(PIP) --editable '.[dev,local]'
+	@touch .venv/.core $@
+
+run: .venv/.core ## set up and run the main job; more with ARGS="experiment=paper"
+	$(BIN)/python -m dcdt.run $(ARGS)
+
+test: .venv/.dev ## set up, check style and types, and run the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+test-slow: .venv/.dev ## run the slow tests
+	$(BIN)/pytest -m "slow and not gpu"
+
+test-all: test test-slow ## everything that runs without a GPU
+
+lint: .venv/.dev ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev ## rewrite the files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
