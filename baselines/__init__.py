@@ -1,0 +1,1 @@
+"""The models DCDT is compared with, each a recommender."""

@@ -1,0 +1,126 @@
+"""Fusion of two models' scores: what practitioners deploy, BM25 beside dense vectors by default."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.config import HybridConfig, ModelConfig, OptimizerConfig
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.tables import Tables
+from dcdt.errors import UserError
+from dcdt.evaluation.ranking import tie_order, top_k
+from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+from dcdt.registry import MODELS, look_up
+
+WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
+
+
+class Hybrid(Recommender):
+    """Two models, neither of which is trained, and one score.
+
+    `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
+    to 1 chosen by the MRR of the validation queries; of equals the most even. `fusion=rrf`: reciprocal-rank fusion,
+    `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the candidates with ties broken as
+    everywhere.
+
+    Args:
+        config: how to fuse, and the configuration of each part.
+        tables: the frozen vectors of all fields that the parts read.
+        loss: not used.
+        optimizer: not used.
+
+    Raises:
+        UserError: a part is a model that is trained.
+    """
+
+    fittable: ClassVar[bool] = False
+    decoupled: ClassVar[bool] = False
+    weight: Tensor
+    order: Tensor
+
+    def __init__(
+        self,
+        config: HybridConfig,
+        tables: Tables,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(tables)
+        self.config = config
+        self.first, self.second = _part(config.first, tables), _part(config.second, tables)
+        self.register_buffer("weight", torch.tensor(0.5))
+        self.register_buffer("order", torch.arange(tables.videos.shape[1]))
+
+    def prepare(self, data: RankingDataModule) -> None:
+        """Prepare both parts, then choose the weight on the validation side."""
+        self.first.prepare(data)
+        self.second.prepare(data)
+        self.order = tie_order(data.collection.videos.ids).to(self.device)
+        if self.config.fusion == "convex":
+            found = validation_mrr(self, data)
+            self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
+
+    def facts(self) -> dict[str, float]:
+        """The chosen weight of the first part, and what the parts found out."""
+        weight = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
+        return weight | self.first.facts() | self.second.facts()
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Fused scores (B, N); beyond the candidates they mean nothing."""
+        first, second = self.first.score(queries).float(), self.second.score(queries).float()
+        if self.config.fusion == "rrf":
+            k = self.config.k
+            found = [1 / (k + ranks(part, self.order, queries.candidates).double()) for part in (first, second)]
+            return (found[0] + found[1]).float()
+        return fuse(first, second, float(self.weight), queries.candidates)
+
+
+def validation_mrr(model: Hybrid, data: RankingDataModule) -> dict[float, float]:
+    """MRR of the validation queries at every weight."""
+    side, collection = data.sides["val"], data.collection
+    sums = dict.fromkeys(WEIGHTS, 0.0)
+    for positions in data.val_dataloader():
+        queries = query_batch(collection, model.tables, side.queries[positions], side.candidates)
+        first, second = model.first.score(queries).float(), model.second.score(queries).float()
+        for weight in WEIGHTS:
+            scores = fuse(first, second, weight, queries.candidates)
+            _, metrics = rank_side(side, positions, scores, model.order, collection.positive_grade, data.ks)
+            sums[weight] += float(metrics["mrr"].double().sum())
+    return {weight: total / len(side.queries) for weight, total in sums.items()}
+
+
+def fuse(first: Tensor, second: Tensor, weight: float, candidates: Tensor | None) -> Tensor:
+    """Weighted sum of the z-scores of two score matrices, (B, N) each."""
+    return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
+
+
+def z_scores(scores: Tensor, candidates: Tensor | None) -> Tensor:
+    """Scores (B, N) less their mean over the candidates, over their deviation there; 0 where that is 0."""
+    among = scores if candidates is None else scores[:, candidates]
+    centred, spread = scores - among.mean(1, keepdim=True), among.std(1, correction=0, keepdim=True)
+    return torch.where(among.amax(1, keepdim=True) > among.amin(1, keepdim=True), centred / spread, 0.0)
+
+
+def ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
+    """Rank from 1 of every candidate, (B, N); the others stand after all of them."""
+    n = scores.shape[1] if candidates is None else int(candidates.sum())
+    best = top_k(scores, n, order, candidates)[1]  # (B, n)
+    places = torch.arange(1, n + 1, device=scores.device).expand_as(best)
+    return torch.full_like(scores, n + 1, dtype=torch.int64).scatter_(1, best, places)
+
+
+def _part(config: ModelConfig, tables: Tables) -> Recommender:
+    """One part, over the fields it reads."""
+    model = look_up(MODELS, config.name)
+    if model.fittable:
+        raise UserError(
+            f"model=hybrid fuses models that are not trained; {config.name} is.\n"
+            f"Choose other parts: model@model.first=bm25 model@model.second=zero_shot."
+        )
+    fields = list(getattr(config, "fields", tables.fields))
+    if fields != tables.fields:
+        at = [tables.fields.index(name) for name in fields]
+        tables = Tables(tables.queries, tables.videos[at], tables.frozen, fields)
+    part: Recommender = model(config, tables)
+    return part

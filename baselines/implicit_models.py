@@ -1,0 +1,149 @@
+"""Collaborative filtering on a matrix of learners by videos, as the library implicit fits it.
+
+What is kept of a fitted model is a matrix of videos alone (factors, or similarities), so that any history can be
+scored, also one the model was not fitted on.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from implicit.als import AlternatingLeastSquares
+from implicit.bpr import BayesianPersonalizedRanking
+from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
+from implicit.utils import ParameterWarning
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
+
+from dcdt.config import CollaborativeConfig
+
+Floats = NDArray[np.floating[Any]]
+ITERATIONS = {"als": 15, "bpr": 100}
+ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
+
+
+class ImplicitModel:
+    """One fitted kind: als, bpr, item-item cosine, tfidf or bm25, or popularity.
+
+    Repeatable: one thread, one BLAS thread, a seed, and float64 similarities.
+
+    Args:
+        config: the kind and its values.
+    """
+
+    def __init__(self, config: CollaborativeConfig) -> None:
+        self.config = config
+        self.popularity = np.zeros(0)  # (N,) number of fitted interactions
+        self.items: Any = None  # (N, F) factors, the bias of bpr last; or (N, N) similarities, csr
+        self.learners: Floats | None = None  # (U, F) factors of the fitted learners; not saved
+
+    def fit(self, watched: csr_matrix, seed: int) -> None:
+        """Fit on counts of interactions (U, N)."""
+        kind, config = self.config.kind, self.config
+        self.popularity = np.asarray(watched.sum(0), dtype=np.float64).reshape(-1)
+        common = {"num_threads": 1, "random_state": seed, "iterations": ITERATIONS.get(kind), "use_gpu": False}
+        with threadpool_limits(1, "blas"):
+            if kind == "als":
+                model = AlternatingLeastSquares(config.factors, config.regularization, config.alpha, **common)
+            elif kind == "bpr":
+                model = BayesianPersonalizedRanking(
+                    config.factors, config.learning_rate, config.regularization, **common
+                )
+            elif kind in ITEM_ITEM:
+                model = ITEM_ITEM[kind](K=config.neighbours, num_threads=1)
+            else:
+                return
+            with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+                warnings.simplefilter("ignore", ParameterWarning)  # its item-item kinds pass themselves another format
+                model.fit(watched.astype(np.float64 if kind in ITEM_ITEM else np.float32), show_progress=False)
+        if kind in ITEM_ITEM:
+            self.items = model.similarity
+            self.items.data[:] = np.nan_to_num(self.items.data)  # tfidf of a video only by learners of weight 0
+        else:
+            self.items, self.learners = model.item_factors, model.user_factors
+
+    def known(self, histories: csr_matrix) -> NDArray[np.bool_]:
+        """Whether a history (B, N) holds a video that the model was fitted on, (B,)."""
+        return np.asarray(histories @ (self.popularity > 0)).reshape(-1) > 0
+
+    def score(self, histories: csr_matrix) -> Floats:
+        """Scores of all videos for learners with these counts of interactions, both (B, N).
+
+        A history without a video the model knows is scored by popularity; a video nobody watched stands last.
+        """
+        scores = np.tile(self.popularity, (histories.shape[0], 1))
+        known = self.known(histories)
+        if self.items is not None and known.any():
+            with threadpool_limits(1, "blas"):
+                scores[known] = self._score(histories[known])
+        unseen = self.popularity == 0
+        scores[:, unseen] = scores.min(1, keepdims=True) - 1
+        return scores
+
+    def score_fitted(self, start: int, end: int) -> Floats:
+        """Scores of all videos for the fitted learners from `start` to `end`, by their own factors (als, bpr)."""
+        assert self.learners is not None
+        scores = np.asarray(self.learners[start:end] @ self.items.T, dtype=np.float64)
+        unseen = self.popularity == 0
+        scores[:, unseen] = scores.min(1, keepdims=True) - 1
+        return scores
+
+    def _score(self, histories: csr_matrix) -> Floats:
+        if self.config.kind in ITEM_ITEM:
+            return np.asarray((histories @ self.items).todense())
+        fold_in = self._fold_in_als if self.config.kind == "als" else self._fold_in_bpr
+        learners: Floats = fold_in(histories) @ self.items.T  # (B, F) -> (B, N)
+        return learners
+
+    def _fold_in_als(self, histories: csr_matrix) -> Floats:
+        """Least squares of each learner with the videos' factors held, (B, F)."""
+        config = self.config
+        model = AlternatingLeastSquares(
+            config.factors, config.regularization, config.alpha, num_threads=1, use_gpu=False
+        )
+        model.item_factors = self.items
+        rows = np.arange(histories.shape[0])
+        factors: Floats = model.recalculate_user(rows, csr_matrix(histories, dtype=np.float32))
+        return factors
+
+    def _fold_in_bpr(self, histories: csr_matrix) -> Floats:
+        """As many epochs of BPR's own ascent as in fitting, with the videos' factors held, (B, F + 1).
+
+        implicit has no fold-in for BPR. An epoch takes its expected step: for each watch, negatives in proportion to
+        how often they were watched, without those of the history.
+        """
+        factors, bias = self.items[:, :-1].astype(np.float64), self.items[:, -1].astype(np.float64)
+        learners = np.zeros((histories.shape[0], factors.shape[1]))
+        for row, learner in enumerate(learners):
+            start, end = histories.indptr[row : row + 2]
+            own, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
+            weights = self.popularity.copy()
+            weights[own] = 0
+            others = np.flatnonzero(weights)
+            share = weights[others] / max(weights.sum(), 1)  # (J,)
+            for _ in range(ITERATIONS["bpr"] if len(others) else 0):
+                scores = factors @ learner + bias  # (N,)
+                gap = scores[own][:, None] - scores[others]  # (H, J)
+                push = counts[:, None] * share / (1 + np.exp(gap))
+                step = push.sum(1) @ factors[own] - push.sum(0) @ factors[others]
+                learner += self.config.learning_rate * (step - self.config.regularization * counts.sum() * learner)
+        return np.concatenate([learners, np.ones((len(learners), 1))], axis=1)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `load` needs, as tensors."""
+        state = {"popularity": torch.from_numpy(self.popularity)}
+        if self.config.kind in ITEM_ITEM:
+            parts = {"data": self.items.data, "indices": self.items.indices, "indptr": self.items.indptr}
+            return state | {name: torch.from_numpy(np.asarray(part)) for name, part in parts.items()}
+        return state if self.items is None else state | {"items": torch.from_numpy(np.asarray(self.items))}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore what `state` returned."""
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        self.popularity = arrays["popularity"]
+        self.items = arrays.get("items")
+        if "data" in arrays:
+            n = len(self.popularity)
+            self.items = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n, n))

@@ -1,0 +1,1 @@
+"""What happens around training: best weights, results, progress, Weights & Biases."""

@@ -1,0 +1,34 @@
+"""Keep the best weights by validation and leave them in the model."""
+
+import lightning as L
+import torch
+
+
+class BestWeights(L.Callback):
+    """Copies the weights in memory at every better validation and puts them back when training ends.
+
+    Writing a file at each improvement costs more than the training of a small collection; the copy costs nothing.
+
+    Args:
+        monitor: metric to maximise, such as `val/mrr`.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.value = float("-inf")
+        self.epoch = -1
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Take a copy where this validation is the best so far; the first of equals stays."""
+        if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        if value > self.value:
+            self.value, self.epoch = value, trainer.current_epoch
+            self._weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Put the best weights back into the model."""
+        if self._weights:
+            module.load_state_dict(self._weights)

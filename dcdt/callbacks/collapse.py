@@ -1,0 +1,52 @@
+"""Warn when the towers say the same of every video, or nothing at all."""
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from dcdt.models.recommender import Recommender
+
+
+class CollapseAlarm(L.Callback):
+    """Warns once when the mean pairwise cosine of the video vectors passes a limit or a tower outputs only zeros.
+
+    Args:
+        limit: mean cosine from which the vectors count as collapsed (0.99).
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.warned: set[str] = set()
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
+        """Look at the vectors that validation just used."""
+        if trainer.sanity_checking or not module.decoupled:
+            return
+        cosine = mean_pairwise_cosine(module.video_vectors())
+        if cosine > self.limit:
+            self._warn(
+                "collapse",
+                f"epoch {trainer.current_epoch}: the video vectors have collapsed: their mean pairwise cosine is "
+                f"{cosine:.3f} (alarm at {self.limit}). Lower optimizer.lr, or choose another loss or margin.",
+            )
+        for name in module.silent_towers():
+            self._warn(
+                name,
+                f"epoch {trainer.current_epoch}: the tower of '{name}' outputs only zeros: all its ReLUs are dead. "
+                "Lower optimizer.lr or model.dropout.",
+            )
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self.warned:
+            self.warned.add(key)
+            rank_zero_warn(message, category=UserWarning)
+
+
+def mean_pairwise_cosine(vectors: Tensor) -> float:
+    """Mean cosine over all pairs of different rows of (N, W), in one pass: (|sum|^2 - N) / (N (N - 1))."""
+    unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
+    n = len(unit)
+    squared = float(unit.sum(0).square().sum() - unit.square().sum())
+    return squared / (n * (n - 1)) if n > 1 else 0.0

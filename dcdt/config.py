@@ -1,0 +1,531 @@
+"""Typed schema of the whole configuration: names, types and limits. The values live in conf/.
+
+Every option of a group names a schema here by its `name`; what a configuration says beyond its schema is an error.
+No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dcdt.errors import UserError
+
+
+@dataclass
+class DCDTConfig:
+    """The paper's deep collaborative dual tower (eq. 3 to 6)."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    width: int = MISSING
+    dropout: float = MISSING
+    attention: str = MISSING
+    fusion: str = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("model.width", self.width, 1)
+        below_one("model.dropout", self.dropout)
+        one_of("model.attention", self.attention, ("none", "query"))
+        one_of("model.fusion", self.fusion, ("concat", "sum") if self.attention == "none" else ("concat",))
+        distinct("model.fields", self.fields)
+
+
+@dataclass
+class ZeroShotConfig:
+    """Cosine of the frozen embeddings, field vectors summed."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        distinct("model.fields", self.fields)
+
+
+@dataclass
+class SingleTowerConfig:
+    """Joint towers over (query, field) pairs, one score a pair."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    width: int = MISSING
+    dropout: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("model.width", self.width, 1)
+        below_one("model.dropout", self.dropout)
+        distinct("model.fields", self.fields)
+
+
+BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
+
+
+@dataclass
+class BM25Config:
+    """Lexical matching."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    backend: str = MISSING
+    variant: str = MISSING
+    k1: float = MISSING
+    b: float = MISSING
+    delta: float | None = MISSING
+    stem: bool = MISSING
+    stop_words: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        one_of("model.backend", self.backend, tuple(BM25_VARIANTS))
+        one_of(f"model.variant (backend={self.backend})", self.variant, BM25_VARIANTS[self.backend])
+        if not self.k1 > 0:
+            raise UserError(f"model.k1 is {self.k1}; it must be above 0.")
+        if not 0 <= self.b <= 1:
+            raise UserError(f"model.b is {self.b}; it must be at least 0 and at most 1.")
+        if self.delta is not None:
+            at_least("model.delta", self.delta, 0)
+        distinct("model.fields", self.fields)
+
+
+@dataclass
+class CollaborativeConfig:
+    """What learners with a similar history watched."""
+
+    name: str = MISSING
+    kind: str = MISSING
+    factors: int = MISSING
+    regularization: float = MISSING
+    alpha: float = MISSING
+    learning_rate: float = MISSING
+    neighbours: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        one_of("model.kind", self.kind, ("als", "bpr", "cosine", "tfidf", "bm25", "popularity"))
+        at_least("model.factors", self.factors, 1)
+        at_least("model.neighbours", self.neighbours, 1)
+        at_least("model.regularization", self.regularization, 0)
+        for name in ("alpha", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be above 0.")
+
+
+@dataclass
+class HybridConfig:
+    """Fusion of the scores of two models, each with a configuration of its own."""
+
+    name: str = MISSING
+    fusion: str = MISSING
+    k: int = MISSING
+    first: Any = MISSING
+    second: Any = MISSING
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields whose vectors either part reads."""
+        parts = (getattr(part, "fields", ["title", "text"]) for part in (self.first, self.second))
+        return list(dict.fromkeys(name for names in parts for name in names))
+
+    def check(self) -> None:
+        """Turn the parts into their schemas; raise UserError where a value is out of its range."""
+        one_of("model.fusion", self.fusion, ("convex", "rrf"))
+        at_least("model.k", self.k, 1)
+        for place in ("first", "second"):
+            part = getattr(self, place)
+            name = part.get("name") if isinstance(part, dict) else part
+            known = tuple(other for other in SCHEMAS["model"] if other != self.name)
+            one_of(f"model.{place}.name", name, known)
+            if not isinstance(part, dict):
+                raise UserError(f"model.{place}={name} sets no model; choose a part as model@model.{place}={name}.")
+            try:
+                setattr(self, place, typed(SCHEMAS["model"][str(name)], OmegaConf.create(part), f"model.{place}"))
+            except UserError as error:  # a check of the part alone says model.k1
+                raise UserError(re.sub(rf"^model\.(?!{place}\.)", f"model.{place}.", str(error))) from error
+
+
+@dataclass
+class ContrastiveConfig:
+    """Contrastive loss (eq. 7)."""
+
+    name: str = MISSING
+    margin: float = MISSING
+    squared: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        if not 0 < self.margin <= 2:
+            raise UserError(
+                f"loss.margin is {self.margin}; it must be above 0 and at most 2, the largest distance of unit vectors."
+            )
+
+
+@dataclass
+class RandomSamplerConfig:
+    """Negatives drawn evenly from the unrelated videos."""
+
+    name: str = MISSING
+    negatives: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("sampler.negatives", self.negatives, 1)
+
+
+@dataclass
+class HardSamplerConfig:
+    """Negatives drawn from the most similar unrelated videos."""
+
+    name: str = MISSING
+    negatives: int = MISSING
+    pool_share: float = MISSING
+    pool_limit: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("sampler.negatives", self.negatives, 1)
+        at_least("sampler.pool_limit", self.pool_limit, 1)
+        if not 0 < self.pool_share <= 1:
+            raise UserError(f"sampler.pool_share is {self.pool_share}; it must be above 0 and at most 1.")
+
+
+@dataclass
+class DataConfig:
+    """Where the collection and its vectors are."""
+
+    name: str = MISSING
+    path: str = MISSING
+    cache: str = MISSING
+
+    def check(self) -> None:
+        """Nothing to check before the folder is read."""
+
+
+@dataclass
+class SplitConfig:
+    """How queries are divided; `index` picks the fold (or the repeat)."""
+
+    name: str = MISSING
+    index: int = MISSING
+    n_folds: int = MISSING
+    part: str = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("split.n_folds", self.n_folds, 2 if self.name == "folds" else 1)
+        one_of("split.part", self.part, ("open", "sealed", "all"))
+
+
+@dataclass
+class LocalEmbedderConfig:
+    """A sentence-embedding model that runs here."""
+
+    name: str = MISSING
+    package: str = MISSING
+    layer_weights: list[float] = MISSING
+    batch_tokens: int = MISSING
+    max_tokens: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("embedder.batch_tokens", self.batch_tokens, 1)
+        at_least("embedder.max_tokens", self.max_tokens, 2)
+        if not self.layer_weights or min(self.layer_weights) < 0 or max(self.layer_weights) <= 0:
+            raise UserError(
+                f"embedder.layer_weights is {list(self.layer_weights)}; weights are at least 0, one above 0."
+            )
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    schedule: str = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        if not (self.lr > 0 and self.weight_decay >= 0):  # also where one is not a number
+            raise UserError(
+                f"optimizer.lr is {self.lr} and optimizer.weight_decay {self.weight_decay}; "
+                "lr must be above 0 and weight_decay at least 0."
+            )
+        one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning's Trainer is given."""
+
+    name: str = MISSING
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
+    max_epochs: int = MISSING
+    validate_every: int = MISSING
+    threads: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        for name in ("max_epochs", "validate_every"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
+        if self.devices != 1:
+            raise UserError(
+                f"trainer.devices is {self.devices}; training on several devices is not built yet: choose 1."
+            )
+        at_least("trainer.threads", self.threads, 0)
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves and tables are shown, beside the files of the run."""
+
+    name: str = MISSING
+    project: str = "dcdt"
+    entity: str | None = None
+    mode: str = "auto"
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+
+
+@dataclass
+class CallbacksConfig:
+    """What happens around training."""
+
+    patience: int = MISSING
+    collapse_cosine: float = MISSING
+    progress: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("callbacks.patience", self.patience, 1)
+        if not 0 < self.collapse_cosine <= 1:
+            raise UserError(f"callbacks.collapse_cosine is {self.collapse_cosine}; it must be above 0 and at most 1.")
+
+
+ModelConfig = DCDTConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
+LossConfig = ContrastiveConfig
+SamplerConfig = RandomSamplerConfig | HardSamplerConfig
+EmbedderConfig = LocalEmbedderConfig
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {
+        "dcdt": DCDTConfig,
+        "zero_shot": ZeroShotConfig,
+        "single_tower": SingleTowerConfig,
+        "bm25": BM25Config,
+        "collaborative": CollaborativeConfig,
+        "hybrid": HybridConfig,
+    },
+    "loss": {"contrastive": ContrastiveConfig},
+    "sampler": {"random": RandomSamplerConfig, "hard": HardSamplerConfig},
+    "data": {"linear_algebra": DataConfig, "files": DataConfig},
+    "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),
+    "embedder": {"local": LocalEmbedderConfig},
+    "trainer": dict.fromkeys(("auto", "cpu", "gpu"), TrainerConfig),
+    "logger": dict.fromkeys(("wandb", "csv", "none"), LoggerConfig),
+}
+SINGLE: dict[str, type] = {"optimizer": OptimizerConfig, "callbacks": CallbacksConfig}
+
+
+@dataclass
+class Settings:
+    """One checked configuration, every part an instance of its schema."""
+
+    model: ModelConfig
+    loss: LossConfig
+    sampler: SamplerConfig
+    data: DataConfig
+    split: SplitConfig
+    embedder: EmbedderConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    optimizer: OptimizerConfig
+    callbacks: CallbacksConfig
+    seed: int
+    trials: int
+    batch_size: int
+    primary_metric: str
+    ks: list[int]
+    outputs: str
+    experiment_name: str | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields whose vectors the model reads; title and text where it reads none."""
+        return list(getattr(self.model, "fields", ("title", "text")))
+
+
+METRICS = ("mrr", "map", "recall", "precision", "hit", "ndcg")
+
+
+def parse(config: DictConfig) -> Settings:
+    """Check a composed configuration against its schemas.
+
+    Raises:
+        UserError: a value is missing, has another type, is out of its range, or is not in the schema.
+    """
+    try:
+        config = DictConfig(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    values: dict[str, Any] = {}
+    for group, schemas in SCHEMAS.items():
+        name = OmegaConf.select(config, f"{group}.name")
+        one_of(f"{group}.name", name, tuple(schemas))
+        values[group] = typed(schemas[name], config[group], group)
+    for key, schema in SINGLE.items():
+        if not isinstance(config.get(key), DictConfig):
+            raise UserError(f"{key} is {config.get(key)!r}; give its values as {key}.NAME=VALUE.")
+        values[key] = typed(schema, config[key], key)
+    plain = {item.name for item in fields(Settings)} - values.keys()
+    unknown = {str(key) for key in config} - plain - values.keys()
+    if unknown:
+        raise UserError(f"unknown setting {', '.join(sorted(unknown))}; see python -m dcdt.run --help.")
+    for key in plain:
+        value = config[key]
+        values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    settings = Settings(**values)
+    _check_plain(settings)
+    return settings
+
+
+T = TypeVar("T")
+
+
+def typed(schema: type[T], values: DictConfig, place: str) -> T:
+    """An instance of `schema` holding `values`, checked.
+
+    Raises:
+        UserError: a value is missing, of another type, out of range or unknown.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        if missing:
+            raise UserError(f"{place}.{missing[0]} is not set; give it as {place}.{missing[0]}=VALUE.")
+        part = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        key = f".{error.full_key}" if error.full_key else ""
+        raise UserError(f"{place}{key}: {reason}") from error
+    part.check()  # type: ignore[union-attr]
+    return part  # type: ignore[return-value]
+
+
+def _check_plain(settings: Settings) -> None:
+    for name in ("batch_size", "trials"):
+        if not isinstance(getattr(settings, name), int):
+            raise UserError(f"{name} is {getattr(settings, name)!r}; it must be a whole number of at least 1.")
+        at_least(name, getattr(settings, name), 1)
+    if not isinstance(settings.outputs, str) or not settings.outputs:
+        raise UserError(f"outputs is {settings.outputs!r}; it must name a folder.")
+    if isinstance(settings.seed, bool) or not isinstance(settings.seed, int) or not 0 <= settings.seed < 2**32:
+        raise UserError(f"seed is {settings.seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
+    if (
+        not isinstance(settings.ks, list)
+        or not settings.ks
+        or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in settings.ks)
+    ):
+        raise UserError(f"ks is {settings.ks}; it must be a list of whole numbers of at least 1, such as [1,5,10].")
+    known = [f"val/{name}{suffix}" for name in METRICS for suffix in _suffixes(name, settings.ks)]
+    one_of("primary_metric", settings.primary_metric, tuple(known))
+
+
+def _suffixes(metric: str, ks: list[int]) -> list[str]:
+    return [""] if metric in ("mrr", "map") else [f"@{k}" for k in ks]
+
+
+def at_least(name: str, value: float, limit: float) -> None:
+    """Raise UserError where a value is below its limit."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < limit:
+        raise UserError(f"{name} is {value!r}; it must be a number of at least {limit}.")
+
+
+def below_one(name: str, value: float) -> None:
+    """Raise UserError where a value is not in [0, 1)."""
+    if not 0 <= value < 1:
+        raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise UserError where a value is not among its choices."""
+    if value not in choices:
+        raise UserError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def distinct(name: str, values: list[str]) -> None:
+    """Raise UserError where a list is empty or holds a value twice."""
+    if not values or len(set(values)) != len(values):
+        raise UserError(f"{name} is {list(values)}; it must name at least one field, each once.")
+
+
+def config_folder() -> Path:
+    """Folder of the configuration files: conf/ of the checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+def project_root() -> Path:
+    """Folder that relative paths of shipped configurations start from: the checkout, or where the user stands."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "conf" / "config.yaml").is_file() else Path.cwd()
+
+
+def register_resolvers() -> None:
+    """Make the resolvers of conf/ known to OmegaConf."""
+    resolvers: dict[str, Any] = {
+        "project_root": lambda: str(project_root()),
+        "cache_root": _cache_root,
+        "stem": lambda path: _plain(Path(path).name),
+        "job_name": _job_name,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    once: dict[str, Any] = {"unique": lambda: secrets.token_hex(2), "sweep_name": lambda: _sweep_name(sys.argv[1:])}
+    for name, resolver in once.items():  # cached: all jobs of a sweep see the parent's value
+        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
+
+
+def _cache_root() -> str:
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt"
+    return os.environ.get("DCDT_CACHE") or str(default / "embeddings")
+
+
+ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=")  # where results go decides no result
+
+
+def _sweep_name(arguments: list[str]) -> str:
+    """Folder of a sweep: its experiment and a hash of the command line, so that the same command finds it again."""
+    overrides = [item for item in arguments if not item.startswith(("-", "hydra", *ELSEWHERE))]
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    path = Path(given.get("data.path", given.get("data", "linear_algebra"))).name
+    return f"{_plain(given.get('experiment', 'sweep'))}_{_plain(path)}_{_digest(sorted(overrides))}"
+
+
+def _job_name(overrides: list[str]) -> str:
+    """Folder of one job of a sweep: the choices in words, as far as they fit, and a hash of all of them."""
+    deciding = [item for item in overrides if not item.startswith(ELSEWHERE)]
+    shown = [item for item in deciding if not item.startswith(("experiment=", "data=", "data.path=", "data.cache="))]
+    return f"{_plain(','.join(shown))[:90]}_{_digest(sorted(deciding))}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9=.,_-]+", "-", text)
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -1,0 +1,359 @@
+"""Read a collection in BEIR layout: videos, queries and graded judgments.
+
+Files of a collection folder: `corpus.jsonl` (`_id`, `title`, `text`, optional `metadata`), `queries.jsonl` (`_id`,
+`text`, optional `metadata`), `qrels/*.tsv` (`query-id`, `corpus-id`, `score`) and, optionally, `collection.yaml`
+(`positive_grade`, `languages`, `simulated`). Any BEIR data set drops in.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from dcdt.errors import UserError
+
+Rows = NDArray[np.int64]
+SETTINGS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Rows of `corpus.jsonl` or `queries.jsonl`; row numbers are used everywhere else."""
+
+    ids: list[str]
+    titles: list[str]
+    texts: list[str]
+    metadata: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row number of each id."""
+        return {name: row for row, name in enumerate(self.ids)}
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Graded judgments as parallel arrays of row numbers; pairs that are not listed have grade 0."""
+
+    query: Rows  # (J,)
+    video: Rows  # (J,)
+    grade: NDArray[np.float32]  # (J,)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def where(self, keep: NDArray[np.bool_]) -> "Judgments":
+        """The judgments for which `keep` (J,) is true."""
+        return Judgments(self.query[keep], self.video[keep], self.grade[keep])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Texts and judgments of one collection. `given` holds the sides of a folder that brings its own splits."""
+
+    path: Path
+    name: str
+    videos: Documents
+    queries: Documents
+    judgments: Judgments
+    given: dict[str, Rows]
+    positive_grade: float = 1.0
+    languages: list[str] = field(default_factory=list)
+    simulated: list[str] = field(default_factory=list)
+
+    @cached_property
+    def positives(self) -> Judgments:
+        """Judgments of at least the positive grade."""
+        return self.judgments.where(self.judgments.grade >= self.positive_grade)
+
+    @cached_property
+    def related(self) -> Judgments:
+        """Judgments of any grade above 0: what may never serve as a negative."""
+        return self.judgments.where(self.judgments.grade > 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all ids, texts and judgments; the order of lines does not matter."""
+        digest = hashlib.sha256()
+        for documents in (self.videos, self.queries):
+            for parts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
+                digest.update(json.dumps(parts).encode())
+        triples = sorted(
+            (self.queries.ids[q], self.videos.ids[v], float(g))
+            for q, v, g in zip(self.judgments.query, self.judgments.video, self.judgments.grade, strict=True)
+        )
+        digest.update(json.dumps([triples, self.positive_grade]).encode())
+        return digest.hexdigest()[:16]
+
+    def field_texts(self, name: str) -> list[str]:
+        """Text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
+
+        A video that lacks the field lends the tower its title, or its text where it has no title.
+
+        Raises:
+            UserError: no video has the field.
+        """
+        if name == "title":
+            values = self.videos.titles
+        elif name == "text":
+            values = self.videos.texts
+        else:
+            values = [_joined(metadata.get(name)) for metadata in self.videos.metadata]
+        if not any(values):
+            raise UserError(
+                f"field '{name}': no video of {self.path} has it.\n"
+                f"Set model.fields to some of title, text{_metadata_keys(self.videos)}."
+            )
+        pairs = zip(values, self.videos.titles, self.videos.texts, strict=True)
+        return [value or title or text for value, title, text in pairs]
+
+    def slice_rows(self) -> dict[str, Rows]:
+        """Query rows by language for the languages outside `languages`: reported apart, never trained on."""
+        spoken = set(self.languages)
+        slices: dict[str, list[int]] = {}
+        for row, metadata in enumerate(self.queries.metadata):
+            language = metadata.get("lang")
+            if spoken and language is not None and language not in spoken:
+                slices.setdefault(str(language), []).append(row)
+        return {language: np.array(rows, dtype=np.int64) for language, rows in sorted(slices.items())}
+
+
+def load_collection(path: str | Path) -> Collection:
+    """Read and check a collection folder.
+
+    Raises:
+        UserError: a file is missing or a line is not what the layout says, with file and line.
+    """
+    folder = Path(path)
+    if not (folder / "corpus.jsonl").is_file():
+        raise UserError(
+            f"{folder} is not a collection: it has no corpus.jsonl.\n"
+            "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
+        )
+    if not (folder / "queries.jsonl").is_file():
+        raise UserError(f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.")
+    settings = _settings(folder / "collection.yaml")
+    videos = _read_videos(folder / "corpus.jsonl")
+    queries = _read_queries(folder / "queries.jsonl")
+    judgments, given = _read_qrels(folder / "qrels", queries, videos)
+    collection = Collection(
+        path=folder,
+        name=str(settings.get("name", folder.resolve().name)),
+        videos=videos,
+        queries=queries,
+        judgments=judgments,
+        given=given,
+        positive_grade=float(settings.get("positive_grade", 1)),
+        languages=[str(language) for language in settings.get("languages", [])],
+        simulated=[str(part) for part in settings.get("simulated", [])],
+    )
+    if not len(collection.positives):
+        raise UserError(
+            f"{folder}: no judgment reaches positive_grade {collection.positive_grade:g}; "
+            "lower positive_grade in collection.yaml or add judgments."
+        )
+    return collection
+
+
+def normalise_text(text: str) -> str:
+    """Text by which queries are grouped: NFKC, case folded, punctuation and repeated spaces dropped.
+
+    >>> normalise_text("What is  A = QR?") == normalise_text("what is a = qr")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(" " if unicodedata.category(char).startswith("P") else char for char in folded)
+    return " ".join(kept.split()) or " ".join(folded.split())
+
+
+def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
+    """Video rows of each query row, in file order."""
+    rows: list[list[int]] = [[] for _ in range(n_queries)]
+    for query, video in zip(judgments.query.tolist(), judgments.video.tolist(), strict=True):
+        rows[query].append(video)
+    return rows
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold keys and values ({', '.join(SETTINGS)}).")
+    unknown = sorted({str(key) for key in settings} - set(SETTINGS))
+    if unknown:
+        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(SETTINGS)}.")
+    grade = settings.get("positive_grade", 1)
+    if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
+        raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
+    for key in ("languages", "simulated"):
+        if not isinstance(settings.get(key, []), list):
+            raise UserError(f"{path}: {key} must be a list, such as [en].")
+    return {str(key): value for key, value in settings.items()}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Line number, id and record of each line; ids are unique and not empty."""
+    first: dict[str, int] = {}
+    for number, line in _lines(path):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        identifier = record.get("_id")
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
+            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
+        name = _whole(str(identifier).strip(), f"{path}:{number}")
+        if name in first:
+            raise UserError(f"{path}:{number}: the id '{name}' stands already at line {first[name]}; ids are unique.")
+        first[name] = number
+        yield number, name, record
+
+
+def _text_of(record: dict[str, Any], key: str, place: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{place}: '{key}' is {type(value).__name__}; it must be a text.")
+    return _whole(value.strip(), place)
+
+
+def _whole(text: str, place: str) -> str:
+    """The text, refused where JSON escapes spell half of a character, which no file and no hash can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: half a character (\\u{ord(text[error.start]):x}) in {text[:60]!r}.") from error
+    return text
+
+
+def _metadata_of(record: dict[str, Any], place: str) -> dict[str, Any]:
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise UserError(f"{place}: 'metadata' is {type(metadata).__name__}; it must be an object.")
+    return metadata
+
+
+def _read_videos(path: Path) -> Documents:
+    documents = Documents([], [], [], [])
+    for number, name, record in _records(path):
+        place = f"{path}:{number}"
+        title, text = _text_of(record, "title", place), _text_of(record, "text", place)
+        if not title and not text:
+            raise UserError(f"{place}: the video '{name}' has neither title nor text; give it one or remove it.")
+        documents.ids.append(name)
+        documents.titles.append(title)
+        documents.texts.append(text)
+        documents.metadata.append(_metadata_of(record, place))
+    if not documents.ids:
+        raise UserError(f"{path} holds no video.")
+    return documents
+
+
+def _read_queries(path: Path) -> Documents:
+    documents = Documents([], [], [], [])
+    for number, name, record in _records(path):
+        place = f"{path}:{number}"
+        text = _text_of(record, "text", place)
+        if not text:
+            raise UserError(f"{place}: the query '{name}' is empty; give it a text or remove it and its judgments.")
+        documents.ids.append(name)
+        documents.titles.append("")
+        documents.texts.append(text)
+        documents.metadata.append(_metadata_of(record, place))
+    if not documents.ids:
+        raise UserError(f"{path} holds no query.")
+    return documents
+
+
+def _read_qrels(folder: Path, queries: Documents, videos: Documents) -> tuple[Judgments, dict[str, Rows]]:
+    files = sorted(folder.glob("*.tsv"))
+    if not files:
+        raise UserError(f"{folder} has no judgments (*.tsv with query-id, corpus-id, score).")
+    query_rows: list[int] = []
+    video_rows: list[int] = []
+    grades: list[float] = []
+    seen: dict[tuple[int, int], str] = {}
+    given: dict[str, Rows] = {}
+    for path in files:
+        start = len(query_rows)
+        for number, line in _lines(path):
+            parts = line.rstrip("\r\n").split("\t")
+            if number == 1 and len(parts) == 3 and not _is_number(parts[2]) and parts[0].strip() not in queries.row_of:
+                continue  # the header of BEIR
+            pair, grade = _judgment(parts, f"{path}:{number}", queries, videos)
+            if pair in seen:
+                raise UserError(f"{path}:{number}: this pair was judged already at {seen[pair]}.")
+            seen[pair] = f"{path.name}:{number}"
+            query_rows.append(pair[0])
+            video_rows.append(pair[1])
+            grades.append(grade)
+        given[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
+    judgments = Judgments(
+        np.array(query_rows, dtype=np.int64), np.array(video_rows, dtype=np.int64), np.array(grades, dtype=np.float32)
+    )
+    return judgments, given
+
+
+def _judgment(parts: Sequence[str], place: str, queries: Documents, videos: Documents) -> tuple[tuple[int, int], float]:
+    if len(parts) != 3:
+        raise UserError(
+            f"{place}: {len(parts)} columns; three are needed, separated by tabs: query-id, corpus-id, score."
+        )
+    query, video, grade = (part.strip() for part in parts)
+    if query not in queries.row_of:
+        raise UserError(f"{place}: the query id '{query}' is not in queries.jsonl.")
+    if video not in videos.row_of:
+        raise UserError(f"{place}: the video id '{video}' is not in corpus.jsonl.")
+    if not _is_number(grade):
+        raise UserError(f"{place}: the score '{grade}' is not a finite number.")
+    return (queries.row_of[query], videos.row_of[video]), float(grade)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _joined(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
+    if value is None:
+        return ""
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _metadata_keys(videos: Documents) -> str:
+    keys = sorted({key for metadata in videos.metadata for key in metadata})
+    return f", {', '.join(keys)}" if keys else ""

@@ -1,0 +1,190 @@
+"""Index batches of a split: row numbers only, the gather happens on the training device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dcdt.data.collection import Collection, Judgments
+from dcdt.data.pairs import Pairs
+from dcdt.data.splits import Side, Split
+from dcdt.data.tables import padded
+from dcdt.errors import UserError
+
+EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
+
+
+class Sampler(Protocol):
+    """What the DataModule needs of a sampler."""
+
+    negatives: int
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Video rows of the negatives of every pair, (P, K)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SideTensors:
+    """One side as tensors, ready for full ranking.
+
+    Attributes:
+        queries: (n,) query rows.
+        judged: (n, J) video rows with a grade above 0, padded with -1.
+        grades: (n, J), 0 at padding.
+        candidates: (N,) videos that are ranked.
+        removed: (n, X) known related videos outside `judged`, taken out of this query's ranking, padded with -1.
+        pairs: labelled pairs of the pair protocol, (m, 3) of position in `queries`, video row, label; or None.
+    """
+
+    name: str
+    queries: Tensor
+    judged: Tensor
+    grades: Tensor
+    candidates: Tensor
+    removed: Tensor
+    pairs: Tensor | None = None
+
+
+class IndexBatches:
+    """Batches of (query, video, negatives) row numbers, shuffled and with fresh negatives each epoch.
+
+    What an epoch holds depends on the seed and the epoch's number alone, so a resumed run sees the same batches.
+    """
+
+    def __init__(
+        self,
+        pairs: Tensor,
+        sampler: Sampler,
+        batch_size: int,
+        seed: int,
+        epoch: Callable[[], int],
+        device: torch.device,
+    ) -> None:
+        self.pairs = pairs
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.device = device
+
+    def __len__(self) -> int:
+        return -(-len(self.pairs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
+        rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
+        rows = rows[torch.randperm(len(rows), generator=generator)].to(self.device)  # once an epoch, indices only
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            yield {"query": batch[:, 0], "video": batch[:, 1], "negatives": batch[:, 2:]}
+
+
+class RankingDataModule(L.LightningDataModule):
+    """Training batches and the sides to rank, for every model alike.
+
+    Args:
+        collection: texts and judgments.
+        split: the division.
+        pairs: the pair protocol of the val and test sides.
+        sampler: negatives of training, or None for models that are not trained.
+        batch_size: training pairs a batch.
+        seed: of shuffling and sampling.
+        ks: cut-offs of the ranking metrics.
+
+    Raises:
+        UserError: a cut-off is larger than the number of candidates.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        split: Split,
+        pairs: dict[str, Pairs],
+        sampler: Sampler | None,
+        batch_size: int,
+        seed: int,
+        ks: Sequence[int] = (1, 5, 10),
+    ) -> None:
+        super().__init__()
+        self.collection = collection
+        self.split = split
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.seed = seed
+        self.ks = tuple(ks)
+        for name, side in split.sides.items():
+            if max(ks) > side.candidates.sum():
+                raise UserError(
+                    f"ks holds {max(ks)}, but side '{name}' ranks {side.candidates.sum()} videos only; give smaller ks."
+                )
+        self.sides = {name: side_tensors(name, side, collection, pairs.get(name)) for name, side in split.sides.items()}
+
+    def train_dataloader(self) -> IndexBatches:
+        """Index batches; the epoch number comes from the trainer."""
+        assert self.trainer is not None and self.sampler is not None
+        trainer = self.trainer
+        return IndexBatches(
+            torch.from_numpy(self.split.pairs),
+            self.sampler,
+            self.batch_size,
+            self.seed,
+            lambda: trainer.current_epoch,
+            trainer.strategy.root_device,
+        )
+
+    def val_dataloader(self) -> "Positions":
+        """Chunks of positions in the validation side."""
+        return Positions(self.sides["val"])
+
+    def test_dataloader(self) -> list["Positions"]:
+        """Chunks of positions for every side, in the order of `sides`."""
+        return [Positions(side) for side in self.sides.values()]
+
+
+class Positions:
+    """Consecutive positions 0..n-1 of a side in chunks that bound the size of a score matrix."""
+
+    def __init__(self, side: SideTensors) -> None:
+        size = max(1, min(1024, EVALUATION_CELLS // len(side.candidates)))
+        self.chunks = torch.split(torch.arange(len(side.queries)), size)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.chunks)
+
+
+def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | None = None) -> SideTensors:
+    """One side of a split as tensors."""
+    position = {row: at for at, row in enumerate(side.queries.tolist())}
+    judged: list[list[int]] = [[] for _ in position]
+    grades: list[list[float]] = [[] for _ in position]
+    removed: list[list[int]] = [[] for _ in position]
+    for query, video, grade in _triples(side.judgments):
+        judged[position[query]].append(video)
+        grades[position[query]].append(grade)
+    for query, video, _ in _triples(collection.related):
+        if query in position and side.candidates[video] and video not in judged[position[query]]:
+            removed[position[query]].append(video)
+    labelled = None
+    if pairs is not None:
+        rows = [[position[query] for query in pairs.query.tolist()], pairs.video.tolist(), pairs.label.tolist()]
+        labelled = torch.tensor(rows, dtype=torch.int64).T.contiguous()  # (m, 3)
+    return SideTensors(
+        name,
+        torch.from_numpy(side.queries),
+        padded(judged, -1),
+        padded(grades, 0.0),
+        torch.from_numpy(side.candidates),
+        padded(removed, -1),
+        labelled,
+    )
+
+
+def _triples(judgments: Judgments) -> Iterator[tuple[int, int, float]]:
+    return zip(judgments.query.tolist(), judgments.video.tolist(), judgments.grade.tolist(), strict=True)

@@ -1,0 +1,119 @@
+"""The pair file of a split: what the paper's accuracy, precision, recall and F1 are computed on.
+
+Each positive of a held-out query stands beside four negatives: two random, one hard by BM25, one hard by frozen cosine
+(prevalence 0.2). Drawn once a split and stored, so that every model and every sampler is judged on the same pairs.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rank_bm25 import BM25Plus
+
+from dcdt.data.collection import Collection, Judgments, Rows
+from dcdt.data.splits import Side, Split
+from dcdt.data.tokens import tokenize
+from dcdt.errors import UserError
+from dcdt.files import replacing
+
+COLUMNS = ("side", "query_id", "video_id", "label", "origin")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Labelled (query, video) pairs of one side as row numbers."""
+
+    query: Rows  # (m,)
+    video: Rows  # (m,)
+    label: NDArray[np.bool_]  # (m,)
+
+
+def load_pairs(
+    folder: Path,
+    collection: Collection,
+    split: Split,
+    queries: NDArray[np.float32],
+    videos: NDArray[np.float32],
+    space: str,
+) -> dict[str, Pairs]:
+    """The pairs of the val and test sides: read from the split's file, which is drawn and stored the first time.
+
+    Args:
+        folder: where pair files are kept.
+        collection: the texts, for BM25.
+        split: the division.
+        queries: (Q, D) frozen query vectors.
+        videos: (N, D) frozen video vectors.
+        space: name of the embedding space, which is part of the file's name.
+
+    Raises:
+        UserError: the stored file is corrupt.
+    """
+    seed = hashlib.sha256(f"{split.fingerprint} {space}".encode()).hexdigest()[:16]
+    path = folder / f"{seed}.parquet"
+    if not path.exists():
+        rows = [
+            row
+            for name, side in (("val", split.val), ("test", split.test))
+            for row in _draw(name, side, collection, queries, videos, np.random.default_rng(int(seed, 16)))
+        ]
+        with replacing(path) as temporary:
+            pq.write_table(pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), temporary)
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
+        query = np.array([collection.queries.row_of[name] for name in table["query_id"]], dtype=np.int64)
+        video = np.array([collection.videos.row_of[name] for name in table["video_id"]], dtype=np.int64)
+    except (pa.ArrowException, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the pair file {path} is corrupt ({reason}).\nDelete it; it is drawn again the same way."
+        ) from error
+    order = np.argsort(query, kind="stable")  # as evaluation goes through them, whatever the order of lines
+    side, label = np.array(table["side"])[order], np.array(table["label"], dtype=bool)[order]
+    query, video = query[order], video[order]
+    return {name: Pairs(query[side == name], video[side == name], label[side == name]) for name in ("val", "test")}
+
+
+def unrelated(judgments: Judgments, query: int, candidates: NDArray[np.bool_]) -> Rows:
+    """Candidate videos without any grade above 0 for the query."""
+    allowed = candidates.copy()
+    allowed[judgments.video[judgments.query == query]] = False
+    return np.flatnonzero(allowed)
+
+
+Row = tuple[str, str, str, bool, str]
+
+
+def _draw(
+    name: str,
+    side: Side,
+    collection: Collection,
+    queries: NDArray[np.float32],
+    videos: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> list[Row]:
+    documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
+    bm25 = BM25Plus([tokenize(f"{title} {text}") or [""] for title, text in documents])
+    positives = side.judgments.where(side.judgments.grade >= collection.positive_grade)
+    place = np.argsort(np.argsort(collection.videos.ids))  # (N,) by id, so that the order of lines does not matter
+    rows: list[Row] = []
+    for query in sorted(side.queries.tolist(), key=collection.queries.ids.__getitem__):
+        free = unrelated(collection.related, query, side.candidates)
+        free = free[np.argsort(place[free])]
+        lexical = np.asarray(bm25.get_scores(tokenize(collection.queries.texts[query])))[free]
+        orders = {"bm25": lexical, "cosine": videos[free] @ queries[query]}
+        ranked = {origin: free[np.argsort(-scores, kind="stable")].tolist() for origin, scores in orders.items()}
+        ranked["random"] = rng.permutation(free).tolist()
+        used: set[int] = set()
+        for video in sorted(positives.video[positives.query == query].tolist(), key=place.__getitem__):
+            rows.append((name, collection.queries.ids[query], collection.videos.ids[video], True, "positive"))
+            for origin in ("bm25", "cosine", "random", "random"):
+                negative = next((row for row in ranked[origin] if row not in used), None)
+                if negative is not None:
+                    used.add(negative)
+                    rows.append((name, collection.queries.ids[query], collection.videos.ids[negative], False, origin))
+    return rows

@@ -1,0 +1,263 @@
+"""Rank every judged video among all candidates and score each query.
+
+All candidates are ranked, never a sample, and ties are broken by a seeded hash of the video id, so that a constant
+scorer scores like chance whatever the order of the catalogue. Sources: trec_eval and ranx for the metrics (nDCG with
+linear gain, Järvelin and Kekäläinen 2002).
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DEFAULT_KS = (1, 5, 10)
+
+_CHUNK_CELLS = 2**22  # score cells ranked at once: 32 MB of int64 order keys
+_LAST = torch.iinfo(torch.int64).min  # order key of a video that is not a candidate: after -inf
+
+
+def tie_order(video_ids: Sequence[str], seed: int = 0) -> Tensor:
+    """Position of each video in a seeded-hash order, by which equal scores are ranked.
+
+    Args:
+        video_ids: ids of the catalogue, in row order; each once.
+        seed: another seed gives another order.
+
+    Returns:
+        (N,) int64, a permutation of 0 to N-1. It depends on the set of ids, not on their order in the catalogue.
+
+    Raises:
+        ValueError: an id occurs twice.
+
+    >>> tie_order(["a", "b", "c"]).tolist()
+    [0, 2, 1]
+    >>> tie_order(["c", "b", "a"]).tolist()
+    [1, 2, 0]
+    """
+    if len(set(video_ids)) != len(video_ids):
+        raise ValueError(
+            f"{len(video_ids)} video ids, only {len(set(video_ids))} of them distinct: each id must be unique"
+        )
+    hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in video_ids]
+    rows = torch.tensor(sorted(range(len(hashes)), key=hashes.__getitem__), dtype=torch.int64)
+    positions = torch.empty_like(rows)
+    positions[rows] = torch.arange(len(rows))
+    return positions
+
+
+def judged_ranks(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Rank of each judged video among all candidates: 1 + the number of candidates that come before it.
+
+    Args:
+        scores: (B, N) float32, higher is better; infinities are allowed, NaN is not.
+        judged: (B, J) int64 rows of the catalogue, padded with -1.
+        tie_order: (N,) int64 from `tie_order`; the lower position comes first among equal scores.
+        candidates: (N,) bool, true where a video may be recommended; all may where None.
+
+    Returns:
+        (B, J) int64 ranks from 1; 0 at padding.
+
+    Raises:
+        ValueError: scores that are not float32 or hold NaN, a judged video that is no candidate, shapes that disagree.
+    """
+    _check_scores(scores, tie_order, candidates)
+    _check_judged(scores, judged, candidates)
+    ranks = torch.zeros_like(judged)
+    for part in _row_chunks(scores):
+        keys = _order_keys(scores[part], tie_order, candidates)  # (b, N)
+        own = keys.gather(1, judged[part].clamp(min=0))  # (b, J)
+        for column in range(judged.shape[1]):  # never (b, J, N)
+            ranks[part, column] = 1 + (keys > own[:, column, None]).sum(dim=1)
+    return ranks.masked_fill(judged < 0, 0)
+
+
+def top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k best candidates of each query, in exactly the order in which `judged_ranks` counts.
+
+    Args:
+        scores: (B, N) float32.
+        k: how many; at most the number of candidates.
+        tie_order: (N,) int64 from `tie_order`.
+        candidates: (N,) bool or None for all.
+
+    Returns:
+        Their scores (B, k) float32 and their rows (B, k) int64, best first.
+
+    Raises:
+        ValueError: k below 1 or above the number of candidates, or scores as in `judged_ranks`.
+    """
+    _check_scores(scores, tie_order, candidates)
+    available = scores.shape[1] if candidates is None else int(candidates.sum())
+    if not 1 <= k <= available:
+        raise ValueError(f"k is {k}, it must lie between 1 and the number of candidates, {available}")
+    rows = torch.empty((len(scores), k), dtype=torch.int64, device=scores.device)  # (B, k)
+    for part in _row_chunks(scores):
+        rows[part] = _order_keys(scores[part], tie_order, candidates).topk(k, dim=1).indices
+    return scores.gather(1, rows), rows
+
+
+def tie_rate(scores: Tensor, judged: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Whether some positive of a query has exactly the score of another candidate; the mean over queries is the rate.
+
+    Args:
+        scores: (B, N) float32.
+        judged: (B, J) int64 rows of the positives, -1 elsewhere (anywhere in the row).
+        candidates: (N,) bool or None for all.
+
+    Returns:
+        (B,) float32 of zeros and ones.
+
+    Raises:
+        ValueError: as in `judged_ranks`.
+    """
+    _check_scores(scores, None, candidates)
+    _check_judged(scores, judged, candidates)
+    tied = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)  # (B,)
+    for video in judged.T:  # (B,)
+        equal = scores == scores.gather(1, video.clamp(min=0)[:, None])  # (B, N)
+        if candidates is not None:
+            equal &= candidates
+        tied |= (equal.sum(dim=1) > 1) & (video >= 0)
+    return tied.float()
+
+
+def metric_names(ks: Sequence[int] = DEFAULT_KS) -> list[str]:
+    """Keys of `ranking_metrics`, in order.
+
+    >>> metric_names([5])
+    ['mrr', 'map', 'recall@5', 'precision@5', 'hit@5', 'ndcg@5']
+    """
+    return ["mrr", "map"] + [f"{name}@{k}" for k in ks for name in ("recall", "precision", "hit", "ndcg")]
+
+
+def ranking_metrics(
+    ranks: Tensor, grades: Tensor, positive_grade: float, ks: Sequence[int] = DEFAULT_KS
+) -> dict[str, Tensor]:
+    """Per-query metrics from the ranks of the judged videos.
+
+    `mrr` is the reciprocal rank of the first positive, `map` the average precision; `recall@k`, `precision@k` and
+    `hit@k` count positives (grade >= positive_grade) among the first k; `ndcg@k` uses every grade above 0 with linear
+    gain, its ideal being over all graded videos of the query, as trec_eval and ranx `ndcg`. The sums run in float64 on
+    the host: (B, J) is small, and MPS has no float64.
+
+    Args:
+        ranks: (B, J) int64 from `judged_ranks`: all judged videos of the query, 0 at padding.
+        grades: (B, J) float, 0 at padding; a grade below 0 gains nothing.
+        positive_grade: the least grade of a positive, above 0.
+        ks: cut-offs; that each is at most the number of candidates is the caller's to see to.
+
+    Returns:
+        `metric_names(ks)` -> (B,) float32 on the device of `ranks`.
+
+    Raises:
+        ValueError: a query without a positive (leave it out and count it), or inputs that contradict each other.
+
+    >>> values = ranking_metrics(torch.tensor([[2, 5]]), torch.ones(1, 2), positive_grade=1, ks=[5])
+    >>> {name: round(value.item(), 3) for name, value in values.items()}
+    {'mrr': 0.5, 'map': 0.45, 'recall@5': 1.0, 'precision@5': 0.4, 'hit@5': 1.0, 'ndcg@5': 0.624}
+    """
+    host_ranks, host_grades = ranks.cpu(), grades.cpu().double()
+    _check_judgments(host_ranks, host_grades, positive_grade, ks)
+    positive = (host_grades >= positive_grade) & (host_ranks > 0)  # (B, J)
+    n_positives = positive.sum(dim=1).double()  # (B,)
+    if (n_positives == 0).any():
+        raise ValueError(
+            f"no video of grade {positive_grade:g} or more for {_named((n_positives == 0).nonzero().flatten())}; "
+            "leave queries without a positive out and count them"
+        )
+    ordered = _positive_ranks(host_ranks, positive)  # (B, J)
+    places = torch.arange(1, ordered.shape[1] + 1)  # (J,)
+    values = {"mrr": 1 / ordered[:, 0], "map": (places / ordered).sum(dim=1) / n_positives}
+    for k in ks:
+        hits = (ordered <= k).sum(dim=1).double()  # (B,)
+        values[f"recall@{k}"] = hits / n_positives
+        values[f"precision@{k}"] = hits / k
+        values[f"hit@{k}"] = (hits > 0).double()
+        values[f"ndcg@{k}"] = _ndcg(host_ranks, host_grades, k)
+    return {name: value.to(ranks.device, torch.float32) for name, value in values.items()}
+
+
+def _positive_ranks(ranks: Tensor, positive: Tensor) -> Tensor:
+    """Ranks of the positives in ascending order (B, J) float64, infinite where there are no more."""
+    return ranks.double().masked_fill(~positive, torch.inf).sort(dim=1).values
+
+
+def _ndcg(ranks: Tensor, grades: Tensor, k: int) -> Tensor:
+    """NDCG at k with linear gain, from ranks (B, J), 0 at padding, and grades (B, J) float64: (B,) float64."""
+    gains = grades.clamp(min=0)  # (B, J)
+    shown = (ranks > 0) & (ranks <= k)
+    gained = torch.where(shown, gains / torch.log2(ranks + 1.0).clamp(min=1), 0).sum(dim=1)  # (B, J) -> (B,)
+    best = gains.sort(dim=1, descending=True).values[:, :k]  # (B, min(J, k))
+    ideal = (best / torch.log2(torch.arange(best.shape[1]) + 2.0).double()).sum(dim=1)  # (B,)
+    return gained / ideal
+
+
+def _order_keys(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) -> Tensor:
+    """One integer a cell that orders videos as (score, tie order) does: (b, N) float32 -> (b, N) int64, all distinct.
+
+    Read as integers, the bits of non-negative floats are in the order of the floats; flipping all but the sign bit puts
+    the negative ones in order too. The tie order fills the lower 32 bits.
+    """
+    bits = (scores + 0.0).view(torch.int32).to(torch.int64)  # adding 0 turns -0.0 into 0.0, which it equals
+    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) * 2**32 - tie_order
+    return keys if candidates is None else keys.masked_fill(~candidates, _LAST)
+
+
+def _row_chunks(scores: Tensor) -> list[slice]:
+    step = max(1, _CHUNK_CELLS // scores.shape[1])
+    return [slice(start, start + step) for start in range(0, len(scores), step)]
+
+
+def _check_scores(scores: Tensor, tie_order: Tensor | None, candidates: Tensor | None) -> None:
+    if scores.dim() != 2 or scores.shape[1] == 0:
+        raise ValueError(f"scores of shape {tuple(scores.shape)}: (B, N) with at least one video is needed")
+    if scores.dtype != torch.float32:
+        raise ValueError(f"scores are {scores.dtype}: rank in torch.float32, lower precision makes ties")
+    if scores.isnan().any():
+        raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
+    n_videos = scores.shape[1]
+    if tie_order is not None:
+        expected = torch.arange(n_videos, device=tie_order.device)
+        if not torch.equal(tie_order.sort().values, expected):
+            raise ValueError(f"tie_order {tuple(tie_order.shape)} is not a permutation of 0 to {n_videos - 1}")
+    if candidates is not None and (candidates.shape != (n_videos,) or candidates.dtype != torch.bool):
+        raise ValueError(f"candidates are {candidates.dtype} {tuple(candidates.shape)}, not torch.bool ({n_videos},)")
+
+
+def _check_judged(scores: Tensor, judged: Tensor, candidates: Tensor | None) -> None:
+    n_queries, n_videos = scores.shape
+    if judged.dim() != 2 or len(judged) != n_queries or judged.dtype != torch.int64:
+        raise ValueError(f"judged is {judged.dtype} {tuple(judged.shape)}, not torch.int64 ({n_queries}, J)")
+    wrong = (judged < -1) | (judged >= n_videos)
+    if wrong.any():
+        raise ValueError(f"judged video {int(judged[wrong][0])} is no row of {n_videos} videos, nor the padding -1")
+    if candidates is not None:
+        outside = (judged >= 0) & ~candidates[judged.clamp(min=0)]  # (B, J)
+        if outside.any():
+            raise ValueError(
+                f"{int(outside.sum())} judged videos are no candidates, first video row {int(judged[outside][0])} "
+                f"({_named(outside.any(dim=1).nonzero().flatten())}); leave their judgments out"
+            )
+
+
+def _check_judgments(ranks: Tensor, grades: Tensor, positive_grade: float, ks: Sequence[int]) -> None:
+    if ranks.dim() != 2 or ranks.shape != grades.shape or ranks.shape[1] == 0:
+        raise ValueError(
+            f"ranks {tuple(ranks.shape)} and grades {tuple(grades.shape)} must both be (B, J), J at least 1"
+        )
+    if not positive_grade > 0:
+        raise ValueError(f"positive_grade is {positive_grade}, it must be above 0, the grade of unjudged videos")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks are {list(ks)}: cut-offs of at least 1 are needed")
+    if not grades.isfinite().all() or (grades[ranks == 0] != 0).any() or (ranks < 0).any():
+        raise ValueError("grades must be finite, ranks at least 0, and the grade 0 where the rank is 0 (padding)")
+    ordered = ranks.sort(dim=1).values  # (B, J)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)  # (B, J - 1)
+    if twice.any():
+        raise ValueError(f"two judged videos share a rank for {_named(twice.any(dim=1).nonzero().flatten())}")
+
+
+def _named(rows: Tensor) -> str:
+    shown = ", ".join(str(row) for row in rows[:10].tolist())
+    return f"{len(rows)} queries, rows {shown}" + (", ..." if len(rows) > 10 else "")

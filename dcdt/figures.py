@@ -1,0 +1,60 @@
+"""Figures of one run: loss curve and the distribution of scores."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLUE, ORANGE, GREY = "#3b6fb6", "#d9822b", "#666666"
+
+
+def run_figures(history: list[dict[str, float]], pairs: Tensor | None, name: str) -> dict[str, Any]:
+    """Figures by name: `loss` where something was trained, `scores` where the split has a pair file."""
+    figures: dict[str, Any] = {}
+    if history:
+        figures["loss"] = loss_curve(history, name)
+    if pairs is not None and len(pairs):
+        figures["scores"] = score_distribution(pairs.numpy(), name)
+    return figures
+
+
+def loss_curve(history: list[dict[str, float]], name: str) -> Figure:
+    """Training loss and validation MRR per epoch."""
+    figure, axes = _axes()
+    epochs = [row["epoch"] + 1 for row in history]
+    axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE)
+    axes.set(xlabel="epoch", title=f"{name}: training loss and validation MRR")
+    axes.set_ylabel("training loss", color=BLUE)
+    axes.set_ylim(bottom=0)
+    validated = [row for row in history if "val/mrr" in row]
+    if validated:
+        right = axes.twinx()
+        right.plot([row["epoch"] + 1 for row in validated], [row["val/mrr"] for row in validated], color=ORANGE)
+        right.set_ylabel("validation MRR", color=ORANGE)
+        right.set_ylim(0, 1)
+        right.spines["top"].set_visible(False)
+    return figure
+
+
+def score_distribution(pairs: np.ndarray, name: str) -> Figure:
+    """Share of positives and of negatives of the test pairs by score; `pairs` is (m, 2) of score and label."""
+    figure, axes = _axes()
+    positive = pairs[:, 1] > 0.5
+    bins = np.histogram_bin_edges(pairs[:, 0], bins=30).tolist()
+    for chosen, label, colour in ((~positive, "negatives", GREY), (positive, "positives", BLUE)):
+        weights = np.full(int(chosen.sum()), 1 / max(1, chosen.sum()))
+        axes.hist(pairs[chosen, 0], bins, weights=weights, alpha=0.6, color=colour, label=f"{label} ({chosen.sum()})")
+    axes.set(xlabel="score", ylabel="share of pairs", title=f"{name}: scores of the test pairs")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _axes() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes

@@ -1,0 +1,1 @@
+"""Training losses, one class a file, looked up by name."""

@@ -1,0 +1,42 @@
+"""The contrastive loss of the paper (eq. 7) and its usual squared form."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dcdt.config import ContrastiveConfig
+
+
+class ContrastiveLoss(nn.Module):
+    """Pull positives to distance 0 and push negatives beyond a margin.
+
+    As printed (`squared=False`): `y d + (1 - y) max(m - d, 0)^2`. The usual form (Hadsell, Chopra and LeCun 2006;
+    their label convention is the opposite): `y d^2 / 2 + (1 - y) max(m - d, 0)^2 / 2`.
+
+    With unit vectors and margin 1 a negative stops pushing at cosine 0.5, since d^2 = 2 - 2 cos.
+
+    | input | shape | meaning |
+    |---|---|---|
+    | distance | (B, C) | Euclidean distances of B queries to C videos each |
+    | label | (B, C) | 1 for a positive, 0 for a negative |
+
+    Example:
+        >>> import torch
+        >>> loss = ContrastiveLoss(ContrastiveConfig("contrastive", margin=1.0, squared=False))
+        >>> loss(torch.tensor([[0.5, 0.25, 1.5]]), torch.tensor([[1.0, 0.0, 0.0]]))
+        tensor([[0.5000, 0.5625, 0.0000]])
+    """
+
+    measure: ClassVar[str] = "distance"
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.margin = config.margin
+        self.squared = config.squared
+
+    def forward(self, distance: Tensor, label: Tensor) -> Tensor:
+        """Unreduced loss of every pair, (B, C)."""
+        gap = (self.margin - distance).clamp(min=0)
+        if self.squared:
+            return (label * distance.square() + (1 - label) * gap.square()) / 2
+        return label * distance + (1 - label) * gap.square()

@@ -1,0 +1,1 @@
+"""Towers and the recommender base that all models share."""

@@ -1,0 +1,71 @@
+"""DCDT: query, title and description towers, decoupled so that video vectors are computed once."""
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.config import DCDTConfig, OptimizerConfig
+from dcdt.data.tables import Tables
+from dcdt.losses.measures import dot, euclidean
+from dcdt.models.pairs import PairRecommender
+from dcdt.models.towers import Tower
+
+
+class DualTower(PairRecommender):
+    """The paper's deep collaborative dual tower.
+
+    One tower for the query and one for each text field (eq. 4 to 6). `attention=none`: the field outputs are
+    concatenated and mapped to W (`fusion=sum`: added), and the score is the cosine with the query's output.
+    `attention=query`: weights over the fields that depend on the query alone, `alpha(q) = softmax_m(W_q q . k_m)`,
+    and `score = [alpha_t q'; alpha_d q'] . [t'; d']` with both sides normalised: still a dot product with a vector
+    that is computed once a video.
+
+    Args:
+        config: width, dropout, attention and fusion.
+        tables: the frozen vectors.
+        loss: a loss that takes distances or similarities (B, 1 + K) and labels.
+        optimizer: learning rate, weight decay and schedule.
+    """
+
+    def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
+        super().__init__(tables, loss, optimizer)
+        n_fields = len(tables.fields)
+        towers = [Tower(tables.width, config.width, config.dropout) for _ in range(1 + n_fields)]
+        self.query_tower, self.field_towers = towers[0], nn.ModuleList(towers[1:])
+        self.keys = nn.Parameter(torch.zeros(n_fields, config.width)) if config.attention == "query" else None
+        self.summed = config.fusion == "sum"
+        fused = config.attention == "none" and not self.summed
+        self.fusion = nn.Linear(n_fields * config.width, config.width) if fused else None
+
+    def encode_queries(self, vectors: Tensor) -> Tensor:
+        """Unit query vectors of frozen vectors (B, D): (B, W), with attention (B, F * W)."""
+        output = self.query_tower(vectors)  # (B, W)
+        if self.keys is not None:
+            weights = self.attention_weights(vectors)  # (B, F)
+            output = (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * W)
+        return nn.functional.normalize(output, dim=-1)
+
+    def attention_weights(self, vectors: Tensor) -> Tensor:
+        """Weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
+        assert self.keys is not None
+        linear = self.query_tower.linear
+        return (nn.functional.linear(vectors, linear.weight) @ self.keys.T).softmax(-1)
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Unit video vectors of frozen field vectors (F, ..., D): (..., W), with attention (..., F * W)."""
+        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+        output = torch.stack(outputs).sum(0) if self.summed else torch.cat(outputs, dim=-1)  # (..., W or F * W)
+        if self.fusion is not None:
+            output = self.fusion(output)  # (..., F * W) -> (..., W)
+        return nn.functional.normalize(output, dim=-1)
+
+    def match(self, queries: Tensor, videos: Tensor, place: Tensor) -> Tensor:
+        """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, 1 + K)."""
+        measure = euclidean if self.loss.measure == "distance" else dot
+        asked = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
+        return measure(asked, self.encode_videos(videos)[place])  # (U, W) -> (B, 1 + K, W)
+
+    def silent_towers(self) -> list[str]:
+        """Names of towers that output only zeros on the first 256 queries or videos."""
+        inputs = [part[:256] for part in (self.tables.queries, *self.tables.videos)]
+        towers = zip(["query", *self.tables.fields], [self.query_tower, *self.field_towers], inputs, strict=True)
+        return [name for name, tower, part in towers if not tower(part).any()]

@@ -1,0 +1,272 @@
+"""The LightningModule that all models share: it owns validation, testing and what a run reports.
+
+A model says how it scores queries against the whole catalogue; everything after the score matrix is here, once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dcdt.config import OptimizerConfig
+from dcdt.data.collection import Collection
+from dcdt.data.datamodule import RankingDataModule, SideTensors
+from dcdt.data.tables import Tables
+from dcdt.evaluation.metric import RankingMetrics
+from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order, tie_rate, top_k
+
+SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
+TREC_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """What a question can carry; a model uses what it needs.
+
+    Attributes:
+        vectors: (B, D) frozen query vectors.
+        texts: B texts.
+        users: who asks, or None.
+        times: when, in seconds, or None.
+        candidates: (N,) true for the videos among which it is ranked; None for all.
+    """
+
+    vectors: Tensor
+    texts: Sequence[str]
+    users: Sequence[str | None]
+    times: Sequence[float | None]
+    candidates: Tensor | None = None
+
+
+@dataclass
+class SideResult:
+    """What testing one side leaves behind, all on the CPU.
+
+    Attributes:
+        queries: (n,) query rows.
+        metrics: per-query values (n,) by metric name.
+        ties: (n,) 1 where a positive's score equals another candidate's.
+        top: scores (n, k) and video rows (n, k) of the best videos.
+        pairs: (m, 2) of score and label of the pair protocol, or None.
+        scores: (n, N) all scores, or None above SCORES_LIMIT; -inf where a video is no candidate.
+    """
+
+    queries: Tensor
+    metrics: dict[str, Tensor]
+    ties: Tensor
+    top: tuple[Tensor, Tensor]
+    pairs: Tensor | None
+    scores: Tensor | None
+
+
+class Recommender(L.LightningModule):
+    """Base of every model, trained or not.
+
+    Subclasses define `score`; those with something to fit define `training_step` and leave `fittable` true; decoupled
+    ones define `encode_queries` and `encode_videos` and inherit `score`.
+
+    Args:
+        tables: the frozen vectors.
+        optimizer: learning rate, weight decay and schedule; None for a model that is not trained.
+    """
+
+    fittable: ClassVar[bool] = True
+    decoupled: ClassVar[bool] = True
+
+    def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
+        super().__init__()
+        self.tables = tables
+        self.optimizer_config = optimizer
+        self.results: dict[str, SideResult] = {}
+        self.watched: set[str] = set()  # validation metrics to log; empty: all
+        self._vectors: Tensor | None = None
+        self._losses: list[tuple[Tensor, int]] = []
+
+    def prepare(self, data: RankingDataModule) -> None:
+        """Fit what needs no gradient (an index, factors), once, before training or validation.
+
+        Raises:
+            NotApplicable: the collection lacks what the model needs.
+        """
+
+    def facts(self) -> dict[str, float]:
+        """What the model found out about itself (a chosen weight, cold queries), written into metrics.json."""
+        return {}
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Scores of B queries against all N videos, (B, N) fp32: higher is better."""
+        return self.encode_queries(queries.vectors) @ self.video_vectors().T
+
+    def encode_queries(self, vectors: Tensor) -> Tensor:
+        """Query vectors (B, W) of frozen vectors (B, D)."""
+        raise NotImplementedError
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Video vectors (..., W) of frozen field vectors (F, ..., D)."""
+        raise NotImplementedError
+
+    def video_vectors(self) -> Tensor:
+        """Vectors of the whole catalogue (N, W), computed once until the weights change again."""
+        if self._vectors is None:
+            self._vectors = self.encode_videos(self.tables.videos)
+        return self._vectors
+
+    def silent_towers(self) -> list[str]:
+        """Names of towers that output only zeros; a model without towers has none."""
+        return []
+
+    def train(self, mode: bool = True) -> "Recommender":
+        """Switch between training and evaluation; either way the catalogue's vectors are computed anew."""
+        self._vectors = None
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature
+        """Restore weights; the catalogue's vectors are computed anew."""
+        self._vectors = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature
+        """Move or cast the weights; the catalogue's vectors, which stay where they were, are computed anew."""
+        self._vectors = None
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
+        """AdamW; the cosine goes to 0 over all steps."""
+        config = self.optimizer_config
+        assert config is not None
+        optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        if config.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def note_loss(self, loss: Tensor, n: int) -> None:
+        """Add the mean loss of n pairs to the epoch's, logged once: logging by step costs more than it tells."""
+        self._losses.append((loss, n))
+        if self.trainer.is_last_batch:
+            weights = torch.tensor([size for _, size in self._losses], dtype=loss.dtype, device=loss.device)
+            mean = torch.stack([value for value, _ in self._losses]) @ weights / weights.sum()
+            self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=1)
+            self._losses = []
+
+    # Evaluation: the same for every model.
+
+    @property
+    def data(self) -> RankingDataModule:
+        """The DataModule of the running trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Fix how ties are broken and which cut-offs are reported."""
+        self.ties = tie_order(self.data.collection.videos.ids)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._metrics = RankingMetrics(self.data.ks)
+
+    def validation_step(self, positions: Tensor, batch_index: int) -> None:
+        """Rank one chunk of validation queries."""
+        side = self.data.sides["val"]
+        _, metrics, _ = self._rank(side, positions)
+        self._metrics.update(side.queries[positions], metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means that are watched: each one costs as much as a step of a small run."""
+        means = {f"val/{name}": value for name, value in self._metrics.compute().items()}
+        self.log_dict({name: value for name, value in means.items() if not self.watched or name in self.watched})
+
+    def on_test_epoch_start(self) -> None:
+        """Forget earlier results."""
+        self.results = {}
+        self._parts: dict[str, list[tuple[Tensor, ...]]] = {}
+        self._test_metrics: dict[str, RankingMetrics] = {}
+
+    def test_step(self, positions: Tensor, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Rank one chunk of a side and keep what the run reports."""
+        side = list(self.data.sides.values())[dataloader_idx]
+        scores, metrics, ties = self._rank(side, positions)
+        self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks)).update(side.queries[positions], metrics)
+        candidates = side.candidates.to(scores.device)
+        depth = min(TREC_DEPTH, int(candidates.sum()))
+        top = top_k(scores, depth, self.ties.to(scores.device), candidates)
+        whole = scores if len(side.queries) * scores.shape[1] <= SCORES_LIMIT else scores[:, :0]
+        parts = (*top, ties, whole, _pair_scores(side, positions, scores))
+        self._parts.setdefault(side.name, []).append(tuple(part.cpu() for part in parts))
+
+    def on_test_epoch_end(self) -> None:
+        """Gather the chunks of every side into `results`."""
+        for name, chunks in self._parts.items():
+            side = self.data.sides[name]
+            values, rows, ties, scores, pairs = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+            queries, metrics = self._test_metrics[name].per_query()
+            self.results[name] = SideResult(
+                queries,
+                metrics,
+                ties,
+                (values, rows),
+                pairs if side.pairs is not None else None,
+                scores if scores.shape[1] else None,
+            )
+
+    def _rank(self, side: SideTensors, positions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Scores (B, N) of a chunk, its per-query metrics, and where ties touch a positive; always in fp32."""
+        rows = side.queries[positions]
+        with torch.autocast(self.device.type, enabled=False):
+            scores = self.score(query_batch(self.data.collection, self.tables, rows, side.candidates)).float()
+        positive_grade = self.data.collection.positive_grade
+        scores, metrics = rank_side(side, positions, scores, self.ties, positive_grade, self.data.ks)
+        judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)
+        positives = judged.masked_fill(grades < positive_grade, -1)
+        return scores, metrics, tie_rate(scores, positives, side.candidates.to(scores.device))
+
+
+def query_batch(collection: Collection, tables: Tables, rows: Tensor, candidates: Tensor | None = None) -> QueryBatch:
+    """What the queries of these rows (B,) carry."""
+    queries, listed, vectors = collection.queries, rows.tolist(), tables.queries
+    return QueryBatch(
+        vectors[rows.to(vectors.device)],
+        [queries.texts[row] for row in listed],
+        [queries.metadata[row].get("user_id") for row in listed],
+        [queries.metadata[row].get("timestamp") for row in listed],
+        candidates.to(vectors.device) if candidates is not None else None,
+    )
+
+
+def rank_side(
+    side: SideTensors, positions: Tensor, scores: Tensor, ties: Tensor, positive_grade: float, ks: Sequence[int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rank a chunk of a side among its candidates.
+
+    Args:
+        side: queries, candidates and judgments.
+        positions: (B,) which of its queries.
+        scores: (B, N) fp32.
+        ties: (N,) from `tie_order`.
+        positive_grade: the least grade of a positive.
+        ks: cut-offs.
+
+    Returns:
+        The scores with -inf where a video is no candidate of the query, and the metrics, name to (B,).
+    """
+    candidates, ties = side.candidates.to(scores.device), ties.to(scores.device)
+    scores = scores.masked_fill(~candidates, float("-inf"))
+    removed = side.removed[positions].to(scores.device)
+    padded = torch.nn.functional.pad(scores, (0, 1))  # padding -1 points to the added column
+    scores = padded.scatter_(1, removed % padded.shape[1], float("-inf"))[:, :-1]
+    judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)
+    ranks = judged_ranks(scores, judged, ties, candidates)
+    return scores, ranking_metrics(ranks, grades, positive_grade, ks)
+
+
+def _pair_scores(side: SideTensors, positions: Tensor, scores: Tensor) -> Tensor:
+    """(score, label) of the labelled pairs whose query is in this chunk, (m, 2)."""
+    if side.pairs is None:
+        return torch.zeros(0, 2)
+    query, video, label = side.pairs.unbind(1)
+    here = (query >= positions[0]) & (query <= positions[-1])  # chunks are consecutive
+    chosen = scores[(query[here] - positions[0]).to(scores.device), video[here].to(scores.device)]
+    return torch.stack([chosen.cpu(), label[here].float()], dim=1)

@@ -1,0 +1,28 @@
+"""Models, losses and samplers by name. A configuration names an entry here and can name nothing else."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+MODELS = {
+    "dcdt": "dcdt.models.dual_tower:DualTower",
+    "zero_shot": "baselines.zero_shot:ZeroShot",
+    "single_tower": "baselines.single_tower:SingleTower",
+    "bm25": "baselines.bm25:BM25",
+    "collaborative": "baselines.collaborative:Collaborative",
+    "hybrid": "baselines.hybrid:Hybrid",
+}
+LOSSES = {
+    "contrastive": "dcdt.losses.contrastive:ContrastiveLoss",
+}
+SAMPLERS = {
+    "random": "dcdt.samplers.random:RandomSampler",
+    "hard": "dcdt.samplers.hard:HardSampler",
+}
+
+
+def look_up(table: dict[str, str], name: str) -> Any:  # noqa: ANN401 - classes of three kinds
+    """The class registered under `name`. The baselines lie beside dcdt/ in a checkout and inside it when installed."""
+    module, _, attribute = table[name].partition(":")
+    inside = (Path(__file__).parent / "baselines").is_dir()
+    return getattr(import_module(f"dcdt.{module}" if inside and module.startswith("baselines.") else module), attribute)

@@ -1,0 +1,103 @@
+"""Finished runs -> tables, statistics, figures and one page: `python -m dcdt.report DIR [DIR ...] [--out DIR]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcdt.errors import UserError
+from dcdt.files import replacing, write_text
+from dcdt.reporting import render
+from dcdt.reporting.figures import make_figures, png
+from dcdt.reporting.page import page
+from dcdt.reporting.runs import read_runs
+from dcdt.reporting.tables import Report, make_report
+from dcdt.reporting.variants import Variant
+
+FIGURES = ("loss", "scores", "differences")
+
+
+def report(folders: Sequence[Path], out: Path, chosen: Sequence[str] = ()) -> Report:
+    """Read runs and write every file of the report.
+
+    Args:
+        folders: of runs or of sweeps.
+        out: where the files go.
+        chosen: labels of the two models whose queries the page compares; the best and zero_shot where none is given.
+
+    Raises:
+        UserError: nothing has finished, a file is corrupt, runs that cannot be compared, or an unknown label.
+    """
+    found = make_report(read_runs(folders))
+    pair = choose(found, chosen)
+    quality = [*found.tables, *([found.failures] if found.failures.rows else [])]
+    tests = [table for table in quality if table.name == "tests"]
+    texts = {
+        "table.md": render.markdown(quality),
+        "table.tex": render.latex(quality),
+        "table.csv": render.csv_wide(found.tables[0]),
+        "tests.csv": "".join(map(render.csv_wide, tests)),
+        "breakdowns.csv": render.csv_long([table for table in found.tables[1:] if table not in tests]),
+        "table.json": render.as_json(found),
+        "cost.md": render.markdown([found.cost]),
+        "cost.csv": render.csv_wide(found.cost),
+        "cost.json": render.json_of(found.cost),
+        "index.html": page(found, out, pair),
+    }
+    for name, text in texts.items():
+        write_text(out / name, text)
+    figures = make_figures(found)
+    for name in FIGURES:
+        path = out / f"{name}.png"
+        path.unlink(missing_ok=True)  # of an earlier report
+        if name in figures:
+            with replacing(path) as temporary:
+                temporary.write_bytes(png(figures[name]))
+    return found
+
+
+def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | None:
+    """The two models whose queries are compared; None where there is only one.
+
+    Raises:
+        UserError: a label that is none of the report's.
+    """
+    by_label = {variant.label: variant for variant in found.variants if variant.runs}
+    for label in chosen:
+        if label not in by_label:
+            raise UserError(f"--compare: there is no finished '{label}' here; choose two of: {'; '.join(by_label)}.")
+    if chosen:
+        return by_label[chosen[0]], by_label[chosen[1]]
+    others = [found.reference, *by_label.values()]
+    other = next((variant for variant in others if variant is not None and variant is not found.best), None)
+    return (found.best, other) if other else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcdt.report",
+        description="Tables, tests and figures of finished runs.",
+        epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
+    )
+    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a run's folder or a sweep's")
+    parser.add_argument("--out", type=Path, help="where the files go (default: report/ in the first DIR)")
+    parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
+    parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
+    given = parser.parse_args(arguments)
+    out = given.out or given.folders[0] / "report"
+    try:
+        found = report(given.folders, out, given.compare)
+        if given.wandb:
+            from dcdt.callbacks.wandb import log_report
+
+            log_report(found, given.folders[0], {name: out / f"{name}.png" for name in FIGURES})
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
+    print(render.summary(found))  # noqa: T201
+    print(f"report: {out / 'index.html'}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

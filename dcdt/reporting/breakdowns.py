@@ -1,0 +1,164 @@
+"""The tables beside the comparison: parts of the test queries, extra sides, training, failures and cost."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from dcdt.evaluation.statistics import spread
+from dcdt.reporting.numbers import Number, per_query, ranking_cell
+from dcdt.reporting.runs import Run
+from dcdt.reporting.structure import Cell, Row, Table, averaged, listed, metric_name, span, with_best
+from dcdt.reporting.variants import Variant
+
+SMALLEST_PART = 30
+REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}
+AS_ABOVE = "Cells as in the comparison."
+
+
+def part_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
+    """Breakdown by query kind and by warmth, of the variants tested on every query."""
+    scores = [run.sides["test"] for run in variants[0].runs]
+    kinds = sorted({kind for side in scores for kind in side.kinds if kind})
+    warmths = [word for word in ("warm", "cold", "mixed") if any(word in side.warm for side in scores)]
+    name = metric_name(metric)
+    warm = (
+        "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
+        "videos get asked for. Cold: none was. Mixed: some."
+    )
+    yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
+    yield _breakdown("warmth", f"{name} by warmth", variants, metric, {key: {"warm": key} for key in warmths}, warm)
+
+
+def _breakdown(
+    name: str, title: str, variants: list[Variant], metric: str, parts: dict[str, dict[str, str]], caption: str = ""
+) -> Table:
+    sizes = {part: len(per_query(variants[0].runs, metric, **chosen)) for part, chosen in parts.items()}
+    kept = [part for part in parts if sizes[part] >= SMALLEST_PART]
+    if not kept:
+        counts = [Row(part, {"n": str(size)}) for part, size in sizes.items()]
+        caption = f"{caption} No part has the {SMALLEST_PART} queries that a figure needs.".strip()
+        return Table(name, title, {"n": "n"}, counts, caption, stub="Part")
+    few = [f"{part} ({sizes[part]})" for part in parts if part not in kept]
+    rows = []
+    for one in variants:
+        found = {part: ranking_cell(one.runs, metric, **parts[part]) for part in kept}
+        rows.append(Row(one.label, {part: number for part, number in found.items() if number}))
+    return Table(
+        name,
+        title,
+        {part: f"{part} (n = {sizes[part]})" for part in kept},
+        with_best(rows, set(kept), {one.label for one in variants}),
+        f"{caption} {AS_ABOVE}".strip(),
+        [f"Too few queries for a figure (fewer than {SMALLEST_PART}): {', '.join(few)}."] if few else [],
+    )
+
+
+def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
+    """One small table an extra side: `test_all` and the language slices."""
+    for side in sorted({name for one in variants for run in one.runs for name in run.sides} - {"test"}):
+        rows = []
+        for one in variants:
+            found = {metric: ranking_cell(one.runs, metric, side) for metric in ranked}
+            rows.append(Row(one.label, {metric: number for metric, number in found.items() if number}))
+        n = len(per_query(variants[0].runs, ranked[0], side))
+        videos = sorted({int(run.provenance.get("candidates", {}).get(side, 0)) for run in variants[0].runs})
+        what = "the test queries ranked among all videos, not only the held-out ones"
+        if side.startswith("slice_"):
+            what = f"queries in the language '{side.removeprefix('slice_')}', never trained on"
+        yield Table(
+            side,
+            f"{side}: {what} (n = {n}, {span(videos)} videos)",
+            {metric: metric_name(metric) for metric in ranked},
+            with_best(rows, set(ranked), {one.label for one in variants}),
+            AS_ABOVE,
+        )
+
+
+def training_table(variants: list[Variant]) -> Table:
+    """Figure 3 of the paper in numbers: final loss, and where the scores of positives and negatives lie."""
+    rows, notes = [], []
+    names = [one.model for one in variants]
+    for one in (one for one in variants if one.runs):
+        cells: dict[str, Cell] = {}
+        losses = [run.history[-1]["train/loss"] for run in one.runs if run.history and "train/loss" in run.history[-1]]
+        if losses:
+            cells["loss"] = averaged(losses, 4)
+        if losses and one.model in REPORTED_LOSS and names.count(one.model) == 1:
+            cells["reported_loss"] = Number(REPORTED_LOSS[one.model], digits=4)
+        pairs = [run.pairs for run in one.runs if run.pairs is not None and len(run.pairs.scores)]
+        if pairs:
+            cells["positives"] = averaged([float(part.scores[part.labels].mean()) for part in pairs], 3)
+            cells["negatives"] = averaged([float(part.scores[~part.labels].mean()) for part in pairs], 3)
+            limits = [run.metrics["val/pair_threshold"] for run in one.runs if "val/pair_threshold" in run.metrics]
+            if limits:
+                cells["threshold"] = averaged(limits, 3)
+        if pairs and one.model == "dcdt":
+            scores = np.concatenate([part.scores for part in pairs])
+            inside = float(((scores >= 0.45) & (scores <= 0.51)).mean())
+            notes.append(
+                f"{one.label}: {inside:.0%} of the scores of test pairs lie between 0.45 and 0.51, where the paper "
+                f"shows most of DCDT's, and {float((scores > 0.63).mean()):.0%} above 0.63, where it shows few."
+            )
+        rows.append(Row(one.label, cells))
+    columns = {
+        "loss": "Final training loss",
+        "reported_loss": "Final training loss (reported)",
+        "positives": "Mean score of positives",
+        "negatives": "Mean score of negatives",
+        "threshold": "Threshold",
+    }
+    used = {key for row in rows for key in row.cells}
+    columns = {key: heading for key, heading in columns.items() if key in used}
+    caption = (
+        "Mean over runs ± standard deviation over runs (folds and seeds). Scores are those of the test pairs, each "
+        "model on its own scale; losses compare only where loss and margin are the same."
+    )
+    return Table("training", "Loss and scores (figure 3 in numbers)", columns, rows if used else [], caption, notes)
+
+
+def failure_table(variants: list[Variant]) -> Table:
+    """Every job without a result, alike ones together; and those that broke before another attempt finished."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for one in variants:
+        for run in (*one.missing, *one.retried):
+            status = run.status if run in one.missing else f"{run.status}, then finished"
+            groups.setdefault((one.label, status, run.error), []).append(run)
+    rows = []
+    for (label, status, error), jobs in groups.items():
+        cells: dict[str, Cell] = {
+            "status": status,
+            "jobs": str(len({(run.fold, run.seed) for run in jobs})),
+            "folds": listed(sorted({run.fold for run in jobs})),
+            "seeds": listed(sorted({run.seed for run in jobs})),
+            "reason": error,
+        }
+        rows.append(Row(label, cells))
+    columns = {"status": "Status", "jobs": "Jobs", "folds": "Folds", "seeds": "Seeds", "reason": "Reason"}
+    return Table("failures", "Jobs without a result", columns, rows)
+
+
+def cost_table(variants: list[Variant]) -> Table:
+    """Parameters, training time, time a query, and whether video vectors can be precomputed."""
+    rows = []
+    for one in (one for one in variants if one.runs):
+        facts = [run.cost for run in one.runs]
+        cells: dict[str, Cell] = {}
+        for key, digits in (("parameters", 0), ("training_seconds", 1), ("epochs", 1), ("ms_per_query", 2)):
+            values = [float(fact[key]) for fact in facts if isinstance(fact.get(key), int | float)]
+            if values:
+                cells[key] = replace(averaged(values, digits), spread=float("nan") if digits == 0 else spread(values))
+        cells["decoupled"] = "yes" if all(fact.get("decoupled") for fact in facts) else "no"
+        rows.append(Row(one.label, cells))
+    columns = {
+        "parameters": "Parameters",
+        "training_seconds": "Training, s",
+        "epochs": "Epochs",
+        "ms_per_query": "ms per query",
+        "decoupled": "Video vectors precomputed",
+    }
+    caption = (
+        "Mean over runs ± standard deviation, on the machines of the runs; never the same twice, so kept apart from "
+        "the quality tables. Training: the chosen trial alone. ms per query: full ranking with metrics, in batches."
+    )
+    return Table("cost", "Cost", columns, rows, caption)

@@ -1,0 +1,196 @@
+"""Figures of a report, drawn once each: as PNG files on white, and as SVG whose colours the page decides."""
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from dcdt.reporting.numbers import MARGIN, Comparison
+from dcdt.reporting.structure import metric_name
+from dcdt.reporting.tables import Report
+from dcdt.reporting.variants import Variant
+
+INK, RULE, MUTED = "#22262c", "#d4d8de", "#7d8590"
+SERIES = ("#2a6ab0", "#c4641a", "#2b8558", "#8a4fa3", "#b5383e", "#12808a", "#7a5c2f", "#55606d")
+COLOURS = {INK: "--ink", RULE: "--rule", MUTED: "--muted"} | {hue: f"--hue-{at}" for at, hue in enumerate(SERIES)}
+STYLE: Any = {  # matplotlib types the keys one by one
+    "font.size": 11,
+    "axes.labelsize": 11,
+    "axes.titlesize": 12,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": RULE,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+}
+Z_EDGES = np.linspace(-4, 4, 41)
+Floats = NDArray[np.float64]
+
+
+def make_figures(report: Report) -> dict[str, Figure]:
+    """The figures of a report, as far as there is something to draw: loss, scores, differences."""
+    with mpl.rc_context(STYLE):
+        found = {
+            "loss": _loss(report.variants),
+            "scores": _scores([one for one in report.variants if standardised(one)]),
+            "differences": _differences(report),
+        }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def score_panels(report: Report) -> dict[str, Figure]:
+    """The panels of the scores figure one by one, so that a page can place them as its width allows."""
+    panels = {}
+    with mpl.rc_context(STYLE):
+        for variant in (one for one in report.variants if standardised(one)):
+            panels[variant.label] = figure = _figure(4.6, 3.0)
+            _score_panel(figure.subplots(), variant)
+    return panels
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white; the same bytes every time."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return data.getvalue()
+
+
+def svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an element for a page: transparent, its colours the page's variables, its ids its own."""
+    data = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = data.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.S)
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def standardised(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_], float]]:
+    """For each run its test-pair scores in standard deviations from their mean, their labels, and its threshold."""
+    found = []
+    for run in variant.runs:
+        if run.pairs is not None and len(run.pairs.scores):
+            mean, scale = float(run.pairs.scores.mean()), float(run.pairs.scores.std()) or 1.0
+            threshold = (run.metrics.get("val/pair_threshold", float("nan")) - mean) / scale
+            found.append(((run.pairs.scores - mean) / scale, run.pairs.labels, threshold))
+    return found
+
+
+def loss_curve(runs: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]:
+    """Epochs from 1, mean loss and its standard deviation over runs, as far as half of the runs were still training."""
+    lengths = np.array([len(values) for values in runs])
+    last = int(np.sort(lengths)[::-1][(len(lengths) + 1) // 2 - 1])  # the epoch that half of the runs reached
+    table = np.full((len(runs), last), np.nan)
+    for row, values in zip(table, runs, strict=True):
+        row[: len(values)] = values[:last]
+    return np.arange(1, last + 1).astype(np.float64), np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+
+
+def _loss(variants: list[Variant]) -> Figure | None:
+    trained = {}
+    for one in variants:
+        rows = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in one.runs]
+        if any(rows):
+            trained[one.label] = [row for row in rows if row]
+    if not trained:
+        return None
+    inside = len(trained) < 4  # else the legend stands below the curves
+    figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * len(trained))
+    axes = figure.subplots()
+    for at, (label, runs) in enumerate(trained.items()):
+        epochs, mean, deviation = loss_curve(runs)
+        colour, style = SERIES[at % len(SERIES)], ("-", "--", ":")[at // len(SERIES) % 3]
+        marker = "o" if len(epochs) == 1 else None
+        axes.plot(epochs, mean, style, color=colour, label=_wrapped(label) if inside else label, marker=marker)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+    axes.set(xlabel="epoch", ylabel="training loss")
+    axes.set_xlim(left=1)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.6)
+    if inside:
+        axes.legend(frameon=False, fontsize=10)
+    else:
+        figure.legend(frameon=False, fontsize=10, loc="outside lower left")
+    return figure
+
+
+def _scores(variants: list[Variant]) -> Figure | None:
+    if not variants:
+        return None
+    columns = min(2, len(variants))
+    rows = -(-len(variants) // columns)
+    figure = _figure(4.4 * columns, 2.7 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes, variant in zip(panels, variants, strict=False):
+        _score_panel(axes, variant)
+    for axes in panels[len(variants) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplotlib's Axes, untyped here
+    parts = standardised(variant)
+    scores, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    for chosen, word, colour in ((~labels, "negatives", MUTED), (labels, "positives", SERIES[0])):
+        inside = np.clip(scores[chosen], Z_EDGES[0], Z_EDGES[-1])
+        share = np.histogram(inside, Z_EDGES)[0] / max(1, int(chosen.sum()))
+        axes.stairs(share, Z_EDGES, fill=True, alpha=0.35, color=colour)
+        axes.stairs(share, Z_EDGES, color=colour, linewidth=1.4, label=word)
+    threshold = float(np.mean([part[2] for part in parts]))
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label="threshold")
+    axes.set_title(_wrapped(variant.label, 44), loc="left")
+    axes.set(xlabel="score in standard deviations from its mean", ylabel="share of pairs")
+    axes.set_xlim(Z_EDGES[0], Z_EDGES[-1])
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9.5)
+
+
+def _differences(report: Report) -> Figure | None:
+    """Difference of every model to zero_shot, or to the best where there is no zero_shot."""
+    against = (report.reference or report.best).label
+    rows: list[Comparison] = [one for one in report.comparisons if one.reference == against]
+    if not rows:
+        return None
+    figure = _figure(5.4, 1.1 + 0.5 * len(rows))
+    axes = figure.subplots()
+    places = np.arange(len(rows))[::-1]
+    values = np.array([one.difference.value for one in rows])
+    low, high = (np.array([getattr(one.difference, end) for one in rows]) for end in ("low", "high"))
+    axes.axvspan(-MARGIN, 0, color=MUTED, alpha=0.18, linewidth=0)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.errorbar(
+        values, places, xerr=[values - low, high - values], fmt="o", color=SERIES[0], capsize=4, linewidth=1.8
+    )
+    axes.set_yticks(places, [_wrapped(one.model) for one in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(f"difference in {metric_name(report.metric)} to {against}, 95 % interval")
+    axes.grid(axis="x", alpha=0.6)
+    return figure
+
+
+def _wrapped(label: str, width: int = 30) -> str:
+    return textwrap.fill(label, width, break_long_words=False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,240 @@
+"""The numbers of a report: cells with intervals, the pair protocol, and the family of paired tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.evaluation.statistics import (
+    bootstrap_interval,
+    holm,
+    mean_over_runs,
+    nadeau_bengio_interval,
+    non_inferior,
+    paired_sign_flip,
+    spread,
+)
+from dcdt.reporting.runs import PairScores, Run
+from dcdt.reporting.variants import Variant
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+PAIR_METRICS = ("accuracy", "precision", "recall", "f1", "auroc")
+ALPHA, MARGIN = 0.05, 0.02
+N_RESAMPLES, CHUNK = 2_000, 500  # of the pair protocol, where a resample costs more
+
+
+@dataclass(frozen=True)
+class Number:
+    """One cell: a value with its interval and its spread over runs, as far as there are any, and how to print it."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    spread: float = NAN
+    digits: int = 3
+    signed: bool = False
+    best: bool = False
+    floor: bool = False  # print what rounds to zero as "<" the smallest printed step: p-values
+
+    def text(self, value: float | None = None) -> str:
+        """A value (this cell's own, unless another is given) at this cell's precision.
+
+        >>> Number(0.12345).text(), Number(0.5, signed=True).text()
+        ('0.123', '+0.500')
+        >>> Number(0.00001, digits=4, floor=True).text()
+        '<0.0001'
+        """
+        shown = self.value if value is None else value
+        if self.floor and 0 < shown < 0.5 * 10**-self.digits:
+            return f"<{10**-self.digits:.{self.digits}f}"
+        return f"{shown:{'+' if self.signed else ''}{',' if self.digits == 0 else ''}.{self.digits}f}"
+
+
+def per_query(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> dict[str, float]:
+    """Each query's mean over seeds (and over folds, where it was tested more than once), by id.
+
+    Args:
+        runs: the finished runs of a variant.
+        metric: such as `mrr`.
+        side: `test` or an extra side.
+        kind: only queries of this kind.
+        warm: only rows where the query was warm, cold or mixed.
+    """
+    ids: list[str] = []
+    values: list[float] = []
+    for scores in (run.sides[side] for run in runs if side in run.sides):
+        rows = zip(scores.ids, scores.kinds, scores.warm, scores.values[metric], strict=True)
+        for name, its_kind, its_warm, value in rows:
+            if (not kind or its_kind == kind) and (not warm or its_warm == warm):
+                ids.append(name)
+                values.append(float(value))
+    if not ids:
+        return {}
+    names, means = mean_over_runs(ids, values)
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def ranking_cell(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> Number | None:
+    """Mean over unique queries, bootstrap interval over them, spread of the runs' own means; None without a query."""
+    values = list(per_query(runs, metric, side, kind, warm).values())
+    if not values:
+        return None
+    own = [per_query([run], metric, side, kind, warm).values() for run in runs]
+    means = [float(np.mean(list(part))) for part in own if part]
+    return Number(float(np.mean(values)), *bootstrap_interval(values), spread(means))
+
+
+def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
+    """Accuracy, precision, recall, F1 and AUROC of the pair protocol; empty where a run has no pairs.
+
+    The test pairs of all folds are pooled per seed, each accepted or not at its own run's threshold, and the seeds are
+    averaged. AUROC compares only pairs that one run scored: the scores of two folds' models are on two scales.
+    Intervals resample unique queries with all their pairs.
+    """
+    if any(run.pairs is None or not len(run.pairs.labels) for run in runs):
+        return {}
+    seeds: dict[int, list[PairScores]] = {}
+    for run in runs:
+        assert run.pairs is not None
+        seeds.setdefault(run.seed, []).append(run.pairs)
+    queries = sorted({name for parts in seeds.values() for pairs in parts for name in pairs.queries})
+    row_of = {name: row for row, name in enumerate(queries)}
+    pools = [_Pool([_Counts(pairs, row_of) for pairs in parts]) for parts in seeds.values()]
+    values = _mean_of_seeds(pools, None)[:, 0]
+    single = {
+        run.folder: _mean_of_seeds([_Pool([_Counts(run.pairs, row_of)])], None)[:, 0] for run in runs if run.pairs
+    }
+    generator, resampled = np.random.default_rng(0), []
+    for start in range(0, N_RESAMPLES if len(queries) > 1 else 0, CHUNK):
+        size = min(CHUNK, N_RESAMPLES - start)
+        drawn = generator.integers(0, len(queries), (size, len(queries)))
+        drawn += np.arange(size)[:, None] * len(queries)
+        weights = np.bincount(drawn.ravel(), minlength=size * len(queries)).reshape(size, -1).astype(np.float64)
+        resampled.append(_mean_of_seeds(pools, weights))
+    cells = {}
+    for at, name in enumerate(PAIR_METRICS):
+        ends = (NAN, NAN)
+        if resampled:
+            low, high = np.nanquantile(np.concatenate([part[at] for part in resampled]), [0.025, 0.975])
+            ends = (float(low), float(high))
+        cells[name] = Number(float(values[at]), *ends, spread([float(one[at]) for one in single.values()]))
+    return cells
+
+
+class _Counts:
+    """The pairs of one run, counted by query, so that a resample of queries is a product with weights."""
+
+    def __init__(self, pairs: PairScores, row_of: dict[str, int]) -> None:
+        rows = np.array([row_of[name] for name in pairs.queries])  # (m,)
+        self.rows, place = np.unique(rows, return_inverse=True)  # (q,), (m,)
+        n, labels, accepted = len(self.rows), pairs.labels, pairs.accepted
+        cases = (labels & accepted, ~labels & accepted, labels & ~accepted, ~labels & ~accepted)
+        self.cases = np.stack([np.bincount(place[case], minlength=n) for case in cases], axis=1)  # (q, 4)
+        self.wins = np.zeros((n, n))  # of positives of one query over negatives of another, ties half
+        negatives, theirs = pairs.scores[~labels], place[~labels]
+        for score, query in zip(pairs.scores[labels], place[labels], strict=True):
+            won = (negatives < score) + 0.5 * (negatives == score)
+            self.wins[query] += np.bincount(theirs, weights=won, minlength=n)
+        self.positives, self.negatives = (np.bincount(place[case], minlength=n) for case in (labels, ~labels))
+
+
+class _Pool:
+    """The pairs of all folds of one seed."""
+
+    def __init__(self, parts: list[_Counts]) -> None:
+        self.parts = parts
+
+    def metrics(self, weights: Floats | None) -> Floats:
+        """The five metrics (5, r) under query weights (r, Q); each query once where None."""
+        own = [np.ones((1, len(part.rows))) if weights is None else weights[:, part.rows] for part in self.parts]
+        both = list(zip(own, self.parts, strict=True))  # (r, q) weights and the part of one fold
+        cases = np.sum([w @ part.cases for w, part in both], axis=0)  # (r, 4)
+        wins = np.sum([((w @ part.wins) * w).sum(1) for w, part in both], axis=0)  # (r,)
+        duels = np.sum([(w @ part.positives) * (w @ part.negatives) for w, part in both], axis=0)  # (r,)
+        hits, false, missed, right = cases.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack(
+                [
+                    (hits + right) / cases.sum(1),
+                    hits / np.maximum(hits + false, 1),
+                    hits / np.maximum(hits + missed, 1),
+                    2 * hits / np.maximum(2 * hits + false + missed, 1),
+                    wins / duels,
+                ]
+            )
+
+
+def _mean_of_seeds(pools: list[_Pool], weights: Floats | None) -> Floats:
+    mean: Floats = np.mean([pool.metrics(weights) for pool in pools], axis=0)
+    return mean
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired test of the family: `model` minus `reference` on the n queries both were tested on."""
+
+    model: str
+    reference: str
+    n: int
+    difference: Number
+    p: float
+    adjusted: float
+    corrected: Number  # mean over folds with its Nadeau-Bengio interval across training sets; NaN below two folds
+    verdict: str
+
+
+def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Comparison]:
+    """Paired sign-flip tests of one family, Holm-corrected over all of it, in the order given.
+
+    Args:
+        pairs: (model, reference) each.
+        metric: the primary metric.
+    """
+    found = []
+    for model, reference in pairs:
+        ours, theirs = per_query(model.runs, metric), per_query(reference.runs, metric)
+        common = sorted(ours.keys() & theirs.keys())
+        if common:
+            found.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))
+    raw = {str(at): paired_sign_flip(gaps) for at, (_, _, gaps) in enumerate(found)}
+    adjusted = holm(raw)
+    comparisons = []
+    for at, (model, reference, gaps) in enumerate(found):
+        low, high = bootstrap_interval(gaps)
+        difference = Number(float(gaps.mean()), low, high, signed=True)
+        p = adjusted[str(at)]
+        corrected = across_training_sets(model, reference, metric)
+        verdict = verdict_of(difference, p)
+        comparisons.append(
+            Comparison(model.label, reference.label, len(gaps), difference, raw[str(at)], p, corrected, verdict)
+        )
+    return comparisons
+
+
+def verdict_of(difference: Number, p: float) -> str:
+    """What a difference shows, in words.
+
+    >>> verdict_of(Number(0.1, 0.05, 0.15), 0.01), verdict_of(Number(0.0, -0.01, 0.01), 1.0)
+    ('better', 'non-inferior')
+    """
+    if p < ALPHA:
+        return "better" if difference.value > 0 else "worse"
+    return "non-inferior" if non_inferior(difference.low, MARGIN) else "no difference shown"
+
+
+def across_training_sets(model: Variant, reference: Variant, metric: str) -> Number:
+    """Mean difference over the folds both have, with its Nadeau-Bengio interval; NaN where there are fewer than two."""
+    gaps, ratios = [], []
+    for fold in sorted(set(model.folds) & set(reference.folds)):
+        sides = [[run for run in variant.runs if run.fold == fold] for variant in (model, reference)]
+        ours, theirs = (per_query(runs, metric) for runs in sides)
+        common = sorted(ours.keys() & theirs.keys())
+        counts = sides[0][0].provenance.get("queries", {})
+        if common and counts.get("train"):
+            gaps.append(float(np.mean([ours[name] - theirs[name] for name in common])))
+            ratios.append(counts["test"] / counts["train"])
+    if len(gaps) < 2:
+        return Number(NAN, signed=True)
+    return Number(float(np.mean(gaps)), *nadeau_bengio_interval(gaps, float(np.mean(ratios))), signed=True)

@@ -1,0 +1,307 @@
+"""Variants and numbers -> plain tables: titles, captions, columns and rows, in an order that is always the same."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcdt.errors import UserError
+from dcdt.reporting.breakdowns import cost_table, failure_table, part_tables, side_tables, training_table
+from dcdt.reporting.numbers import (
+    MARGIN,
+    PAIR_METRICS,
+    Comparison,
+    Number,
+    compare,
+    pair_cells,
+    per_query,
+    ranking_cell,
+)
+from dcdt.reporting.runs import NOT_APPLICABLE, Run
+from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, counted, listed, metric_name, span, with_best
+from dcdt.reporting.variants import SIMULATED, Variant, make_variants
+from dcdt.tuning import SPACES
+
+REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
+    "collaborative": {"accuracy": 0.623, "recall": 0.587, "f1": 0.604, "mrr": 0.412},
+    "bm25": {"accuracy": 0.689, "recall": 0.632, "f1": 0.659, "mrr": 0.487},
+    "single_tower": {"accuracy": 0.735, "recall": 0.698, "f1": 0.716, "mrr": 0.532},
+    "dcdt": {"accuracy": 0.821, "recall": 0.784, "f1": 0.802, "mrr": 0.641},
+}
+NAMES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
+REPORTED_NAMES = {
+    "accuracy": "Accuracy (reported; consistent with precision)",
+    "recall": "Recall (reported)",
+    "f1": "F1 (reported)",
+    "mrr": "MRR (reported)",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the renderers print.
+
+    Attributes:
+        facts: what was compared, by name.
+        variants: in the order of the rows.
+        best: the best variant that was tested on every query.
+        reference: the zero_shot variant of the tests, or None.
+        metric: the primary metric.
+        tables: quality tables; no timing, no path, no date.
+        comparisons: the family of tests.
+        failures: runs without a result.
+        cost: parameters and timing, which are never the same twice.
+    """
+
+    facts: dict[str, str]
+    variants: list[Variant]
+    best: Variant
+    reference: Variant | None
+    metric: str
+    tables: list[Table]
+    comparisons: list[Comparison]
+    failures: Table
+    cost: Table
+
+
+def make_report(runs: list[Run]) -> Report:
+    """All tables of a report.
+
+    Raises:
+        UserError: the runs cannot be compared.
+    """
+    variants = make_variants(runs)
+    metric = _metric(runs)
+    ranked = _metrics(runs, metric)
+    _check_metrics(variants, ranked)
+    whole = _complete(variants)
+    variants = _ordered(variants, whole, metric)
+    facts = _facts(runs, variants)
+    done = [variant for variant in variants if variant.label in whole]
+    best, reference = done[0], _reference(variants, metric)
+    family = [(one, reference) for one in variants if reference and one.runs and one is not reference]
+    family += [(one, best) for one in variants if one.runs and one is not best and (best, one) not in family]
+    family = [pair for at, pair in enumerate(family) if pair not in family[:at]]
+    comparisons = compare(family, metric)
+    tables = [
+        _main(variants, whole, ranked, facts, reference),
+        _tests(comparisons, metric),
+        *part_tables(done, metric),
+        *side_tables(done, ranked),
+        training_table(variants),
+    ]
+    return Report(
+        facts,
+        variants,
+        best,
+        reference,
+        metric,
+        [table for table in tables if table.rows],
+        comparisons,
+        failure_table(variants),
+        cost_table(variants),
+    )
+
+
+def _metric(runs: list[Run]) -> str:
+    return str(runs[0].config["primary_metric"]).partition("/")[2]
+
+
+def _metrics(runs: list[Run], metric: str) -> list[str]:
+    ks = sorted(int(k) for k in runs[0].config["ks"])
+    return list(dict.fromkeys([metric, "mrr", f"ndcg@{ks[-1]}", *(f"recall@{k}" for k in ks)]))
+
+
+def _check_metrics(variants: list[Variant], metrics: list[str]) -> None:
+    for run in (run for variant in variants for run in variant.runs):
+        for side, scores in run.sides.items():
+            lacking = [metric for metric in metrics if metric not in scores.values]
+            if lacking:
+                raise UserError(f"{run.folder / 'per_query.parquet'} lacks {', '.join(lacking)} of side {side}.")
+
+
+def _complete(variants: list[Variant]) -> set[str]:
+    """Labels of the variants tested on the same, largest set of queries; the means of others are not comparable."""
+    tested = {one.label: {name for run in one.runs for name in run.sides["test"].ids} for one in variants if one.runs}
+    largest = max(tested.values(), key=len)
+    return {label for label, names in tested.items() if names == largest}
+
+
+def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Variant]:
+    """By the primary metric, then by name; below them what misses queries, then what has no result."""
+
+    def place(variant: Variant) -> tuple[int, float, str]:
+        if not variant.runs:
+            return 2, 0.0, variant.label
+        mean = float(np.mean(list(per_query(variant.runs, metric).values())))
+        return int(variant.label not in whole), -mean, variant.label
+
+    return sorted(variants, key=place)
+
+
+def _reference(variants: list[Variant], metric: str) -> Variant | None:
+    """The zero_shot variant of title and text, else the best one there is."""
+    found = [variant for variant in variants if variant.model == "zero_shot" and variant.runs]
+    return next((one for one in found if one.runs[0].config["model"]["fields"] == ["title", "text"]), None) or next(
+        iter(found), None
+    )
+
+
+def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
+    """What was compared, in words; nothing of this machine, no time."""
+    done = [run for variant in variants for run in variant.runs]
+    split = done[0].config["split"]
+    folds, seeds = sorted({run.fold for run in done}), sorted({run.seed for run in done})
+    word = f"{len(folds)} of {split['n_folds']} folds" if split["name"] == "folds" else counted(len(folds), "division")
+    videos = sorted({int(run.provenance.get("candidates", {}).get("test", 0)) for run in done})
+    part = {"open": "open (the sealed quarter of the queries took no part)", "sealed": "sealed (the sealed quarter)"}
+    labels = [run.pairs.labels for run in done if run.pairs is not None]
+    simulated = sorted({str(item) for run in done for item in run.provenance.get("simulated", [])})
+    marked = [variant.label for variant in variants if SIMULATED in variant.label]
+    facts = {
+        "collection": str(done[0].provenance.get("collection", "")),
+        "queries": f"{len({name for run in done for name in run.sides['test'].ids})} unique test queries",
+        "videos": f"{span(videos)} videos ranked for each",
+        "split": f"{split['name']}, part {part.get(split['part'], split['part'])}",
+        "folds": f"{word} ({listed(folds)})",
+        "seeds": f"{counted(len(seeds), 'seed')} ({listed(seeds)})",
+        "tuning trials": _trials(variants),
+    }
+    if labels:
+        facts["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
+    if simulated:
+        facts["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
+    return facts
+
+
+def _trials(variants: list[Variant]) -> str:
+    counts = {one.label: span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
+    if set(counts.values()) == {"1"}:
+        return "1 for every model (nothing tuned)"
+    return "; ".join(f"{label}: {count}" for label, count in sorted(counts.items()))
+
+
+def _main(
+    variants: list[Variant], whole: set[str], ranked: list[str], facts: dict[str, str], reference: Variant | None
+) -> Table:
+    names = [one.model for one in variants]
+    everywhere = sorted({run.fold for one in variants for run in (*one.runs, *one.missing)})
+    rows = []
+    for one in variants:
+        cells: dict[str, Cell] = {}
+        if one.runs:
+            cells["n"] = str(len(per_query(one.runs, ranked[0])))
+            cells |= {f"pair_{name}": number for name, number in pair_cells(one.runs).items()}
+            cells |= {name: number for name in ranked if (number := ranking_cell(one.runs, name))}
+        if names.count(one.model) == 1:
+            cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(one.model, {}).items()}
+        rows.append(Row(one.label, cells, _note(one, everywhere)))
+    columns = {"n": "n"} | {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
+    columns |= {name: metric_name(name) for name in ranked}
+    columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
+    used = {key for row in rows for key in row.cells}
+    columns = {key: heading for key, heading in columns.items() if key in used}
+    shown = {key for key in columns if key != "n" and not key.startswith("reported_")}
+    return Table(
+        "main",
+        f"Comparison on {facts['collection']}",
+        columns,
+        with_best(rows, shown, whole),
+        _main_caption(facts, ranked[0]),
+        _main_notes(variants, whole, reference, used),
+    )
+
+
+def _main_caption(facts: dict[str, str], metric: str) -> str:
+    prevalence = facts.get("prevalence")
+    pairs = (
+        "Accuracy, Precision, Recall and F1: test pairs of one positive and four negatives (prevalence "
+        f"{prevalence}), at the threshold with the best F1 on validation; AUROC compares pairs of one run. "
+        "recall@k, MRR and nDCG: every video ranked, never a sample. "
+    )
+    text = (
+        f"{facts['collection']}: {facts['queries']}, {facts['videos']}; split {facts['split']}; {facts['folds']} x "
+        f"{facts['seeds']}. Rows by {metric_name(metric)}. {EXPLAINED} {pairs if prevalence else ''}"
+        f"Tuning trials, judged on validation: {facts['tuning trials']}."
+    )
+    return text + (f" Simulated: {facts['simulated']}." if "simulated" in facts else "")
+
+
+def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | None, used: set[str]) -> list[str]:
+    notes = []
+    if reference is None:
+        notes.append(
+            "No zero_shot run is here, so nothing shows what training gained. Add it: repeat the command with "
+            "model=zero_shot, then give its folder to dcdt.report as well."
+        )
+    if any(one.runs and one.label not in whole for one in variants):
+        notes.append(
+            "Rows that miss queries stand below the others and are never bold: their means are not comparable."
+        )
+    if any(key.startswith("reported_") for key in used):
+        notes.append(
+            "Reported: the paper's own figures, of 46 videos that are not published and one split with five test "
+            "samples; to be read beside ours, not against them."
+        )
+    effort = {one.label: max(run.trials for run in one.runs) for one in variants if one.runs and one.model in SPACES}
+    if len(set(effort.values())) > 1:
+        least = min(effort.values())
+        behind = sorted(label for label, trials in effort.items() if trials == least)
+        notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {counted(least, 'trial')} only.")
+    for one in variants:
+        cold = [run for run in one.runs if run.metrics.get("test/cold_queries")]
+        if cold:
+            n, total = (sum(int(run.metrics[key]) for run in cold) for key in ("test/cold_queries", "test/n_queries"))
+            notes.append(f"{one.label}: {n} of {total} test queries came from learners without a history (popularity).")
+    versions = {run.provenance.get("code") for one in variants for run in one.runs}
+    if len(versions) > 1:
+        notes.append(f"The runs were made by {len(versions)} versions of the code.")
+    return notes
+
+
+def _note(variant: Variant, everywhere: list[int]) -> str:
+    """What a row must say of jobs without a result."""
+    parts = []
+    if variant.runs and len(variant.folds) < len(everywhere):
+        parts.append(f"{len(variant.folds)} of {len(everywhere)} folds")
+    total = len({(run.fold, run.seed) for run in (*variant.runs, *variant.missing)})
+    for status in sorted({run.status for run in variant.missing}):
+        jobs = [run for run in variant.missing if run.status == status]
+        reason = next((f": {run.error}" for run in jobs if run.error), "")
+        places = len({(run.fold, run.seed) for run in jobs})
+        counted = "" if status == NOT_APPLICABLE and places == total else f" in {places} of {total} jobs"
+        parts.append(f"{status}{counted}{reason}")
+    return "; ".join(parts)
+
+
+def _tests(comparisons: list[Comparison], metric: str) -> Table:
+    rows = []
+    for one in comparisons:
+        cells: dict[str, Cell] = {
+            "against": one.reference,
+            "n": str(one.n),
+            "difference": one.difference,
+            "p": Number(one.adjusted, digits=4, floor=True),
+            "verdict": one.verdict,
+        }
+        if one.corrected.value == one.corrected.value:
+            cells["corrected"] = one.corrected
+        rows.append(Row(one.model, cells))
+    columns = {
+        "against": "Against",
+        "n": "n",
+        "difference": f"Difference in {metric_name(metric)}",
+        "p": "p (Holm)",
+        "verdict": "Verdict",
+    }
+    if any("corrected" in row.cells for row in rows):
+        columns["corrected"] = "Across training sets"
+    caption = (
+        f"Paired randomisation (sign-flip) test, two-sided, on the {metric_name(metric)} of unique queries, each the "
+        "mean over its seeds; n: queries both models were tested on. Family: every model against zero_shot and "
+        f"against the best, {counted(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
+        "Difference: model minus the other [95 % bootstrap interval over queries, conditional on the training sets]. "
+        "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "
+        f"0.05. Non-inferior: neither, and the difference's lower end is above -{MARGIN}. No difference shown: "
+        "neither; that is no evidence of equality."
+    )
+    return Table("tests", "Paired tests", columns, rows, caption)

@@ -1,0 +1,181 @@
+"""Group runs into model variants, name them by what differs, and refuse to compare what is not comparable."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dcdt.errors import UserError
+from dcdt.reporting.runs import FINISHED, Run
+from dcdt.tuning import SPACES
+
+# What makes no other variant: where results go, and what must agree anyway (data, split, embedder, ks).
+IGNORED = ("outputs", "logger", "experiment_name", "seed", "split", "data", "embedder", "ks", "primary_metric")
+IGNORED_CALLBACKS = ("callbacks.progress", "callbacks.collapse_cosine")
+SIMULATED = " (simulated)"
+TRAINING = ("loss", "sampler", "optimizer", "trainer", "callbacks", "batch_size")  # moot where nothing is trained
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that share everything that matters but fold and seed.
+
+    Attributes:
+        label: the model and the choices in which the variants of a report differ.
+        model: name of the model.
+        runs: the finished ones, by fold and seed, one each.
+        missing: those of a fold and seed that no run finished.
+        retried: those that broke, but of whose fold and seed another run finished.
+    """
+
+    label: str
+    model: str
+    runs: list[Run]
+    missing: list[Run]
+    retried: list[Run]
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds of the finished runs."""
+        return sorted({run.fold for run in self.runs})
+
+
+def make_variants(runs: list[Run]) -> list[Variant]:
+    """The variants of a report, by label.
+
+    Raises:
+        UserError: runs that cannot be compared, or two runs of one variant, fold and seed with different results.
+    """
+    check_comparable(runs)
+    trained = {run.model for run in runs if run.cost.get("epochs")}
+    idle = {run.model for run in runs if run.status == FINISHED} - trained
+    groups: dict[str, list[Run]] = {}
+    choices: dict[str, dict[str, str]] = {}
+    for run in runs:
+        deciding = _deciding(run, run.model in idle)
+        key = json.dumps(deciding, sort_keys=True)
+        choices[key] = deciding
+        groups.setdefault(key, []).append(run)
+    labels = _labels(choices)
+    simulated = any("interactions" in run.provenance.get("simulated", []) for run in runs)
+    variants = []
+    for key, members in groups.items():
+        model, _, rest = labels[key].partition(", ")
+        if simulated and _uses_interactions(members[0].config["model"]):
+            model += SIMULATED
+        variants.append(_variant(f"{model}, {rest}" if rest else model, members))
+    return sorted(variants, key=lambda variant: variant.label)
+
+
+def check_comparable(runs: list[Run]) -> None:
+    """Raise UserError, naming two runs, where settings, collections, embeddings or splits disagree."""
+    for name in ("split", "ks", "primary_metric"):
+        _agree(name, ((run, _plain(_without_index(run.config.get(name)))) for run in runs))
+    done = [run for run in runs if run.status == FINISHED]
+    for name, word in (("collection_fingerprint", "collection"), ("embeddings", "embedding space")):
+        _agree(word, ((run, str(run.provenance.get(name))) for run in done))
+    for fold in sorted({run.fold for run in done}):
+        here = ((run, str(run.provenance.get("split_fingerprint"))) for run in done if run.fold == fold)
+        _agree(f"split of fold {fold}", here)
+
+
+def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
+    first: tuple[Run, str] | None = None
+    for run, value in values:
+        first = first or (run, value)
+        if value != first[1]:
+            raise UserError(
+                f"not comparable: the {word} of {first[0].folder} is {first[1]}, that of {run.folder} is {value}.\n"
+                "Report on them apart, or repeat one of them."
+            )
+
+
+def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
+    return {key: item for key, item in value.items() if key != "index"} if isinstance(value, Mapping) else value
+
+
+def _deciding(run: Run, idle: bool) -> dict[str, str]:
+    """Dotted keys and values of a run's configuration that make its variant."""
+    skipped = (*IGNORED, *(TRAINING if idle else ()), *(() if run.model in SPACES else ("trials",)))
+    parts = {key: value for key, value in run.config.items() if key not in skipped}
+    flat = dict(_flatten(parts, ""))
+    return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
+
+
+def _flatten(value: Any, place: str) -> Iterable[tuple[str, str]]:  # noqa: ANN401 - configuration
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, _plain(value)
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - configuration
+    """A value as a command line would give it.
+
+    >>> _plain([True, None, 0.001, "title"])
+    '[true,null,0.001,title]'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_plain(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_plain, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return str(int(value) if whole else value)  # margin 1 and margin 1.0 are the same choice
+
+
+def _labels(choices: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Model name plus the choices that differ: among variants of its model, its loss, its sampler, ..."""
+    shown: dict[str, list[str]] = {key: [] for key in choices}
+    for name in sorted({name for parts in choices.values() for name in parts} - {"model.name"}):
+        values: dict[str, set[str]] = {}
+        for parts in choices.values():
+            if name in parts:
+                values.setdefault(_peers(name, parts), set()).add(parts[name])
+        for key, parts in choices.items():
+            if name in parts and len(values[_peers(name, parts)]) > 1:
+                shown[key].append(f"{name.removesuffix('.name')}={parts[name]}")
+    labels = {key: ", ".join([choices[key]["model.name"], *parts]) for key, parts in shown.items()}
+    seen: dict[str, int] = {}
+    for key in sorted(labels):  # equal only where configurations of different versions lack keys
+        seen[labels[key]] = seen.get(labels[key], 0) + 1
+        if seen[labels[key]] > 1:
+            labels[key] += f" #{seen[labels[key]]}"
+    return labels
+
+
+def _peers(name: str, parts: dict[str, str]) -> str:
+    """Who a choice is compared with: `loss.margin` with those of the same loss; `loss.name` with everybody."""
+    group = f"{name.split('.')[0]}.name"
+    return "" if name == group else parts.get(group, "")
+
+
+def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
+    return any(value == "collaborative" for value in re.split(r"[^a-z_]+", _plain(model)))
+
+
+def _variant(label: str, members: list[Run]) -> Variant:
+    done: dict[tuple[int, int], Run] = {}
+    for run in (run for run in members if run.status == FINISHED):
+        first = done.setdefault((run.fold, run.seed), run)
+        if not _equal(first, run):
+            raise UserError(
+                f"two runs of {label}, fold {run.fold}, seed {run.seed}, with different results: "
+                f"{first.folder} and {run.folder}.\nGive one of them."
+            )
+    broken = [run for run in members if run.status != FINISHED]
+    missing = [run for run in broken if (run.fold, run.seed) not in done]
+    retried = [run for run in broken if (run.fold, run.seed) in done]
+    return Variant(label, members[0].model, [done[place] for place in sorted(done)], missing, retried)
+
+
+def _equal(one: Run, other: Run) -> bool:
+    ours, theirs = one.sides["test"], other.sides["test"]
+    return ours.ids == theirs.ids and all(
+        np.array_equal(values, theirs.values.get(name, values)) for name, values in ours.values.items()
+    )

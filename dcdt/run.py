@@ -1,0 +1,119 @@
+"""Train and test one configuration: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dcdt.config import Settings, config_folder, parse, register_resolvers
+from dcdt.errors import NotApplicable, UserError
+from dcdt.status import Status
+from dcdt.sweep import FAILED
+
+log = logging.getLogger("dcdt")
+
+
+def run(settings: Settings, config: DictConfig, folder: Path) -> dict[str, float]:
+    """Train (where there is something to train), test once from the best weights, write the run's folder.
+
+    Args:
+        settings: the checked configuration.
+        config: the same as composed, written to config.yaml and to the logger.
+        folder: the run's folder.
+
+    Returns:
+        The metrics of the run, `side/name` to value.
+
+    Raises:
+        UserError: something the user can mend.
+        NotApplicable: the collection lacks what the model needs.
+    """
+    from dcdt.data.collection import load_collection
+    from dcdt.data.splits import make_split
+
+    collection = load_collection(settings.data.path)
+    split = make_split(collection, settings.split)
+
+    # torch and lightning take seconds to import: only after the configuration and the texts are found good
+    from dcdt import setup
+    from dcdt.figures import run_figures
+    from dcdt.provenance import provenance
+    from dcdt.results import summarise, write_results
+    from dcdt.tuning import search
+
+    setup.prepare(settings)
+    tables = setup.load_tables(settings, collection)
+    data = setup.make_datamodule(settings, collection, split, tables)
+    status = Status(folder)
+    status.start(config, provenance(collection, split, setup.space(settings).folder))
+    logger = setup.make_logger(settings, config, folder)
+    try:
+        trained, chosen, trials = search(
+            settings, config, lambda trial: setup.train(trial, tables, data, logger, settings.trials == 1)
+        )
+        setup.save(trained, chosen, trials, folder)
+        reference = setup.reference_results(settings, collection, trained.trainer, data)
+        started = time.perf_counter()
+        trained.trainer.test(trained.model, datamodule=data, verbose=False)
+        results, seconds = trained.model.results, time.perf_counter() - started
+
+        metrics: dict[str, float] = summarise(results) | trained.model.facts()
+        metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
+        notes = write_results(folder, results, metrics, data)
+        status.cost(setup.cost(trained, seconds))
+        logger.finish(metrics, run_figures(trained.history, results["test"].pairs, settings.model.name))
+    except BaseException:
+        logger.fail()
+        raise
+    status.finish()
+    if settings.callbacks.progress:
+        setup.print_summary(settings, collection, split, trained, reference, folder, notes)
+    return metrics
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+def job(config: DictConfig) -> float:
+    """One job of Hydra; returns the primary metric, so that sweepers can search."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    status = Status(folder)
+    try:
+        settings = parse(config)
+        if sweeping and (done := status.finished_metric(config, settings)) is not None:
+            log.warning("done already: %s", folder.name)
+            return done
+        status.refuse_existing(sweeping)
+        return run(settings, config, folder)[settings.primary_metric]
+    except NotApplicable as reason:
+        status.not_applicable(config, str(reason))
+        log.warning("not applicable: %s", reason)
+    except UserError as error:
+        if not sweeping:
+            status.withdraw()
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+            raise SystemExit(2) from None
+        status.fail(config, error)
+        log.error("failed: %s: %s", folder.name, error)
+    except Exception as error:
+        status.fail(config, error)
+        if not sweeping:
+            raise
+        log.exception("failed: %s", folder.name)
+    return float("nan")
+
+
+def main() -> None:
+    """The command."""
+    register_resolvers()
+    job()
+    if FAILED:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

