@@ -1,0 +1,54 @@
+import pytest
+
+from dcdt.callbacks import wandb as module
+from dcdt.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch, tmp_path):
+    """No key anywhere."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_without_a_key_a_run_is_offline():
+    assert not module.has_key()
+    assert module._mode("auto") == "offline"
+    assert module._mode("offline") == "offline"
+
+
+def test_online_without_a_key_is_an_error():
+    with pytest.raises(UserError, match=r"no W&B key is configured\.\nRun `wandb login`"):
+        module._mode("online")
+
+
+def test_a_key_in_the_environment_is_used(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert (module._mode("auto"), module._mode("online"), module._mode("offline")) == ("online", "online", "offline")
+
+
+@pytest.mark.parametrize(("host", "found"), [("api.wandb.ai", True), ("example.org", False)])
+def test_a_key_in_netrc_is_used(bare, host, found):
+    bare.write_text(f"machine {host}\n  login user\n  password {'x' * 40}\n")
+    bare.chmod(0o600)
+    assert module.has_key() == found
+
+
+def test_a_key_of_another_server_is_used_there(bare, monkeypatch):
+    bare.write_text(f"machine wandb.example.org login user password {'x' * 40}\n")
+    bare.chmod(0o600)
+    assert not module.has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert module.has_key()
+
+
+def test_a_broken_netrc_is_no_key(bare):
+    bare.write_text("machine")
+    assert not module.has_key()
+
+
+def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert module._mode("auto") == "disabled"

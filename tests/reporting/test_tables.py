@@ -1,0 +1,286 @@
+import pytest
+from run_folders import write_run
+
+from dcdt.evaluation.statistics import holm
+from dcdt.reporting.numbers import Number, pair_cells, ranking_cell
+from dcdt.reporting.runs import read_runs
+from dcdt.reporting.structure import Row, with_best
+from dcdt.reporting.tables import make_report
+
+
+def report_of(*folders):
+    return make_report(read_runs(folders))
+
+
+def table(report, name):
+    return next(table for table in report.tables if table.name == name)
+
+
+def rows(report, name="main"):
+    return {row.name: row for row in table(report, name).rows}
+
+
+def test_rows_stand_by_the_primary_metric_and_hold_the_cells_of_the_statistics(comparison):
+    report = report_of(comparison)
+    main = table(report, "main")
+    assert [row.name for row in main.rows] == ["dcdt", "zero_shot", "bm25"]
+    for row, variant in zip(main.rows, report.variants, strict=True):
+        for metric in ("mrr", "ndcg@10", "recall@1", "recall@5", "recall@10"):
+            expected = ranking_cell(variant.runs, metric)
+            assert vars(row.cells[metric]) == {**vars(expected), "best": row.cells[metric].best}
+        for name, expected in pair_cells(variant.runs).items():
+            assert row.cells[f"pair_{name}"].value == expected.value
+        assert row.cells["n"] == "48"
+    assert (report.best.label, report.reference.label) == ("dcdt", "zero_shot")
+
+
+def test_the_columns_are_those_of_the_paper_and_pair_recall_is_not_recall_at_k(comparison):
+    headings = list(table(report_of(comparison), "main").columns.values())
+    assert headings == [
+        "n",
+        "Accuracy",
+        "Precision",
+        "Recall",
+        "F1",
+        "AUROC",
+        "MRR",
+        "nDCG@10",
+        "recall@1",
+        "recall@5",
+        "recall@10",
+        "Accuracy (reported; consistent with precision)",
+        "Recall (reported)",
+        "F1 (reported)",
+        "MRR (reported)",
+    ]
+
+
+def test_reported_numbers_stand_beside_their_models_only(comparison):
+    found = rows(report_of(comparison))
+    reported = {
+        name: {key: cell.value for key, cell in row.cells.items() if key.startswith("reported_")}
+        for name, row in found.items()
+    }
+    assert reported == {
+        "dcdt": {"reported_accuracy": 0.821, "reported_recall": 0.784, "reported_f1": 0.802, "reported_mrr": 0.641},
+        "bm25": {"reported_accuracy": 0.689, "reported_recall": 0.632, "reported_f1": 0.659, "reported_mrr": 0.487},
+        "zero_shot": {},
+    }
+
+
+def test_reported_numbers_are_not_given_to_variants_the_paper_did_not_run(tmp_path):
+    write_run(tmp_path, overrides={"loss.margin": 0.5})
+    write_run(tmp_path, skill=0.5)
+    report = report_of(tmp_path)
+    assert not [key for name in ("main", "training") for key in table(report, name).columns if "reported" in key]
+
+
+def test_all_ties_at_the_printed_precision_are_bold(tmp_path):
+    write_run(tmp_path, "zero_shot", ranks=[1] * 11 + [2])
+    write_run(tmp_path, "dcdt", ranks=[2] + [1] * 11)
+    write_run(tmp_path, "bm25", ranks=[2] * 12)
+    found = rows(report_of(tmp_path))
+    bold = {
+        key: {name for name, row in found.items() if row.cells[key].best} for key in ("mrr", "recall@1", "recall@10")
+    }
+    assert bold == {"mrr": {"dcdt", "zero_shot"}, "recall@1": {"dcdt", "zero_shot"}, "recall@10": set(found)}
+
+
+@pytest.mark.parametrize(
+    ("values", "bold"),
+    [
+        ((0.70049, 0.69951, 0.69949), [True, True, False]),
+        ((0.5,), [False]),  # nothing to compare it with
+        ((-0.1, -0.2), [True, False]),
+    ],
+)
+def test_values_that_print_alike_are_ties_and_others_are_not(values, bold):
+    found = [Row(str(at), {"x": Number(value)}) for at, value in enumerate(values)]
+    marked = with_best(found, {"x"}, {row.name for row in found})
+    assert [row.cells["x"].best for row in marked] == bold
+    assert not any(row.cells["x"].best for row in with_best(found, {"x"}, {"0"}))  # the only one that is eligible
+
+
+def test_nothing_reported_and_no_count_is_ever_bold(comparison):
+    for table in report_of(comparison).tables:
+        for row in table.rows:
+            assert not any(isinstance(c, Number) and c.best for key, c in row.cells.items() if "reported" in key)
+
+
+def failing(folder):
+    for fold in range(4):
+        write_run(folder, "zero_shot", fold, skill=1.0)
+        broken = fold in (1, 3)
+        error = "RuntimeError: out of memory in /home/me/dcdt/x.py\nmore"
+        write_run(folder, "dcdt", fold, skill=2.0, status="failed" if broken else "finished", error=error)
+        write_run(folder, "collaborative", fold, status="not_applicable", error="no interactions.csv")
+        write_run(folder, "bm25", fold, status="half-written")
+        write_run(folder, "single_tower", fold, seed=0, skill=0.3)
+        write_run(folder, "single_tower", fold, seed=1, skill=0.3, status="half-written" if fold == 2 else "finished")
+
+
+def test_jobs_without_a_result_stay_in_the_table_and_say_why(tmp_path):
+    failing(tmp_path)
+    report = report_of(tmp_path)
+    assert {row.name: row.note for row in table(report, "main").rows} == {
+        "zero_shot": "",
+        "single_tower": "did not finish in 1 of 8 jobs",
+        "dcdt": "2 of 4 folds; failed in 2 of 4 jobs: RuntimeError: out of memory in x.py",
+        "bm25": "did not finish in 4 of 4 jobs",
+        "collaborative": "not applicable: no interactions.csv",
+    }
+    assert [row.name for row in table(report, "main").rows][-3:] == ["dcdt", "bm25", "collaborative"]
+    assert [
+        (row.name, row.cells["status"], row.cells["folds"], row.cells["seeds"]) for row in report.failures.rows
+    ] == [
+        ("single_tower", "did not finish", "2", "1"),
+        ("dcdt", "failed", "1, 3", "0"),
+        ("bm25", "did not finish", "0 to 3", "0"),
+        ("collaborative", "not applicable", "0 to 3", "0"),
+    ]
+
+
+def test_a_model_that_misses_queries_is_never_the_best_nor_bold_and_is_tested_on_what_it_has(tmp_path):
+    failing(tmp_path)
+    report = report_of(tmp_path)
+    found = rows(report)
+    assert found["dcdt"].cells["mrr"].value > found["zero_shot"].cells["mrr"].value
+    assert report.best.label == "zero_shot"
+    assert not any(cell.best for cell in found["dcdt"].cells.values() if isinstance(cell, Number))
+    assert {(one.model, one.reference, one.n) for one in report.comparisons} == {
+        ("dcdt", "zero_shot", 24),
+        ("single_tower", "zero_shot", 48),
+    }
+    assert "dcdt" not in rows(report, "warmth")
+    assert any("miss queries" in note for note in table(report, "main").notes)
+
+
+def test_a_second_attempt_that_finished_leaves_the_first_in_the_list(tmp_path):
+    write_run(tmp_path / "a", "zero_shot", status="failed", error="x")
+    write_run(tmp_path / "b", "zero_shot")
+    report = report_of(tmp_path / "a", tmp_path / "b")
+    assert rows(report)["zero_shot"].note == ""
+    assert [row.cells["status"] for row in report.failures.rows] == ["failed, then finished"]
+
+
+def test_the_family_is_every_model_against_zero_shot_and_against_the_best_each_pair_once(comparison):
+    report = report_of(comparison)
+    pairs = [(one.model, one.reference) for one in report.comparisons]
+    assert pairs == [("dcdt", "zero_shot"), ("bm25", "zero_shot"), ("bm25", "dcdt")]
+    raw = {str(at): one.p for at, one in enumerate(report.comparisons)}
+    assert [one.adjusted for one in report.comparisons] == list(holm(raw).values())
+    tests = table(report, "tests")
+    assert [row.cells["p"].value for row in tests.rows] == [one.adjusted for one in report.comparisons]
+    assert "sign-flip" in tests.caption and "3 tests, Holm-corrected" in tests.caption
+
+
+def test_the_family_where_zero_shot_is_the_best_has_no_second_round(tmp_path):
+    for model, skill in (("zero_shot", 3.5), ("dcdt", 0.2), ("bm25", 0.4)):
+        write_run(tmp_path, model, skill=skill)
+    assert {(one.model, one.reference) for one in report_of(tmp_path).comparisons} == {
+        ("dcdt", "zero_shot"),
+        ("bm25", "zero_shot"),
+    }
+
+
+def test_without_zero_shot_a_note_says_how_to_add_it(tmp_path):
+    write_run(tmp_path, "dcdt", skill=2.0)
+    write_run(tmp_path, "bm25", skill=0.5)
+    report = report_of(tmp_path)
+    assert report.reference is None
+    assert any("model=zero_shot" in note for note in table(report, "main").notes)
+    assert [(one.model, one.reference) for one in report.comparisons] == [("bm25", "dcdt")]
+
+
+def test_one_model_alone_has_no_tests(tmp_path):
+    write_run(tmp_path, "zero_shot")
+    report = report_of(tmp_path)
+    assert report.comparisons == [] and "tests" not in [table.name for table in report.tables]
+
+
+def test_of_several_zero_shot_rows_title_and_text_is_the_reference(tmp_path):
+    write_run(tmp_path, "zero_shot", overrides={"model.fields": ["title"]}, skill=3.5)
+    write_run(tmp_path, "zero_shot", skill=0.2)
+    report = report_of(tmp_path)
+    assert report.best.label == "zero_shot, model.fields=[title]"
+    assert report.reference.label == "zero_shot, model.fields=[title,text]"
+
+
+def test_the_caption_says_what_was_measured_on_what(tmp_path):
+    for fold in (0, 1, 2):
+        for seed in (0, 1):
+            write_run(tmp_path, "dcdt", fold, seed, overrides={"trials": 4}, trials=4)
+        write_run(tmp_path, "collaborative", fold, overrides={"trials": 4}, provenance={"simulated": ["interactions"]})
+    caption = table(report_of(tmp_path), "main").caption
+    for text in (
+        "toy: 36 unique test queries",
+        "12 videos ranked",
+        "3 of 10 folds (0 to 2)",
+        "2 seeds (0, 1)",
+        "part open (the sealed quarter of the queries took no part)",
+        "collaborative (simulated): 1; dcdt: 4",
+        "prevalence 0.20",
+        "conditional on the training sets",
+        "Simulated: interactions; used by collaborative (simulated)",
+    ):
+        assert text in caption
+
+
+def test_unequal_tuning_effort_is_said(tmp_path):
+    write_run(tmp_path, "zero_shot")
+    write_run(tmp_path, "dcdt", overrides={"trials": 4}, trials=4)
+    assert not any("tuning effort" in note for note in table(report_of(tmp_path), "main").notes)
+    write_run(tmp_path, "bm25", overrides={"trials": 4})
+    assert any(
+        "tuning effort is not equal: bm25 had 1 trial" in note for note in table(report_of(tmp_path), "main").notes
+    )
+
+
+def test_cold_learners_and_several_code_versions_are_said(tmp_path):
+    folder = write_run(tmp_path, "collaborative")
+    (folder / "metrics.json").write_text('{"test/cold_queries": 5, "test/n_queries": 12, "val/pair_threshold": 0.5}')
+    write_run(tmp_path, "zero_shot", provenance={"code": "other"})
+    notes = " ".join(table(report_of(tmp_path), "main").notes)
+    assert "5 of 12 test queries came from learners without a history" in notes
+    assert "2 versions of the code" in notes
+
+
+def test_parts_with_fewer_than_thirty_queries_are_listed_not_shown(tmp_path):
+    for fold in range(4):  # 48 queries: 16 a kind, 16 cold and 32 warm
+        write_run(tmp_path, "zero_shot", fold)
+        write_run(tmp_path, "dcdt", fold, skill=2.0)
+    report = report_of(tmp_path)
+    warmth, kinds = table(report, "warmth"), table(report, "kinds")
+    assert warmth.columns == {"warm": "warm (n = 32)"}
+    assert warmth.notes == ["Too few queries for a figure (fewer than 30): cold (16)."]
+    assert [row.name for row in warmth.rows] == ["dcdt", "zero_shot"]
+    assert warmth.rows[0].cells["warm"].value == ranking_cell(report.variants[0].runs, "mrr", warm="warm").value
+    assert (kinds.stub, kinds.columns) == ("Part", {"n": "n"})
+    assert {row.name: row.cells["n"] for row in kinds.rows} == {"beginner": "16", "keyword": "16", "question": "16"}
+    assert "No part has the 30 queries" in kinds.caption
+
+
+def test_extra_sides_have_tables_of_their_own(tmp_path):
+    for model in ("zero_shot", "dcdt"):
+        write_run(tmp_path, model, extra=("slice_zh", "test_all"))
+    report = report_of(tmp_path)
+    for side in ("slice_zh", "test_all"):
+        assert "n = 8" in table(report, side).title
+        expected = ranking_cell(report.variants[0].runs, "ndcg@10", side).value
+        assert table(report, side).rows[0].cells["ndcg@10"].value == expected
+
+
+def test_the_cost_table_is_apart_and_quality_tables_hold_no_timing(comparison):
+    report = report_of(comparison)
+    assert {"training_seconds", "ms_per_query", "parameters"} <= set(report.cost.columns)
+    keys = {key for table in report.tables for row in table.rows for key in row.cells}
+    assert not keys & set(report.cost.columns)
+
+
+@pytest.mark.parametrize("metric", ["val/map", "val/ndcg@5"])
+def test_another_primary_metric_orders_the_rows_and_is_shown(tmp_path, metric):
+    for model, skill in (("zero_shot", 1.0), ("dcdt", 3.0)):
+        write_run(tmp_path, model, skill=skill, overrides={"primary_metric": metric})
+    report = report_of(tmp_path)
+    assert report.metric == metric.removeprefix("val/") in table(report, "main").columns
+    assert table(report, "main").rows[0].name == "dcdt"

@@ -1,0 +1,102 @@
+"""Small collections with seeded texts and vectors, so that no test needs an embedder."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+from omegaconf import OmegaConf
+
+from dcdt.config import LocalEmbedderConfig, config_folder, typed
+from dcdt.data.collection import load_collection
+from dcdt.data.embeddings import VectorCache
+from dcdt.data.pairs import load_pairs
+from dcdt.data.splits import make_split
+from dcdt.data.tables import load_tables
+from dcdt.embedders import space_of
+
+EMBEDDER = typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
+WORDS = ["span", "rank", "basis", "pivot", "kernel", "image", "norm", "angle", "eigen", "trace", "shear", "plane"]
+
+
+def make_collection(folder, n_videos=20, n_queries=60, *, grades=(1,), positive_grade=1, twins=0, repeats=0, seed=0):
+    """Write a BEIR folder and, at `<folder>/embeddings`, a vector for each of its texts in the default local space.
+
+    Every query has one to three judged videos, the first of the highest grade, and its vector lies near that video's.
+
+    Args:
+        folder: where to write; made if need be.
+        n_videos: videos v0, v1, ...
+        n_queries: queries q0, q1, ..., asked one second after the other.
+        grades: grades that occur.
+        positive_grade: written to collection.yaml.
+        twins: the last so many videos have the text of the first ones, under another title.
+        repeats: the last so many queries ask what the first ones ask, with other capitals and punctuation.
+        seed: of texts, judgments and vectors.
+
+    Returns:
+        The folder.
+    """
+    rng = np.random.default_rng(seed)
+    folder = Path(folder)
+    texts = [f"{' '.join(rng.choice(WORDS, 5))} lesson {at}" for at in range(n_videos)]
+    texts[n_videos - twins :] = texts[:twins]
+    videos = [{"_id": f"v{at}", "title": f"Title {at}", "text": texts[at]} for at in range(n_videos)]
+    asked = [f"{' '.join(rng.choice(WORDS, 3))} question {at}" for at in range(n_queries)]
+    asked[n_queries - repeats :] = [f"  {text.upper()}?" for text in asked[:repeats]]
+    queries = [{"_id": f"q{at}", "text": text, "metadata": {"timestamp": at}} for at, text in enumerate(asked)]
+    related = [rng.choice(n_videos, rng.integers(1, 4), replace=False) for _ in queries]
+    qrels = [
+        (query, video, max(grades) if place == 0 else rng.choice(grades))
+        for query, found in enumerate(related)
+        for place, video in enumerate(found)
+    ]
+    write_folder(folder, videos, queries, qrels=[f"q{query}\tv{video}\t{grade}" for query, video, grade in qrels])
+    (folder / "collection.yaml").write_text(f"positive_grade: {positive_grade}\n")
+
+    width = space_of(EMBEDDER).dimensions
+    vectors = {text: rng.normal(size=width) for text in dict.fromkeys([*texts, *(video["title"] for video in videos)])}
+    for text, found in zip(asked, related, strict=True):
+        near = vectors[texts[found[0]]] + vectors[f"Title {found[0]}"]
+        vectors[text.strip()] = near + 30 * rng.normal(size=width)
+    matrix = np.stack(list(vectors.values()))
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    VectorCache(folder / "embeddings", space_of(EMBEDDER)).add(list(vectors), matrix)
+    return folder
+
+
+def write_folder(folder, videos, queries, **qrels):
+    """Write corpus.jsonl, queries.jsonl and one qrels file for each keyword from lists of records and of lines."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, records in (("corpus", videos), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name, lines in qrels.items():
+        text = "".join(f"{line}\n" for line in ["query-id\tcorpus-id\tscore", *lines])
+        (folder / "qrels" / f"{name}.tsv").write_text(text)
+    return folder
+
+
+def prepare(folder, split, fields=("title", "text")):
+    """What a run has before its model: collection, split, tables and pairs of a folder made by `make_collection`."""
+    collection = load_collection(folder)
+    division = make_split(collection, split)
+    tables = load_tables(collection, list(fields), EMBEDDER, str(folder / "embeddings"), progress=False)
+    vectors = tables.queries.numpy(), tables.frozen.numpy()
+    pairs = load_pairs(folder / "pairs", collection, division, *vectors, space="test")
+    return SimpleNamespace(collection=collection, split=division, tables=tables, pairs=pairs)
+
+
+def quiet_trainer(**options):
+    """Lightning's Trainer on the CPU that writes and prints nothing."""
+    silent = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    return L.Trainer(**{"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0, **silent, **options})
+
+
+def related_sets(collection):
+    """Videos with a grade above 0, by query row: what brute force compares with."""
+    rows = [set() for _ in collection.queries.ids]
+    for query, video, grade in zip(*vars(collection.judgments).values(), strict=True):
+        if grade > 0:
+            rows[query].add(int(video))
+    return rows

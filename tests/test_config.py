@@ -1,0 +1,321 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from support import prepare
+
+from dcdt.config import SCHEMAS, SINGLE, Settings, config_folder, parse, register_resolvers, typed
+from dcdt.errors import UserError
+from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
+from dcdt.samplers.pool import training_pool
+from dcdt.setup import make_model
+
+CONF = config_folder()
+FILES = sorted(CONF.rglob("*.yaml"))
+BASES = {"trainer/default"}  # what other options start from, no option itself
+OPTIONS = [
+    f"{path.parent.name}={path.stem}"
+    for path in FILES
+    if path.parent.name in SCHEMAS and f"{path.parent.name}/{path.stem}" not in BASES
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def settings_of(*overrides):
+    return parse(compose("config", overrides=["data.path=/x", "data.cache=/y", *overrides]))
+
+
+@pytest.fixture(scope="module")
+def main_job(hydra):
+    config = compose("config")
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def changed(config, override):
+    """The configuration with one more value, as a composition would give it, but at once."""
+    return OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+
+
+def test_the_main_job(main_job):
+    settings = parse(main_job)
+    chosen = {group: getattr(settings, group).name for group in SCHEMAS}
+    assert chosen == {
+        "model": "dcdt",
+        "loss": "contrastive",
+        "sampler": "hard",
+        "data": "linear_algebra",
+        "split": "query",
+        "embedder": "local",
+        "trainer": "auto",
+        "logger": "wandb",
+    }
+    assert Path(settings.data.path).parts[-2:] == ("data", "linear_algebra")
+    assert Path(settings.data.cache) == Path(settings.data.path) / "embeddings"
+    assert (settings.seed, settings.split.index, settings.primary_metric, settings.ks) == (0, 0, "val/mrr", [1, 5, 10])
+    assert settings.experiment_name is None
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_parses(option):
+    group, name = option.split("=")
+    settings = settings_of(option)
+    assert isinstance(settings, Settings)
+    kind = getattr(settings, group).name
+    assert name == kind or name.startswith(f"{kind}_")  # hard_30 is a variant of hard
+
+
+def test_the_embedding_command_takes_the_same_configuration(main_job):
+    assert parse(compose("embed")) == parse(main_job)
+
+
+def test_every_name_of_a_schema_is_an_option():
+    assert {f"{group}={name}" for group, schemas in SCHEMAS.items() for name in schemas} <= set(OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def made(small):
+    return prepare(small, settings_of("split.part=all").split)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_instantiates(made, name):
+    model = make_model(settings_of(f"model={name}"), made.tables)
+    assert isinstance(model, look_up(MODELS, name))
+    assert isinstance(model.fittable, bool)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_instantiates(name):
+    loss = look_up(LOSSES, name)(settings_of(f"loss={name}").loss)
+    assert loss.measure in ("distance", "similarity")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_instantiates(made, name):
+    pool = training_pool(made.collection, made.split)
+    sampler = look_up(SAMPLERS, name)(settings_of(f"sampler={name}").sampler, pool, made.tables)
+    assert sampler.negatives == 4
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_file_says_first_what_choosing_it_means(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    said = next(line for line in lines if not line.startswith("# @package"))
+    assert said.startswith("# ")
+    assert len(said.split()) >= 3
+    assert len(lines) > 1
+
+
+def paper(settings):
+    """The paper to the letter, as the specification completes it."""
+    assert (settings.model.name, settings.model.fields) == ("dcdt", ["title", "text"])
+    assert (settings.model.width, settings.model.dropout) == (256, 0.2)
+    assert (settings.model.attention, settings.model.fusion) == ("none", "concat")
+    assert (settings.loss.name, settings.loss.margin, settings.loss.squared) == ("contrastive", 1.0, False)
+    sampler = settings.sampler
+    assert (sampler.name, sampler.negatives, sampler.pool_share, sampler.pool_limit) == ("hard", 4, 0.3, 200)
+    optimizer = settings.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule) == (1e-3, 0.01, "cosine")
+    assert (settings.batch_size, settings.trainer.max_epochs, settings.trainer.validate_every) == (16, 200, 1)
+    assert (settings.callbacks.patience, settings.primary_metric) == (15, "val/mrr")
+    assert (settings.split.name, settings.split.part, settings.split.n_folds) == ("paper", "all", 10)
+
+
+EXPERIMENTS = {"paper": paper}
+SWEEPS = {  # the choices that an experiment compares, beside the ten folds
+    "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
+    "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
+    "ablation_loss": {
+        "model": ["zero_shot", "dcdt"],
+        "loss.squared": ["False", "True"],
+        "loss.margin": ["0.5", "1.0", "1.4"],
+    },
+    "ablation_modality": {
+        "model": ["zero_shot", "dcdt"],
+        "model.fields": ["[title]", "[text]", "[title,text]", "[title,text,tags]"],
+    },
+    "ablation_sampler": {
+        "model": ["zero_shot", "dcdt"],
+        "sampler": ["random", "hard_10", "hard_30", "hard_50", "hard_100"],
+    },
+    "comparison": {"model": ["zero_shot", "bm25", "hybrid", "collaborative", "single_tower", "dcdt"]},
+}
+
+
+def test_every_experiment_has_a_test():
+    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == {*EXPERIMENTS, *SWEEPS}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_what_it_says(name):
+    settings = settings_of(f"experiment={name}")
+    EXPERIMENTS[name](settings)
+    assert settings.experiment_name == name
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_compares_what_it_says_on_ten_folds(name):
+    config = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
+    params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    choices = {
+        override.get_key_element(): list(override.sweep_string_iterator())
+        for override in OverridesParser.create().parse_overrides(params)
+        if override.is_sweep_override()
+    }
+    assert choices.pop("split.index") == [str(index) for index in range(10)]
+    assert choices == SWEEPS[name]
+    for choice in [f"{key}={value}" for key, values in choices.items() for value in values]:
+        settings = settings_of(f"experiment={name}", choice)
+        assert (settings.experiment_name, settings.split.name, settings.split.n_folds) == (name, "folds", 10)
+
+
+def test_an_experiment_can_be_changed_on_the_command_line():
+    settings = settings_of("experiment=paper", "split=folds", "loss.margin=0.5", "seed=3")
+    assert (settings.split.name, settings.loss.margin, settings.seed) == ("folds", 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.width=0", "model.width is 0; it must be a number of at least 1"),
+        ("ks=5", "ks is 5; it must be a list"),
+        ("optimizer=null", "optimizer is None; give its values"),
+        ("batch_size=2.5", "batch_size is 2.5; it must be a whole number"),
+        ("optimizer.lr=nan", "optimizer.lr is nan"),
+        ("outputs=null", "outputs is None; it must name a folder"),
+        ("trainer.devices=2", "trainer.devices is 2"),
+        ("model.dropout=1", "model.dropout is 1.0; it must be at least 0 and below 1"),
+        ("model.dropout=-0.1", "model.dropout is -0.1"),
+        ("model.dropout=nan", "model.dropout is nan"),
+        ("model.attention=keys", "model.attention is 'keys'; choose one of none, query"),
+        ("model.fusion=mean", "model.fusion is 'mean'; choose one of concat, sum"),
+        ("model.fields=[]", "model.fields is []; it must name at least one field"),
+        ("model.fields=[text,text]", "model.fields is ['text', 'text']"),
+        ("loss.margin=0", "loss.margin is 0.0; it must be above 0 and at most 2"),
+        ("loss.margin=2.01", "loss.margin is 2.01"),
+        ("loss.margin=nan", "loss.margin is nan"),
+        ("sampler.negatives=0", "sampler.negatives is 0; it must be a number of at least 1"),
+        ("sampler.pool_share=0", "sampler.pool_share is 0.0; it must be above 0 and at most 1"),
+        ("sampler.pool_share=1.1", "sampler.pool_share is 1.1"),
+        ("sampler.pool_limit=0", "sampler.pool_limit is 0"),
+        ("split.n_folds=0", "split.n_folds is 0; it must be a number of at least 1"),
+        ("split.part=closed", "split.part is 'closed'; choose one of open, sealed, all"),
+        ("embedder.batch_tokens=0", "embedder.batch_tokens is 0"),
+        ("embedder.max_tokens=1", "embedder.max_tokens is 1; it must be a number of at least 2"),
+        ("embedder.layer_weights=[]", "embedder.layer_weights is []"),
+        ("embedder.layer_weights=[0,0]", "embedder.layer_weights is [0.0, 0.0]"),
+        ("embedder.layer_weights=[1,-1]", "embedder.layer_weights is [1.0, -1.0]"),
+        ("optimizer.lr=0", "optimizer.lr is 0.0"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0"),
+        ("optimizer.weight_decay=-1", "weight_decay at least 0"),
+        ("optimizer.schedule=linear", "optimizer.schedule is 'linear'; choose one of cosine, constant"),
+        ("trainer.devices=0", "trainer.devices is 0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs is 0"),
+        ("trainer.validate_every=0", "trainer.validate_every is 0"),
+        ("trainer.threads=-1", "trainer.threads is -1; it must be a number of at least 0"),
+        ("logger.mode=on", "logger.mode"),
+        ("callbacks.patience=0", "callbacks.patience is 0"),
+        ("callbacks.collapse_cosine=0", "callbacks.collapse_cosine is 0.0"),
+        ("callbacks.collapse_cosine=1.1", "callbacks.collapse_cosine is 1.1"),
+        ("batch_size=0", "batch_size is 0; it must be a number of at least 1"),
+        ("batch_size=null", "batch_size is None"),
+        ("trials=0", "trials is 0"),
+        ("seed=-1", "seed is -1; it must be a whole number from 0 to 4294967295"),
+        ("seed=4294967296", "seed is 4294967296"),
+        ("seed=true", "seed is True"),
+        ("seed=null", "seed is None"),
+        ("ks=[]", "ks is []; it must be a list of whole numbers of at least 1"),
+        ("ks=[0,1]", "ks is [0, 1]"),
+        ("ks=[1.5]", "ks is [1.5]"),
+        (
+            "primary_metric=val/recall@7",
+            "primary_metric is 'val/recall@7'; choose one of val/mrr, val/map, val/recall@1",
+        ),
+        ("primary_metric=test/mrr", "primary_metric is 'test/mrr'"),
+        ("model.name=tower", "model.name is 'tower'; choose one of dcdt"),
+        ("model.width=wide", "model.width: Value 'wide' of type 'str' could not be converted to Integer"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs: Value '1.5'"),
+        ("loss.squared=maybe", "loss.squared: Value 'maybe'"),
+        ("model.fields=title", "model.fields"),
+        ("model.heads=4", "model.heads: Key 'heads' not in 'DCDTConfig'"),
+        ("optimizer.momentum=0.9", "optimizer.momentum: Key 'momentum'"),
+        ("extra=1", "unknown setting extra"),
+        ("seed=${nowhere}", "the configuration cannot be resolved"),
+    ],
+)
+def test_a_value_out_of_range_is_named(main_job, override, reason):
+    with pytest.raises(UserError) as caught:
+        parse(changed(main_job, override))
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_files_need_a_path():
+    with pytest.raises(UserError, match=r"data\.path is not set; give it as data\.path=VALUE"):
+        parse(compose("config", overrides=["data=files"]))
+
+
+def test_more_folds_than_one():
+    with pytest.raises(UserError, match=r"split.n_folds is 1; it must be a number of at least 2"):
+        settings_of("split=folds", "split.n_folds=1")
+    assert settings_of("split=time", "split.n_folds=1").split.n_folds == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "key"),
+    [
+        ("seed=0", None, "seed"),
+        ("split.index=0", "split", "index"),
+        ("model.dropout=0", "model", "dropout"),
+        ("optimizer.weight_decay=0", "optimizer", "weight_decay"),
+        ("trainer.threads=0", "trainer", "threads"),
+        ("loss.squared=false", "loss", "squared"),
+        ("callbacks.progress=false", "callbacks", "progress"),
+    ],
+)
+def test_nothing_is_a_value_too(main_job, override, place, key):
+    settings = parse(changed(main_job, override))
+    value = getattr(getattr(settings, place) if place else settings, key)
+    assert value == 0
+    assert value is not None
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**32 - 1])
+def test_a_seed_is_kept_as_given(main_job, value):
+    assert parse(changed(main_job, f"seed={value}")).seed == value
+
+
+@pytest.mark.parametrize(
+    ("group", "schema"),
+    [(group, schema) for group, schemas in SCHEMAS.items() for schema in dict.fromkeys(schemas.values())]
+    + list(SINGLE.items()),
+)
+def test_what_is_missing_is_named(group, schema):
+    with pytest.raises(UserError, match=rf"{group}\.\w+ is not set; give it as {group}\.\w+=VALUE"):
+        typed(schema, DictConfig({}), group)
+
+
+def test_vectors_of_other_collections_are_kept_where_the_environment_says(monkeypatch):
+    monkeypatch.setenv("DCDT_CACHE", "/somewhere")
+    monkeypatch.setenv("DCDT_OUTPUTS", "/elsewhere")
+    settings = parse(compose("config", overrides=["data=files", "data.path=/x"]))
+    assert (settings.data.cache, settings.outputs) == ("/somewhere", "/elsewhere")
+    monkeypatch.delenv("DCDT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    settings = parse(compose("config", overrides=["data=files", "data.path=/x"]))
+    assert settings.data.cache == "/cache/dcdt/embeddings"
+
+
+def test_a_configuration_read_back_is_the_same(tmp_path):
+    config = compose("config", overrides=["experiment=paper", "seed=7"])
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    assert parse(OmegaConf.load(tmp_path / "config.yaml")) == parse(config)

