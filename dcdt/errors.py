@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class MissingField(UserError):
+    """No video has a field that is asked for: a mistake in a single run, not applicable in a sweep."""
+
+
 class NotApplicable(Exception):
     """The collection lacks what the model needs (no interactions, no text): a row in the table, not a failure."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from dcdt.errors import UserError
+from dcdt.errors import MissingField, UserError
 
 Rows = NDArray[np.int64]
 SETTINGS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
@@ -83,8 +83,8 @@ class Collection:
         return self.judgments.where(self.judgments.grade > 0)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all ids, texts and judgments; the order of lines does not matter."""
+    def content(self) -> str:
+        """Hash of all ids, texts and judgments, which a split stands on; the order of lines does not matter."""
         digest = hashlib.sha256()
         for documents in (self.videos, self.queries):
             for parts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
@@ -96,13 +96,23 @@ class Collection:
         digest.update(json.dumps([triples, self.positive_grade]).encode())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that a job can read: content, given splits, metadata, collection.yaml and interactions.csv."""
+        given = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given.items()}
+        metadata = [dict(zip(part.ids, part.metadata, strict=True)) for part in (self.videos, self.queries)]
+        watched = self.path / "interactions.csv"
+        interactions = hashlib.sha256(watched.read_bytes()).hexdigest() if watched.is_file() else None
+        parts = [self.content, given, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
     def field_texts(self, name: str) -> list[str]:
         """Text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
 
         A video that lacks the field lends the tower its title, or its text where it has no title.
 
         Raises:
-            UserError: no video has the field.
+            MissingField: no video has the field.
         """
         if name == "title":
             values = self.videos.titles
@@ -111,8 +121,8 @@ class Collection:
         else:
             values = [_joined(metadata.get(name)) for metadata in self.videos.metadata]
         if not any(values):
-            raise UserError(
-                f"field '{name}': no video of {self.path} has it.\n"
+            raise MissingField(
+                f"field '{name}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of title, text{_metadata_keys(self.videos)}."
             )
         pairs = zip(values, self.videos.titles, self.videos.texts, strict=True)

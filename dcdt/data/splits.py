@@ -401,4 +401,4 @@ def _fingerprint(collection: Collection, split: Split) -> str:
         for name, side in [("train", split.train), *split.sides.items()]
     }
     pairs = sorted((ids[query], videos[video]) for query, video in split.pairs.tolist())
-    return hashlib.sha256(json.dumps([collection.fingerprint, parts, pairs], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([collection.content, parts, pairs], sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support import write_folder
 
 from dcdt.data.collection import load_collection, normalise_text, positives_by_query
-from dcdt.errors import UserError
+from dcdt.errors import MissingField, UserError
 
 VIDEOS = [{"_id": "v1", "title": "Rank", "text": "The rank."}, {"_id": "v2", "title": "Span", "text": "The span."}]
 QUERIES = [{"_id": "q1", "text": "what is rank"}, {"_id": "q2", "text": "what is span"}]
@@ -140,7 +140,7 @@ def test_metadata_can_be_a_field(tmp_path):
     collection = load_collection(write_folder(tmp_path, videos, QUERIES[:1], all=QRELS[:1]))
     assert collection.field_texts("tags") == ["rank, kernel", "Span"]
     assert collection.field_texts("level") == ["2", "Span"]
-    with pytest.raises(UserError, match=r"field 'tag': .*\n.*title, text, level, tags"):
+    with pytest.raises(MissingField, match=r"field 'tag': .*\n.*title, text, level, tags"):
         collection.field_texts("tag")
 
 
@@ -256,6 +256,34 @@ def test_the_fingerprint_changes_with_every_text_id_and_judgment(folder, name, o
     assert old in text
     (folder / name).write_text(text.replace(old, new))
     assert load_collection(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("corpus.jsonl", '{"_id": "v1", "title": "Rank", "metadata": {"tags": ["b", "a"], "level": 1}}'),
+        ("queries.jsonl", '{"_id": "q1", "text": "what is rank", "metadata": {"user_id": "u2", "timestamp": 3}}'),
+        ("queries.jsonl", '{"_id": "q1", "text": "what is rank", "metadata": {"user_id": "u1", "timestamp": 4}}'),
+        ("interactions.csv", "user_id,item_id,timestamp\nu1,v1,2\n"),
+        ("collection.yaml", "languages: [en]"),
+        ("collection.yaml", "simulated: [interactions]"),
+        ("qrels/test.tsv", "q1\tv1\t1"),  # in place of qrels/all.tsv: other sides
+    ],
+)
+def test_the_fingerprint_knows_all_that_a_job_reads_and_the_content_what_a_split_stands_on(tmp_path, name, text):
+    videos = [{"_id": "v1", "title": "Rank", "metadata": {"level": 1, "tags": ["a", "b"]}}]
+    queries = [{"_id": "q1", "text": "what is rank", "metadata": {"user_id": "u1", "timestamp": 3}}]
+    before = load_collection(write_folder(tmp_path, videos, queries, all=["q1\tv1\t1"]))
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"metadata": {"tags": ["a", "b"], "level": 1}, "title": "Rank", "_id": "v1"}\n'
+    )
+    assert load_collection(tmp_path).fingerprint == before.fingerprint  # the order of keys does not matter
+    if name == "qrels/test.tsv":
+        (tmp_path / "qrels/all.tsv").unlink()
+    (tmp_path / name).write_text(f"{text}\n")
+    after = load_collection(tmp_path)
+    assert after.fingerprint != before.fingerprint
+    assert after.content == before.content
 
 
 @pytest.mark.parametrize(
