@@ -40,6 +40,15 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON 
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, or {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _without_nan(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

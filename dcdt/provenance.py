@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ def provenance(collection: Collection, split: Split, space: str) -> dict[str, An
     }
 
 
+@cache
 def code_version() -> dict[str, Any]:
-    """Git commit and dirty flag of the checkout (null outside one), and a hash of the package's own source."""
+    """Git commit and dirty flag of the checkout (null outside one), and a hash of the package's own source.
+
+    Taken once a process: what changes later is not what runs.
+    """
     package = Path(__file__).resolve().parent
     commit = _git(package, "rev-parse", "HEAD")
     digest = hashlib.sha256()

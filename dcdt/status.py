@@ -1,6 +1,5 @@
 """The status of a run on disk: running, finished, failed or not applicable, with its configuration and cost."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from dcdt.config import Settings
 from dcdt.data.collection import load_collection
 from dcdt.errors import UserError
-from dcdt.files import write_json, write_text
+from dcdt.files import read_json, write_json, write_text
 from dcdt.provenance import code_version
 from dcdt.sweep import fingerprint
 
@@ -43,13 +42,13 @@ class Status:
 
     def finished_metric(self, config: DictConfig, settings: Settings) -> float | None:
         """The primary metric of a job that is done: same configuration, data and code; else None."""
-        known = _read(self.path)
+        known = read_json(self.path)
         if known.get("status") != "finished":
             return None
         collection = load_collection(settings.data.path).fingerprint
         if known.get("key") != fingerprint(config, collection, code_version()["code"]):
             return None
-        return float(_read(self.folder / "metrics.json").get(settings.primary_metric, "nan"))
+        return float(read_json(self.folder / "metrics.json").get(settings.primary_metric, "nan"))
 
     def start(self, config: DictConfig, provenance: dict[str, Any]) -> None:
         """Note that the run has begun, with what and from what."""
@@ -76,7 +75,7 @@ class Status:
         """Leave nothing behind of a run that never began."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-        elif _read(self.path).get("status") == "running":
+        elif read_json(self.path).get("status") == "running":
             self._write({"status": "failed", "error": "stopped by a mistake in its input", "finished": _now()})
 
     def cost(self, facts: dict[str, float]) -> None:
@@ -87,18 +86,9 @@ class Status:
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     def _write(self, facts: dict[str, Any]) -> None:
-        known = _read(self.path)
+        known = read_json(self.path)
         kept = {key: known[key] for key in ("started", "key") if key in known and "started" not in facts}
         write_json(self.path, {**kept, **facts})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _now() -> str:

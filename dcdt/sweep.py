@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config import register_resolvers
+from dcdt.files import read_json
 
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
 
@@ -24,10 +25,10 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Read every job's status.json, since a job may have run in another process."""
         folder = Path(config.hydra.sweep.dir)
-        found = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/status.json"))}
-        FAILED[:] = [name for name, status in found.items() if status["status"] != "finished"]
-        FAILED[:] = [name for name in FAILED if found[name]["status"] != "not_applicable"]
-        counts = Counter(status["status"] for status in found.values())
+        found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
+        statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
+        FAILED[:] = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
+        counts = Counter(statuses.values())
         log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
         for name in FAILED:
             log.warning("  %s: %s", name, found[name].get("error", "did not finish"))

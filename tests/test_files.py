@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from dcdt.files import replacing, write_json, write_text
+from dcdt.files import read_json, replacing, write_json, write_text
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -56,6 +56,15 @@ def test_what_json_lacks_becomes_null(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == {"nan": None, "list": [None, [1, None]], "deep": {"x": None}, "n": 0.5}
     assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "\xff"])
+def test_what_cannot_be_read_is_an_empty_object(tmp_path, text):
+    if text is not None:
+        (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    assert read_json(tmp_path / "a.json") == {}
+    write_json(tmp_path / "a.json", {"n": 1})
+    assert read_json(tmp_path / "a.json") == {"n": 1}
 
 
 def test_numbers_survive_json_exactly(tmp_path):

@@ -25,6 +25,7 @@ def test_what_a_result_comes_from(small, monkeypatch):
 
 def test_code_outside_git_is_known_by_its_hash(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "dcdt" / "provenance.py"))
+    monkeypatch.setattr(provenance, "code_version", provenance.code_version.__wrapped__)  # which is known once
     (tmp_path / "dcdt").mkdir()
     (tmp_path / "dcdt" / "a.py").write_text("x = 1")
     before = provenance.code_version()
@@ -32,3 +33,9 @@ def test_code_outside_git_is_known_by_its_hash(monkeypatch, tmp_path):
     assert provenance.code_version() == before
     (tmp_path / "dcdt" / "a.py").write_text("x = 2")
     assert provenance.code_version()["code"] != before["code"]
+
+
+def test_the_code_is_read_once_a_process(monkeypatch):
+    known = provenance.code_version()
+    monkeypatch.setattr(provenance, "_git", None)
+    assert provenance.code_version() == known
