@@ -7,6 +7,7 @@ test query says is never seen here.
 import itertools
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,7 @@ _TOWERS: dict[str, list[Any]] = {
     "model.dropout": [0.2, 0.0, 0.5],
     "optimizer.weight_decay": [0.01, 0.1],
 }
+_STEMS: dict[str, list[Any]] = {"model.stem": [False, True]} if find_spec("snowballstemmer") else {}  # an extra
 SPACES: dict[str, dict[str, list[Any]]] = {
     "dcdt": _TOWERS,
     "single_tower": {**_TOWERS, "loss.margin": [1.0, 0.7, 0.4]},  # its distance 1 - s never passes 1
@@ -26,8 +28,10 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.variant": ["okapi", "l", "plus"],
         "model.k1": [1.5, 0.8, 1.2, 2.0],
         "model.b": [0.75, 0.4, 0.9],
+        "model.stop_words": [True, False],
+        **_STEMS,
     },
-    "collaborative": {  # those of kind=als
+    "collaborative": {  # those of kind=als; of the other kinds below
         "model.factors": [32, 8, 16],
         "model.regularization": [0.1, 0.01, 1.0],
         "model.alpha": [10.0, 1.0, 40.0],
@@ -38,6 +42,19 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.first.k1": [1.5, 0.8],
         "model.first.b": [0.75, 0.4, 0.9],
     },
+}
+_NEIGHBOURS: dict[str, list[Any]] = {"model.neighbours": [20, 5, 10, 50, 100]}
+KINDS: dict[str, dict[str, list[Any]]] = {  # of model.kind, which collaborative alone has
+    "als": SPACES["collaborative"],
+    "bpr": {
+        "model.factors": [32, 8, 16],
+        "model.regularization": [0.1, 0.01, 1.0],
+        "model.learning_rate": [0.01, 0.003, 0.03],
+    },
+    "cosine": _NEIGHBOURS,
+    "tfidf": _NEIGHBOURS,
+    "bm25": _NEIGHBOURS,
+    "popularity": {},
 }
 
 
@@ -54,7 +71,8 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
     >>> overrides("zero_shot", 8, 0)
     [{}]
     """
-    space = SPACES.get(model, {})
+    kind = OmegaConf.select(config, "model.kind") if config is not None else None
+    space = KINDS[kind] if kind in KINDS else SPACES.get(model, {})
     given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
     space = {key: values for key, values in space.items() if config is None or given[key] is not None}
     if not space or trials == 1:

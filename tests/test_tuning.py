@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +46,35 @@ def test_every_value_of_a_space_is_a_valid_configuration_and_none_is_drawn_twice
     assert all(one != other for at, one in enumerate(seen) for other in seen[:at])
     for key, values in SPACES[name].items():
         assert {changes[key] for changes in drawn[1:]} == set(values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        ("als", {"factors", "regularization", "alpha"}),
+        ("bpr", {"factors", "regularization", "learning_rate"}),
+        ("cosine", {"neighbours"}),
+        ("tfidf", {"neighbours"}),
+        ("bm25", {"neighbours"}),
+        ("popularity", set()),
+    ],
+)
+def test_collaborative_tunes_what_its_kind_reads(kind, read):
+    config = composed("collaborative", f"model.kind={kind}")
+    drawn = overrides("collaborative", 100_000, 0, config)
+    assert {key for changes in drawn for key in changes} == {f"model.{name}" for name in read}
+    for changes in drawn[1:]:
+        changed = config.copy()
+        for key, value in changes.items():
+            OmegaConf.update(changed, key, value)
+        assert parse(changed) != parse(config)
+
+
+def test_stems_are_tuned_only_where_the_stemmer_is_there():
+    code = "import sys; {}from dcdt.tuning import SPACES; print('model.stem' in SPACES['bm25'])"
+    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: f(n) if n[:4] != 'snow' else None; "
+    found = [subprocess.run([sys.executable, "-c", code.format(part)], capture_output=True) for part in ("", hide)]
+    assert [done.stdout.split() for done in found] == [[b"True"], [b"False"]]
 
 
 def searched(values, **changes):
