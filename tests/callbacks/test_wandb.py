@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 
 from dcdt.callbacks import wandb as module
 from dcdt.errors import UserError
+from dcdt.reporting.structure import Table
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +56,22 @@ def test_a_broken_netrc_is_no_key(bare):
 def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert module._mode("auto") == "disabled"
+
+
+def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(monkeypatch):
+    assert module._named("the report") == "no key configured, so the report"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert module._named("the report") == "the report"
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("auto", "online"), ("offline", "offline")])
+def test_a_report_on_runs_that_were_kept_offline_stays_offline(monkeypatch, tmp_path, chosen, expected):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    modes = []
+    monkeypatch.setattr(module, "_start", lambda folder, mode, **facts: modes.append(mode) or MagicMock())
+    run = SimpleNamespace(config={"logger": {"name": "wandb", "mode": chosen}})
+    best = SimpleNamespace(runs=[run], label="dcdt")
+    empty = Table("empty", "", {"mrr": "MRR"}, [])
+    report = SimpleNamespace(best=best, facts={}, metric="mrr", tables=[], failures=empty, cost=empty)
+    module.log_report(report, tmp_path, {})
+    assert modes == [expected]
