@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import HybridConfig, ModelConfig, OptimizerConfig
-from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.errors import UserError
-from dcdt.evaluation.ranking import tie_order, top_k
+from dcdt.evaluation.ranking import quality, tie_order, top_k
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 from dcdt.registry import MODELS, look_up
 
@@ -20,9 +20,10 @@ class Hybrid(Recommender):
     """Two models, neither of which is trained, and one score.
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
-    to 1 chosen by the MRR of the validation queries; of equals the most even. `fusion=rrf`: reciprocal-rank fusion,
-    `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the candidates with ties broken as
-    everywhere.
+    to 1 chosen by the MRR of the validation queries (`weight_on=judged`: by MRR and nDCG of these and the training
+    queries, which parts that are fitted score as if they had been left out); of equals the most even.
+    `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
+    candidates with ties broken as everywhere.
 
     Args:
         config: how to fuse, and the configuration of each part.
@@ -49,16 +50,17 @@ class Hybrid(Recommender):
         super().__init__(tables)
         self.config = config
         self.first, self.second = _part(config.first, tables), _part(config.second, tables)
+        self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 
     def prepare(self, data: RankingDataModule) -> None:
-        """Prepare both parts, then choose the weight on the validation side."""
+        """Prepare both parts, then choose the weight."""
         self.first.prepare(data)
         self.second.prepare(data)
         self.order = tie_order(data.collection.videos.ids).to(self.device)
         if self.config.fusion == "convex":
-            found = validation_mrr(self, data)
+            found = value_of_weights(self, data, self.config.weight_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
 
     def facts(self) -> dict[str, float]:
@@ -68,26 +70,42 @@ class Hybrid(Recommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Fused scores (B, N); beyond the candidates they mean nothing."""
-        first, second = self.first.score(queries).float(), self.second.score(queries).float()
+        return self._fused(self.first.score(queries), self.second.score(queries), queries.candidates)
+
+    def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
+        """Fused scores of parts that were fitted without each query."""
+        first, second = (_new_scores(part, queries, rows, "val") for part in (self.first, self.second))
+        return self._fused(first, second, queries.candidates)
+
+    def _fused(self, first: Tensor, second: Tensor, candidates: Tensor | None) -> Tensor:
+        first, second = first.float(), second.float()
         if self.config.fusion == "rrf":
             k = self.config.k
-            found = [1 / (k + ranks(part, self.order, queries.candidates).double()) for part in (first, second)]
+            found = [1 / (k + ranks(part, self.order, candidates).double()) for part in (first, second)]
             return (found[0] + found[1]).float()
-        return fuse(first, second, float(self.weight), queries.candidates)
+        return fuse(first, second, float(self.weight), candidates)
 
 
-def validation_mrr(model: Hybrid, data: RankingDataModule) -> dict[float, float]:
-    """MRR of the validation queries at every weight."""
-    side, collection = data.sides["val"], data.collection
+def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
+    """MRR of the validation queries at every weight; where `judged`, `quality` of these and the training queries."""
+    sides = [data.sides["val"], *([side_tensors("train", data.split.train, data.collection)] if judged else [])]
     sums = dict.fromkeys(WEIGHTS, 0.0)
-    for positions in data.val_dataloader():
-        queries = query_batch(collection, model.tables, side.queries[positions], side.candidates)
-        first, second = model.first.score(queries).float(), model.second.score(queries).float()
-        for weight in WEIGHTS:
-            scores = fuse(first, second, weight, queries.candidates)
-            _, metrics = rank_side(side, positions, scores, model.order, collection.positive_grade, data.ks)
-            sums[weight] += float(metrics["mrr"].double().sum())
-    return {weight: total / len(side.queries) for weight, total in sums.items()}
+    for side in sides:
+        for positions in Positions(side):
+            rows = side.queries[positions]
+            queries = query_batch(data.collection, model.tables, rows, side.candidates)
+            first, second = (_new_scores(part, queries, rows, side.name) for part in (model.first, model.second))
+            measure = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
+            for weight in WEIGHTS:
+                scores = fuse(first, second, weight, queries.candidates)
+                _, metrics = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)
+                sums[weight] += float(measure(metrics).sum())
+    return {weight: total / sum(len(side.queries) for side in sides) for weight, total in sums.items()}
+
+
+def _new_scores(part: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
+    left_out = side == "train" or part.reads_validation
+    return (part.score_left_out(queries, rows) if left_out else part.score(queries)).float()
 
 
 def fuse(first: Tensor, second: Tensor, weight: float, candidates: Tensor | None) -> Tensor:

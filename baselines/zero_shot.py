@@ -1,21 +1,26 @@
-"""The untrained baseline: cosine of the frozen embeddings."""
+"""The untrained baseline: cosine of the frozen embeddings, softly whitened if asked."""
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, ZeroShotConfig
+from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
-from dcdt.models.recommender import Recommender
+from dcdt.models.recommender import QueryBatch, Recommender
+from dcdt.models.whitening import catalogue_whitening
 
 
 class ZeroShot(Recommender):
     """Cosine of the frozen query vector and the sum of a video's frozen field vectors.
 
-    It costs nothing and is what a trained model must beat, so it stands in every table.
+    It costs nothing and is what a trained model must beat, so it stands in every table. `whiten=soft` maps all vectors
+    by a matrix made from the catalogue's own vectors; no judgment is read, and no video that training may not see.
     """
 
     fittable: ClassVar[bool] = False
+    whitening: Tensor | None
 
     def __init__(
         self,
@@ -25,11 +30,27 @@ class ZeroShot(Recommender):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(tables)
+        self.register_buffer("whitening", torch.eye(tables.width) if config.whiten == "soft" else None)
+
+    def prepare(self, data: RankingDataModule) -> None:
+        """Make the whitening matrix."""
+        if self.whitening is not None:
+            candidates = torch.from_numpy(data.split.train.candidates)
+            self.whitening = catalogue_whitening(self.tables.videos, candidates)
+            self._vectors = None
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """The frozen vectors (B, D), normalised."""
-        return nn.functional.normalize(vectors, dim=-1)
+        """The frozen vectors (B, D), whitened and normalised."""
+        return self._map(vectors)
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """The sum over the fields of frozen vectors (F, ..., D), normalised: (..., D)."""
-        return nn.functional.normalize(fields.sum(0), dim=-1)
+        """The sum over the fields of frozen vectors (F, ..., D), whitened and normalised: (..., D)."""
+        return self._map(fields.sum(0))
+
+    def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
+        """As any other scores: no judgment is read."""
+        return self.score(queries)
+
+    def _map(self, vectors: Tensor) -> Tensor:
+        mapped = vectors if self.whitening is None else vectors @ self.whitening
+        return nn.functional.normalize(mapped, dim=-1)

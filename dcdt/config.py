@@ -45,10 +45,35 @@ class ZeroShotConfig:
 
     name: str = MISSING
     fields: list[str] = MISSING
+    whiten: str = MISSING
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         distinct("model.fields", self.fields)
+        one_of("model.whiten", self.whiten, ("none", "soft"))
+
+
+@dataclass
+class RidgeConfig:
+    """Linear towers from the identity, fitted in closed form."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    whiten: str = MISSING
+    neighbours: int = MISSING
+    neighbour_weight: float = MISSING
+    fit_on: str = MISSING
+    penalty: float | None = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        distinct("model.fields", self.fields)
+        one_of("model.whiten", self.whiten, ("none", "soft"))
+        at_least("model.neighbours", self.neighbours, 1)
+        at_least("model.neighbour_weight", self.neighbour_weight, 0)
+        one_of("model.fit_on", self.fit_on, ("train", "judged"))
+        if self.penalty is not None and not self.penalty > 0:
+            raise UserError(f"model.penalty is {self.penalty}; it must be above 0, or null to choose it by itself.")
 
 
 @dataclass
@@ -126,6 +151,7 @@ class HybridConfig:
 
     name: str = MISSING
     fusion: str = MISSING
+    weight_on: str = MISSING
     k: int = MISSING
     first: Any = MISSING
     second: Any = MISSING
@@ -139,6 +165,7 @@ class HybridConfig:
     def check(self) -> None:
         """Turn the parts into their schemas; raise UserError where a value is out of its range."""
         one_of("model.fusion", self.fusion, ("convex", "rrf"))
+        one_of("model.weight_on", self.weight_on, ("val", "judged"))
         at_least("model.k", self.k, 1)
         for place in ("first", "second"):
             part = getattr(self, place)
@@ -218,11 +245,14 @@ class SplitConfig:
     index: int = MISSING
     n_folds: int = MISSING
     part: str = MISSING
+    train_queries: int | None = None
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         at_least("split.n_folds", self.n_folds, 2 if self.name == "folds" else 1)
         one_of("split.part", self.part, ("open", "sealed", "all"))
+        if self.train_queries is not None:
+            at_least("split.train_queries", self.train_queries, 1)
 
 
 @dataclass
@@ -315,7 +345,9 @@ class CallbacksConfig:
             raise UserError(f"callbacks.collapse_cosine is {self.collapse_cosine}; it must be above 0 and at most 1.")
 
 
-ModelConfig = DCDTConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
+ModelConfig = (
+    DCDTConfig | RidgeConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
+)
 LossConfig = ContrastiveConfig
 SamplerConfig = RandomSamplerConfig | HardSamplerConfig
 EmbedderConfig = LocalEmbedderConfig
@@ -323,6 +355,7 @@ EmbedderConfig = LocalEmbedderConfig
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
         "dcdt": DCDTConfig,
+        "dcdt_ridge": RidgeConfig,
         "zero_shot": ZeroShotConfig,
         "single_tower": SingleTowerConfig,
         "bm25": BM25Config,

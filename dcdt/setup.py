@@ -211,10 +211,10 @@ def make_logger(settings: Settings, config: DictConfig, folder: Path, simulated:
 
 def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModule) -> dict[str, SideResult]:
     """Zero-shot on the same sides, for the table of every run, from the vectors at hand."""
-    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS))
+    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none")
     if not set(FROZEN_FIELDS) <= set(tables.fields):  # their normalised sum is at hand
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
-        config = ZeroShotConfig("zero_shot", tables.fields)
+        config = ZeroShotConfig("zero_shot", tables.fields, "none")
     model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields))
     trainer.test(model, datamodule=data, verbose=False)
     return model.results

@@ -31,6 +31,10 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.stop_words": [True, False],
         **_STEMS,
     },
+    "dcdt_ridge": {  # beside its penalty, which every trial chooses for itself
+        "model.whiten": ["soft", "none"],
+        "model.neighbour_weight": [0.3, 0.0],
+    },
     "collaborative": {  # those of kind=als; of the other kinds below
         "model.factors": [32, 8, 16],
         "model.regularization": [0.1, 0.01, 1.0],

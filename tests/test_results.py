@@ -20,7 +20,7 @@ def scored(small, split):
     """Zero-shot tested on a split: its data and results."""
     made = prepare(small, SPLITS[split])
     data = RankingDataModule(made.collection, made.split, made.pairs, None, 16, 7, (1, 2))
-    model = ZeroShot(ZeroShotConfig("zero_shot", ["title", "text"]), made.tables)
+    model = ZeroShot(ZeroShotConfig("zero_shot", ["title", "text"], "none"), made.tables)
     quiet_trainer().test(model, datamodule=data, verbose=False)
     return data, model.results
 

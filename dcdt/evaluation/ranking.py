@@ -261,3 +261,8 @@ def _check_judgments(ranks: Tensor, grades: Tensor, positive_grade: float, ks: S
 def _named(rows: Tensor) -> str:
     shown = ", ".join(str(row) for row in rows[:10].tolist())
     return f"{len(rows)} queries, rows {shown}" + (", ..." if len(rows) > 10 else "")
+
+
+def quality(metrics: dict[str, Tensor], ks: Sequence[int]) -> Tensor:
+    """What a model that chooses for itself goes by: the mean of reciprocal rank and nDCG at the largest k, (n,)."""
+    return (metrics["mrr"].double() + metrics[f"ndcg@{max(ks)}"].double()) / 2

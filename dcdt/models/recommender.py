@@ -15,6 +15,7 @@ from dcdt.config import OptimizerConfig
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.tables import Tables
+from dcdt.errors import UserError
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order, tie_rate, top_k
 
@@ -75,6 +76,7 @@ class Recommender(L.LightningModule):
 
     fittable: ClassVar[bool] = True
     decoupled: ClassVar[bool] = True
+    reads_validation: bool = False  # whether validation queries are fitted too; they are then scored as if left out
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()
@@ -99,6 +101,17 @@ class Recommender(L.LightningModule):
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B queries against all N videos, (B, N) fp32: higher is better."""
         return self.encode_queries(queries.vectors) @ self.video_vectors().T
+
+    def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
+        """Scores (B, N) of queries that the model may have been fitted on, rows (B,), as if it had not.
+
+        Raises:
+            UserError: the model was trained on them and cannot say.
+        """
+        raise UserError(
+            f"model.weight_on=judged: {type(self).__name__} cannot score its training queries as if they were new.\n"
+            "Choose model.weight_on=val."
+        )
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Query vectors (B, W) of frozen vectors (B, D)."""
@@ -216,7 +229,9 @@ class Recommender(L.LightningModule):
         """Scores (B, N) of a chunk, its per-query metrics, and where ties touch a positive; always in fp32."""
         rows = side.queries[positions]
         with torch.autocast(self.device.type, enabled=False):
-            scores = self.score(query_batch(self.data.collection, self.tables, rows, side.candidates)).float()
+            queries = query_batch(self.data.collection, self.tables, rows, side.candidates)
+            left_out = self.reads_validation and side.name == "val"
+            scores = (self.score_left_out(queries, rows) if left_out else self.score(queries)).float()
         positive_grade = self.data.collection.positive_grade
         scores, metrics = rank_side(side, positions, scores, self.ties, positive_grade, self.data.ks)
         judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)

@@ -6,12 +6,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from support import prepare, quiet_trainer
 
-from baselines.hybrid import WEIGHTS, Hybrid, fuse, ranks, validation_mrr, z_scores
+from baselines.hybrid import WEIGHTS, Hybrid, fuse, ranks, value_of_weights, z_scores
 from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.errors import NotApplicable, UserError
 from dcdt.evaluation.ranking import tie_order
-from dcdt.models.recommender import query_batch
+from dcdt.models.recommender import Recommender, query_batch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +91,7 @@ def test_the_chosen_weight_is_the_best_on_validation(fixture, request):
     best = max(by_weight.values())
     assert min(by_weight.values()) < best
     assert by_weight[model.facts()["hybrid/weight"]] == pytest.approx(best)
-    assert validation_mrr(model, made.data) == pytest.approx(by_weight)
+    assert value_of_weights(model, made.data) == pytest.approx(by_weight)
     evenest = min((weight for weight in by_weight if by_weight[weight] == best), key=lambda weight: abs(weight - 0.5))
     assert abs(model.facts()["hybrid/weight"] - 0.5) == pytest.approx(abs(evenest - 0.5))
 
@@ -102,7 +102,7 @@ def test_the_chosen_weight_scores(fixture, request):
     model, trainer = prepared(made), quiet_trainer()
     weight, candidates = model.facts()["hybrid/weight"], made.split.val.candidates
     found = trainer.validate(model, datamodule=made.data, verbose=False)[0]["val/mrr"]
-    assert found == pytest.approx(validation_mrr(model, made.data)[weight])
+    assert found == pytest.approx(value_of_weights(model, made.data)[weight])
     trainer.test(model, datamodule=made.data, verbose=False)
     _, first, second = parts_on_validation(model, made)
     expected = weight * z_by_hand(first, candidates) + (1 - weight) * z_by_hand(second, candidates)
@@ -201,3 +201,49 @@ def test_a_saved_model_scores_the_same(made, fusion):
     queries, *_ = parts_on_validation(model, made)
     assert torch.equal(other.score(queries), model.score(queries))
     assert float(other.weight) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("fit_on", ["train", "judged"])
+def test_weight_on_judged_counts_every_query_as_if_left_out(made, fit_on):
+    overrides = ("model@model.second=dcdt_ridge", "model.weight_on=judged", f"model.second.fit_on={fit_on}")
+    model = prepared(made, *overrides)
+    found = value_of_weights(model, made.data, judged=True)
+    assert float(model.weight) == pytest.approx(max(WEIGHTS, key=lambda weight: found[weight]))
+    order, positives = tie_order(made.collection.videos.ids).numpy(), made.collection.positives
+    related = made.collection.related
+    for weight in (0.0, 0.3, 1.0):
+        values = []
+        for side in (made.split.train, made.split.val):
+            rows = torch.from_numpy(side.queries)
+            queries = query_batch(made.collection, made.tables, rows)
+            second = model.second.score_left_out if side is made.split.train or fit_on == "judged" else None
+            second = second(queries, rows) if second else model.second.score(queries)
+            for row, scores in zip(rows.tolist(), fuse(model.first.score(queries), second, weight, None), strict=True):
+                wanted = set(positives.video[positives.query == row].tolist())
+                here = related.query == row
+                grade = dict(zip(related.video[here].tolist(), related.grade[here].tolist(), strict=True))
+                ranked = sorted(range(len(scores)), key=lambda video: (-float(scores[video]), order[video]))
+                rank = next(at for at, video in enumerate(ranked) if video in wanted)
+                gain = sum(grade.get(video, 0) / np.log2(at + 2) for at, video in enumerate(ranked[:10]))
+                ideal = sum(g / np.log2(at + 2) for at, g in enumerate(sorted(grade.values(), reverse=True)[:10]))
+                values.append((1 / (1 + rank) + gain / ideal) / 2)
+        assert found[weight] == pytest.approx(np.mean(values))
+
+
+def test_validation_is_scored_as_left_out_where_a_part_reads_it(made):
+    model = prepared(made, "model@model.second=dcdt_ridge", "model.second.penalty=0.01")
+    trainer = quiet_trainer()
+    trainer.test(model, datamodule=made.data, verbose=False)
+    rows = torch.from_numpy(made.split.val.queries)
+    queries = query_batch(made.collection, made.tables, rows, torch.from_numpy(made.split.val.candidates))
+    found = model.results["val"].scores
+    mask = found.isfinite()
+    torch.testing.assert_close(found[mask], model.score_left_out(queries, rows)[mask])
+    assert not torch.allclose(found[mask], model.score(queries)[mask])
+
+
+def test_weight_on_judged_needs_parts_that_can_leave_out(made):
+    model = Hybrid(config_of("model.weight_on=judged"), made.tables)
+    model.second.score_left_out = Recommender(made.tables).score_left_out  # of a model that says nothing of it
+    with pytest.raises(UserError, match=r"Recommender cannot score its training queries.*\n.*weight_on=val"):
+        model.prepare(made.data)

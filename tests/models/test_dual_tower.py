@@ -237,7 +237,7 @@ def test_a_silent_tower_is_named(name, silenced):
 @pytest.mark.parametrize("n_fields", [1, 2, 3])
 def test_zero_shot_is_the_cosine_of_the_sum(n_fields):
     tables = make_tables(n_fields)
-    model = ZeroShot(ZeroShotConfig("zero_shot", tables.fields), tables)
+    model = ZeroShot(ZeroShotConfig("zero_shot", tables.fields, "none"), tables)
     summed = tables.videos.sum(0)
     wanted = torch.cosine_similarity(tables.queries[:, None], summed[None], dim=-1)
     torch.testing.assert_close(model.score(batch_of(tables)), wanted)

@@ -31,7 +31,7 @@ by_split = pytest.mark.parametrize("config", [QUERY, VIDEO], ids=lambda config: 
 
 
 def zero_shot(made):
-    return ZeroShot(ZeroShotConfig("zero_shot", ["title", "text"]), made.tables)
+    return ZeroShot(ZeroShotConfig("zero_shot", ["title", "text"], "none"), made.tables)
 
 
 def dcdt(made, attention="none", seed=0, schedule="cosine"):
