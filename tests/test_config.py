@@ -130,7 +130,16 @@ def paper(settings):
     assert (settings.split.name, settings.split.part, settings.split.n_folds) == ("paper", "all", 10)
 
 
-EXPERIMENTS = {"paper": paper}
+def best(settings):
+    """BM25 fused with the ridge towers, the weight on all judged queries; one set for all collections."""
+    model = settings.model
+    assert (model.name, model.first.name, model.second.name) == ("hybrid", "bm25", "dcdt_ridge")
+    assert (model.fusion, model.weight_on) == ("convex", "judged")
+    assert (model.second.whiten, model.second.penalty) == ("soft", None)
+    assert settings.split.name == "query"
+
+
+EXPERIMENTS = {"paper": paper, "best": best}
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
     "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
@@ -147,7 +156,17 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
         "model": ["zero_shot", "dcdt"],
         "sampler": ["random", "hard_10", "hard_30", "hard_50", "hard_100"],
     },
-    "comparison": {"model": ["zero_shot", "bm25", "hybrid", "collaborative", "single_tower", "dcdt"]},
+    "comparison": {
+        "model": [
+            *("zero_shot", "zero_shot_whitened", "bm25", "hybrid", "collaborative"),
+            *("single_tower", "dcdt", "dcdt_ridge", "hybrid_towers"),
+        ]
+    },
+    "learning_curve": {
+        "model": ["zero_shot", "dcdt_ridge", "hybrid_towers"],
+        "split.train_queries": ["16", "32", "64", "128", "256", "null"],
+    },
+    "final": {"model": ["zero_shot", "zero_shot_whitened", "bm25", "hybrid", "dcdt_ridge", "hybrid_towers", "dcdt"]},
 }
 
 

@@ -7,14 +7,14 @@ order by hash, so it depends on texts and ids alone: not on file order, library 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import SplitConfig
 from dcdt.data.collection import Collection, Judgments, Rows, normalise_text
-from dcdt.errors import UserError
+from dcdt.errors import NotApplicable, UserError
 
 Mask = NDArray[np.bool_]
 PARTS = ("open", "sealed", "all")
@@ -67,13 +67,17 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
 
     Raises:
         UserError: the index is out of range, a side is left without a query, or a split given by the user leaks.
+        NotApplicable: `train_queries` are more than there are.
     """
     limit = config.n_folds
     if not 0 <= config.index < limit:
         raise UserError(f"split.index is {config.index}; split={config.name} has the indices 0 to {limit - 1}.")
     if config.part not in PARTS:
         raise UserError(f"split.part is '{config.part}'; choose one of {', '.join(PARTS)}.")
-    return _finish(collection, _RULES[config.name](collection, config), config)
+    rule = _RULES[config.name](collection, config)
+    if config.train_queries is not None:
+        rule = _fewer(collection, rule, config.train_queries)
+    return _finish(collection, rule, config)
 
 
 def sealed(text: str) -> bool:
@@ -118,6 +122,17 @@ class _Rule:
     video_side: NDArray[np.int64] | None = None  # (N,) 0 train, 1 val, 2 test
     pairs: list[tuple[int, int]] | None = None
     cutoff: float | None = None
+
+
+def _fewer(collection: Collection, rule: _Rule, n: int) -> _Rule:
+    """Only n groups of training queries, and validation in proportion; fewer are always among more."""
+    texts = collection.queries.texts
+    train, val = (_ordered(query_groups(texts, rows), "fewer") for rows in (rule.train, rule.val))
+    if n > len(train):
+        raise NotApplicable(f"split.train_queries is {n}, but this division has {len(train)} training queries")
+    kept = _flat(train[:n])
+    pairs = None if rule.pairs is None else [pair for pair in rule.pairs if pair[0] in set(kept)]
+    return replace(rule, train=kept, val=_flat(val[: max(1, round(len(val) * n / len(train)))]), pairs=pairs)
 
 
 def _by_query(collection: Collection, config: SplitConfig) -> _Rule:

@@ -139,11 +139,11 @@ def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Vari
 
 
 def _reference(variants: list[Variant], metric: str) -> Variant | None:
-    """The zero_shot variant of title and text, else the best one there is."""
+    """The zero_shot variant of title and text, not whitened, else the best one there is."""
     found = [variant for variant in variants if variant.model == "zero_shot" and variant.runs]
-    return next((one for one in found if one.runs[0].config["model"]["fields"] == ["title", "text"]), None) or next(
-        iter(found), None
-    )
+    models = [variant.runs[0].config["model"] for variant in found]
+    plain = [model["fields"] == ["title", "text"] and model.get("whiten", "none") == "none" for model in models]
+    return found[plain.index(True)] if any(plain) else next(iter(found), None)
 
 
 def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:

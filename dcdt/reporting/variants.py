@@ -77,9 +77,15 @@ def check_comparable(runs: list[Run]) -> None:
     done = [run for run in runs if run.status == FINISHED]
     for name, word in (("collection_fingerprint", "collection"), ("embeddings", "embedding space")):
         _agree(word, ((run, str(run.provenance.get(name))) for run in done))
-    for fold in sorted({run.fold for run in done}):
-        here = ((run, str(run.provenance.get("split_fingerprint"))) for run in done if run.fold == fold)
+    for fold, few in sorted({(run.fold, _few(run)) for run in done}):
+        here = (
+            (run, str(run.provenance.get("split_fingerprint"))) for run in done if (run.fold, _few(run)) == (fold, few)
+        )
         _agree(f"split of fold {fold}", here)
+    for fold in sorted({run.fold for run in done}):  # a learning curve: other training queries, the same test queries
+        _agree(
+            f"test side of fold {fold}", ((run, str(sorted(run.sides["test"].ids))) for run in done if run.fold == fold)
+        )
 
 
 def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
@@ -93,14 +99,22 @@ def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
             )
 
 
+def _few(run: Run) -> str:
+    """The number of training queries where a run was given only some of them."""
+    return str(run.config.get("split", {}).get("train_queries"))
+
+
 def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
-    return {key: item for key, item in value.items() if key != "index"} if isinstance(value, Mapping) else value
+    varied = ("index", "train_queries")
+    return {key: item for key, item in value.items() if key not in varied} if isinstance(value, Mapping) else value
 
 
 def _deciding(run: Run, idle: bool) -> dict[str, str]:
     """Dotted keys and values of a run's configuration that make its variant."""
     skipped = (*IGNORED, *(TRAINING if idle else ()), *(() if run.model in SPACES else ("trials",)))
     parts = {key: value for key, value in run.config.items() if key not in skipped}
+    if run.model != "zero_shot":  # which reads no judgment, so that it is one row of a learning curve
+        parts["train_queries"] = run.config.get("split", {}).get("train_queries")
     flat = dict(_flatten(parts, ""))
     return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import write_folder
+from support import make_collection, write_folder
 
 from dcdt.config import SplitConfig
 from dcdt.data.collection import Collection, Documents, Judgments, load_collection, normalise_text
 from dcdt.data.splits import make_split, query_groups, sealed, warmth
-from dcdt.errors import UserError
+from dcdt.errors import NotApplicable, UserError
 
 RULES = ["query", "folds", "video", "time", "paper"]
 SPELLINGS = ["{}", "{}?", "  {}", "({})"]
@@ -429,3 +429,25 @@ def test_real_collections_split_without_leaks(real, name):
     split = make_split(real, config(name, 3))
     assert not texts_of(real, split.train.queries) & texts_of(real, split.test.queries)
     assert len(split.test.queries) > 10
+
+
+@pytest.mark.parametrize("name", ["query", "folds", "video"])
+def test_fewer_training_queries_are_nested_and_the_test_side_stays(tmp_path, name):
+    collection = load_collection(make_collection(tmp_path / "c", n_queries=120, repeats=5))
+    whole = make_split(collection, SplitConfig(name, 0, 10, "all"))
+    few, more = (make_split(collection, SplitConfig(name, 0, 10, "all", n)) for n in (10, 30))
+    groups = query_groups(collection.queries.texts, few.train.queries)
+    assert len(groups) == 10
+    assert set(few.train.queries) < set(more.train.queries) < set(whole.train.queries)
+    assert set(few.val.queries) < set(more.val.queries) < set(whole.val.queries)
+    assert abs(len(more.val.queries) / len(whole.val.queries) - 30 / len(whole.train.queries)) < 0.1
+    for split in (few, more):
+        assert split.test.queries.tolist() == whole.test.queries.tolist()
+        assert split.fingerprint != whole.fingerprint
+        assert set(split.pairs[:, 0]) == set(split.train.queries)
+
+
+def test_more_training_queries_than_there_are_is_not_applicable(tmp_path):
+    collection = load_collection(make_collection(tmp_path / "c"))
+    with pytest.raises(NotApplicable, match=r"train_queries is 1000, but this division has \d+ training queries"):
+        make_split(collection, SplitConfig("folds", 0, 10, "all", 1000))

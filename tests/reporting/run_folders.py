@@ -14,7 +14,7 @@ from dcdt.data.collection import load_collection
 MODELS = {
     "dcdt": {"fields": ["title", "text"], "width": 256, "dropout": 0.2, "attention": "none", "fusion": "concat"},
     "single_tower": {"fields": ["title", "text"], "width": 256, "dropout": 0.2},
-    "zero_shot": {"fields": ["title", "text"]},
+    "zero_shot": {"fields": ["title", "text"], "whiten": "none"},
     "bm25": {"variant": "okapi", "k1": 1.5, "b": 0.75},
     "collaborative": {"variant": "als", "factors": 64},
     "hybrid": {"first": "bm25", "second": "zero_shot"},
@@ -34,7 +34,7 @@ def config_of(model, fold, seed, overrides):
         "loss": {"name": "contrastive", "margin": 1.0, "squared": False},
         "sampler": {"name": "hard", "negatives": 4, "pool_share": 0.3, "pool_limit": 200},
         "data": {"name": "files", "path": "/nowhere/toy", "cache": "/nowhere/cache"},
-        "split": {"name": "folds", "index": fold, "n_folds": 10, "part": "open"},
+        "split": {"name": "folds", "index": fold, "n_folds": 10, "part": "open", "train_queries": None},
         "embedder": {"name": "local", "package": "p", "layer_weights": [1.0], "batch_tokens": 8, "max_tokens": 8},
         "trainer": {"name": "auto", "accelerator": "auto", "max_epochs": 3},
         "logger": {"name": "csv"},

@@ -284,3 +284,11 @@ def test_another_primary_metric_orders_the_rows_and_is_shown(tmp_path, metric):
     report = report_of(tmp_path)
     assert report.metric == metric.removeprefix("val/") in table(report, "main").columns
     assert table(report, "main").rows[0].name == "dcdt"
+
+
+def test_the_reference_is_the_cosine_that_is_not_whitened(tmp_path):
+    for fold in range(3):
+        write_run(tmp_path, "zero_shot", fold, skill=2.0, overrides={"model.whiten": "soft"})
+        write_run(tmp_path, "zero_shot", fold, skill=0.5)
+    report = make_report(read_runs([tmp_path]))
+    assert "soft" in report.best.label and "none" in report.reference.label

@@ -161,3 +161,19 @@ def test_settings_that_decide_what_is_measured_must_agree(tmp_path, change):
     write_run(tmp_path, "dcdt", overrides=change)
     with pytest.raises(UserError, match="not comparable"):
         make_variants(read_runs([tmp_path]))
+
+
+def test_fewer_training_queries_make_a_variant_of_what_is_fitted(tmp_path):
+    for few in (32, None):
+        for model in ("dcdt", "zero_shot"):
+            changes = {"split.train_queries": few}
+            write_run(tmp_path, model, overrides=changes, provenance={"split_fingerprint": f"few{few}"})
+    assert labels(tmp_path) == ["dcdt, train_queries=32", "dcdt, train_queries=null", "zero_shot"]
+
+
+def test_training_sizes_are_compared_on_the_same_test_queries_only(tmp_path):
+    for few, n in ((32, 12), (64, 11)):
+        provenance = {"split_fingerprint": f"few{few}"}
+        write_run(tmp_path, overrides={"split.train_queries": few}, provenance=provenance, n=n)
+    with pytest.raises(UserError, match="not comparable: the test side of fold 0"):
+        labels(tmp_path)
