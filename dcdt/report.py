@@ -14,21 +14,22 @@ from dcdt.reporting.runs import read_runs
 from dcdt.reporting.tables import Report, make_report
 from dcdt.reporting.variants import Variant
 
-FIGURES = ("loss", "scores", "differences")
+FIGURES = ("loss", "scores", "differences", "learning")
 
 
-def report(folders: Sequence[Path], out: Path, chosen: Sequence[str] = ()) -> Report:
+def report(folders: Sequence[Path], out: Path, chosen: Sequence[str] = (), metric: str | None = None) -> Report:
     """Read runs and write every file of the report.
 
     Args:
         folders: of runs or of sweeps.
         out: where the files go.
         chosen: labels of the two models whose queries the page compares; the best and zero_shot where none is given.
+        metric: that orders and tests; the primary metric where none is given.
 
     Raises:
         UserError: nothing has finished, a file is corrupt, runs that cannot be compared, or an unknown label.
     """
-    found = make_report(read_runs(folders))
+    found = make_report(read_runs(folders), metric)
     pair = choose(found, chosen)
     quality = [*found.tables, *([found.failures] if found.failures.rows else [])]
     tests = [table for table in quality if table.name == "tests"]
@@ -83,11 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a run's folder or a sweep's")
     parser.add_argument("--out", type=Path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
+    parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
     given = parser.parse_args(arguments)
     out = given.out or given.folders[0] / "report"
     try:
-        found = report(given.folders, out, given.compare)
+        found = report(given.folders, out, given.compare, given.metric)
         if given.wandb:
             from dcdt.callbacks.wandb import log_report
 

@@ -10,10 +10,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from dcdt.reporting.numbers import MARGIN, Comparison
+from dcdt.reporting.numbers import MARGIN, Comparison, Number, ranking_cell
 from dcdt.reporting.structure import metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
@@ -41,12 +41,13 @@ Floats = NDArray[np.float64]
 
 
 def make_figures(report: Report) -> dict[str, Figure]:
-    """The figures of a report, as far as there is something to draw: loss, scores, differences."""
+    """The figures of a report, as far as there is something to draw: loss, scores, differences, learning."""
     with mpl.rc_context(STYLE):
         found = {
             "loss": _loss(report.variants),
             "scores": _scores([one for one in report.variants if standardised(one)]),
             "differences": _differences(report),
+            "learning": _learning(report),
         }
     return {name: figure for name, figure in found.items() if figure is not None}
 
@@ -183,6 +184,41 @@ def _differences(report: Report) -> Figure | None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"difference in {metric_name(report.metric)} to {against}, 95 % interval")
     axes.grid(axis="x", alpha=0.6)
+    return figure
+
+
+def learning_curves(report: Report) -> dict[str, list[tuple[float, Number]]]:
+    """For each model fitted on several numbers of training queries: their mean number over runs, and its metric."""
+    curves: dict[str, list[tuple[float, Number]]] = {}
+    for one in (variant for variant in report.variants if variant.runs and "train_queries=" in variant.label):
+        name = re.sub(r",? ?train_queries=[^,]+", "", one.label)
+        number = float(np.mean([run.provenance["queries"]["train"] for run in one.runs]))
+        if cell := ranking_cell(one.runs, report.metric):
+            curves.setdefault(name, []).append((number, cell))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in sorted(curves.items())}
+
+
+def _learning(report: Report) -> Figure | None:
+    curves = learning_curves(report)
+    if not curves:
+        return None
+    figure = _figure(5.4, 3.7)
+    axes = figure.subplots()
+    level = ranking_cell(report.reference.runs, report.metric) if report.reference else None
+    if report.reference and level:
+        axes.axhline(level.value, color=MUTED, linestyle="--", linewidth=1.4, label=_wrapped(report.reference.label))
+    for at, (name, points) in enumerate(curves.items()):
+        numbers = np.array([number for number, _ in points]) * (1 + 0.03 * at)  # side by side, not on top
+        values, low, high = (np.array([getattr(cell, end) for _, cell in points]) for end in ("value", "low", "high"))
+        bars = [values - low, high - values]
+        axes.errorbar(
+            numbers, values, yerr=bars, fmt="o-", capsize=3, color=SERIES[at % len(SERIES)], label=_wrapped(name)
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)}, 95 % interval")
+    axes.grid(alpha=0.6)
+    axes.legend(frameon=False, fontsize=9.5)
     return figure
 
 

@@ -22,6 +22,7 @@ FIGURES = {
     "margin of non-inferiority.",
     "scores": "Scores of the test pairs. Every model has its own scale, so scores are given in standard deviations "
     "from the mean of the run's own test pairs; what lies beyond four is counted in the last bar.",
+    "learning": "{metric} by the number of training queries, 95 % intervals over test queries; dashed: {against}.",
 }
 
 
@@ -149,7 +150,7 @@ def _class(table: Table, key: str) -> str:
 def _figures(report: Report) -> str:
     against = (report.reference or report.best).label
     words = {name: text.format(against=against, metric=metric_name(report.metric)) for name, text in FIGURES.items()}
-    titles = {"loss": "Loss", "differences": f"Differences to {against}"}
+    titles = {"loss": "Loss", "differences": f"Differences to {against}", "learning": "Learning curves"}
     parts = []
     for name, figure in make_figures(report).items():
         if name in titles:

@@ -63,14 +63,20 @@ class Report:
     cost: Table
 
 
-def make_report(runs: list[Run]) -> Report:
+def make_report(runs: list[Run], metric: str | None = None) -> Report:
     """All tables of a report.
+
+    Args:
+        runs: finished and unfinished ones.
+        metric: that orders the rows and is tested; the primary metric of the runs where it is None.
 
     Raises:
         UserError: the runs cannot be compared.
     """
     variants = make_variants(runs)
-    metric = _metric(runs)
+    if metric is not None and metric not in _metrics(runs, "mrr"):
+        raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metrics(runs, 'mrr'))}.")
+    metric = metric or _metric(runs)
     ranked = _metrics(runs, metric)
     _check_metrics(variants, ranked)
     whole = _complete(variants)

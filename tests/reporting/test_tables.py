@@ -1,7 +1,9 @@
 import pytest
 from run_folders import write_run
 
+from dcdt.errors import UserError
 from dcdt.evaluation.statistics import holm
+from dcdt.reporting.figures import learning_curves, make_figures
 from dcdt.reporting.numbers import Number, pair_cells, ranking_cell
 from dcdt.reporting.runs import read_runs
 from dcdt.reporting.structure import Row, with_best
@@ -292,3 +294,34 @@ def test_the_reference_is_the_cosine_that_is_not_whitened(tmp_path):
         write_run(tmp_path, "zero_shot", fold, skill=0.5)
     report = make_report(read_runs([tmp_path]))
     assert "soft" in report.best.label and "none" in report.reference.label
+
+
+def test_another_metric_orders_and_tests(comparison):
+    runs = read_runs([comparison])
+    report = make_report(runs, "recall@1")
+    assert report.metric == "recall@1"
+    assert "recall@1" in next(table for table in report.tables if table.name == "tests").caption
+    values = [row.cells["recall@1"].value for row in report.tables[0].rows if "recall@1" in row.cells]
+    assert values == sorted(values, reverse=True)
+    with pytest.raises(UserError, match=r"--metric is 'auroc'; choose one of mrr, ndcg@10, recall@1"):
+        make_report(runs, "auroc")
+
+
+def test_learning_curves_are_by_the_number_of_training_queries(tmp_path):
+    for few in (64, 16, None):
+        for fold in range(2):
+            queries = {"train": few or 200 + fold, "val": 12, "test": 12}
+            write_run(
+                tmp_path,
+                fold=fold,
+                skill=(few or 200) / 50,
+                overrides={"split.train_queries": few},
+                provenance={"split_fingerprint": f"{few}", "queries": queries},
+            )
+    for fold in range(2):
+        write_run(tmp_path, "zero_shot", fold, provenance={"split_fingerprint": "None"})
+    report = make_report(read_runs([tmp_path]))
+    curves = learning_curves(report)
+    assert [number for number, _ in curves["dcdt"]] == [16, 64, 200.5]
+    assert list(curves) == ["dcdt"]
+    assert "learning" in make_figures(report)
