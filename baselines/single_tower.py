@@ -63,10 +63,10 @@ class SingleTower(PairRecommender):
         score: Tensor = self.output(self.dropout((queries + videos).relu())).squeeze(-1).sigmoid()
         return score
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor) -> Tensor:
-        """1 - s (or s, where the loss takes similarities) of B queries and their videos, (B, 1 + K)."""
+    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
+        """1 - s (or s, where the loss takes similarities) of B queries and their videos, (B, C)."""
         asked, shown = self.sides(queries, videos)  # (B, FW), (U, FW)
-        score = self.join(asked.unsqueeze(1), shown[place])  # (B, 1 + K)
+        score = self.join(asked.unsqueeze(1), shown.unsqueeze(0) if place is None else shown[place])  # (B, C)
         return 1 - score if self.loss.measure == "distance" else score
 
     def score(self, queries: QueryBatch) -> Tensor:

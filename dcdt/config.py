@@ -197,6 +197,47 @@ class ContrastiveConfig:
 
 
 @dataclass
+class InfoNCEConfig:
+    """Softmax over a query's columns, with one positive or several."""
+
+    name: str = MISSING
+    positives: str = MISSING
+    temperature: float = MISSING
+    learned: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        one_of("loss.positives", self.positives, ("each", "any"))
+        if not 0.01 <= self.temperature <= 10:
+            raise UserError(f"loss.temperature is {self.temperature}; it must be at least 0.01 and at most 10.")
+
+
+@dataclass
+class TripletConfig:
+    """A positive is to be nearer than a negative by a margin."""
+
+    name: str = MISSING
+    margin: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        if not 0 < self.margin <= 2:
+            raise UserError(
+                f"loss.margin is {self.margin}; it must be above 0 and at most 2, the largest distance of unit vectors."
+            )
+
+
+@dataclass
+class MarginMSEConfig:
+    """Distances between positives and negatives as the frozen cosine has them."""
+
+    name: str = MISSING
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass
 class RandomSamplerConfig:
     """Negatives drawn evenly from the unrelated videos."""
 
@@ -348,7 +389,7 @@ class CallbacksConfig:
 ModelConfig = (
     DCDTConfig | RidgeConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
 )
-LossConfig = ContrastiveConfig
+LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = RandomSamplerConfig | HardSamplerConfig
 EmbedderConfig = LocalEmbedderConfig
 
@@ -362,7 +403,12 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "collaborative": CollaborativeConfig,
         "hybrid": HybridConfig,
     },
-    "loss": {"contrastive": ContrastiveConfig},
+    "loss": {
+        "contrastive": ContrastiveConfig,
+        "infonce": InfoNCEConfig,
+        "triplet": TripletConfig,
+        "margin_mse": MarginMSEConfig,
+    },
     "sampler": {"random": RandomSamplerConfig, "hard": HardSamplerConfig},
     "data": {"linear_algebra": DataConfig, "files": DataConfig},
     "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),

@@ -15,6 +15,9 @@ MODELS = {
 }
 LOSSES = {
     "contrastive": "dcdt.losses.contrastive:ContrastiveLoss",
+    "infonce": "dcdt.losses.infonce:InfoNCELoss",
+    "triplet": "dcdt.losses.triplet:TripletLoss",
+    "margin_mse": "dcdt.losses.margin_mse:MarginMSELoss",
 }
 SAMPLERS = {
     "random": "dcdt.samplers.random:RandomSampler",

@@ -17,6 +17,7 @@ from dcdt.config import Settings, parse
 _TOWERS: dict[str, list[Any]] = {
     "optimizer.lr": [1e-3, 3e-4, 3e-3],
     "loss.margin": [1.0, 0.7, 1.4],
+    "loss.temperature": [0.05, 0.02, 0.1],  # of each, the losses without it draw none
     "model.dropout": [0.2, 0.0, 0.5],
     "optimizer.weight_decay": [0.01, 0.1],
 }

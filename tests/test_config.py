@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -94,9 +95,30 @@ def test_every_model_instantiates(made, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_instantiates(name):
+def test_every_loss_instantiates_and_is_called_alike(name):
     loss = look_up(LOSSES, name)(settings_of(f"loss={name}").loss)
     assert loss.measure in ("distance", "similarity")
+    assert isinstance(loss.taught, bool)
+    measured, label = torch.rand(3, 5), torch.zeros(3, 5).index_fill_(1, torch.tensor(0), 1)
+    found = loss(measured, label, torch.ones(3, 5), torch.rand(3, 5))
+    assert found.shape in ((3,), (3, 5))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["loss=infonce", "loss.positives=all"], "loss.positives is 'all'; choose one of each, any"),
+        (["loss=infonce", "loss.temperature=0"], "loss.temperature is 0.0; it must be at least 0.01"),
+        (["loss=infonce", "loss.temperature=nan"], "loss.temperature is nan"),
+        (["loss=triplet", "loss.margin=0"], "loss.margin is 0.0; it must be above 0"),
+        (["loss=triplet", "loss.margin=2.1"], "loss.margin is 2.1"),
+    ],
+)
+def test_a_value_out_of_range_of_another_option_is_named(overrides, reason):
+    with pytest.raises(UserError) as caught:
+        settings_of(*overrides)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

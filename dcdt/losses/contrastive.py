@@ -19,6 +19,7 @@ class ContrastiveLoss(nn.Module):
     |---|---|---|
     | distance | (B, C) | Euclidean distances of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
+    | weight | (B, C) | what a cell counts, 0: not at all; None: 1 for all |
 
     Example:
         >>> import torch
@@ -28,15 +29,20 @@ class ContrastiveLoss(nn.Module):
     """
 
     measure: ClassVar[str] = "distance"
+    taught: ClassVar[bool] = False
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.margin = config.margin
         self.squared = config.squared
 
-    def forward(self, distance: Tensor, label: Tensor) -> Tensor:
-        """Unreduced loss of every pair, (B, C)."""
+    def forward(
+        self, distance: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None
+    ) -> Tensor:
+        """Unreduced loss of every pair, (B, C), scaled so that the mean is the weighted one of those that count."""
         gap = (self.margin - distance).clamp(min=0)
         if self.squared:
-            return (label * distance.square() + (1 - label) * gap.square()) / 2
-        return label * distance + (1 - label) * gap.square()
+            loss = (label * distance.square() + (1 - label) * gap.square()) / 2
+        else:
+            loss = label * distance + (1 - label) * gap.square()
+        return loss if weight is None else loss * weight / weight.mean()

@@ -22,3 +22,8 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Dot product along the last dimension: the cosine similarity of normalised vectors."""
     return torch.einsum("...w,...w->...", a, b)
+
+
+def chord(similarity: Tensor) -> Tensor:
+    """Euclidean distance of unit vectors with this dot product, `sqrt(2 - 2 s)`; smooth where they coincide."""
+    return (2 - 2 * similarity).clamp(min=0).add(EPS**2).sqrt()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dcdt.config import DCDTConfig, OptimizerConfig
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import dot, euclidean
+from dcdt.losses.measures import chord, dot, euclidean
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import Tower
 
@@ -58,8 +58,11 @@ class DualTower(PairRecommender):
             output = self.fusion(output)  # (..., F * W) -> (..., W)
         return nn.functional.normalize(output, dim=-1)
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor) -> Tensor:
-        """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, 1 + K)."""
+    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
+        """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, C)."""
+        if place is None:
+            cosine = self.encode_queries(queries) @ self.encode_videos(videos).T  # (B, U)
+            return chord(cosine) if self.loss.measure == "distance" else cosine
         measure = euclidean if self.loss.measure == "distance" else dot
         asked = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
         return measure(asked, self.encode_videos(videos)[place])  # (U, W) -> (B, 1 + K, W)

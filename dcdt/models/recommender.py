@@ -147,10 +147,14 @@ class Recommender(L.LightningModule):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """AdamW; the cosine goes to 0 over all steps."""
+        """AdamW; the cosine goes to 0 over all steps. Scalars (a temperature) do not decay: 0 is no home of theirs."""
         config = self.optimizer_config
         assert config is not None
-        optimizer = torch.optim.AdamW(self.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        scalars = [parameter for parameter in self.parameters() if not parameter.ndim]
+        groups: list[dict[str, Any]] = [{"params": [parameter for parameter in self.parameters() if parameter.ndim]}]
+        if scalars:
+            groups.append({"params": scalars, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         if config.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

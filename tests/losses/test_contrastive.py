@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dcdt.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
-from dcdt.losses.measures import EPS, dot, euclidean
+from dcdt.losses.measures import EPS, chord, dot, euclidean
 
 
 def loss(margin=1.0, squared=False):
@@ -87,3 +87,21 @@ def test_dot_and_euclidean_broadcast():
     unit = torch.nn.functional.normalize(videos, dim=-1)
     similarity, distance = dot(unit[:, :1], unit), euclidean(unit[:, :1], unit)
     torch.testing.assert_close(distance.square(), 2 - 2 * similarity, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_the_mean_is_the_weighted_mean_of_the_cells_that_count(squared):
+    distance, label = torch.tensor([[0.2, 0.3, 0.4], [0.5, 0.1, 0.6]]), torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    weight = torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.0, 3.0]])
+    plain, found = loss(squared=squared)(distance, label), loss(squared=squared)(distance, label, weight)
+    torch.testing.assert_close(found.mean(), (plain * weight).sum() / weight.sum())
+    torch.testing.assert_close(loss(squared=squared)(distance, label, torch.ones(2, 3)), plain)
+    assert found[0, 2] == found[1, 1] == 0
+
+
+def test_chord_is_the_distance_of_unit_vectors():
+    one, other = points([0.0, 10.0, 100.0]), points([0.0, 40.0, -80.0])
+    torch.testing.assert_close(chord(dot(one, other)), euclidean(one, other))
+    similarity = torch.tensor([1.0, 1.0000001], requires_grad=True)
+    chord(similarity).sum().backward()
+    assert similarity.grad.isfinite().all()

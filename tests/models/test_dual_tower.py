@@ -131,7 +131,7 @@ def test_training_scores_the_pairs_as_ranking_does(attention):
     model = make_model(attention, dropout=0.0)
     batch = index_batch()
     distances = []
-    model.loss.forward = lambda distance, label: distances.append((distance, label)) or distance
+    model.loss.forward = lambda distance, label, *_: distances.append((distance, label)) or distance
     model.training_step(batch, 0)
     [(distance, label)] = distances
     rows = torch.column_stack([batch["video"], batch["negatives"]])
@@ -249,3 +249,45 @@ def test_the_frozen_vectors_are_title_and_text_whatever_the_fields():
     tables = make_tables(2)
     torch.testing.assert_close(tables.frozen, normalize(tables.videos[0] + tables.videos[1], dim=-1))
     assert tables.width == 16
+
+
+def shared_batch():
+    """Four queries that share five columns, with two positives in a row and a cell that does not count."""
+    label = torch.zeros(4, 5)
+    label[torch.arange(4), torch.arange(4)] = 1
+    label[0, 4] = 1
+    weight = torch.ones(4, 5)
+    weight[1, 4] = 0
+    columns = torch.tensor([3, 0, 7, 9, 10])
+    return {"query": torch.tensor([0, 2, 3, 6]), "columns": columns, "label": label, "weight": weight}
+
+
+@attention_kinds
+@pytest.mark.parametrize("measure", ["distance", "similarity"])
+def test_shared_columns_are_measured_as_ranking_does(attention, measure):
+    model, seen = make_model(attention, dropout=0.0), []
+    model.loss.measure = measure
+    model.loss.forward = lambda *given: seen.append(given) or given[0]
+    batch = shared_batch()
+    model.training_step(batch, 0)
+    [(measured, label, weight, teacher)] = seen
+    scores = model.eval().score(batch_of(model.tables))[batch["query"]][:, batch["columns"]]
+    wanted = scores if measure == "similarity" else (2 - 2 * scores).sqrt()
+    torch.testing.assert_close(measured, wanted, atol=1e-5, rtol=0)
+    assert torch.equal(label, batch["label"]) and torch.equal(weight, batch["weight"])
+    assert teacher is None
+
+
+@pytest.mark.parametrize("batch", [index_batch(), shared_batch()], ids=["pairs", "shared"])
+def test_a_taught_loss_gets_the_frozen_cosine_of_its_cells(batch):
+    model, seen = make_model(), []
+    model.loss.taught = True
+    model.loss.forward = lambda *given: seen.append(given) or given[0]
+    model.training_step(batch, 0)
+    [(measured, _, _, teacher)] = seen
+    assert teacher.shape == measured.shape
+    for at, query in enumerate(batch["query"]):
+        rows = batch["columns"] if "columns" in batch else [batch["video"][at], *batch["negatives"][at]]
+        for column, video in enumerate(rows):
+            wanted = torch.cosine_similarity(model.tables.queries[query], model.tables.frozen[video], dim=0)
+            torch.testing.assert_close(teacher[at, column], wanted)

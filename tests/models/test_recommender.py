@@ -10,6 +10,7 @@ from dcdt.config import (
     ContrastiveConfig,
     DCDTConfig,
     HardSamplerConfig,
+    InfoNCEConfig,
     OptimizerConfig,
     RandomSamplerConfig,
     SplitConfig,
@@ -19,6 +20,7 @@ from dcdt.data import datamodule
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.evaluation.ranking import tie_order
 from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.hard import HardSampler
@@ -283,3 +285,14 @@ def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
     else:
         assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * at / steps)) / 2 for at in range(steps)])
     assert model.optimizers().param_groups[0]["weight_decay"] == 0.01
+
+
+def test_a_learned_temperature_is_trained_and_does_not_decay(small):
+    made = prepare(small, QUERY)
+    model = dcdt(made)
+    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learned=True))
+    quiet_trainer(max_epochs=2).fit(model, datamodule=data_of(made, "hard"))
+    assert abs(model.loss.temperature.item() - 0.05) > 1e-5
+    towers, scalars = model.optimizers().param_groups
+    assert (towers["weight_decay"], scalars["weight_decay"]) == (0.01, 0)
+    assert [parameter is model.loss.log_temperature for parameter in scalars["params"]] == [True]
