@@ -267,6 +267,74 @@ class HardSamplerConfig:
 
 
 @dataclass
+class InBatchSamplerConfig:
+    """The positives of a batch's other queries."""
+
+    name: str = MISSING
+    logq: bool = MISSING
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass
+class CatalogueSamplerConfig:
+    """Every video of training in every batch."""
+
+    name: str = MISSING
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass
+class WindowSamplerConfig:
+    """A window of the frozen ranking, with a guard against unjudged positives."""
+
+    name: str = MISSING
+    negatives: int = MISSING
+    start: int = MISSING
+    size: int = MISSING
+    guard: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("sampler.negatives", self.negatives, 1)
+        at_least("sampler.start", self.start, 0)
+        at_least("sampler.size", self.size, 1)
+        if not 0 < self.guard <= 1:
+            raise UserError(f"sampler.guard is {self.guard}; it must be above 0 and at most 1.")
+
+
+@dataclass
+class DynamicHardSamplerConfig(HardSamplerConfig):
+    """Hard negatives, mined again with the current towers."""
+
+    warm_up: int = MISSING
+    every: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        super().check()
+        at_least("sampler.warm_up", self.warm_up, 0)
+        at_least("sampler.every", self.every, 1)
+
+
+@dataclass
+class MixedSamplerConfig(HardSamplerConfig):
+    """Some hard negatives, some random ones."""
+
+    hard_share: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        super().check()
+        at_least("sampler.negatives", self.negatives, 2)
+        if not 0 < self.hard_share < 1:
+            raise UserError(f"sampler.hard_share is {self.hard_share}; it must be above 0 and below 1.")
+
+
+@dataclass
 class DataConfig:
     """Where the collection and its vectors are."""
 
@@ -390,7 +458,9 @@ ModelConfig = (
     DCDTConfig | RidgeConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
 )
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
-SamplerConfig = RandomSamplerConfig | HardSamplerConfig
+SamplerConfig = (
+    RandomSamplerConfig | HardSamplerConfig | InBatchSamplerConfig | CatalogueSamplerConfig | WindowSamplerConfig
+)
 EmbedderConfig = LocalEmbedderConfig
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -409,7 +479,15 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "triplet": TripletConfig,
         "margin_mse": MarginMSEConfig,
     },
-    "sampler": {"random": RandomSamplerConfig, "hard": HardSamplerConfig},
+    "sampler": {
+        "random": RandomSamplerConfig,
+        "hard": HardSamplerConfig,
+        "dynamic_hard": DynamicHardSamplerConfig,
+        "window": WindowSamplerConfig,
+        "mixed": MixedSamplerConfig,
+        "in_batch": InBatchSamplerConfig,
+        "catalogue": CatalogueSamplerConfig,
+    },
     "data": {"linear_algebra": DataConfig, "files": DataConfig},
     "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),
     "embedder": {"local": LocalEmbedderConfig},

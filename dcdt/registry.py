@@ -22,6 +22,11 @@ LOSSES = {
 SAMPLERS = {
     "random": "dcdt.samplers.random:RandomSampler",
     "hard": "dcdt.samplers.hard:HardSampler",
+    "dynamic_hard": "dcdt.samplers.dynamic_hard:DynamicHardSampler",
+    "window": "dcdt.samplers.window:WindowSampler",
+    "mixed": "dcdt.samplers.mixed:MixedSampler",
+    "in_batch": "dcdt.samplers.in_batch:InBatchSampler",
+    "catalogue": "dcdt.samplers.catalogue:CatalogueSampler",
 }
 
 

@@ -113,6 +113,15 @@ def test_every_loss_instantiates_and_is_called_alike(name):
         (["loss=infonce", "loss.temperature=nan"], "loss.temperature is nan"),
         (["loss=triplet", "loss.margin=0"], "loss.margin is 0.0; it must be above 0"),
         (["loss=triplet", "loss.margin=2.1"], "loss.margin is 2.1"),
+        (["sampler=window", "sampler.negatives=0"], "sampler.negatives is 0"),
+        (["sampler=window", "sampler.start=-1"], "sampler.start is -1; it must be a number of at least 0"),
+        (["sampler=window", "sampler.size=0"], "sampler.size is 0"),
+        (["sampler=window", "sampler.guard=1.01"], "sampler.guard is 1.01; it must be above 0 and at most 1"),
+        (["sampler=dynamic_hard", "sampler.pool_share=2"], "sampler.pool_share is 2.0"),
+        (["sampler=dynamic_hard", "sampler.warm_up=-1"], "sampler.warm_up is -1"),
+        (["sampler=dynamic_hard", "sampler.every=0"], "sampler.every is 0; it must be a number of at least 1"),
+        (["sampler=mixed", "sampler.negatives=1"], "sampler.negatives is 1; it must be a number of at least 2"),
+        (["sampler=mixed", "sampler.hard_share=1"], "sampler.hard_share is 1.0; it must be above 0 and below 1"),
     ],
 )
 def test_a_value_out_of_range_of_another_option_is_named(overrides, reason):
@@ -125,7 +134,13 @@ def test_a_value_out_of_range_of_another_option_is_named(overrides, reason):
 def test_every_sampler_instantiates(made, name):
     pool = training_pool(made.collection, made.split)
     sampler = look_up(SAMPLERS, name)(settings_of(f"sampler={name}").sampler, pool, made.tables)
-    assert sampler.negatives == 4
+    drawn = sampler.draw(torch.Generator())
+    rows = torch.cat([sampler.pairs, drawn], dim=1)
+    batch = sampler.batch(rows[:8])
+    assert batch.keys() in ({"query", "video", "negatives"}, {"query", "columns", "label", "weight"})
+    assert drawn.shape[1] == getattr(sampler, "negatives", 0)
+    assert isinstance(sampler.due(0), bool)
+    assert all(isinstance(value, int | float) for value in sampler.facts().values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())

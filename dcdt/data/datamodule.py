@@ -18,12 +18,31 @@ EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
 
 
 class Sampler(Protocol):
-    """What the DataModule needs of a sampler."""
+    """What training needs of a sampler (`dcdt.samplers.base`)."""
 
-    negatives: int
+    @property
+    def pairs(self) -> Tensor:
+        """(R, 2) query and video row: what an epoch goes through."""
+        ...
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Video rows of the negatives of every pair, (P, K)."""
+        """Video rows of the negatives of every pair, (R, K)."""
+        ...
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """What a model trains on, of B rows (B, 2 + K)."""
+        ...
+
+    def due(self, epoch: int) -> bool:
+        """Whether `mine_again` is wanted before this epoch."""
+        ...
+
+    def mine_again(self, score: Callable[[Tensor], Tensor]) -> None:
+        """Take the current scores into account: query rows (B,) to (B, N)."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """What the sampler found out."""
         ...
 
 
@@ -50,9 +69,10 @@ class SideTensors:
 
 
 class IndexBatches:
-    """Batches of (query, video, negatives) row numbers, shuffled and with fresh negatives each epoch.
+    """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
 
-    What an epoch holds depends on the seed and the epoch's number alone, so a resumed run sees the same batches.
+    What an epoch holds depends on the seed and the epoch's number alone, so a resumed run sees the same batches
+    (unless the sampler mines with the model).
     """
 
     def __init__(
@@ -79,8 +99,7 @@ class IndexBatches:
         rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
         rows = rows[torch.randperm(len(rows), generator=generator)].to(self.device)  # once an epoch, indices only
         for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            yield {"query": batch[:, 0], "video": batch[:, 1], "negatives": batch[:, 2:]}
+            yield self.sampler.batch(rows[start : start + self.batch_size])
 
 
 class RankingDataModule(L.LightningDataModule):
@@ -128,7 +147,7 @@ class RankingDataModule(L.LightningDataModule):
         assert self.trainer is not None and self.sampler is not None
         trainer = self.trainer
         return IndexBatches(
-            torch.from_numpy(self.split.pairs),
+            self.sampler.pairs,
             self.sampler,
             self.batch_size,
             self.seed,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dcdt.config import OptimizerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot
-from dcdt.models.recommender import Recommender
+from dcdt.models.recommender import Recommender, query_batch
 
 
 class PairRecommender(Recommender):
@@ -56,6 +56,23 @@ class PairRecommender(Recommender):
         loss: Tensor = self.loss(measured, label, weight, teacher).mean()
         self.note_loss(loss.detach(), len(queries))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Let the sampler mine with the towers as they stand, where it is due."""
+        sampler = self.data.sampler
+        if sampler is not None and sampler.due(self.current_epoch):
+            self.eval()
+            sampler.mine_again(self._current_scores)
+            self.train()
+
+    def facts(self) -> dict[str, float]:
+        """What the sampler found out."""
+        return self.data.sampler.facts() if self.data.sampler is not None else {}
+
+    @torch.no_grad()
+    def _current_scores(self, rows: Tensor) -> Tensor:
+        """Scores (B, N) of the queries of these rows (B,)."""
+        return self.score(query_batch(self.data.collection, self.tables, rows))
 
     def _frozen_cosine(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Frozen cosine of B queries and their videos, rows (B, C) or (C,) that all share: (B, C)."""

@@ -5,10 +5,11 @@ from torch import Tensor
 
 from dcdt.config import HardSamplerConfig
 from dcdt.data.tables import Tables
+from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 
-class HardSampler:
+class HardSampler(Sampler):
     """Draws, for every training pair, distinct videos from its query's pool of hard negatives.
 
     The pool is the share `pool_share` of the unrelated videos (at most `pool_limit`) whose frozen vector (title and
@@ -22,8 +23,8 @@ class HardSampler:
     """
 
     def __init__(self, config: HardSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
+        super().__init__(pool)
         self.negatives = config.negatives
-        self.pool = pool
         self.sizes = (pool.free.double() * config.pool_share).round().long().clamp(1, config.pool_limit)  # (U,)
         videos = tables.frozen[pool.candidates]  # (C, D)
         self.hard = pool.candidates[mine(tables.queries[pool.queries], videos, pool.forbidden, int(self.sizes.max()))]
@@ -47,11 +48,21 @@ def mine(queries: Tensor, videos: Tensor, forbidden: Tensor, size: int, chunk: i
     Returns:
         (U, size) positions in `videos`.
     """
-    size = min(size, len(videos))
-    mined = []
-    for start in range(0, len(queries), chunk):
-        scores = queries[start : start + chunk] @ videos.T  # (chunk, C)
-        scores = torch.nn.functional.pad(scores, (0, 1))  # the padding of `forbidden` points to the added column
-        scores.scatter_(1, forbidden[start : start + chunk], float("-inf"))
-        mined.append(scores[:, :-1].topk(size).indices)
-    return torch.cat(mined)
+    parts = zip(torch.split(queries, chunk), torch.split(forbidden, chunk), strict=True)
+    return torch.cat([hardest(asked @ videos.T, taken, size) for asked, taken in parts])
+
+
+def hardest(scores: Tensor, forbidden: Tensor, size: int) -> Tensor:
+    """For each query the `size` videos that score highest and are not forbidden, best first.
+
+    Args:
+        scores: (U, C).
+        forbidden: (U, F) columns of `scores`, padded with C.
+        size: how many; where fewer are free, forbidden ones stand at the end.
+
+    Returns:
+        (U, size) columns of `scores`.
+    """
+    padded = torch.nn.functional.pad(scores, (0, 1))  # the padding of `forbidden` points to the added column
+    padded.scatter_(1, forbidden, float("-inf"))
+    return padded[:, :-1].topk(min(size, scores.shape[1])).indices

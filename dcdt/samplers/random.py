@@ -5,10 +5,11 @@ from torch import Tensor
 
 from dcdt.config import RandomSamplerConfig
 from dcdt.data.tables import Tables
+from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 
-class RandomSampler:
+class RandomSampler(Sampler):
     """Draws, for every training pair, distinct videos that are unrelated to its query.
 
     Args:
@@ -18,8 +19,8 @@ class RandomSampler:
     """
 
     def __init__(self, config: RandomSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
+        super().__init__(pool)
         self.negatives = config.negatives
-        self.pool = pool
         # The o-th allowed candidate is o plus the number of forbidden ones before it: f_j counts when f_j - j <= o.
         shift = pool.forbidden - torch.arange(pool.forbidden.shape[1])
         self._shift = torch.where(pool.forbidden < len(pool.candidates), shift, len(pool.candidates) + 1)

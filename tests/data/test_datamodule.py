@@ -11,13 +11,14 @@ from dcdt.data import datamodule
 from dcdt.data.datamodule import IndexBatches, Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import padded
 from dcdt.errors import UserError
+from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 
 SPLITS = [SplitConfig("query", 0, 10, "all"), SplitConfig("video", 0, 10, "all")]
 
 
-class Counting:
+class Counting(Sampler):
     """A sampler whose negatives are random numbers."""
 
     negatives = 3

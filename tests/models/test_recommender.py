@@ -7,9 +7,12 @@ from support import prepare, quiet_trainer, related_sets
 
 from baselines.zero_shot import ZeroShot
 from dcdt.config import (
+    CatalogueSamplerConfig,
     ContrastiveConfig,
     DCDTConfig,
+    DynamicHardSamplerConfig,
     HardSamplerConfig,
+    InBatchSamplerConfig,
     InfoNCEConfig,
     OptimizerConfig,
     RandomSamplerConfig,
@@ -23,7 +26,10 @@ from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import Recommender
-from dcdt.samplers.hard import HardSampler
+from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.dynamic_hard import DynamicHardSampler
+from dcdt.samplers.hard import HardSampler, hardest
+from dcdt.samplers.in_batch import InBatchSampler
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 
@@ -296,3 +302,50 @@ def test_a_learned_temperature_is_trained_and_does_not_decay(small):
     towers, scalars = model.optimizers().param_groups
     assert (towers["weight_decay"], scalars["weight_decay"]) == (0.01, 0)
     assert [parameter is model.loss.log_temperature for parameter in scalars["params"]] == [True]
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "catalogue"])
+@pytest.mark.parametrize("loss", ["contrastive", "infonce"])
+def test_towers_train_on_columns_that_queries_share(small, kind, loss):
+    made = prepare(small, QUERY)
+    pool = training_pool(made.collection, made.split)
+    if kind == "in_batch":
+        sampler = InBatchSampler(InBatchSamplerConfig("in_batch", logq=True), pool, made.tables)
+    else:
+        sampler = CatalogueSampler(CatalogueSamplerConfig("catalogue"), pool, made.tables)
+    data = RankingDataModule(made.collection, made.split, made.pairs, sampler, 16, 0, KS)
+    model = dcdt(made)
+    if loss == "infonce":
+        model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, False))
+    trainer, losses = quiet_trainer(max_epochs=15), []
+    model.on_train_epoch_end = lambda: losses.append(trainer.callback_metrics["train/loss"].item())
+    trainer.fit(model, datamodule=data)
+    assert losses[-1] < losses[0]
+
+
+def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatch):
+    made = prepare(small, QUERY)
+    pool = training_pool(made.collection, made.split)
+    config = DynamicHardSamplerConfig("dynamic_hard", 4, 0.3, 200, warm_up=1, every=2)
+    sampler = DynamicHardSampler(config, pool, made.tables)
+    data = RankingDataModule(made.collection, made.split, made.pairs, sampler, 16, 0, KS)
+    model, mined = dcdt(made), []
+    plain = sampler.mine_again
+
+    def noted(score):
+        assert not model.training
+        plain(score)
+        videos = model.encode_videos(made.tables.videos)
+        wanted = hardest(
+            model.encode_queries(made.tables.queries[pool.queries]) @ videos[pool.candidates].T,
+            pool.forbidden,
+            sampler.hard.shape[1],
+        )
+        mined.append((model.current_epoch, torch.equal(sampler.hard, pool.candidates[wanted])))
+
+    monkeypatch.setattr(sampler, "mine_again", noted)
+    modes = []
+    model.on_train_batch_start = lambda *_: modes.append(model.training)
+    quiet_trainer(max_epochs=6).fit(model, datamodule=data)
+    assert mined == [(1, True), (3, True), (5, True)]
+    assert all(modes)

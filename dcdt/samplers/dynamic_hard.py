@@ -1,0 +1,45 @@
+"""Hard negatives that are mined again with the towers as they stand."""
+
+import torch
+from torch import Tensor
+
+from dcdt.config import DynamicHardSamplerConfig, HardSamplerConfig
+from dcdt.data.tables import Tables
+from dcdt.samplers.base import Score
+from dcdt.samplers.hard import HardSampler, hardest
+from dcdt.samplers.pool import TrainingPool
+
+CHUNK = 256  # queries that are scored at a time
+
+
+class DynamicHardSampler(HardSampler):
+    """The pool of hard negatives, mined with the frozen vectors during the warm-up, then with the current towers.
+
+    After `warm_up` epochs, and every `every` epochs from there, the pool of a query becomes the share of the
+    unrelated videos that the model scores highest (Xiong et al. 2021). A resumed run mines from the towers it resumes
+    with, so its batches are those of an uninterrupted run only from the next mining on.
+
+    Args:
+        config: number of negatives, share and limit of the pool, warm-up and interval.
+        pool: pairs, candidates and what is forbidden.
+        tables: the frozen vectors.
+    """
+
+    def __init__(self, config: DynamicHardSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
+        super().__init__(
+            HardSamplerConfig("hard", config.negatives, config.pool_share, config.pool_limit), pool, tables
+        )
+        self.warm_up, self.every = config.warm_up, config.every
+
+    def due(self, epoch: int) -> bool:
+        """At the end of the warm-up, and every so many epochs after it."""
+        return epoch >= self.warm_up and (epoch - self.warm_up) % self.every == 0
+
+    def mine_again(self, score: Score) -> None:
+        """Fill the pools with the videos that score highest now."""
+        pool, size, mined = self.pool, self.hard.shape[1], []
+        parts = zip(torch.split(pool.queries, CHUNK), torch.split(pool.forbidden, CHUNK), strict=True)
+        for queries, forbidden in parts:
+            scores: Tensor = score(queries).cpu()[:, pool.candidates]  # (chunk, C)
+            mined.append(hardest(scores, forbidden, size))
+        self.hard = pool.candidates[torch.cat(mined)]

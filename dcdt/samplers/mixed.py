@@ -1,0 +1,37 @@
+"""Some hard negatives and some random ones."""
+
+import torch
+from torch import Tensor
+
+from dcdt.config import HardSamplerConfig, MixedSamplerConfig, RandomSamplerConfig
+from dcdt.data.tables import Tables
+from dcdt.samplers.base import Sampler
+from dcdt.samplers.hard import HardSampler
+from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.random import RandomSampler
+
+
+class MixedSampler(Sampler):
+    """Gives every training pair a share of hard negatives, the rest drawn evenly from all other unrelated videos.
+
+    Hard ones alone never show the towers the rest of the catalogue, which they must rank too.
+
+    Args:
+        config: number of negatives, share of hard ones, share and limit of their pool.
+        pool: pairs, candidates and what is forbidden.
+        tables: the frozen vectors.
+    """
+
+    def __init__(self, config: MixedSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
+        super().__init__(pool)
+        self.negatives = config.negatives
+        n_hard = min(max(round(config.hard_share * config.negatives), 1), config.negatives - 1)
+        self.hard = HardSampler(HardSamplerConfig("hard", n_hard, config.pool_share, config.pool_limit), pool, tables)
+        self.random = RandomSampler(RandomSamplerConfig("random", config.negatives), pool, tables)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Video rows of the negatives of every pair, (P, K), the hard ones first; distinct where enough are free."""
+        hard, drawn = self.hard.draw(generator), self.random.draw(generator)  # (P, H), (P, K)
+        taken = (drawn.unsqueeze(2) == hard.unsqueeze(1)).any(2)  # at most H of them
+        order = (taken + torch.rand(drawn.shape, generator=generator)).argsort(1)  # by chance, those taken last
+        return torch.cat([hard, drawn.gather(1, order[:, : self.negatives - hard.shape[1]])], dim=1)
