@@ -40,6 +40,28 @@ class DCDTConfig:
 
 
 @dataclass
+class DCDTResidualConfig:
+    """DCDT whose towers start as the identity."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    rank: int = MISSING
+    shared: str = MISSING
+    dropout: float = MISSING
+    attention: str = MISSING
+    fusion: str = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("model.rank", self.rank, 1)
+        one_of("model.shared", self.shared, ("all", "fields", "none"))
+        below_one("model.dropout", self.dropout)
+        one_of("model.attention", self.attention, ("none", "query"))
+        one_of("model.fusion", self.fusion, ("sum", "concat") if self.attention == "none" else ("sum",))
+        distinct("model.fields", self.fields)
+
+
+@dataclass
 class ZeroShotConfig:
     """Cosine of the frozen embeddings, field vectors summed."""
 
@@ -399,7 +421,7 @@ class OptimizerConfig:
                 f"optimizer.lr is {self.lr} and optimizer.weight_decay {self.weight_decay}; "
                 "lr must be above 0 and weight_decay at least 0."
             )
-        one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
+        one_of("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
 
 
 @dataclass
@@ -455,7 +477,14 @@ class CallbacksConfig:
 
 
 ModelConfig = (
-    DCDTConfig | RidgeConfig | ZeroShotConfig | SingleTowerConfig | BM25Config | CollaborativeConfig | HybridConfig
+    DCDTConfig
+    | DCDTResidualConfig
+    | RidgeConfig
+    | ZeroShotConfig
+    | SingleTowerConfig
+    | BM25Config
+    | CollaborativeConfig
+    | HybridConfig
 )
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = (
@@ -467,6 +496,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
         "dcdt": DCDTConfig,
         "dcdt_ridge": RidgeConfig,
+        "dcdt_residual": DCDTResidualConfig,
         "zero_shot": ZeroShotConfig,
         "single_tower": SingleTowerConfig,
         "bm25": BM25Config,

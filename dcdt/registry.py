@@ -6,6 +6,7 @@ from typing import Any
 
 MODELS = {
     "dcdt": "dcdt.models.dual_tower:DualTower",
+    "dcdt_residual": "dcdt.models.residual:ResidualTowers",
     "dcdt_ridge": "dcdt.models.ridge_towers:RidgeTowers",
     "zero_shot": "baselines.zero_shot:ZeroShot",
     "single_tower": "baselines.single_tower:SingleTower",

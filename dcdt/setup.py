@@ -104,7 +104,7 @@ class Trained:
         model: with the weights of its best validation.
         trainer: that trained it, ready to test it.
         history: loss and validation per epoch.
-        epoch: of the best validation; 0 where nothing is trained.
+        epoch: of the best validation; -1: before training; 0 where nothing is trained.
         value: the primary metric there.
         seconds: of training.
     """
@@ -140,12 +140,15 @@ def train(
     started = time.perf_counter()
     model.prepare(data)
     if model.fittable:
+        if model.starts_useful:
+            trainer.validate(model, datamodule=data, verbose=False)  # which the best weights count as well
         trainer.fit(model, datamodule=data)
         value = best.value
     else:
         found = trainer.validate(model, datamodule=data, verbose=False)
         value = found[0][settings.primary_metric]
-    return Trained(model, trainer, history.rows, max(best.epoch, 0), value, time.perf_counter() - started)
+    epoch = best.epoch if model.starts_useful else max(best.epoch, 0)
+    return Trained(model, trainer, history.rows, epoch, value, time.perf_counter() - started)
 
 
 def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], folder: Path) -> None:
@@ -265,9 +268,10 @@ def print_summary(
             )
         console.print(table)
     if trained.history:
+        best = f"epoch {trained.epoch + 1}" if trained.epoch >= 0 else "the untrained model"
         console.print(
-            f"Trained {len(trained.history)} epochs in {trained.seconds:.0f} s; the best on validation is epoch "
-            f"{trained.epoch + 1} ({settings.primary_metric} {trained.value:.3f})."
+            f"Trained {len(trained.history)} epochs in {trained.seconds:.0f} s; the best on validation is "
+            f"{best} ({settings.primary_metric} {trained.value:.3f})."
         )
     for note in [*_notes(collection, split, settings), *notes]:
         console.print(note)

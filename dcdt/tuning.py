@@ -24,6 +24,12 @@ _TOWERS: dict[str, list[Any]] = {
 _STEMS: dict[str, list[Any]] = {"model.stem": [False, True]} if find_spec("snowballstemmer") else {}  # an extra
 SPACES: dict[str, dict[str, list[Any]]] = {
     "dcdt": _TOWERS,
+    "dcdt_residual": {
+        **_TOWERS,
+        "optimizer.lr": [3e-4, 1e-4, 1e-3],
+        "model.dropout": [0.0, 0.1, 0.3],
+        "model.rank": [64, 16, 256],
+    },
     "single_tower": {**_TOWERS, "loss.margin": [1.0, 0.7, 0.4]},  # its distance 1 - s never passes 1
     "bm25": {
         "model.variant": ["okapi", "l", "plus"],

@@ -108,6 +108,13 @@ def test_every_loss_instantiates_and_is_called_alike(name):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
+        (["model=dcdt_residual", "model.rank=0"], "model.rank is 0; it must be a number of at least 1"),
+        (["model=dcdt_residual", "model.shared=some"], "model.shared is 'some'; choose one of all, fields, none"),
+        (["model=dcdt_residual", "model.dropout=1"], "model.dropout is 1.0"),
+        (["model=dcdt_residual", "model.attention=keys"], "model.attention is 'keys'; choose one of none, query"),
+        (["model=dcdt_residual", "model.fusion=mean"], "model.fusion is 'mean'; choose one of sum, concat"),
+        (["model=dcdt_residual", "model.attention=query", "model.fusion=concat"], "model.fusion is 'concat'"),
+        (["model=dcdt_residual", "model.fields=[]"], "model.fields is []"),
         (["loss=infonce", "loss.positives=all"], "loss.positives is 'all'; choose one of each, any"),
         (["loss=infonce", "loss.temperature=0"], "loss.temperature is 0.0; it must be at least 0.01"),
         (["loss=infonce", "loss.temperature=nan"], "loss.temperature is nan"),
@@ -176,7 +183,19 @@ def best(settings):
     assert settings.split.name == "query"
 
 
-EXPERIMENTS = {"paper": paper, "best": best}
+def residual(settings):
+    """Towers that start as the identity, with what they are trained by."""
+    model = settings.model
+    assert (model.name, model.rank, model.shared, model.dropout) == ("dcdt_residual", 64, "all", 0)
+    assert (model.attention, model.fusion) == ("none", "sum")
+    assert (settings.sampler.name, settings.loss.name, settings.loss.positives) == ("catalogue", "infonce", "each")
+    assert (settings.loss.temperature, settings.loss.learned) == (0.05, False)
+    optimizer = settings.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule) == (3e-4, 0.01, "linear")
+    assert (settings.batch_size, settings.trainer.max_epochs, settings.split.name) == (64, 20, "query")
+
+
+EXPERIMENTS = {"paper": paper, "best": best, "residual": residual}
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
     "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
@@ -273,7 +292,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("optimizer.lr=0", "optimizer.lr is 0.0"),
         ("optimizer.lr=-1", "optimizer.lr is -1.0"),
         ("optimizer.weight_decay=-1", "weight_decay at least 0"),
-        ("optimizer.schedule=linear", "optimizer.schedule is 'linear'; choose one of cosine, constant"),
+        ("optimizer.schedule=step", "optimizer.schedule is 'step'; choose one of cosine, linear, constant"),
         ("trainer.devices=0", "trainer.devices is 0"),
         ("trainer.max_epochs=0", "trainer.max_epochs is 0"),
         ("trainer.validate_every=0", "trainer.validate_every is 0"),

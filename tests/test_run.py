@@ -94,6 +94,44 @@ def test_a_run_leaves_the_files_of_the_interface(finished):
     assert not any("tables" in name for name in state["state_dict"])
 
 
+def test_the_residual_towers_run_and_say_what_they_chose(folder, tmp_path):
+    arguments = [
+        *on(folder, tmp_path),
+        "experiment=residual",
+        "trainer=cpu",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/r",
+    ]
+    done = dcdt("run", *arguments, "trainer.max_epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert "Trained 2 epochs" in done.stdout and "dcdt_residual" in done.stdout
+    metrics, cost = (json.loads((tmp_path / "r" / name).read_text()) for name in ("metrics.json", "cost.json"))
+    lines = (tmp_path / "r" / "history.csv").read_text().splitlines()
+    assert len(lines) == 3
+    trained = [float(line.split(",")[lines[0].split(",").index("val/mrr")]) for line in lines[1:]]
+    assert metrics["val/mrr"] == pytest.approx(max(metrics["zero_shot/val/mrr"], *trained), abs=1e-6)
+    untrained = max(trained) <= metrics["zero_shot/val/mrr"] + 1e-9
+    assert cost["best_epoch"] == (-1 if untrained else int(np.argmax(trained)))
+    assert ("the untrained model" in done.stdout) == untrained
+
+
+def test_training_that_only_harms_is_refused(folder, tmp_path):
+    arguments = [
+        *on(folder, tmp_path),
+        "experiment=residual",
+        "trainer=cpu",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/r",
+    ]
+    done = dcdt("run", *arguments, "trainer.max_epochs=1", "optimizer.lr=100")
+    assert done.returncode == 0, done.stderr
+    metrics, cost = (json.loads((tmp_path / "r" / name).read_text()) for name in ("metrics.json", "cost.json"))
+    assert cost["best_epoch"] == -1 and "the untrained model" in done.stdout
+    for name in ("test/mrr", "val/mrr", "test/ndcg@10"):
+        assert metrics[name] == metrics[f"zero_shot/{name}"]
+
+
 def test_provenance_names_code_packages_data_and_command(finished):
     _, run = finished
     facts = json.loads((run / "provenance.json").read_text())

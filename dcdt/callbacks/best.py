@@ -2,12 +2,15 @@
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class BestWeights(L.Callback):
     """Copies the weights in memory at every better validation and puts them back when training ends.
 
     Writing a file at each improvement costs more than the training of a small collection; the copy costs nothing.
+
+    A validation before the fit counts as epoch -1: where no epoch is better, the untrained model stays.
 
     Args:
         monitor: metric to maximise, such as `val/mrr`.
@@ -25,7 +28,7 @@ class BestWeights(L.Callback):
             return
         value = float(trainer.callback_metrics[self.monitor])
         if value > self.value:
-            self.value, self.epoch = value, trainer.current_epoch
+            self.value, self.epoch = value, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else -1
             self._weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

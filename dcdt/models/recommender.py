@@ -69,6 +69,9 @@ class Recommender(L.LightningModule):
     Subclasses define `score`; those with something to fit define `training_step` and leave `fittable` true; decoupled
     ones define `encode_queries` and `encode_videos` and inherit `score`.
 
+    `starts_useful` says that the untrained model is worth keeping: it is validated before training and stays where no
+    epoch is better.
+
     Args:
         tables: the frozen vectors.
         optimizer: learning rate, weight decay and schedule; None for a model that is not trained.
@@ -77,6 +80,7 @@ class Recommender(L.LightningModule):
     fittable: ClassVar[bool] = True
     decoupled: ClassVar[bool] = True
     reads_validation: bool = False  # whether validation queries are fitted too; they are then scored as if left out
+    starts_useful: ClassVar[bool] = False
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()
@@ -147,7 +151,7 @@ class Recommender(L.LightningModule):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """AdamW; the cosine goes to 0 over all steps. Scalars (a temperature) do not decay: 0 is no home of theirs."""
+        """AdamW; the schedule goes to 0 over all steps. Scalars (a log-temperature) do not decay."""
         config = self.optimizer_config
         assert config is not None
         scalars = [parameter for parameter in self.parameters() if not parameter.ndim]
@@ -158,7 +162,11 @@ class Recommender(L.LightningModule):
         if config.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if config.schedule == "linear":
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+        else:
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def note_loss(self, loss: Tensor, n: int) -> None:

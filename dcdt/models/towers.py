@@ -1,4 +1,4 @@
-"""The paper's towers (eq. 4 to 6)."""
+"""The towers: as the paper prints them (eq. 4 to 6), and a map that starts as nothing."""
 
 from torch import Tensor, nn
 
@@ -20,4 +20,25 @@ class Tower(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Outputs (..., W) of vectors (..., D)."""
         output: Tensor = self.dropout(self.linear(vectors).relu())
+        return output
+
+
+class LowRankMap(nn.Module):
+    """A ReLU map of low rank that starts at zero: `W_2 ReLU(W_1 x + b_1)` with `W_2 = 0`.
+
+    Args:
+        width_in: width of what it reads.
+        width: width of what it adds.
+        rank: width between.
+    """
+
+    def __init__(self, width_in: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width_in, rank)
+        self.outer = nn.Linear(rank, width, bias=False)
+        nn.init.zeros_(self.outer.weight)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """What is added, (..., W), for vectors (..., D)."""
+        output: Tensor = self.outer(self.inner(vectors).relu())
         return output

@@ -278,7 +278,7 @@ def test_training_lowers_the_loss(small):
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
     made = prepare(small, QUERY)
     model, rates = dcdt(made, schedule=schedule), []
@@ -288,6 +288,8 @@ def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
     steps = 3 * math.ceil(len(made.split.pairs) / 16)
     if schedule == "constant":
         assert rates == [1e-3] * steps
+    elif schedule == "linear":
+        assert rates == pytest.approx([1e-3 * (1 - at / steps) for at in range(steps)])
     else:
         assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * at / steps)) / 2 for at in range(steps)])
     assert model.optimizers().param_groups[0]["weight_decay"] == 0.01

@@ -1,0 +1,84 @@
+"""DCDT whose towers start as the identity, so that training can only change what the frozen vectors already know."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.config import DCDTResidualConfig, OptimizerConfig
+from dcdt.data.tables import Tables
+from dcdt.losses.measures import chord
+from dcdt.models.pairs import PairRecommender
+from dcdt.models.towers import LowRankMap
+
+
+class ResidualTowers(PairRecommender):
+    """The paper's three towers, each `x + W_2 ReLU(W_1 x + b_1)` with `W_2 = 0` at the start.
+
+    So the untrained model scores exactly as zero_shot does, at the width of the frozen vectors.
+
+    `attention=none`: the field outputs are added (`fusion=sum`), or added with a low-rank map of their concatenation
+    that starts at zero (`fusion=concat`), and the score is the cosine with the query's output.
+    `attention=query`: weights over the fields `alpha(q) = softmax_m(q' . k_m)` with keys that start at zero, so even;
+    `score = F [alpha_t q'; alpha_d q'] . [t'; d'] / (|q'| |t' + d'|)`: a dot product with a vector that is computed
+    once a video, divided by the length of the sum, so that even weights give the cosine with the sum.
+
+    Args:
+        config: rank, what is shared, dropout, attention and fusion.
+        tables: the frozen vectors.
+        loss: a loss that takes distances or similarities (B, C) and labels.
+        optimizer: learning rate, weight decay and schedule.
+    """
+
+    starts_useful: ClassVar[bool] = True
+
+    def __init__(self, config: DCDTResidualConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
+        super().__init__(tables, loss, optimizer)
+        n_fields, width = len(tables.fields), tables.width
+        maps = {"all": 1, "fields": 2, "none": 1 + n_fields}[config.shared]
+        self.towers = nn.ModuleList(LowRankMap(width, width, config.rank) for _ in range(maps))
+        self.dropout = nn.Dropout(config.dropout)
+        self.keys = nn.Parameter(torch.zeros(n_fields, width)) if config.attention == "query" else None
+        fused = config.fusion == "concat"
+        self.fusion = LowRankMap(n_fields * width, width, config.rank) if fused else None
+
+    def encode_queries(self, vectors: Tensor) -> Tensor:
+        """Unit query vectors of frozen vectors (B, D): (B, D); with attention (B, F * D), longer than 1."""
+        output = nn.functional.normalize(self._tower(0, vectors), dim=-1)  # (B, D)
+        if self.keys is None:
+            return output
+        weights = len(self.keys) * self.attention_weights(vectors)  # (B, F), each 1 at the start
+        return (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * D)
+
+    def attention_weights(self, vectors: Tensor) -> Tensor:
+        """Weights over the fields, `softmax_m(q' . k_m)`, of frozen query vectors (B, D): (B, F)."""
+        assert self.keys is not None
+        return (self._tower(0, vectors) @ self.keys.T).softmax(-1)
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Video vectors of frozen field vectors (F, ..., D): (..., D), unit; with attention (..., F * D)."""
+        outputs = torch.stack([self._tower(1 + at, part) for at, part in enumerate(fields)])  # (F, ..., D)
+        total = outputs.sum(0)  # (..., D)
+        if self.keys is not None:
+            length = total.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return torch.cat([output / length for output in outputs], dim=-1)  # (..., F * D)
+        if self.fusion is not None:
+            total = total + self.fusion(torch.cat(list(outputs), dim=-1))  # (..., F * D) -> (..., D)
+        return nn.functional.normalize(total, dim=-1)
+
+    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
+        """Similarities of B queries to their videos, or `sqrt(2 - 2 s)` where the loss takes distances: (B, C)."""
+        similarity = self.encode_queries(queries) @ self.encode_videos(videos).T  # (B, U)
+        if place is not None:
+            similarity = similarity.gather(1, place)  # (B, C)
+        return chord(similarity) if self.loss.measure == "distance" else similarity
+
+    def _tower(self, at: int, vectors: Tensor) -> Tensor:
+        """Output (..., D) of the query's tower (0) or of a field's (1, 2, ...) for frozen vectors (..., D)."""
+        start = self.dropout(self._start(vectors))
+        output: Tensor = start + self.towers[min(at, len(self.towers) - 1)](start)
+        return output
+
+    def _start(self, vectors: Tensor) -> Tensor:
+        """What the towers start from, (..., D): the frozen vectors (..., D) as they are."""
+        return vectors
