@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from dcdt.reporting.numbers import MARGIN, Comparison, Number, ranking_cell
+from dcdt.reporting.numbers import MARGIN, Comparison, Number
 from dcdt.reporting.structure import metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
@@ -188,37 +188,35 @@ def _differences(report: Report) -> Figure | None:
 
 
 def learning_curves(report: Report) -> dict[str, list[tuple[float, Number]]]:
-    """For each model fitted on several numbers of training queries: their mean number over runs, and its metric."""
+    """For each model fitted on several numbers of training queries: their mean, and the difference to zero_shot."""
+    against = report.reference.label if report.reference else ""
+    gaps = {one.model: one.difference for one in report.comparisons if one.reference == against}
     curves: dict[str, list[tuple[float, Number]]] = {}
-    for one in (variant for variant in report.variants if variant.runs and "train_queries=" in variant.label):
+    for one in (variant for variant in report.variants if "train_queries=" in variant.label and variant.label in gaps):
         name = re.sub(r",? ?train_queries=[^,]+", "", one.label)
         number = float(np.mean([run.provenance["queries"]["train"] for run in one.runs]))
-        if cell := ranking_cell(one.runs, report.metric):
-            curves.setdefault(name, []).append((number, cell))
+        curves.setdefault(name, []).append((number, gaps[one.label]))
     return {name: sorted(points, key=lambda point: point[0]) for name, points in sorted(curves.items())}
 
 
 def _learning(report: Report) -> Figure | None:
     curves = learning_curves(report)
-    if not curves:
+    if not curves or not report.reference:
         return None
     figure = _figure(5.4, 3.7)
     axes = figure.subplots()
-    level = ranking_cell(report.reference.runs, report.metric) if report.reference else None
-    if report.reference and level:
-        axes.axhline(level.value, color=MUTED, linestyle="--", linewidth=1.4, label=_wrapped(report.reference.label))
+    axes.axhspan(-MARGIN, 0, color=MUTED, alpha=0.18, linewidth=0)
+    axes.axhline(0, color=INK, linewidth=1)
     for at, (name, points) in enumerate(curves.items()):
-        numbers = np.array([number for number, _ in points]) * (1 + 0.03 * at)  # side by side, not on top
-        values, low, high = (np.array([getattr(cell, end) for _, cell in points]) for end in ("value", "low", "high"))
-        bars = [values - low, high - values]
-        axes.errorbar(
-            numbers, values, yerr=bars, fmt="o-", capsize=3, color=SERIES[at % len(SERIES)], label=_wrapped(name)
-        )
+        numbers = np.array([number for number, _ in points]) * (1 + 0.05 * at)  # side by side, not on top
+        values, low, high = (np.array([getattr(gap, end) for _, gap in points]) for end in ("value", "low", "high"))
+        colour, bars = SERIES[at % len(SERIES)], [values - low, high - values]
+        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrapped(name))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)}, 95 % interval")
+    axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {report.reference.label}")
     axes.grid(alpha=0.6)
-    axes.legend(frameon=False, fontsize=9.5)
+    figure.legend(frameon=False, fontsize=9.5, loc="outside upper left", ncols=2)
     return figure
 
 

@@ -22,7 +22,8 @@ FIGURES = {
     "margin of non-inferiority.",
     "scores": "Scores of the test pairs. Every model has its own scale, so scores are given in standard deviations "
     "from the mean of the run's own test pairs; what lies beyond four is counted in the last bar.",
-    "learning": "{metric} by the number of training queries, 95 % intervals over test queries; dashed: {against}.",
+    "learning": "Difference to {against} in {metric} by the number of training queries, with 95 % bootstrap intervals "
+    "over test queries. Shaded: the margin of non-inferiority.",
 }
 
 
