@@ -123,10 +123,16 @@ class Collection:
         if not any(values):
             raise MissingField(
                 f"field '{name}': no video of {self.name} has it.\n"
-                f"Set model.fields to some of title, text{_metadata_keys(self.videos)}."
+                f"Set model.fields to some of {', '.join(self.fields)}."
             )
         pairs = zip(values, self.videos.titles, self.videos.texts, strict=True)
         return [value or title or text for value, title, text in pairs]
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """The fields that some video has: title, text and the keys of the videos' metadata."""
+        texts = {"title": self.videos.titles, "text": self.videos.texts}
+        return [name for name, values in texts.items() if any(values)] + _metadata_keys(self.videos)
 
     def slice_rows(self) -> dict[str, Rows]:
         """Query rows by language for the languages outside `languages`: reported apart, never trained on."""
@@ -364,6 +370,5 @@ def _joined(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user 
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
-def _metadata_keys(videos: Documents) -> str:
-    keys = sorted({key for metadata in videos.metadata for key in metadata})
-    return f", {', '.join(keys)}" if keys else ""
+def _metadata_keys(videos: Documents) -> list[str]:
+    return sorted({key for metadata in videos.metadata for key in metadata})

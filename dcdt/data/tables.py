@@ -55,7 +55,8 @@ def load_tables(
     Raises:
         UserError: the cache is corrupt or of another model, or what is missing cannot be embedded here.
     """
-    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *FROZEN_FIELDS])}
+    frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
+    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
     texts = [*collection.queries.texts, *(text for part in field_texts.values() for text in part)]
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
     cache = VectorCache(cache_folder, space_of(embedder), remedy)
@@ -64,7 +65,7 @@ def load_tables(
     return Tables(
         torch.from_numpy(cache.vectors(collection.queries.texts)),
         torch.stack([vectors[name] for name in fields]),  # (F, N, D)
-        torch.stack([vectors[name] for name in FROZEN_FIELDS]).sum(0),
+        torch.stack([vectors[name] for name in frozen]).sum(0),
         fields,
     )
 
