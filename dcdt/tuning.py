@@ -7,7 +7,6 @@ test query says is never seen here.
 import itertools
 import random
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,6 @@ _TOWERS: dict[str, list[Any]] = {
     "model.dropout": [0.2, 0.0, 0.5],
     "optimizer.weight_decay": [0.01, 0.1],
 }
-_STEMS: dict[str, list[Any]] = {"model.stem": [False, True]} if find_spec("snowballstemmer") else {}  # an extra
 SPACES: dict[str, dict[str, list[Any]]] = {
     "dcdt": _TOWERS,
     "dcdt_residual": {
@@ -36,7 +34,6 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.k1": [1.5, 0.8, 1.2, 2.0],
         "model.b": [0.75, 0.4, 0.9],
         "model.stop_words": [True, False],
-        **_STEMS,
     },
     "dcdt_ridge": {  # beside its penalty, which every trial chooses for itself
         "model.whiten": ["soft", "none"],

@@ -79,11 +79,11 @@ def test_collaborative_tunes_what_its_kind_reads(kind, read):
         assert parse(changed) != parse(config)
 
 
-def test_stems_are_tuned_only_where_the_stemmer_is_there():
-    code = "import sys; {}from dcdt.tuning import SPACES; print('model.stem' in SPACES['bm25'])"
-    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: f(n) if n[:4] != 'snow' else None; "
+def test_what_is_tuned_does_not_depend_on_what_is_installed():
+    code = "{}from dcdt.tuning import SPACES; print(SPACES)"
+    hide = "import importlib.util as u; u.find_spec = lambda *_: None; "
     found = [subprocess.run([sys.executable, "-c", code.format(part)], capture_output=True) for part in ("", hide)]
-    assert [done.stdout.split() for done in found] == [[b"True"], [b"False"]]
+    assert found[0].stdout == found[1].stdout != b""
 
 
 def searched(values, **changes):
