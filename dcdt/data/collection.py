@@ -83,6 +83,14 @@ class Collection:
         return self.judgments.where(self.judgments.grade > 0)
 
     @cached_property
+    def twins(self) -> dict[int, list[int]]:
+        """Rows of the videos that share their description (their title where they have none), for each that does."""
+        groups: dict[str, list[int]] = {}
+        for row, (title, text) in enumerate(zip(self.videos.titles, self.videos.texts, strict=True)):
+            groups.setdefault(normalise_text(text or title), []).append(row)
+        return {row: rows for rows in groups.values() if len(rows) > 1 for row in rows}
+
+    @cached_property
     def content(self) -> str:
         """Hash of all ids, texts and judgments, which a split stands on; the order of lines does not matter."""
         digest = hashlib.sha256()

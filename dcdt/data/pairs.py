@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rank_bm25 import BM25Plus
 
-from dcdt.data.collection import Collection, Judgments, Rows
+from dcdt.data.collection import Collection, Rows
 from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
 from dcdt.errors import UserError
@@ -53,7 +53,7 @@ def load_pairs(
     Raises:
         UserError: the stored file is corrupt.
     """
-    seed = hashlib.sha256(f"{split.fingerprint} {space}".encode()).hexdigest()[:16]
+    seed = hashlib.sha256(f"{split.fingerprint} {space} no twins".encode()).hexdigest()[:16]
     path = folder / f"{seed}.parquet"
     if not path.exists():
         rows = [
@@ -78,10 +78,12 @@ def load_pairs(
     return {name: Pairs(query[side == name], video[side == name], label[side == name]) for name in ("val", "test")}
 
 
-def unrelated(judgments: Judgments, query: int, candidates: NDArray[np.bool_]) -> Rows:
-    """Candidate videos without any grade above 0 for the query."""
+def unrelated(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
+    """Candidate videos without any grade above 0 for the query, and without the text of one that has a grade."""
+    judged = collection.related
+    known = judged.video[judged.query == query].tolist()
     allowed = candidates.copy()
-    allowed[judgments.video[judgments.query == query]] = False
+    allowed[[twin for video in known for twin in collection.twins.get(video, [video])]] = False
     return np.flatnonzero(allowed)
 
 
@@ -102,7 +104,7 @@ def _draw(
     place = np.argsort(np.argsort(collection.videos.ids))  # (N,) by id, so that the order of lines does not matter
     rows: list[Row] = []
     for query in sorted(side.queries.tolist(), key=collection.queries.ids.__getitem__):
-        free = unrelated(collection.related, query, side.candidates)
+        free = unrelated(collection, query, side.candidates)
         free = free[np.argsort(place[free])]
         lexical = np.asarray(bm25.get_scores(tokenize(collection.queries.texts[query])))[free]
         orders = {"bm25": lexical, "cosine": videos[free] @ queries[query]}

@@ -1,13 +1,12 @@
 """What a sampler may draw from, and the arithmetic of drawing without replacement for many rows at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.data.collection import Collection, normalise_text, positives_by_query
+from dcdt.data.collection import Collection, positives_by_query
 from dcdt.data.splits import Split
 from dcdt.data.tables import padded
 from dcdt.errors import UserError
@@ -46,7 +45,7 @@ def training_pool(collection: Collection, split: Split) -> TrainingPool:
     candidates = np.flatnonzero(split.train.candidates)
     position = np.full(len(collection.videos), -1, dtype=np.int64)
     position[candidates] = np.arange(len(candidates))
-    twins = _videos_by_text(collection.videos.texts)
+    twins = collection.twins
     related = positives_by_query(collection.related, len(collection.queries))
     queries, owner = np.unique(split.pairs[:, 0], return_inverse=True)
     lists = []
@@ -90,12 +89,3 @@ def draw_distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     if short.any():
         drawn[short] = torch.arange(k)[None, :] % counts[short, None]
     return drawn
-
-
-def _videos_by_text(texts: Sequence[str]) -> dict[int, list[int]]:
-    """Rows that share their (normalised, not empty) text, for the rows that share one."""
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        if text:
-            groups.setdefault(normalise_text(text), []).append(row)
-    return {row: rows for rows in groups.values() if len(rows) > 1 for row in rows}

@@ -315,3 +315,18 @@ def test_normalising_is_done_after_once(text):
 def test_real_collections_load(real):
     assert len(real.positives) > 100
     assert len(real.fingerprint) == 16
+
+
+def test_videos_without_a_description_are_twins_by_their_title(tmp_path):
+    videos = [
+        {"_id": name, "title": title, "text": text}
+        for name, title, text in (
+            ("a", "Rank", ""),
+            ("b", "rank!", ""),
+            ("c", "Rank", "of a matrix"),
+            ("d", "Span", "Of a Matrix"),
+            ("e", "Trace", ""),
+        )
+    ]
+    write_folder(tmp_path, videos, [{"_id": "q", "text": "what"}], qrels=["q\ta\t1"])
+    assert load_collection(tmp_path).twins == {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]}

@@ -76,7 +76,9 @@ def test_hard_negatives_are_the_best_of_what_is_left(small, tmp_path):
         }.get(row["origin"])
         taken = used.setdefault(query, set())
         if scores is not None:
-            free = [other for other in range(len(collection.videos)) if other not in related[query] | taken]
+            texts = collection.videos.texts
+            known = {texts[video] for video in related[query]}
+            free = [at for at, text in enumerate(texts) if text not in known and at not in taken]
             assert scores[video] == pytest.approx(max(scores[free]))
         if not row["label"]:
             taken.add(video)
@@ -89,6 +91,17 @@ def test_where_videos_run_out_no_negative_is_used_twice(tmp_path):
         drawn = Counter(pairs.query[~pairs.label].tolist())
         positives = Counter(pairs.query[pairs.label].tolist())
         assert drawn == {query: min(4 * positives[query], 4 - len(related[query])) for query in drawn}
+
+
+def test_no_negative_has_the_text_of_a_related_video(small, tmp_path):
+    made = prepare(small, QUERY)
+    texts, related, twins = made.collection.videos.texts, related_sets(made.collection), 0
+    for pairs in draw(tmp_path, made).values():
+        for query, video in zip(pairs.query[~pairs.label].tolist(), pairs.video[~pairs.label].tolist(), strict=True):
+            known = {texts[row] for row in related[query]}
+            twins += len([row for row, text in enumerate(texts) if text in known]) > len(related[query])
+            assert texts[video] not in known
+    assert twins
 
 
 def test_the_file_is_drawn_once_and_read_after(small, tmp_path):
