@@ -586,6 +586,11 @@ def parse(config: DictConfig) -> Settings:
         values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     settings = Settings(**values)
     _check_plain(settings)
+    if settings.split.part == "sealed" and settings.experiment_name != "final":
+        raise UserError(
+            "split.part is 'sealed': only experiment=final scores the sealed quarter, once for a release.\n"
+            "Choose split.part=open to compare and tune, or all where nothing is compared any more."
+        )
     return settings
 
 

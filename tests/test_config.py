@@ -283,6 +283,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("sampler.pool_share=1.1", "sampler.pool_share is 1.1"),
         ("sampler.pool_limit=0", "sampler.pool_limit is 0"),
         ("split.n_folds=0", "split.n_folds is 0; it must be a number of at least 1"),
+        ("split.part=sealed", "only experiment=final scores the sealed quarter"),
         ("split.part=closed", "split.part is 'closed'; choose one of open, sealed, all"),
         ("embedder.batch_tokens=0", "embedder.batch_tokens is 0"),
         ("embedder.max_tokens=1", "embedder.max_tokens is 1; it must be a number of at least 2"),

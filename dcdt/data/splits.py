@@ -38,7 +38,7 @@ class Split:
         train, val, test: the three sides.
         extra: further sides reported beside test: `test_all` (cold start among all videos), `slice_<language>`.
         cutoff: `split=time` only: nothing from this time on may be seen in training.
-        left_out: number of queries without a positive on their side.
+        left_out: number of queries without a positive, anywhere or on their side.
         fingerprint: hash of sides, pairs and candidates; runs compare only where it agrees.
     """
 
@@ -255,6 +255,7 @@ def _finish(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
         extra["test_all"] = Side(test.queries, everything, test.judgments)
     pairs = rule.pairs if rule.pairs is not None else _positive_pairs(collection, train)
     left_out = sum(map(len, rows)) - len(train.queries) - len(val.queries) - len(test.queries)
+    left_out += len(_unanswered(collection, config.part))
     split = Split(config.name, config.index, np.array(pairs, dtype=np.int64).reshape(-1, 2), train, val, test, extra)
     return Split(
         **{
@@ -264,6 +265,13 @@ def _finish(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
             "fingerprint": _fingerprint(collection, split),
         }
     )
+
+
+def _unanswered(collection: Collection, part: str) -> list[int]:
+    """Rows of queries without any positive, of the collection's language and of the part that is looked at."""
+    texts, apart = collection.queries.texts, [row for rows in collection.slice_rows().values() for row in rows.tolist()]
+    rows = set(range(len(texts))) - set(collection.positives.query.tolist()) - set(apart)
+    return [row for row in sorted(rows) if part != "open" or not sealed(texts[row])]
 
 
 def _side(collection: Collection, rows: Rows, candidates: Mask) -> Side:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -414,10 +415,9 @@ def test_warm_cold_and_mixed_by_brute_force(collection, chosen):
 def test_queries_without_a_positive_on_their_side_are_counted():
     videos, queries, judged = parts(5)
     split = make_split(build(videos, queries, judged), config("video", part="all"))
-    answered = {query for query, _, grade in judged if grade >= 1}
     kept = sum(len(side.queries) for side in (split.train, split.val, split.test))
-    assert split.left_out == len(answered) - kept
-    assert split.left_out > 0
+    assert split.left_out == len(queries) - kept
+    assert split.left_out > len(queries) - len({query for query, _, grade in judged if grade >= 1})
 
 
 def test_groups_are_rows_of_equal_text():
@@ -451,3 +451,20 @@ def test_more_training_queries_than_there_are_is_not_applicable(tmp_path):
     collection = load_collection(make_collection(tmp_path / "c"))
     with pytest.raises(NotApplicable, match=r"train_queries is 1000, but this division has \d+ training queries"):
         make_split(collection, SplitConfig("folds", 0, 10, "all", 1000))
+
+
+@pytest.mark.parametrize("name", ["query", "folds", "video", "time"])
+def test_queries_without_a_positive_are_counted_as_left_out(small, tmp_path, name):
+    copytree(small, tmp_path / "c")
+    path = tmp_path / "c" / "qrels" / "qrels.tsv"
+    lines = path.read_text().splitlines()
+    gone = {f"q{at}" for at in range(20, 30)}  # none of them repeats another query
+    before = make_split(load_collection(tmp_path / "c"), SplitConfig(name, 0, 10, "all")).left_out
+    path.write_text("\n".join(line for line in lines if line.split("\t")[0] not in gone))
+    after = load_collection(tmp_path / "c")
+    assert make_split(after, SplitConfig(name, 0, 10, "all")).left_out >= len(gone)
+    if name in ("query", "folds"):
+        assert before == 0 and make_split(after, SplitConfig(name, 0, 10, "all")).left_out == len(gone)
+        queries = after.queries
+        unsealed = [name for name in gone if not sealed(queries.texts[queries.row_of[name]])]
+        assert make_split(after, SplitConfig(name, 0, 10, "open")).left_out == len(unsealed) < len(gone)
