@@ -11,13 +11,19 @@ from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
 from dcdt.reporting.runs import read_runs
-from dcdt.reporting.tables import Report, make_report
+from dcdt.reporting.tables import Report, make_report, named
 from dcdt.reporting.variants import Variant
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
 
-def report(folders: Sequence[Path], out: Path, chosen: Sequence[str] = (), metric: str | None = None) -> Report:
+def report(
+    folders: Sequence[Path],
+    out: Path,
+    chosen: Sequence[str] = (),
+    metric: str | None = None,
+    against: str | None = None,
+) -> Report:
     """Read runs and write every file of the report.
 
     Args:
@@ -25,11 +31,12 @@ def report(folders: Sequence[Path], out: Path, chosen: Sequence[str] = (), metri
         out: where the files go.
         chosen: labels of the two models whose queries the page compares; the best and zero_shot where none is given.
         metric: that orders and tests; the primary metric where none is given.
+        against: label of the row that all others are tested against; zero_shot where none is given.
 
     Raises:
         UserError: nothing has finished, a file is corrupt, runs that cannot be compared, or an unknown label.
     """
-    found = make_report(read_runs(folders), metric)
+    found = make_report(read_runs(folders), metric, against)
     pair = choose(found, chosen)
     quality = [*found.tables, *([found.failures] if found.failures.rows else [])]
     tests = [table for table in quality if table.name == "tests"]
@@ -63,13 +70,10 @@ def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | No
     Raises:
         UserError: a label that is none of the report's.
     """
-    by_label = {variant.label: variant for variant in found.variants if variant.runs}
-    for label in chosen:
-        if label not in by_label:
-            raise UserError(f"--compare: there is no finished '{label}' here; choose two of: {'; '.join(by_label)}.")
     if chosen:
-        return by_label[chosen[0]], by_label[chosen[1]]
-    others = [found.reference, *by_label.values()]
+        first, second = (named(found.variants, label, "--compare") for label in chosen)
+        return first, second
+    others = [found.reference, *(variant for variant in found.variants if variant.runs)]
     other = next((variant for variant in others if variant is not None and variant is not found.best), None)
     return (found.best, other) if other else None
 
@@ -85,11 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
+    parser.add_argument("--against", metavar="MODEL", help="test every other row against this one (default: zero_shot)")
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
     given = parser.parse_args(arguments)
     out = given.out or given.folders[0] / "report"
     try:
-        found = report(given.folders, out, given.compare, given.metric)
+        found = report(given.folders, out, given.compare, given.metric, given.against)
         if given.wandb:
             from dcdt.callbacks.wandb import log_report
 

@@ -182,7 +182,7 @@ def _differences(report: Report) -> Figure | None:
     )
     axes.set_yticks(places, [_wrapped(one.model) for one in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"difference in {metric_name(report.metric)} to {against}, 95 % interval")
+    axes.set_xlabel(f"difference in {metric_name(report.metric)}, 95 % interval")
     axes.grid(axis="x", alpha=0.6)
     return figure
 

@@ -189,12 +189,14 @@ def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Compa
     """Paired sign-flip tests of one family, Holm-corrected over all of it, in the order given.
 
     Args:
-        pairs: (model, reference) each.
+        pairs: (model, reference) each; they are compared on the folds that both have, those without one are left out.
         metric: the primary metric.
     """
     found = []
     for model, reference in pairs:
-        ours, theirs = per_query(model.runs, metric), per_query(reference.runs, metric)
+        shared = set(model.folds) & set(reference.folds)
+        sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
+        ours, theirs = (per_query(runs, metric) if runs else {} for runs in sides)
         common = sorted(ours.keys() & theirs.keys())
         if common:
             found.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))

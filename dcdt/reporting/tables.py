@@ -1,5 +1,6 @@
 """Variants and numbers -> plain tables: titles, captions, columns and rows, in an order that is always the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,15 +64,16 @@ class Report:
     cost: Table
 
 
-def make_report(runs: list[Run], metric: str | None = None) -> Report:
+def make_report(runs: list[Run], metric: str | None = None, against: str | None = None) -> Report:
     """All tables of a report.
 
     Args:
         runs: finished and unfinished ones.
         metric: that orders the rows and is tested; the primary metric of the runs where it is None.
+        against: label of the row that every other is tested against; zero_shot where it is None.
 
     Raises:
-        UserError: the runs cannot be compared.
+        UserError: the runs cannot be compared, or there is no such metric or label.
     """
     variants = make_variants(runs)
     if metric is not None and metric not in _metrics(runs, "mrr"):
@@ -83,14 +85,20 @@ def make_report(runs: list[Run], metric: str | None = None) -> Report:
     variants = _ordered(variants, whole, metric)
     facts = _facts(runs, variants)
     done = [variant for variant in variants if variant.label in whole]
-    best, reference = done[0], _reference(variants, metric)
+    best = done[0]
+    reference = named(variants, against, "--against") if against else _reference(variants, metric)
     family = [(one, reference) for one in variants if reference and one.runs and one is not reference]
     family += [(one, best) for one in variants if one.runs and one is not best and (best, one) not in family]
     family = [pair for at, pair in enumerate(family) if pair not in family[:at]]
     comparisons = compare(family, metric)
+    if family and not comparisons:
+        raise UserError(
+            "not comparable: no two models here were tested on the same division (split.index).\n"
+            "Run each of them on the same ones, or report on them apart."
+        )
     tables = [
         _main(variants, whole, ranked, facts, reference),
-        _tests(comparisons, metric),
+        _tests(comparisons, metric, reference),
         *part_tables(done, metric),
         *side_tables(done, ranked),
         training_table(variants),
@@ -142,6 +150,18 @@ def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Vari
         return int(variant.label not in whole), -mean, variant.label
 
     return sorted(variants, key=place)
+
+
+def named(variants: Sequence[Variant], label: str, option: str) -> Variant:
+    """The variant with this label.
+
+    Raises:
+        UserError: no finished run has it; lists those that have.
+    """
+    by_label = {variant.label: variant for variant in variants if variant.runs}
+    if label not in by_label:
+        raise UserError(f"{option}: there is no finished '{label}' here; choose of: {'; '.join(by_label)}.")
+    return by_label[label]
 
 
 def _reference(variants: list[Variant], metric: str) -> Variant | None:
@@ -201,7 +221,8 @@ def _main(
         if names.count(one.model) == 1:
             cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(one.model, {}).items()}
         rows.append(Row(one.label, cells, _note(one, everywhere)))
-    columns = {"n": "n"} | {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
+    columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # what orders the rows is seen first, on a phone too
+    columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
     columns |= {name: metric_name(name) for name in ranked}
     columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
     used = {key for row in rows for key in row.cells}
@@ -227,7 +248,8 @@ def _main_caption(facts: dict[str, str], metric: str) -> str:
     text = (
         f"{facts['collection']}: {facts['queries']}, {facts['videos']}; split {facts['split']}; {facts['folds']} x "
         f"{facts['seeds']}. Rows by {metric_name(metric)}. {EXPLAINED} {pairs if prevalence else ''}"
-        f"Tuning trials, judged on validation: {facts['tuning trials']}."
+        f"Tuning trials, judged on validation: {facts['tuning trials']}. Within each trial hybrids choose the weight "
+        "of their parts and dcdt_ridge its penalty, as part of the fit."
     )
     return text + (f" Simulated: {facts['simulated']}." if "simulated" in facts else "")
 
@@ -279,7 +301,7 @@ def _note(variant: Variant, everywhere: list[int]) -> str:
     return "; ".join(parts)
 
 
-def _tests(comparisons: list[Comparison], metric: str) -> Table:
+def _tests(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
     rows = []
     for one in comparisons:
         cells: dict[str, Cell] = {
@@ -301,9 +323,10 @@ def _tests(comparisons: list[Comparison], metric: str) -> Table:
     }
     if any("corrected" in row.cells for row in rows):
         columns["corrected"] = "Across training sets"
+    against = reference.label if reference else "zero_shot"
     caption = (
         f"Paired randomisation (sign-flip) test, two-sided, on the {metric_name(metric)} of unique queries, each the "
-        "mean over its seeds; n: queries both models were tested on. Family: every model against zero_shot and "
+        f"mean over its seeds; n: queries both models were tested on. Family: every model against {against} and "
         f"against the best, {counted(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
         "Difference: model minus the other [95 % bootstrap interval over queries, conditional on the training sets]. "
         "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "

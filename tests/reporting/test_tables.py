@@ -40,12 +40,12 @@ def test_the_columns_are_those_of_the_paper_and_pair_recall_is_not_recall_at_k(c
     headings = list(table(report_of(comparison), "main").columns.values())
     assert headings == [
         "n",
+        "MRR",  # what orders the rows
         "Accuracy",
         "Precision",
         "Recall",
         "F1",
         "AUROC",
-        "MRR",
         "nDCG@10",
         "recall@1",
         "recall@5",
@@ -325,3 +325,29 @@ def test_learning_curves_are_by_the_number_of_training_queries(tmp_path):
     assert [number for number, _ in curves["dcdt"]] == [16, 64, 200.5]
     assert list(curves) == ["dcdt"]
     assert "learning" in make_figures(report)
+
+
+def test_models_are_compared_on_the_divisions_both_have(tmp_path):
+    for fold in range(3):
+        write_run(tmp_path, "zero_shot", fold, skill=0.2)
+    for fold in range(1, 4):  # fold 3 of dcdt and fold 0 of zero_shot stand alone
+        write_run(tmp_path, "dcdt", fold, skill=2.0)
+    [one] = make_report(read_runs([tmp_path])).comparisons
+    assert one.n == 2 * 12
+
+
+def test_no_division_in_common_is_refused(tmp_path):
+    write_run(tmp_path, "zero_shot", 0, n=24)
+    write_run(tmp_path, "dcdt", 1, n=12)  # another division, whose test queries are among those of the first
+    with pytest.raises(UserError, match=r"no two models here were tested on the same division"):
+        make_report(read_runs([tmp_path]))
+
+
+def test_every_row_is_tested_against_the_one_that_is_asked_for(comparison):
+    report = make_report(read_runs([comparison]), against="bm25")
+    assert report.reference.label == "bm25"
+    assert {one.reference for one in report.comparisons} == {"bm25", report.best.label}
+    tests = next(table for table in report.tables if table.name == "tests")
+    assert "every model against bm25 and against the best" in tests.caption
+    with pytest.raises(UserError, match=r"--against: there is no finished 'nobody' here; choose of: .*bm25"):
+        make_report(read_runs([comparison]), against="nobody")
