@@ -11,7 +11,8 @@ from baselines.zero_shot import ZeroShot
 from dcdt.config import SplitConfig, ZeroShotConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import warmth
-from dcdt.results import summarise, write_results
+from dcdt.evaluation.pairs import best_f1_threshold
+from dcdt.results import _columns, summarise, write_results
 
 SPLITS = {"query": SplitConfig("query", 3, 10, "all"), "video": SplitConfig("video", 1, 10, "all")}
 
@@ -46,6 +47,8 @@ def test_metrics_are_the_means_of_every_side(run):
 
 def test_pair_metrics_use_the_threshold_of_validation(run):
     _, _, results, metrics = run
+    best = {name: best_f1_threshold(*_columns(results[name].pairs)) for name in ("val", "test")}
+    assert metrics["val/pair_threshold"] == best["val"] != best["test"]
     for side in ("val", "test"):
         score, label = results[side].pairs.T
         accepted = score >= metrics["val/pair_threshold"]
