@@ -377,11 +377,13 @@ class SplitConfig:
     n_folds: int = MISSING
     part: str = MISSING
     train_queries: int | None = None
+    train_on: str = "all"
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         at_least("split.n_folds", self.n_folds, 2 if self.name == "folds" else 1)
         one_of("split.part", self.part, ("open", "sealed", "all"))
+        one_of("split.train_on", self.train_on, ("all", "judged", "weak"))
         if self.train_queries is not None:
             at_least("split.train_queries", self.train_queries, 1)
 
@@ -677,10 +679,18 @@ def project_root() -> Path:
     return root if (root / "conf" / "config.yaml").is_file() else Path.cwd()
 
 
+def demo_collection() -> Path:
+    """Folder of the linear-algebra videos: in the checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "data" / "linear_algebra"
+    return checkout if checkout.is_dir() else package / "demo" / "linear_algebra"
+
+
 def register_resolvers() -> None:
     """Make the resolvers of conf/ known to OmegaConf."""
     resolvers: dict[str, Any] = {
         "project_root": lambda: str(project_root()),
+        "demo_collection": lambda: str(demo_collection()),
         "cache_root": _cache_root,
         "stem": lambda path: _plain(Path(path).name),
         "job_name": _job_name,

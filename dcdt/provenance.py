@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcdt.data.collection import Collection
-from dcdt.data.splits import Split
+from dcdt.data.splits import Split, weak_counts
 
 PACKAGES = ("dcdt", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "rank-bm25", "implicit")
 
@@ -28,6 +28,7 @@ def provenance(collection: Collection, split: Split, space: str) -> dict[str, An
         "embeddings": space,
         "split_fingerprint": split.fingerprint,
         "simulated": collection.simulated,
+        "weak": weak_counts(collection, split),
         "queries": {
             "train": len(split.train.queries),
             **{name: len(side.queries) for name, side in split.sides.items()},

@@ -25,7 +25,7 @@ from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.embeddings import Space
 from dcdt.data.pairs import load_pairs
-from dcdt.data.splits import Split
+from dcdt.data.splits import Split, weak_counts
 from dcdt.data.tables import FROZEN_FIELDS, Tables
 from dcdt.embedders import space_of
 from dcdt.errors import UserError
@@ -296,6 +296,9 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
         )
     if simulated := simulated_parts(collection, split, settings):
         notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(simulated)}.")
+    if weak := weak_counts(collection, split):
+        where = ", ".join(f"{n} {side}" for side, n in weak.items())
+        notes.append(f"Weak supervision: queries made by rule and judged by nobody ({where}).")
     if split.left_out:
         notes.append(f"{split.left_out} queries have no positive on their side and were left out.")
     if any(name.startswith("slice_") for name in split.extra):

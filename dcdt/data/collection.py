@@ -230,13 +230,18 @@ def _settings(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a UTF-8 file, with their ends; those without a word only where `blank`.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not UTF-8.
+    """
     number = 0
     try:
         with path.open("rb") as lines:
             for number, raw in enumerate(lines, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if line.strip():
+                if blank or line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
@@ -247,7 +252,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Line number, id and record of each line; ids are unique and not empty."""
     first: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -332,7 +337,7 @@ def _read_qrels(folder: Path, queries: Documents, videos: Documents) -> tuple[Ju
     given: dict[str, Rows] = {}
     for path in files:
         start = len(query_rows)
-        for number, line in _lines(path):
+        for number, line in text_lines(path):
             parts = line.rstrip("\r\n").split("\t")
             if number == 1 and len(parts) == 3 and not _is_number(parts[2]) and parts[0].strip() not in queries.row_of:
                 continue  # the header of BEIR

@@ -77,6 +77,7 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
     rule = _RULES[config.name](collection, config)
     if config.train_queries is not None:
         rule = _fewer(collection, rule, config.train_queries)
+    rule = _with_weak(collection, rule, config.train_on)
     return _finish(collection, rule, config)
 
 
@@ -133,6 +134,40 @@ def _fewer(collection: Collection, rule: _Rule, n: int) -> _Rule:
     kept = _flat(train[:n])
     pairs = None if rule.pairs is None else [pair for pair in rule.pairs if pair[0] in set(kept)]
     return replace(rule, train=kept, val=_flat(val[: max(1, round(len(val) * n / len(train)))]), pairs=pairs)
+
+
+def _with_weak(collection: Collection, rule: _Rule, train_on: str) -> _Rule:
+    """Weak queries (`metadata.weak`) on the training side, unless a held-out query asks the same.
+
+    Raises:
+        UserError: they alone are to be trained on, and there are none.
+    """
+    texts = collection.queries.texts
+    held = {normalise_text(texts[row]) for row in (*rule.val, *rule.test)}
+    main = set(_main_rows(collection).tolist())
+    weak = [row for row in _weak_rows(collection) if row not in main and normalise_text(texts[row]) not in held]
+    if train_on == "weak" and not weak:
+        raise UserError(
+            f"split.train_on=weak, but {collection.name} has no weak queries beside judged ones; "
+            "choose split.train_on=judged."
+        )
+    if train_on == "judged" or not weak:
+        return rule
+    return replace(rule, train=weak if train_on == "weak" else [*rule.train, *weak], pairs=None)
+
+
+def weak_counts(collection: Collection, split: Split) -> dict[str, int]:
+    """How many queries of training, validation and test nobody judged, where there are any."""
+    weak = set(_weak_rows(collection))
+    sides = {"train": split.train, "val": split.val, "test": split.test}
+    counts = {name: len(weak.intersection(side.queries.tolist())) for name, side in sides.items()}
+    return {name: n for name, n in counts.items() if n}
+
+
+def _weak_rows(collection: Collection) -> list[int]:
+    """Rows of queries with a positive that nobody judged (`metadata.weak`)."""
+    rows = np.unique(collection.positives.query).tolist()
+    return [row for row in rows if "weak" in collection.queries.metadata[row]]
 
 
 def _by_query(collection: Collection, config: SplitConfig) -> _Rule:
@@ -356,9 +391,11 @@ def _parts(collection: Collection, config: SplitConfig, salt: str) -> tuple[Grou
 
 
 def _main_rows(collection: Collection) -> Rows:
-    """Query rows with a positive, outside the language slices."""
+    """Query rows with a positive, outside the language slices; weak ones only where there are no others."""
     apart = np.concatenate([np.zeros(0, dtype=np.int64), *collection.slice_rows().values()])
-    return np.setdiff1d(np.unique(collection.positives.query), apart)
+    rows = np.setdiff1d(np.unique(collection.positives.query), apart)
+    judged = np.setdiff1d(rows, _weak_rows(collection))
+    return judged if len(judged) else rows
 
 
 def _best_video(collection: Collection) -> dict[int, tuple[float, int, int]]:

@@ -194,9 +194,22 @@ def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
     }
     if labels:
         facts["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
+    if weak := _weak(done):
+        facts["weak"] = weak
     if simulated:
         facts["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
     return facts
+
+
+def _weak(runs: list[Run]) -> str:
+    """What of the queries nobody judged, in words; empty where people judged all."""
+    counts = [run.provenance.get("weak", {}) for run in runs]
+    parts = []
+    if trained := sorted({found["train"] for found in counts if "train" in found}):
+        parts.append(f"{span(trained)} training queries of some rows were made by rule and judged by nobody")
+    if any("test" in found for found in counts):
+        parts.append("so were test queries: their figures speak of the rule, not of learners")
+    return "; ".join(parts)
 
 
 def _trials(variants: list[Variant]) -> str:
@@ -251,7 +264,8 @@ def _main_caption(facts: dict[str, str], metric: str) -> str:
         f"Tuning trials, judged on validation: {facts['tuning trials']}. Within each trial hybrids choose the weight "
         "of their parts and dcdt_ridge its penalty, as part of the fit."
     )
-    return text + (f" Simulated: {facts['simulated']}." if "simulated" in facts else "")
+    said = {"weak": "Weak supervision", "simulated": "Simulated"}
+    return text + "".join(f" {word}: {facts[key]}." for key, word in said.items() if key in facts)
 
 
 def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | None, used: set[str]) -> list[str]:

@@ -1,0 +1,118 @@
+"""Read rows of a table that somebody exported: CSV, TSV, JSON lines or Parquet, each row with its place."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcdt.data.collection import text_lines
+from dcdt.errors import UserError
+
+Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
+SEPARATORS = (",", ";", "\t", "|")
+CELL_LIMIT = 10_000_000  # characters of one cell of CSV; more is a quote that never closes
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every row of a file, told by its ending what it is: .csv, .tsv, .jsonl or .parquet.
+
+    A CSV file may be separated by comma, semicolon, tab or bar: the one that its first line holds most often.
+
+    Raises:
+        UserError: the file is not there, has another ending, or a row is not what the format says, with its place.
+    """
+    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: the ending '{path.suffix}' is not known; give .csv, .tsv, .jsonl or .parquet.")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    return reader(path)
+
+
+def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], option: str) -> str | None:
+    """The column that holds something: the one asked for, else the first usual name, whatever its case.
+
+    Raises:
+        UserError: the column asked for is not there.
+    """
+    if wanted is not None:
+        if wanted not in columns:
+            raise UserError(f"{option} '{wanted}': there is no such column; the file has: {', '.join(columns)}.")
+        return wanted
+    by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
+    return next((by_name[name] for name in usual if name in by_name), None)
+
+
+def plain_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
+    r"""A cell as text on one line of words; nothing, NaN and None are empty.
+
+    >>> plain_text("  two\n lines "), plain_text(3.0), plain_text(["a", "b"]), plain_text(None)
+    ('two lines', '3', 'a, b', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(plain_text(item) for item in value)
+    return " ".join(str(value).split())
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(CELL_LIMIT)
+    number = 0
+    lines = (line for _, line in text_lines(path, blank=True))
+    try:
+        first = next(lines, "")
+        separator = max(SEPARATORS, key=first.count)
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        _check_header(path, header)
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+        for row in reader:
+            number = reader.line_num + 1  # the header stands above
+            if not any(part.strip() for part in row):
+                continue
+            if len(row) != len(header):
+                raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
+            yield f"{path}:{number}", dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV after line {max(number, 1)} ({error}).") from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not any(header):
+        raise UserError(f"{path}:1: the first line must name the columns; it is empty.")
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}:1: the column '{twice[0]}' stands there twice; name each once.")
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in text_lines(path):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        yield f"{path}:{number}", record
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", record
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: not readable as Parquet after row {number} ({str(error).splitlines()[0]})."
+        ) from error

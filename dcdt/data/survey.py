@@ -1,0 +1,136 @@
+"""What is in a collection, in figures, and what about it may not be meant so."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+
+from dcdt.data.collection import Collection, normalise_text
+from dcdt.data.interactions import load_interactions
+from dcdt.data.splits import sealed
+from dcdt.errors import NotApplicable
+
+SHORT = 5  # words; a description below this says little
+FEW = 100  # judged queries; with fewer, intervals are wide
+BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Facts of a collection.
+
+    Attributes:
+        facts: what and how many, in the order they are shown.
+        lengths: videos by words of their description: label and number.
+        warnings: what may not be meant so, a sentence each.
+    """
+
+    facts: list[tuple[str, str]]
+    lengths: list[tuple[str, int]]
+    warnings: list[str]
+
+
+def survey(collection: Collection) -> Survey:
+    """Count what a collection holds.
+
+    Raises:
+        UserError: interactions.csv is there and not what the layout says.
+    """
+    videos, queries = collection.videos, collection.queries
+    words = [len(text.split()) for text in videos.texts]
+    twins = _repeated([f"{title}\n{text}" for title, text in zip(videos.titles, videos.texts, strict=True)])
+    asked = Counter(map(normalise_text, queries.texts))
+    positives = np.bincount(collection.positives.query, minlength=len(queries))
+    judged, grades = int((positives > 0).sum()), Counter(collection.judgments.grade.tolist())
+    weak = sum("weak" in metadata for metadata in queries.metadata)
+    untitled, bare = videos.titles.count(""), words.count(0)
+    facts = [
+        ("videos", f"{len(videos):,}"),
+        ("without a title", f"{untitled:,}"),
+        ("without a description", f"{bare:,}"),
+        ("words a description", _spread(words)),
+        ("languages of descriptions", _languages(videos.texts)),
+        ("queries", f"{len(queries):,}, {len(asked):,} of them distinct" + (f", {weak:,} weak" if weak else "")),
+        ("queries with a positive", f"{judged:,}"),
+        ("positives a query", _spread(positives[positives > 0].tolist())),
+        ("grades", ", ".join(f"{grade:g}: {n:,}" for grade, n in sorted(grades.items(), reverse=True))),
+        ("a positive is", f"a grade of at least {collection.positive_grade:g}"),
+        ("languages of queries", _languages(queries.texts)),
+        ("sealed quarter", f"{sum(map(sealed, asked)):,} distinct queries"),
+        ("splits of its own", ", ".join(collection.given) if len(collection.given) > 1 else "none"),
+        *_interactions(collection),
+    ]
+    checks = [
+        (twins, f"{twins} videos repeat the title and description of another: only one of them can come first."),
+        (untitled, f"{untitled} videos have no title; their description serves for both towers."),
+        (bare, f"{bare} videos have no description; their title serves for both towers."),
+        (short := sum(0 < n < SHORT for n in words), f"{short} descriptions have fewer than {SHORT} words."),
+        (judged < FEW, f"{judged} queries have a positive; with fewer than {FEW} the intervals are wide."),
+        (weak, f"{weak} queries are weak: made from {_kinds(collection)}, judged by nobody. They only serve training."),
+        (lost := len(queries) - judged, f"{lost} queries have no positive and are left out."),
+    ]
+    return Survey(facts, _lengths(words), [text for count, text in checks if count])
+
+
+def _interactions(collection: Collection) -> list[tuple[str, str]]:
+    try:
+        found = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
+    except NotApplicable:
+        return [("interactions", "none")]
+    first, last = np.array([found.time.min(), found.time.max()]).astype("datetime64[s]").astype("datetime64[D]")
+    return [
+        ("interactions", f"{len(found):,} of {len(found.users):,} learners, {first} to {last}"),
+        ("watches a learner", _spread(np.bincount(found.user).tolist())),
+    ]
+
+
+def _kinds(collection: Collection) -> str:
+    return " and ".join(sorted({str(data["weak"]) for data in collection.queries.metadata if "weak" in data}))
+
+
+def _repeated(texts: Sequence[str]) -> int:
+    """How many texts stand there already, but for capitals, punctuation and spaces."""
+    return len(texts) - len(set(map(normalise_text, texts)))
+
+
+def _spread(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "none"
+    low, middle, high = np.percentile(numbers, [5, 50, 95])
+    return f"{middle:.0f} (5 to 95 %: {low:.0f} to {high:.0f})"
+
+
+def _lengths(words: Sequence[int]) -> list[tuple[str, int]]:
+    edges = [*BINS, max(BINS[-1], *words) + 1]
+    counts = np.histogram(words, bins=edges)[0].tolist()
+    bounds = [(low, high - 1) for low, high in pairwise(edges)]
+    labels = [f"{low} to {high}" if high > low else str(low) for low, high in bounds]
+    labels[-1] = f"{edges[-2]} or more"
+    return list(zip(labels, counts, strict=True))
+
+
+def _languages(texts: Sequence[str]) -> str:
+    """Shares of languages (with the extra 'languages') or of scripts, those of at least one in a hundred."""
+    said = [text for text in texts if text]
+    if find_spec("py3langid"):
+        from py3langid import classify
+
+        found = Counter(classify(text)[0] for text in said)
+    else:
+        found = Counter(_script(text) for text in said)
+    shares = [(name, n / max(1, len(said))) for name, n in found.most_common()]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.01) or "none"
+
+
+def _script(text: str) -> str:
+    """The script of most letters, such as LATIN or CJK, as Unicode names its characters.
+
+    >>> _script("What is a basis?"), _script("什么是基")
+    ('Latin script', 'Cjk script')
+    """
+    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text[:500] if letter.isalpha())
+    return f"{scripts.most_common(1)[0][0].title()} script" if scripts else "no letters"

@@ -1,0 +1,159 @@
+"""The command `python -m dcdt.collection`, as a user gives it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dcdt.config import SplitConfig
+from dcdt.data.collection import load_collection, normalise_text
+from dcdt.data.splits import make_split, weak_counts
+from dcdt.data.survey import survey
+from dcdt.errors import UserError
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "dcdt.collection", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Exports with odd names: 40 videos separated by semicolons, 60 questions, and clicks."""
+    folder = tmp_path_factory.mktemp("tables")
+    rows = [f"V{n};Lesson number {n} on bases;Words that say what lesson {n} teaches;{n}\n" for n in range(40)]
+    (folder / "Export.csv").write_text("﻿Clip Nr;Course Name;Blurb;minutes\n" + "".join(rows))
+    (folder / "asked.csv").write_text("q,clip\n" + "".join(f"question {n} about it,V{n % 40}\n" for n in range(60)))
+    (folder / "clicks.csv").write_text(
+        "who,clip,day\n" + "".join(f"u{n % 9},V{n % 40},2024-01-0{n % 9 + 1}\n" for n in range(90))
+    )
+    return folder
+
+
+def columns():
+    return ["--id-column", "Clip Nr", "--title-column", "Course Name", "--text-column", "Blurb"]
+
+
+def queries(tables):
+    return ["--queries", tables / "asked.csv", "--query-column", "q", "--video-column", "clip"]
+
+
+def test_exported_tables_become_a_collection_that_loads(tmp_path, tables):
+    clicks = [
+        "--interactions",
+        tables / "clicks.csv",
+        "--user-column",
+        "who",
+        "--item-column",
+        "clip",
+        "--time-column",
+        "day",
+    ]
+    code, out, err = command(
+        "new", tmp_path / "mine", "--videos", tables / "Export.csv", *columns(), *queries(tables), *clicks
+    )
+    assert (code, err) == (0, "")
+    assert "queries with a positive    60" in out and "90 of 9 learners, 2024-01-01 to 2024-01-09" in out
+    assert "warning: 60 queries have a positive; with fewer than 100 the intervals are wide." in out
+    collection = load_collection(tmp_path / "mine")
+    assert (len(collection.videos), len(collection.queries), len(collection.judgments)) == (40, 60, 60)
+    assert collection.videos.metadata[3] == {"minutes": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]  # no draft is left
+
+
+def test_a_table_that_cannot_work_leaves_nothing(tmp_path, tables):
+    code, out, err = command("new", tmp_path / "mine", "--videos", tables / "Export.csv", *queries(tables))
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert err.startswith("error: ") and err.count("\n") == 2 and "Name it: --id-column NAME" in err
+
+
+def test_a_folder_that_holds_something_is_not_touched(tmp_path, tables):
+    (tmp_path / "note").write_text("mine")
+    code, _, err = command("new", tmp_path, "--videos", tables / "Export.csv", *columns(), *queries(tables))
+    assert code == 2 and "exists and is not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_the_demo_is_the_linear_algebra_collection_with_its_vectors(tmp_path):
+    code, out, _ = command("demo", tmp_path / "demo")
+    assert code == 0 and "607 of them distinct" in out
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "DATASHEET.md", "collection.yaml", "corpus.jsonl", "embeddings", "interactions.csv", "qrels", "queries.jsonl",
+    ]  # fmt: skip
+
+
+def test_check_refuses_what_a_run_would_refuse(tmp_path):
+    code, _, err = command("check", tmp_path)
+    assert code == 2 and err.startswith("error: ") and "no corpus.jsonl" in err
+
+
+@pytest.fixture(scope="module")
+def weak(tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weak") / "weak"
+    given = ["--videos", tables / "Export.csv", *columns(), *queries(tables), "--bootstrap-queries", "titles"]
+    assert command("new", folder, *given)[0] == 0
+    return load_collection(folder)
+
+
+@pytest.mark.parametrize("name", ["query", "folds", "video"])
+def test_weak_queries_train_and_are_never_tested_on(weak, name):
+    for index in range(3):
+        split = make_split(weak, SplitConfig(name, index, 10, "open"))
+        assert set(weak_counts(weak, split)) == {"train"}
+        judged = make_split(weak, SplitConfig(name, index, 10, "open", train_on="judged"))
+        assert weak_counts(weak, judged) == {}
+        for side in ("val", "test"):
+            assert getattr(judged, side).queries.tolist() == getattr(split, side).queries.tolist()
+        only = make_split(weak, SplitConfig(name, index, 10, "open", train_on="weak"))
+        assert len(only.train.queries) == weak_counts(weak, only)["train"] == weak_counts(weak, split)["train"]
+
+
+def test_a_weak_query_that_a_held_out_query_asks_is_left_out(weak):
+    plain = make_split(weak, SplitConfig("query", 0, 1, "open"))
+    asked = weak.queries.texts[int(plain.test.queries[0])]
+    row = next(row for row, data in enumerate(weak.queries.metadata) if "weak" in data)
+    before = weak.queries.texts[row]
+    weak.queries.texts[row] = f"  {asked.upper()}!"
+    try:
+        split = make_split(weak, SplitConfig("query", 0, 1, "open"))
+        assert row not in split.train.queries and len(split.train.queries) == len(plain.train.queries) - 1
+        assert normalise_text(asked) not in {normalise_text(weak.queries.texts[at]) for at in split.train.queries}
+    finally:
+        weak.queries.texts[row] = before
+
+
+def test_where_every_query_is_weak_they_are_divided_and_counted_on_every_side(tmp_path, tables):
+    given = ["--videos", tables / "Export.csv", *columns(), "--bootstrap-queries", "titles"]
+    code, out, _ = command("new", tmp_path / "mine", *given)
+    assert code == 0 and "40 weak queries were made from titles; nobody judged them" in out.replace("\n", " ")
+    collection = load_collection(tmp_path / "mine")
+    split = make_split(collection, SplitConfig("query", 0, 1, "all"))
+    assert set(weak_counts(collection, split)) == {"train", "val", "test"}
+
+
+def test_training_on_weak_queries_alone_needs_some(small):
+    with pytest.raises(UserError, match=r"split.train_on=weak, but small has no weak queries beside judged ones"):
+        make_split(load_collection(small), SplitConfig("query", 0, 1, "open", train_on="weak"))
+
+
+def test_the_survey_counts_and_warns(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    videos = [("a", "Basis", "one two"), ("b", "basis", "One, two"), ("c", "", "这是 什么"), ("d", "Rank", "")]
+    lines = [json.dumps({"_id": name, "title": title, "text": text}) for name, title, text in videos]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "what"}\n{"_id": 2, "text": "why"}')
+    (tmp_path / "qrels" / "all.tsv").write_text("1\ta\t2\n1\tb\t1\n")
+    found = survey(load_collection(tmp_path))
+    facts = dict(found.facts)
+    assert (facts["videos"], facts["without a title"], facts["without a description"]) == ("4", "1", "1")
+    assert (facts["queries with a positive"], facts["grades"]) == ("1", "2: 1, 1: 1")
+    assert dict(found.lengths)["0"] == 1 and dict(found.lengths)["1 to 4"] == 3
+    assert sum(n for _, n in found.lengths) == 4
+    assert [warning.split(" ")[0] for warning in found.warnings] == ["1", "1", "1", "3", "1", "1"]
