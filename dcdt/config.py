@@ -691,7 +691,9 @@ def register_resolvers() -> None:
     resolvers: dict[str, Any] = {
         "project_root": lambda: str(project_root()),
         "demo_collection": lambda: str(demo_collection()),
-        "cache_root": _cache_root,
+        "cache_root": lambda: str(cache_root()),
+        "outputs_root": lambda: str(outputs_root()),
+        "vectors_of": _vectors_of,
         "stem": lambda path: _plain(Path(path).name),
         "job_name": _job_name,
     }
@@ -702,9 +704,21 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
 
 
-def _cache_root() -> str:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt"
-    return os.environ.get("DCDT_CACHE") or str(default / "embeddings")
+def cache_root() -> Path:
+    """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt" / "embeddings"
+    return Path(os.environ.get("DCDT_CACHE") or default)
+
+
+def outputs_root() -> Path:
+    """Folder of runs: $DCDT_OUTPUTS, or outputs/ of the checkout, or where the user stands."""
+    return Path(os.environ.get("DCDT_OUTPUTS") or project_root() / "outputs")
+
+
+def _vectors_of(path: str) -> str:
+    """Cache of a collection: the vectors it brings, else the user's cache."""
+    own = Path(path) / "embeddings"
+    return str(own if own.is_dir() else cache_root())
 
 
 ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=")  # where results go decides no result

@@ -1,0 +1,40 @@
+"""The `dcdt` command of an installed package: `dcdt run ...` is `python -m dcdt.run ...`, and so for the others."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "run": "train and test one configuration, or a sweep with -m",
+    "embed": "fill an embedding cache",
+    "report": "finished runs -> tables, statistics, figures, one page",
+    "collection": "make, check or copy a collection",
+    "doctor": "versions, devices, keys, caches, and what to mend",
+}
+HELP = "\n".join(
+    [
+        "usage: dcdt COMMAND ...    each command has its own --help",
+        "",
+        *(f"  {name:<12}{words}" for name, words in COMMANDS.items()),
+        "",
+        "Configurations of your own: dcdt run --config-dir FOLDER model=mine, where FOLDER/model/mine.yaml is yours.",
+    ]
+)
+
+
+def main() -> None:
+    """Hand the arguments on to a command's own module, imported only then."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(HELP)  # noqa: T201 - the command's own message
+    elif name == "--version":
+        print(import_module("dcdt").__version__)  # noqa: T201
+    elif name in COMMANDS:
+        sys.argv = [f"dcdt {name}", *sys.argv[2:]]
+        import_module(f"dcdt.{name}").main()
+    else:
+        print(f"error: '{name}' is no command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

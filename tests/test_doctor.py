@@ -1,0 +1,31 @@
+import os
+import subprocess
+import sys
+
+
+def doctor(**changes):
+    command = [sys.executable, "-m", "dcdt.doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **changes})
+    return done.returncode, done.stdout
+
+
+def test_it_says_what_is_here_and_never_shows_a_key(tmp_path):
+    secrets = {
+        "OPENAI_API_KEY": "sk-secret-1",
+        "WANDB_API_KEY": "secret-2",
+        "OPENAI_BASE_URL": "http://u:secret-3@h/v1",
+    }
+    code, out = doctor(**secrets, DCDT_CACHE=str(tmp_path / "cache"), DCDT_OUTPUTS=str(tmp_path / "out"))
+    assert code == 0
+    lines = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines() if "  " in line}
+    assert [lines[name] for name in secrets] == ["set"] * 3 and "secret" not in out
+    assert lines["vectors"].startswith(f"{tmp_path / 'cache'}: 0 MB") and lines["W&B"] == "online"
+    assert lines["torch"] and "accelerator" in lines
+    assert out.splitlines()[-1].startswith("nothing stands in the way of a run")
+
+
+def test_it_says_what_to_mend_where_a_folder_cannot_hold_a_run():
+    target = "/proc/dcdt"  # where nobody can write, root neither
+    code, out = doctor(DCDT_OUTPUTS=target)
+    assert code == 2
+    assert any(line.startswith("mend: ") and target in line for line in out.splitlines())
