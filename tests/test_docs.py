@@ -1,0 +1,13 @@
+"""The documentation says what the code does."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_configuration_reference_is_that_of_conf():
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert (ROOT / "docs" / "configuration.md").read_text() == made["page"](), "run: python docs/generate.py"
+    folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra"}
+    assert folders == set(made["GROUPS"])
