@@ -22,7 +22,7 @@ from dcdt.callbacks.progress import EpochProgress
 from dcdt.config import Settings, ZeroShotConfig
 from dcdt.data import tables as vector_tables
 from dcdt.data.collection import Collection
-from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.embeddings import Space
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split, weak_counts
@@ -77,6 +77,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
 
 def make_datamodule(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
     """The DataModule of a run: pair file, sampler (where the model is trained) and sides."""
+    check_cutoffs(split, settings.ks)  # before anything is written
     folder = Path(settings.outputs) / "pairs"
     queries, videos = tables.queries.numpy(), tables.frozen.numpy()
     pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)

@@ -135,11 +135,7 @@ class RankingDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.ks = tuple(ks)
-        for name, side in split.sides.items():
-            if max(ks) > side.candidates.sum():
-                raise UserError(
-                    f"ks holds {max(ks)}, but side '{name}' ranks {side.candidates.sum()} videos only; give smaller ks."
-                )
+        check_cutoffs(split, ks)
         self.sides = {name: side_tensors(name, side, collection, pairs.get(name)) for name, side in split.sides.items()}
 
     def train_dataloader(self) -> IndexBatches:
@@ -176,6 +172,15 @@ class Positions:
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.chunks)
+
+
+def check_cutoffs(split: Split, ks: Sequence[int]) -> None:
+    """Raise UserError where a cut-off is larger than the number of candidates of a side."""
+    for name, side in split.sides.items():
+        if max(ks) > side.candidates.sum():
+            raise UserError(
+                f"ks holds {max(ks)}, but side '{name}' ranks {side.candidates.sum()} videos only; give smaller ks."
+            )
 
 
 def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | None = None) -> SideTensors:
