@@ -5,13 +5,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HybridConfig, ModelConfig, OptimizerConfig
+from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
 from dcdt.evaluation.ranking import quality, tie_order, top_k
+from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
-from dcdt.registry import MODELS, look_up
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
 
@@ -37,6 +36,7 @@ class Hybrid(Recommender):
 
     fittable: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
+    n_parts: ClassVar[int] = 3
     weight: Tensor
     order: Tensor
 
@@ -49,7 +49,7 @@ class Hybrid(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
-        self.first, self.second = _part(config.first, tables), _part(config.second, tables)
+        self.first, self.second = (make_part(part, tables, "hybrid") for part in (config.first, config.second))
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
@@ -73,9 +73,14 @@ class Hybrid(Recommender):
         return self._fused(self.first.score(queries), self.second.score(queries), queries.candidates)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """Fused scores of parts that were fitted without each query."""
+        """Fused scores for validation queries: of parts that read these, as fitted without each query."""
         first, second = (_new_scores(part, queries, rows, "val") for part in (self.first, self.second))
         return self._fused(first, second, queries.candidates)
+
+    def score_parts(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:
+        """Fused scores and those of each part, (B, N) each; as if left out where `rows` (B,) are given."""
+        parts = [part.score_parts(queries, rows)[0].float() for part in (self.first, self.second)]
+        return [self._fused(parts[0], parts[1], queries.candidates), *parts]
 
     def _fused(self, first: Tensor, second: Tensor, candidates: Tensor | None) -> Tensor:
         first, second = first.float(), second.float()
@@ -113,32 +118,9 @@ def fuse(first: Tensor, second: Tensor, weight: float, candidates: Tensor | None
     return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
 
 
-def z_scores(scores: Tensor, candidates: Tensor | None) -> Tensor:
-    """Scores (B, N) less their mean over the candidates, over their deviation there; 0 where that is 0."""
-    among = scores if candidates is None else scores[:, candidates]
-    centred, spread = scores - among.mean(1, keepdim=True), among.std(1, correction=0, keepdim=True)
-    return torch.where(among.amax(1, keepdim=True) > among.amin(1, keepdim=True), centred / spread, 0.0)
-
-
 def ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
     """Rank from 1 of every candidate, (B, N); the others stand after all of them."""
     n = scores.shape[1] if candidates is None else int(candidates.sum())
     best = top_k(scores, n, order, candidates)[1]  # (B, n)
     places = torch.arange(1, n + 1, device=scores.device).expand_as(best)
     return torch.full_like(scores, n + 1, dtype=torch.int64).scatter_(1, best, places)
-
-
-def _part(config: ModelConfig, tables: Tables) -> Recommender:
-    """One part, over the fields it reads."""
-    model = look_up(MODELS, config.name)
-    if model.fittable:
-        raise UserError(
-            f"model=hybrid fuses models that are not trained; {config.name} is.\n"
-            f"Choose other parts: model@model.first=bm25 model@model.second=zero_shot."
-        )
-    fields = list(getattr(config, "fields", tables.fields))
-    if fields != tables.fields:
-        at = [tables.fields.index(name) for name in fields]
-        tables = Tables(tables.queries, tables.videos[at], tables.frozen, fields)
-    part: Recommender = model(config, tables)
-    return part

@@ -190,16 +190,70 @@ class HybridConfig:
         one_of("model.weight_on", self.weight_on, ("val", "judged"))
         at_least("model.k", self.k, 1)
         for place in ("first", "second"):
-            part = getattr(self, place)
-            name = part.get("name") if isinstance(part, dict) else part
-            known = tuple(other for other in SCHEMAS["model"] if other != self.name)
-            one_of(f"model.{place}.name", name, known)
-            if not isinstance(part, dict):
-                raise UserError(f"model.{place}={name} sets no model; choose a part as model@model.{place}={name}.")
-            try:
-                setattr(self, place, typed(SCHEMAS["model"][str(name)], OmegaConf.create(part), f"model.{place}"))
-            except UserError as error:  # a check of the part alone says model.k1
-                raise UserError(re.sub(rf"^model\.(?!{place}\.)", f"model.{place}.", str(error))) from error
+            setattr(self, place, typed_part(place, getattr(self, place), without=(self.name,)))
+
+
+@dataclass
+class TwoStageConfig:
+    """A recall, and a rank head over its first videos that weighs evidence."""
+
+    name: str = MISSING
+    recall: Any = MISSING
+    lexical: Any = MISSING
+    depth: int = MISSING
+    whiten: str = MISSING
+    fit_on: str = MISSING
+    penalty: float | None = MISSING
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields whose vectors the parts read."""
+        parts = (getattr(part, "fields", []) for part in (self.recall, self.lexical))
+        return list(dict.fromkeys(name for names in parts for name in names))
+
+    def check(self) -> None:
+        """Turn the parts into their schemas; raise UserError where a value is out of its range."""
+        at_least("model.depth", self.depth, 2)
+        one_of("model.whiten", self.whiten, ("none", "soft"))
+        one_of("model.fit_on", self.fit_on, ("train", "judged"))
+        if self.penalty is not None and not self.penalty > 0:
+            raise UserError(f"model.penalty is {self.penalty}; it must be above 0, or null to choose it by itself.")
+        self.recall = typed_part("recall", self.recall, without=("two_stage", "two_stage_joint"))
+        if self.lexical is not None:
+            others = tuple(name for name in SCHEMAS["model"] if name != "bm25")
+            self.lexical = typed_part("lexical", self.lexical, without=others)
+
+
+@dataclass
+class JointTwoStageConfig(TwoStageConfig):
+    """The same with the joint network over query, title and description."""
+
+    rank: int = MISSING
+    width: int = MISSING
+    dropout: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        super().check()
+        at_least("model.rank", self.rank, 1)
+        at_least("model.width", self.width, 1)
+        below_one("model.dropout", self.dropout)
+
+
+def typed_part(place: str, part: Any, without: tuple[str, ...]) -> Any:  # noqa: ANN401 - any model's schema
+    """The schema of a model inside a model.
+
+    Raises:
+        UserError: it is no model, one of those `without`, or a value of it is out of range.
+    """
+    name = part.get("name") if isinstance(part, dict) else part
+    one_of(f"model.{place}.name", name, tuple(other for other in SCHEMAS["model"] if other not in without))
+    if not isinstance(part, dict):
+        raise UserError(f"model.{place}={name} sets no model; choose a part as model@model.{place}={name}.")
+    try:
+        return typed(SCHEMAS["model"][str(name)], OmegaConf.create(part), f"model.{place}")
+    except UserError as error:  # a check of the part alone says model.k1
+        raise UserError(re.sub(rf"^model\.(?!{place}\.)", f"model.{place}.", str(error))) from error
 
 
 @dataclass
@@ -487,6 +541,7 @@ ModelConfig = (
     | BM25Config
     | CollaborativeConfig
     | HybridConfig
+    | TwoStageConfig
 )
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = (
@@ -504,6 +559,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "bm25": BM25Config,
         "collaborative": CollaborativeConfig,
         "hybrid": HybridConfig,
+        "two_stage": TwoStageConfig,
+        "two_stage_joint": JointTwoStageConfig,
     },
     "loss": {
         "contrastive": ContrastiveConfig,

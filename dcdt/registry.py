@@ -13,6 +13,8 @@ MODELS = {
     "bm25": "baselines.bm25:BM25",
     "collaborative": "baselines.collaborative:Collaborative",
     "hybrid": "baselines.hybrid:Hybrid",
+    "two_stage": "dcdt.models.two_stage:TwoStage",
+    "two_stage_joint": "dcdt.models.two_stage:JointTwoStage",
 }
 LOSSES = {
     "contrastive": "dcdt.losses.contrastive:ContrastiveLoss",

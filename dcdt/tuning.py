@@ -39,6 +39,13 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.whiten": ["soft", "none"],
         "model.neighbour_weight": [0.3, 0.0],
     },
+    "two_stage": {"model.depth": [50, 20, 100]},  # beside its penalty, which every trial chooses for itself
+    "two_stage_joint": {
+        "optimizer.lr": [3e-4, 1e-4, 1e-3],
+        "model.rank": [16, 8, 32],
+        "model.dropout": [0.5, 0.2],
+        "optimizer.weight_decay": [1.0, 0.1],
+    },
     "collaborative": {  # those of kind=als; of the other kinds below
         "model.factors": [32, 8, 16],
         "model.regularization": [0.1, 0.01, 1.0],

@@ -1,5 +1,7 @@
 """Keep the best weights by validation and leave them in the model."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,7 +22,7 @@ class BestWeights(L.Callback):
         self.monitor = monitor
         self.value = float("-inf")
         self.epoch = -1
-        self._weights: dict[str, torch.Tensor] = {}
+        self._weights: dict[str, Any] = {}
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take a copy where this validation is the best so far; the first of equals stays."""
@@ -29,7 +31,10 @@ class BestWeights(L.Callback):
         value = float(trainer.callback_metrics[self.monitor])
         if value > self.value:
             self.value, self.epoch = value, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else -1
-            self._weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
+            self._weights = {  # what is no tensor (the words of a part that matches words) does not change in training
+                name: weight.detach().clone() if torch.is_tensor(weight) else weight
+                for name, weight in module.state_dict().items()
+            }
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Put the best weights back into the model."""

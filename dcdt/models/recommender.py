@@ -81,6 +81,7 @@ class Recommender(L.LightningModule):
     decoupled: ClassVar[bool] = True
     reads_validation: bool = False  # whether validation queries are fitted too; they are then scored as if left out
     starts_useful: ClassVar[bool] = False
+    n_parts: ClassVar[int] = 1  # score matrices of `score_parts`
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()
@@ -113,9 +114,18 @@ class Recommender(L.LightningModule):
             UserError: the model was trained on them and cannot say.
         """
         raise UserError(
-            f"model.weight_on=judged: {type(self).__name__} cannot score its training queries as if they were new.\n"
-            "Choose model.weight_on=val."
+            f"{type(self).__name__} cannot score its training queries as if they were new, as parts of model=two_stage "
+            "and of model.weight_on=judged must.\nChoose another part, or model.weight_on=val."
         )
+
+    def score_parts(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:
+        """The scores, and after them those of the parts that they were made from, (B, N) each; most models have none.
+
+        Args:
+            queries: B queries.
+            rows: (B,) where they are to be scored as if they had been left out of any fit.
+        """
+        return [self.score(queries) if rows is None else self.score_left_out(queries, rows)]
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Query vectors (B, W) of frozen vectors (B, D)."""
@@ -136,8 +146,9 @@ class Recommender(L.LightningModule):
         return []
 
     def train(self, mode: bool = True) -> "Recommender":
-        """Switch between training and evaluation; either way the catalogue's vectors are computed anew."""
-        self._vectors = None
+        """Switch between training and evaluation; either way vectors of a model that is trained are computed anew."""
+        if self.fittable:
+            self._vectors = None
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature

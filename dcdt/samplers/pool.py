@@ -45,12 +45,9 @@ def training_pool(collection: Collection, split: Split) -> TrainingPool:
     candidates = np.flatnonzero(split.train.candidates)
     position = np.full(len(collection.videos), -1, dtype=np.int64)
     position[candidates] = np.arange(len(candidates))
-    twins = collection.twins
-    related = positives_by_query(collection.related, len(collection.queries))
     queries, owner = np.unique(split.pairs[:, 0], return_inverse=True)
     lists = []
-    for query in queries.tolist():
-        rows = {twin for video in related[query] for twin in twins.get(video, [video])}
+    for query, rows in zip(queries.tolist(), no_negatives(collection, queries.tolist()), strict=True):
         lists.append(sorted(int(position[row]) for row in rows if position[row] >= 0))
         if len(lists[-1]) >= len(candidates):
             name = collection.queries.ids[query]
@@ -64,6 +61,13 @@ def training_pool(collection: Collection, split: Split) -> TrainingPool:
         torch.from_numpy(candidates),
         padded(lists, fill=len(candidates)),
     )
+
+
+def no_negatives(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
+    """For each of these query rows the videos related to it at any grade, and those with the text of one."""
+    twins = collection.twins
+    related = positives_by_query(collection.related, len(collection.queries))
+    return [{twin for video in related[query] for twin in twins.get(video, [video])} for query in queries]
 
 
 def draw_distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
