@@ -39,7 +39,10 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.whiten": ["soft", "none"],
         "model.neighbour_weight": [0.3, 0.0],
     },
-    "two_stage": {"model.depth": [50, 20, 100]},  # beside its penalty, which every trial chooses for itself
+    "two_stage": {  # beside its penalty, which every trial chooses for itself
+        "model.depth": [50, 20, 100],
+        "model.whiten": ["soft", "none"],
+    },
     "two_stage_joint": {
         "optimizer.lr": [3e-4, 1e-4, 1e-3],
         "model.rank": [16, 8, 32],

@@ -195,7 +195,18 @@ def residual(settings):
     assert (settings.batch_size, settings.trainer.max_epochs, settings.split.name) == (64, 20, "query")
 
 
-EXPERIMENTS = {"paper": paper, "best": best, "residual": residual}
+def two_stage_joint(settings):
+    """The joint network over the recalled videos, trained by a listwise softmax of z-scores."""
+    model = settings.model
+    assert (model.name, model.recall.name, model.lexical, model.depth) == ("two_stage_joint", "hybrid", None, 50)
+    assert (model.rank, model.width, model.dropout) == (16, 16, 0.5)
+    assert (settings.sampler.name, settings.loss.name, settings.loss.temperature) == ("catalogue", "infonce", 1)
+    optimizer = settings.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule) == (3e-4, 1.0, "linear")
+    assert (settings.batch_size, settings.trainer.max_epochs, settings.split.name) == (32, 20, "query")
+
+
+EXPERIMENTS = {"paper": paper, "best": best, "residual": residual, "two_stage_joint": two_stage_joint}
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
     "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
@@ -222,6 +233,7 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
         "model": ["zero_shot", "dcdt_ridge", "hybrid_towers"],
         "split.train_queries": ["16", "32", "64", "128", "256", "null"],
     },
+    "two_stage": {"model": ["hybrid_towers", "two_stage", "dcdt_ridge", "two_stage_ridge"]},
     "final": {"model": ["zero_shot", "zero_shot_whitened", "bm25", "hybrid", "dcdt_ridge", "hybrid_towers", "dcdt"]},
 }
 

@@ -349,3 +349,13 @@ def test_embed_fills_a_cache_and_finds_it_full(tmp_path):
     assert "0 cached" in first.stdout and "0 to embed" in second.stdout
     cache = VectorCache(tmp_path / "cache", space_of(EMBEDDER))
     assert len(cache) == int(first.stdout.split()[0])
+
+
+def test_two_stages_train_and_leave_a_checkpoint_without_pickled_code(folder, tmp_path):
+    chosen = ["experiment=two_stage_joint", "model.depth=5", f"hydra.run.dir={tmp_path}/run"]
+    done = dcdt("run", *on(folder, tmp_path), *FAST, *chosen)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert {"weights", "joint.output.weight", "recall.second.query_map"} <= state.keys()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"two_stage/penalty", "two_stage/memory_0.1", "hybrid/weight", "test/mrr"} <= metrics.keys()

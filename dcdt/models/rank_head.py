@@ -43,6 +43,10 @@ class Lists:
         """Those of some queries, (n,) bool or positions."""
         return Lists(**{name: value[keep] for name, value in vars(self).items()})
 
+    def to(self, device: torch.device) -> "Lists":
+        """The same on a device."""
+        return Lists(**{name: value.to(device) for name, value in vars(self).items()})
+
     def reranked(self, scores: Tensor) -> Tensor:
         """Ranks (n, J) of the judged videos when the recalled ones are ordered by scores (n, K); of equals the first.
 
@@ -95,7 +99,7 @@ def fit_weights(lists: Lists, scale: Tensor, signs: Tensor, penalty: float) -> T
         p = np.exp(logits)
         total = p.sum(1, keepdims=True)
         p /= total
-        taken = np.where(shares > 0, shares * (logits - np.log(total)), 0.0)
+        taken = shares * (np.where(shares > 0, logits, 0.0) - np.log(total))
         small = np.r_[0.0, weights[1:]]
         slope = np.einsum("nk,nke->e", p - shares, x) / len(x) + 2 * penalty * small
         return float(-taken.sum(1).mean() + penalty * small @ small), slope

@@ -224,16 +224,14 @@ class JointTwoStage(TwoStage):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Mean loss over the lists of the batch's queries; those of which nothing was recalled count nothing."""
-        at = torch.tensor([self._at[row] for row in batch["query"].tolist()], device=self.device)
+        at = torch.tensor([self._at[row] for row in batch["query"].tolist()])
         at = at[self._lists.label[at].any(1)]
-        lists = self._lists.part(at)
-        vectors = self.tables.queries[lists.rows]
-        scores = self._start[at] + self._correct(vectors, lists.top)
-        if not len(at):
-            return scores.sum()  # 0, with a gradient of 0
+        lists, start = self._lists.part(at).to(self.device), self._start[at].to(self.device)
+        scores = start + self._correct(self.tables.queries[lists.rows], lists.top)
         measured = 1 - scores.sigmoid() if self.loss.measure == "distance" else scores
-        loss: Tensor = self.loss(measured, lists.label, lists.weight, self._start[at]).mean()
-        self.note_loss(loss.detach(), len(at))
+        # without a single list the sum is 0, and so is its gradient
+        loss: Tensor = self.loss(measured, lists.label, lists.weight, start).mean() if len(at) else scores.sum()
+        self.note_loss(loss.detach(), max(len(at), 1))
         return loss
 
 
