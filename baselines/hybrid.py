@@ -49,7 +49,7 @@ class Hybrid(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
-        self.first, self.second = (make_part(part, tables, "hybrid") for part in (config.first, config.second))
+        self.first, self.second = (make_part(part, tables, "model=hybrid") for part in (config.first, config.second))
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))

@@ -190,7 +190,7 @@ class HybridConfig:
         one_of("model.weight_on", self.weight_on, ("val", "judged"))
         at_least("model.k", self.k, 1)
         for place in ("first", "second"):
-            setattr(self, place, typed_part(place, getattr(self, place), without=(self.name,)))
+            setattr(self, place, typed_part(f"model.{place}", getattr(self, place), without=(self.name,)))
 
 
 @dataclass
@@ -218,10 +218,10 @@ class TwoStageConfig:
         one_of("model.fit_on", self.fit_on, ("train", "judged"))
         if self.penalty is not None and not self.penalty > 0:
             raise UserError(f"model.penalty is {self.penalty}; it must be above 0, or null to choose it by itself.")
-        self.recall = typed_part("recall", self.recall, without=("two_stage", "two_stage_joint"))
+        self.recall = typed_part("model.recall", self.recall, without=("two_stage", "two_stage_joint"))
         if self.lexical is not None:
             others = tuple(name for name in SCHEMAS["model"] if name != "bm25")
-            self.lexical = typed_part("lexical", self.lexical, without=others)
+            self.lexical = typed_part("model.lexical", self.lexical, without=others)
 
 
 @dataclass
@@ -241,19 +241,20 @@ class JointTwoStageConfig(TwoStageConfig):
 
 
 def typed_part(place: str, part: Any, without: tuple[str, ...]) -> Any:  # noqa: ANN401 - any model's schema
-    """The schema of a model inside a model.
+    """The schema of a model that stands at another place, such as model.first.
 
     Raises:
         UserError: it is no model, one of those `without`, or a value of it is out of range.
     """
     name = part.get("name") if isinstance(part, dict) else part
-    one_of(f"model.{place}.name", name, tuple(other for other in SCHEMAS["model"] if other not in without))
+    one_of(f"{place}.name", name, tuple(other for other in SCHEMAS["model"] if other not in without))
     if not isinstance(part, dict):
-        raise UserError(f"model.{place}={name} sets no model; choose a part as model@model.{place}={name}.")
+        raise UserError(f"{place}={name} sets no model; choose a part as model@{place}={name}.")
     try:
-        return typed(SCHEMAS["model"][str(name)], OmegaConf.create(part), f"model.{place}")
-    except UserError as error:  # a check of the part alone says model.k1
-        raise UserError(re.sub(rf"^model\.(?!{place}\.)", f"model.{place}.", str(error))) from error
+        return typed(SCHEMAS["model"][str(name)], OmegaConf.create(part), place)
+    except UserError as error:
+        said = str(error)  # a check of the part alone says model.k1
+        raise UserError(said if said.startswith(place) else re.sub(r"^model\.", f"{place}.", said)) from error
 
 
 @dataclass
@@ -305,12 +306,15 @@ class TripletConfig:
 
 @dataclass
 class MarginMSEConfig:
-    """Distances between positives and negatives as the frozen cosine has them."""
+    """Distances between positives and negatives as a teacher has them."""
 
     name: str = MISSING
+    teacher: Any = MISSING
 
     def check(self) -> None:
-        """Nothing to check."""
+        """Turn the teacher into its schema; raise UserError where a value of it is out of its range."""
+        if self.teacher is not None:
+            self.teacher = typed_part("loss.teacher", self.teacher, without=("two_stage", "two_stage_joint"))
 
 
 @dataclass

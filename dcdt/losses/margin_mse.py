@@ -13,6 +13,7 @@ class MarginMSELoss(nn.Module):
 
     Hofstätter et al. 2020; the teacher t is the cosine of the frozen vectors. It carries the frozen geometry into
     towers that start at random, at whatever width; towers that start as the frozen cosine have nothing to learn here.
+    With `teacher` a model that needs no epochs (BM25), t is its z-score, in units of the frozen cosine's spread.
 
     | input | shape | meaning |
     |---|---|---|
@@ -24,7 +25,7 @@ class MarginMSELoss(nn.Module):
     Example:
         >>> import torch
         >>> similarity, teacher = torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.5]])
-        >>> MarginMSELoss(MarginMSEConfig("margin_mse"))(similarity, torch.tensor([[1.0, 0.0]]), teacher=teacher)
+        >>> MarginMSELoss(MarginMSEConfig("margin_mse", None))(similarity, torch.tensor([[1.0, 0.0]]), teacher=teacher)
         tensor([0.2500])
     """
 
@@ -33,6 +34,7 @@ class MarginMSELoss(nn.Module):
 
     def __init__(self, config: MarginMSEConfig) -> None:
         super().__init__()
+        self.teacher = config.teacher
 
     def forward(
         self, similarity: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None

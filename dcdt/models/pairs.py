@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig
+from dcdt.config import ModelConfig, OptimizerConfig
+from dcdt.data.datamodule import RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot
+from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import Recommender, query_batch
 
 
@@ -21,6 +23,24 @@ class PairRecommender(Recommender):
     def __init__(self, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, optimizer)
         self.loss = loss
+        self._taught: Tensor | None = None  # (Q, N) what a teacher says, Q query rows of the collection
+
+    def prepare(self, data: RankingDataModule) -> None:
+        """Let the loss's teacher score the training queries, as if it had not seen them, where it has one.
+
+        A z-score of the teacher is worth the standard deviation of the query's frozen cosines.
+        """
+        config: ModelConfig | None = getattr(self.loss, "teacher", None)  # most losses have none
+        if config is None:
+            return
+        teacher = make_part(config, self.tables, "loss=margin_mse")
+        teacher.prepare(data)
+        side = side_tensors("train", data.split.train, data.collection)
+        queries = query_batch(data.collection, self.tables, side.queries, side.candidates)
+        z = z_scores(teacher.score_parts(queries, side.queries)[0].float(), side.candidates)  # (U, N)
+        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ self.tables.frozen[side.candidates].T
+        self._taught = torch.zeros(len(self.tables.queries), z.shape[1])
+        self._taught[side.queries] = z * cosine.std(1, correction=0, keepdim=True)
 
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Distances or similarities, as the loss takes them, of B queries to C videos each.
@@ -52,7 +72,7 @@ class PairRecommender(Recommender):
             measured = self.match(queries, self.tables.videos[:, distinct], place)
             label = torch.zeros_like(measured)  # (B, 1 + K)
             label[:, 0] = 1
-        teacher = self._frozen_cosine(queries, rows) if self.loss.taught else None
+        teacher = self._teacher(batch["query"], rows) if self.loss.taught else None
         loss: Tensor = self.loss(measured, label, weight, teacher).mean()
         self.note_loss(loss.detach(), len(queries))
         return loss
@@ -74,7 +94,11 @@ class PairRecommender(Recommender):
         """Scores (B, N) of the queries of these rows (B,)."""
         return self.score(query_batch(self.data.collection, self.tables, rows))
 
-    def _frozen_cosine(self, queries: Tensor, rows: Tensor) -> Tensor:
-        """Frozen cosine of B queries and their videos, rows (B, C) or (C,) that all share: (B, C)."""
-        asked, shown = nn.functional.normalize(queries, dim=-1), self.tables.frozen[rows]
+    def _teacher(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """What the teacher says of queries (B,) and their videos (B, C), or (C,) that all share: (B, C)."""
+        if self._taught is not None:
+            self._taught = self._taught.to(rows.device)
+            said = self._taught[queries]  # (B, N)
+            return said[:, rows] if rows.ndim == 1 else said.gather(1, rows)
+        asked, shown = nn.functional.normalize(self.tables.queries[queries], dim=-1), self.tables.frozen[rows]
         return asked @ shown.T if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)

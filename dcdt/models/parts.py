@@ -16,18 +16,25 @@ def make_part(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
     Args:
         config: of the part.
         tables: the frozen vectors of all fields of the whole model.
-        whole: name of the whole model, for the error.
+        whole: what takes the part, such as model=hybrid, for the error.
 
     Raises:
-        UserError: the part is a model that is trained.
+        UserError: the part is a model that is trained, or reads a field whose vectors are not here.
     """
     model = look_up(MODELS, config.name)
     if model.fittable:
         raise UserError(
-            f"model={whole} is built from models that need no epochs; {config.name} is trained.\n"
-            "Choose as parts among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."
+            f"{whole} takes models that need no epochs; {config.name} is trained.\n"
+            "Choose among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."
         )
-    part: Recommender = model(config, tables.of(list(getattr(config, "fields", tables.fields))))
+    fields = list(getattr(config, "fields", tables.fields))
+    lacking = [name for name in fields if name not in tables.fields]
+    if lacking:
+        raise UserError(
+            f"{whole}: {config.name} reads '{lacking[0]}', the model itself only {', '.join(tables.fields)}.\n"
+            "Give both the same fields."
+        )
+    part: Recommender = model(config, tables.of(fields))
     return part
 
 

@@ -61,8 +61,8 @@ class TwoStage(Recommender):
     ) -> None:
         super().__init__(tables, optimizer)
         self.config = config
-        self.recall = make_part(config.recall, tables, config.name)
-        self.lexical = make_part(config.lexical, tables, config.name) if config.lexical is not None else None
+        self.recall = make_part(config.recall, tables, f"model={config.name}")
+        self.lexical = make_part(config.lexical, tables, f"model={config.name}") if config.lexical is not None else None
         self.evidence = Evidence(tables, config.whiten)
         self.reads_validation = config.fit_on == "judged" or self.recall.reads_validation
         scores = [

@@ -15,7 +15,7 @@ def triplet(margin=0.3):
 
 
 def margin_mse():
-    return MarginMSELoss(MarginMSEConfig("margin_mse"))
+    return MarginMSELoss(MarginMSEConfig("margin_mse", None))
 
 
 def cells(seed, rows=4, columns=6):

@@ -325,7 +325,7 @@ def test_trained_it_leaves_recall_and_weights_as_they_were(made):
 
 
 def test_a_recall_that_is_trained_or_flattered_is_refused(made):
-    with pytest.raises(UserError, match="model=two_stage is built from models that need no epochs; dcdt is trained"):
+    with pytest.raises(UserError, match="model=two_stage takes models that need no epochs; dcdt is trained"):
         TwoStage(config_of("model@model.recall=dcdt"), made.tables)
     with pytest.raises(UserError, match=r"model\.recall\.name is 'two_stage'"):
         config_of("model.recall.name=two_stage")
