@@ -180,7 +180,7 @@ class TwoStage(Recommender):
     def facts(self) -> dict[str, float]:
         """The penalty (-1: the recall's order stays), the weights, and what the recall found out."""
         penalty = float(self.penalty)
-        found = {"two_stage/penalty": penalty if penalty != float("inf") else -1.0}
+        found = {"two_stage/penalty": round(penalty, 6) if penalty != float("inf") else -1.0}
         values = zip(self.names, self.weights.tolist(), strict=True)
         weights = {f"two_stage/{name}": round(value, 6) for name, value in values}
         return found | weights | self.recall.facts()
