@@ -208,10 +208,22 @@ class JointTwoStage(TwoStage):
         super().__init__(config, tables, loss, optimizer)
         self.loss = loss
         self.joint = JointHead(tables.width, len(tables.fields), config.rank, config.width, config.dropout)
+        self._last: tuple[Tensor, tuple[list[Tensor], Tensor, Tensor]] | None = None
 
     def _keep(self, lists: Lists, own: Tensor) -> None:
+        self._last = None
         self._lists, self._start = lists, combined(lists.evidence, own / self.scale)  # (n, K)
         self._at = {row: at for at, row in enumerate(lists.rows.tolist())}
+
+    def read(
+        self, queries: QueryBatch, rows: Tensor | None = None, removed: Tensor | None = None, depth: int | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """As for any two stages; the last judged chunk is kept, since validation asks for it after every epoch."""
+        if rows is None or removed is not None:
+            return super().read(queries, rows, removed, depth)
+        if self._last is None or not torch.equal(self._last[0], rows) or self._last[1][1].device != self.device:
+            self._last = (rows, super().read(queries, rows))
+        return self._last[1]
 
     def head(self, queries: QueryBatch, top: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
         """Weighted evidence plus what the network says of query and videos, (B, K)."""
