@@ -1,5 +1,6 @@
 """What a sampler may draw from, and the arithmetic of drawing without replacement for many rows at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
