@@ -9,11 +9,10 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from dcdt.config import CollaborativeConfig, OptimizerConfig
-from dcdt.data.collection import Rows
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.interactions import Interactions, load_interactions
+from dcdt.data.histories import Histories, held_out, may_be_fitted
+from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.errors import NotApplicable, UserError
 from dcdt.models.recommender import QueryBatch, Recommender
 
 from .implicit_models import ImplicitModel
@@ -44,6 +43,7 @@ class Collaborative(Recommender):
 
     fittable: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
+    needs_question = False
 
     def __init__(
         self,
@@ -56,9 +56,7 @@ class Collaborative(Recommender):
         self.model = ImplicitModel(config)
         self.n_videos = tables.videos.shape[1]
         self.cold: dict[str, float] = {}
-        self.position: dict[str, int] = {}
-        self.starts = self.items = np.zeros(0, dtype=np.int64)
-        self.times = np.zeros(0)
+        self.watched_by = Histories()
 
     def prepare(self, data: RankingDataModule) -> None:
         """Fit on what may be seen.
@@ -69,15 +67,9 @@ class Collaborative(Recommender):
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
-        self._remember(watches)
-        held = {name: self._held_out(data, side.queries.tolist()) for name, side in data.split.sides.items()}
-        limit = np.full(len(watches.users), np.inf if data.split.cutoff is None else data.split.cutoff)
-        for user, time in (asked for side in held.values() for asked in side):
-            if user in self.position:
-                limit[self.position[user]] = min(limit[self.position[user]], -np.inf if time is None else time)
-        keep = watches.time < limit[watches.user]
-        if not keep.any():
-            raise NotApplicable("no interaction of the collection lies before its held-out queries")
+        self.watched_by = Histories(watches)
+        held = held_out(data)
+        keep = may_be_fitted(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
         learners, rows = np.unique(watches.user[keep], return_inverse=True)  # who has nothing to show leaves no row
         counts = np.ones(len(rows), dtype=np.float32), (rows.reshape(-1), watches.item[keep])
         self.model.fit(csr_matrix(counts, shape=(len(learners), self.n_videos)), data.seed)
@@ -95,44 +87,14 @@ class Collaborative(Recommender):
 
     def histories(self, users: Sequence[str | None], times: Sequence[float | None]) -> csr_matrix:
         """How often each learner watched each video strictly before a time, (B, N)."""
-        parts = [self._before(user, time) for user, time in zip(users, times, strict=True)]
-        rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        columns = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
-        return csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(parts), self.n_videos))
+        return self.watched_by.counts(users, times, self.n_videos)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The fitted model and the histories of all learners."""
-        histories = {"starts": self.starts, "items": self.items, "times": self.times}
-        tensors = {name: torch.from_numpy(array) for name, array in histories.items()}
-        return {"model": self.model.state(), "users": list(self.position), "cold": self.cold, **tensors}
+        return {"model": self.model.state(), "cold": self.cold, **self.watched_by.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.model.load(state["model"])
-        self.position = {user: at for at, user in enumerate(state["users"])}
-        self.starts, self.items, self.times = (state[name].numpy() for name in ("starts", "items", "times"))
+        self.watched_by.load(state)
         self.cold = dict(state["cold"])
-
-    def _before(self, user: str | None, time: float | None) -> Rows:
-        """Videos that a learner watched strictly before a time; none without a known learner and a time."""
-        at = None if user is None else self.position.get(str(user))
-        if at is None or time is None:
-            return self.items[:0]
-        start, end = self.starts[at : at + 2]
-        return self.items[start : start + np.searchsorted(self.times[start:end], time)]
-
-    def _remember(self, watches: Interactions) -> None:
-        """Each learner's history, in order of time."""
-        self.position = {user: at for at, user in enumerate(watches.users)}
-        self.starts = np.searchsorted(watches.user, np.arange(len(watches.users) + 1))
-        self.items, self.times = watches.item, watches.time
-
-    def _held_out(self, data: RankingDataModule, rows: list[int]) -> list[tuple[str | None, float | None]]:
-        """Who asks each query, and when."""
-        queries, asked = data.collection.queries, []
-        for row in rows:
-            user, time = (queries.metadata[row].get(key) for key in ("user_id", "timestamp"))
-            if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
-                raise UserError(f"the query '{queries.ids[row]}' has the timestamp {time!r}; give a number of seconds.")
-            asked.append((None if user is None else str(user), time))
-        return asked

@@ -51,6 +51,7 @@ class Hybrid(Recommender):
         self.config = config
         self.first, self.second = (make_part(part, tables, "model=hybrid") for part in (config.first, config.second))
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
+        self.needs_question = self.first.needs_question or self.second.needs_question
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 

@@ -123,11 +123,11 @@ class ImplicitModel:
             weights[own] = 0
             others = np.flatnonzero(weights)
             share = weights[others] / max(weights.sum(), 1)  # (J,)
+            liked, rest, rest_bias = factors[own], factors[others], bias[others]  # (H, F), (J, F), (J,)
             for _ in range(ITERATIONS["bpr"] if len(others) else 0):
-                scores = factors @ learner + bias  # (N,)
-                gap = scores[own][:, None] - scores[others]  # (H, J)
+                gap = (liked @ learner + bias[own])[:, None] - (rest @ learner + rest_bias)  # (H, J)
                 push = counts[:, None] * share / (1 + np.exp(gap))
-                step = push.sum(1) @ factors[own] - push.sum(0) @ factors[others]
+                step = push.sum(1) @ liked - push.sum(0) @ rest
                 learner += self.config.learning_rate * (step - self.config.regularization * counts.sum() * learner)
         return np.concatenate([learners, np.ones((len(learners), 1))], axis=1)
 

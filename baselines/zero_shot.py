@@ -1,12 +1,14 @@
 """The untrained baseline: cosine of the frozen embeddings, softly whitened if asked."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, ZeroShotConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.histories import Histories, pooled
+from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.recommender import QueryBatch, Recommender
 from dcdt.models.whitening import catalogue_whitening
@@ -17,6 +19,8 @@ class ZeroShot(Recommender):
 
     It costs nothing and is what a trained model must beat, so it stands in every table. `whiten=soft` maps all vectors
     by a matrix made from the catalogue's own vectors; no judgment is read, and no video that training may not see.
+    `history=mean` adds to the query the direction of the mean of the videos that the asking learner watched strictly
+    before, which may also stand alone, where nobody asks.
     """
 
     fittable: ClassVar[bool] = False
@@ -31,9 +35,18 @@ class ZeroShot(Recommender):
     ) -> None:
         super().__init__(tables)
         self.register_buffer("whitening", torch.eye(tables.width) if config.whiten == "soft" else None)
+        self.needs_question = config.history == "none"
+        self.histories = None if self.needs_question else Histories()
 
     def prepare(self, data: RankingDataModule) -> None:
-        """Make the whitening matrix."""
+        """Make the whitening matrix and read the histories.
+
+        Raises:
+            NotApplicable: histories are asked for and there are none.
+        """
+        if self.histories is not None:
+            path = data.collection.path / "interactions.csv"
+            self.histories = Histories(load_interactions(path, data.collection.videos.row_of))
         if self.whitening is not None:
             candidates = torch.from_numpy(data.split.train.candidates)
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
@@ -46,6 +59,23 @@ class ZeroShot(Recommender):
     def encode_videos(self, fields: Tensor) -> Tensor:
         """The sum over the fields of frozen vectors (F, ..., D), whitened and normalised: (..., D)."""
         return self._map(fields.sum(0))
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Scores of B queries against all N videos, (B, N)."""
+        videos, asked = self.video_vectors(), self.encode_queries(queries.vectors)
+        if self.histories is not None:
+            watched = self.histories.last(queries.users, queries.times)
+            asked = nn.functional.normalize(asked + pooled(videos, watched.to(videos.device)), dim=-1)
+        return asked @ videos.T
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The histories of all learners, where they are read."""
+        return {} if self.histories is None else self.histories.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        if self.histories is not None:
+            self.histories.load(state)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """As any other scores: no judgment is read."""

@@ -68,11 +68,41 @@ class ZeroShotConfig:
     name: str = MISSING
     fields: list[str] = MISSING
     whiten: str = MISSING
+    history: str = "none"
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         distinct("model.fields", self.fields)
         one_of("model.whiten", self.whiten, ("none", "soft"))
+        one_of("model.history", self.history, ("none", "mean"))
+
+
+@dataclass
+class HistoryConfig:
+    """The frozen question vector and a tower over what the learner watched before."""
+
+    name: str = MISSING
+    fields: list[str] = MISSING
+    whiten: str = MISSING
+    history: str = MISSING
+    length: int = MISSING
+    width: int = MISSING
+    videos: str = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+    dropout: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        distinct("model.fields", self.fields)
+        one_of("model.whiten", self.whiten, ("none", "soft"))
+        one_of("model.history", self.history, ("none", "mean", "attention"))
+        one_of("model.videos", self.videos, ("frozen", "learned"))
+        for name, least in (("length", 1), ("width", 1), ("epochs", 0)):
+            at_least(f"model.{name}", getattr(self, name), least)
+        below_one("model.dropout", self.dropout)
+        if not self.lr > 0:
+            raise UserError(f"model.lr is {self.lr}; it must be above 0.")
 
 
 @dataclass
@@ -546,6 +576,7 @@ ModelConfig = (
     | CollaborativeConfig
     | HybridConfig
     | TwoStageConfig
+    | HistoryConfig
 )
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = (
@@ -558,6 +589,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "dcdt": DCDTConfig,
         "dcdt_ridge": RidgeConfig,
         "dcdt_residual": DCDTResidualConfig,
+        "dcdt_history": HistoryConfig,
         "zero_shot": ZeroShotConfig,
         "single_tower": SingleTowerConfig,
         "bm25": BM25Config,

@@ -20,7 +20,8 @@ def job(config: DictConfig) -> None:
         settings = parse(config)
         collection = load_collection(settings.data.path)
         fields = [collection.field_texts(name) for name in settings.fields]
-        texts = list(dict.fromkeys([*collection.queries.texts, *(text for part in fields for text in part)]))
+        asked = collection.queries.texts if collection.asked else []
+        texts = list(dict.fromkeys([*asked, *(text for part in fields for text in part)]))
         cache = VectorCache(settings.data.cache, space_of(settings.embedder))
         cached = len(texts) - len(cache.missing(texts))
         print(f"{len(texts)} distinct texts of {collection.name}: {cached} cached, {len(texts) - cached} to embed")  # noqa: T201

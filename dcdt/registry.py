@@ -8,6 +8,7 @@ MODELS = {
     "dcdt": "dcdt.models.dual_tower:DualTower",
     "dcdt_residual": "dcdt.models.residual:ResidualTowers",
     "dcdt_ridge": "dcdt.models.ridge_towers:RidgeTowers",
+    "dcdt_history": "dcdt.models.history:HistoryTowers",
     "zero_shot": "baselines.zero_shot:ZeroShot",
     "single_tower": "baselines.single_tower:SingleTower",
     "bm25": "baselines.bm25:BM25",

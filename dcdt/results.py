@@ -51,7 +51,8 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
     _write_parquet(folder / "per_query.parquet", _per_query(results, collection, split, data.seed))
     write_text(folder / "run.trec", _trec(results["test"], collection))
-    _write_parquet(folder / "pairs.parquet", _pairs(results, metrics["val/pair_threshold"], data))
+    if "val/pair_threshold" in metrics:
+        _write_parquet(folder / "pairs.parquet", _pairs(results, metrics["val/pair_threshold"], data))
     scores = results["test"].scores
     if scores is None:
         n = len(results["test"].queries) * len(collection.videos)

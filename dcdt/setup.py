@@ -28,7 +28,7 @@ from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.tables import FROZEN_FIELDS, Tables
 from dcdt.embedders import space_of
-from dcdt.errors import UserError
+from dcdt.errors import NotApplicable, UserError
 from dcdt.evaluation.statistics import bootstrap_interval
 from dcdt.files import replacing, write_json
 from dcdt.models.recommender import Recommender, SideResult
@@ -80,7 +80,9 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     check_cutoffs(split, settings.ks)  # before anything is written
     folder = Path(settings.outputs) / "pairs"
     queries, videos = tables.queries.numpy(), tables.frozen.numpy()
-    pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
+    pairs = {}  # the pair protocol labels pairs of a question and a video
+    if collection.asked:
+        pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
     sampler = None
     if look_up(MODELS, settings.model.name).fittable:
         sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
@@ -131,6 +133,8 @@ def train(
         live: whether curves go to the logger while training (not while several trials are compared).
     """
     model = make_model(settings, tables)
+    if model.needs_question and not data.collection.asked:
+        raise NotApplicable(f"the collection has no questions, which {settings.model.name} ranks for")
     history, best = History(), BestWeights(settings.primary_metric)
     callbacks: list[L.Callback] = [history, best, CollapseAlarm(settings.callbacks.collapse_cosine)]
     callbacks.append(EarlyStopping(settings.primary_metric, patience=settings.callbacks.patience, mode="max"))
@@ -214,12 +218,17 @@ def make_logger(settings: Settings, config: DictConfig, folder: Path, simulated:
 
 
 def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModule) -> dict[str, SideResult]:
-    """Zero-shot on the same sides, for the table of every run, from the vectors at hand."""
-    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none")
+    """Zero-shot on the same sides, for the table of every run, from the vectors at hand.
+
+    Where nobody asks, it ranks by the mean of what the learner watched before.
+    """
+    history = "none" if data.collection.asked else "mean"
+    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
     if not set(FROZEN_FIELDS) <= set(tables.fields):  # their normalised sum is at hand
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
-        config = ZeroShotConfig("zero_shot", tables.fields, "none")
+        config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
     model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields))
+    model.prepare(data)
     trainer.test(model, datamodule=data, verbose=False)
     return model.results
 
@@ -282,8 +291,11 @@ def print_summary(
 def simulated_parts(collection: Collection, split: Split, settings: Settings) -> list[str]:
     """What is simulated in a collection, where the run reads interactions or is divided by time; else nothing."""
     models = [getattr(settings.model, part, None) for part in ("first", "second")] + [settings.model]
-    collaborative = any(getattr(model, "name", None) == "collaborative" for model in models)
-    return collection.simulated if collaborative or split.name == "time" else []
+    reading = any(
+        getattr(model, "name", None) == "collaborative" or getattr(model, "history", "none") != "none"
+        for model in models
+    )
+    return collection.simulated if reading or split.name == "time" else []
 
 
 def _notes(collection: Collection, split: Split, settings: Settings) -> list[str]:

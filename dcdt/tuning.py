@@ -49,8 +49,13 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.dropout": [0.5, 0.2],
         "optimizer.weight_decay": [1.0, 0.1],
     },
+    "dcdt_history": {
+        "model.epochs": [5, 3, 8],
+        "model.lr": [2e-3, 1e-3, 4e-3],
+        "model.dropout": [0.3, 0.1, 0.5],
+    },
     "collaborative": {  # those of kind=als; of the other kinds below
-        "model.factors": [32, 8, 16],
+        "model.factors": [32, 8, 16, 64, 128],
         "model.regularization": [0.1, 0.01, 1.0],
         "model.alpha": [10.0, 1.0, 40.0],
     },
@@ -59,13 +64,16 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.first.variant": ["okapi", "l", "plus"],
         "model.first.k1": [1.5, 0.8],
         "model.first.b": [0.75, 0.4, 0.9],
+        "model.first.neighbours": [20, 5, 10, 50, 100, 200, 400, 800],
+        "model.second.epochs": [5, 3, 8],
+        "model.second.dropout": [0.3, 0.1, 0.5],
     },
 }
-_NEIGHBOURS: dict[str, list[Any]] = {"model.neighbours": [20, 5, 10, 50, 100]}
+_NEIGHBOURS: dict[str, list[Any]] = {"model.neighbours": [20, 5, 10, 50, 100, 200, 400, 800]}
 KINDS: dict[str, dict[str, list[Any]]] = {  # of model.kind, which collaborative alone has
     "als": SPACES["collaborative"],
     "bpr": {
-        "model.factors": [32, 8, 16],
+        "model.factors": [32, 8, 16, 64, 128],
         "model.regularization": [0.1, 0.01, 1.0],
         "model.learning_rate": [0.01, 0.003, 0.03],
     },

@@ -77,13 +77,13 @@ def write_folder(folder, videos, queries, **qrels):
     return folder
 
 
-def prepare(folder, split, fields=("title", "text")):
+def prepare(folder, split, fields=("title", "text"), pairs=True):
     """What a run has before its model: collection, split, tables and pairs of a folder made by `make_collection`."""
     collection = load_collection(folder)
     division = make_split(collection, split)
     tables = load_tables(collection, list(fields), EMBEDDER, str(folder / "embeddings"), progress=False)
     vectors = tables.queries.numpy(), tables.frozen.numpy()
-    pairs = load_pairs(folder / "pairs", collection, division, *vectors, space="test")
+    pairs = load_pairs(folder / "pairs", collection, division, *vectors, space="test") if pairs else {}
     return SimpleNamespace(collection=collection, split=division, tables=tables, pairs=pairs)
 
 

@@ -2,7 +2,8 @@
 
 Files of a collection folder: `corpus.jsonl` (`_id`, `title`, `text`, optional `metadata`), `queries.jsonl` (`_id`,
 `text`, optional `metadata`), `qrels/*.tsv` (`query-id`, `corpus-id`, `score`) and, optionally, `collection.yaml`
-(`positive_grade`, `languages`, `simulated`). Any BEIR data set drops in.
+(`positive_grade`, `languages`, `simulated`). Any BEIR data set drops in. Without queries.jsonl, `interactions.csv`
+(`user_id`, `item_id`, `timestamp`) is enough: each learner's next video is then what is asked for.
 """
 
 import hashlib
@@ -71,6 +72,13 @@ class Collection:
     positive_grade: float = 1.0
     languages: list[str] = field(default_factory=list)
     simulated: list[str] = field(default_factory=list)
+    asked: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
+    taken: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
+
+    @property
+    def units(self) -> list[str]:
+        """What makes queries one: the text of a question; where nobody asks, the learner."""
+        return self.queries.texts if self.asked else self.queries.ids
 
     @cached_property
     def positives(self) -> Judgments:
@@ -158,6 +166,8 @@ def load_collection(path: str | Path) -> Collection:
 
     Raises:
         UserError: a file is missing or a line is not what the layout says, with file and line.
+
+    A folder with interactions.csv and without queries.jsonl is read as one query a learner: what is watched next?
     """
     folder = Path(path)
     if not (folder / "corpus.jsonl").is_file():
@@ -165,12 +175,23 @@ def load_collection(path: str | Path) -> Collection:
             f"{folder} is not a collection: it has no corpus.jsonl.\n"
             "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
         )
-    if not (folder / "queries.jsonl").is_file():
-        raise UserError(f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.")
+    asked = (folder / "queries.jsonl").is_file()
+    if not asked and not (folder / "interactions.csv").is_file():
+        raise UserError(
+            f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
+            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
+        )
     settings = _settings(folder / "collection.yaml")
     videos = _read_videos(folder / "corpus.jsonl")
-    queries = _read_queries(folder / "queries.jsonl")
-    judgments, given = _read_qrels(folder / "qrels", queries, videos)
+    taken = None
+    if asked:
+        queries = _read_queries(folder / "queries.jsonl")
+        judgments, given = _read_qrels(folder / "qrels", queries, videos)
+    else:
+        from dcdt.data.next_video import next_videos  # which reads collections' types
+
+        queries, judgments, taken = next_videos(folder / "interactions.csv", videos)
+        given = {}
     collection = Collection(
         path=folder,
         name=str(settings.get("name", folder.resolve().name)),
@@ -181,6 +202,8 @@ def load_collection(path: str | Path) -> Collection:
         positive_grade=float(settings.get("positive_grade", 1)),
         languages=[str(language) for language in settings.get("languages", [])],
         simulated=[str(part) for part in settings.get("simulated", [])],
+        asked=asked,
+        taken=taken,
     )
     if not len(collection.positives):
         raise UserError(

@@ -55,7 +55,8 @@ class SideTensors:
         judged: (n, J) video rows with a grade above 0, padded with -1.
         grades: (n, J), 0 at padding.
         candidates: (N,) videos that are ranked.
-        removed: (n, X) known related videos outside `judged`, taken out of this query's ranking, padded with -1.
+        removed: (n, X) videos taken out of this query's ranking, padded with -1: known related ones outside `judged`,
+            and what the learner has already (`Collection.taken`).
         pairs: labelled pairs of the pair protocol, (m, 3) of position in `queries`, video row, label; or None.
     """
 
@@ -194,6 +195,9 @@ def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | N
         grades[position[query]].append(grade)
     for query, video, _ in _triples(collection.related):
         if query in position and side.candidates[video] and video not in judged[position[query]]:
+            removed[position[query]].append(video)
+    for query, video, _ in _triples(collection.taken) if collection.taken else ():
+        if query in position:
             removed[position[query]].append(video)
     labelled = None
     if pairs is not None:

@@ -1,7 +1,8 @@
 """Divide the queries of a collection into train, validation and test without leaks.
 
-The unit is the query group: queries whose normalised text is equal stay on one side, always. Every partition is an
-order by hash, so it depends on texts and ids alone: not on file order, library versions or the training seed.
+The unit is the query group: queries whose normalised text is equal stay on one side, always (where
+nobody asks: the learner). Every partition is an order by hash, so it depends on texts and ids alone: not on file order,
+library versions or the training seed.
 """
 
 import hashlib
@@ -127,7 +128,7 @@ class _Rule:
 
 def _fewer(collection: Collection, rule: _Rule, n: int) -> _Rule:
     """Only n groups of training queries, and validation in proportion; fewer are always among more."""
-    texts = collection.queries.texts
+    texts = collection.units
     train, val = (_ordered(query_groups(texts, rows), "fewer") for rows in (rule.train, rule.val))
     if n > len(train):
         raise NotApplicable(f"split.train_queries is {n}, but this division has {len(train)} training queries")
@@ -207,7 +208,7 @@ def _by_video(collection: Collection, config: SplitConfig) -> _Rule:
 
     sides: tuple[list[int], list[int], list[int]] = ([], [], [])
     home = _best_video(collection)
-    for text, rows in query_groups(collection.queries.texts, _main_rows(collection)).items():
+    for text, rows in query_groups(collection.units, _main_rows(collection)).items():
         side = int(side_of[max((home[row] for row in rows), key=lambda item: item[:2])[2]])
         if config.part == "all" or sealed(text) == (config.part == "sealed" and side == 2):
             sides[side].extend(rows)
@@ -230,7 +231,7 @@ def _by_time(collection: Collection, config: SplitConfig) -> _Rule:
                 "Give every query a number (seconds) as metadata.timestamp, or choose split=query."
             )
         times[row] = float(value)
-    groups = query_groups(collection.queries.texts, rows)
+    groups = query_groups(collection.units, rows)
     last = {text: max(times[row] for row in members) for text, members in groups.items()}
     order = sorted(groups, key=lambda text: (last[text], text))
     n_test, n_val = _sizes(len(order))
@@ -252,7 +253,7 @@ def _as_in_paper(collection: Collection, config: SplitConfig) -> _Rule:
     if config.part != "all":
         raise UserError(f"split.part is '{config.part}', but split=paper has too few samples to seal some; choose all.")
     canonical = _canonical_queries(collection)
-    order = sorted(canonical, key=lambda query: _hash("paper", normalise_text(collection.queries.texts[query])))
+    order = sorted(canonical, key=lambda query: _hash("paper", normalise_text(collection.units[query])))
     n_test, n_val = _sizes(len(order))
     start = config.index * len(order) // config.n_folds
     turned = order[start:] + order[:start]
@@ -337,13 +338,13 @@ def _given(collection: Collection, config: SplitConfig) -> _Rule | None:
         (collection.given[name].tolist() for name in ("dev", "val", "validation") if name in collection.given), None
     )
     if dev is None:
-        groups = _ordered(query_groups(collection.queries.texts, sides["train"]), "dev")
+        groups = _ordered(query_groups(collection.units, sides["train"]), "dev")
         n_val = round(len(groups) * 2 / 9)
         dev, sides["train"] = _flat(groups[:n_val]), _flat(groups[n_val:])
     _refuse_leaks(collection, {"train": sides["train"], "val": dev, "test": sides["test"]})
     before, after = _seal(config)
     main = set(_main_rows(collection).tolist())
-    texts = collection.queries.texts
+    texts = collection.units
     return _Rule(
         [row for row in sides["train"] if row in main and before(texts[row])],
         [row for row in dev if row in main and before(texts[row])],
@@ -368,7 +369,7 @@ def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict
     leaks: list[str] = []
     for side, rows in sides.items():
         for row in rows:
-            text, name = normalise_text(collection.queries.texts[int(row)]), collection.queries.ids[int(row)]
+            text, name = normalise_text(collection.units[int(row)]), collection.queries.ids[int(row)]
             other_side, other = home.setdefault(text, (side, name))
             if other_side != side:
                 leaks.append(f"'{other}' ({other_side}) = '{name}' ({side})")
@@ -382,7 +383,7 @@ def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict
 
 def _parts(collection: Collection, config: SplitConfig, salt: str) -> tuple[Groups, Groups | None]:
     """Groups to divide, in hash order, and the sealed groups where they are the test side."""
-    groups = query_groups(collection.queries.texts, _main_rows(collection))
+    groups = query_groups(collection.units, _main_rows(collection))
     if config.part == "all":
         return _ordered(groups, salt), None
     visible = {text: rows for text, rows in groups.items() if not sealed(text)}
@@ -429,7 +430,7 @@ def _canonical_queries(collection: Collection) -> dict[int, int]:
         videos: set[int] = set()
         seen: set[str] = set()
         for row in sorted(rows, key=lambda row: (_hash("canonical", ids[row]), ids[row])):
-            text, video = normalise_text(collection.queries.texts[row]), best[row][2]
+            text, video = normalise_text(collection.units[row]), best[row][2]
             if video not in videos and text not in seen:
                 chosen[row] = video
                 videos.add(video)

@@ -17,7 +17,7 @@ class Tables(nn.Module):
     """Frozen vectors; buffers that no checkpoint carries.
 
     Attributes:
-        queries: (Q, D) one row a query of the collection.
+        queries: (Q, D) one row a query of the collection; zeros where nobody asks.
         videos: (F, N, D) one layer a field, one row a video.
         frozen: (N, D) title and text vectors summed and normalised, whatever the fields: what zero-shot ranks by, and
             what hard negatives and the pair file are drawn with, so that these do not change with the model.
@@ -57,13 +57,15 @@ def load_tables(
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
     field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
-    texts = [*collection.queries.texts, *(text for part in field_texts.values() for text in part)]
+    asked = collection.queries.texts if collection.asked else []
+    texts = [*asked, *(text for part in field_texts.values() for text in part)]
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
     cache = VectorCache(cache_folder, space_of(embedder), remedy)
     fill(cache, texts, embedder, progress)
     vectors = {name: torch.from_numpy(cache.vectors(part)) for name, part in field_texts.items()}  # each (N, D)
+    nothing = torch.zeros(1, cache.space.dimensions).expand(len(collection.queries), -1)  # (Q, D)
     return Tables(
-        torch.from_numpy(cache.vectors(collection.queries.texts)),
+        torch.from_numpy(cache.vectors(asked)) if asked else nothing,
         torch.stack([vectors[name] for name in fields]),  # (F, N, D)
         torch.stack([vectors[name] for name in frozen]).sum(0),
         fields,

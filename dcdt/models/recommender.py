@@ -69,6 +69,8 @@ class Recommender(L.LightningModule):
     Subclasses define `score`; those with something to fit define `training_step` and leave `fittable` true; decoupled
     ones define `encode_queries` and `encode_videos` and inherit `score`.
 
+    `needs_question` says that a model has nothing to go by where nobody asks (`Collection.asked`).
+
     `starts_useful` says that the untrained model is worth keeping: it is validated before training and stays where no
     epoch is better.
 
@@ -82,6 +84,7 @@ class Recommender(L.LightningModule):
     reads_validation: bool = False  # whether validation queries are fitted too; they are then scored as if left out
     starts_useful: ClassVar[bool] = False
     n_parts: ClassVar[int] = 1  # score matrices of `score_parts`
+    needs_question: bool = True
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Group runs into model variants, name them by what differs, and refuse to compare what is not comparable."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -169,8 +168,10 @@ def _peers(name: str, parts: dict[str, str]) -> str:
     return "" if name == group else parts.get(group, "")
 
 
-def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
-    return any(value == "collaborative" for value in re.split(r"[^a-z_]+", _plain(model)))
+def _uses_interactions(model: Mapping[str, Any]) -> bool:
+    """Whether the model, or a part of it, reads who watched what."""
+    parts = [model, *(part for part in model.values() if isinstance(part, Mapping))]
+    return any(part.get("name") == "collaborative" or part.get("history", "none") != "none" for part in parts)
 
 
 def _variant(label: str, members: list[Run]) -> Variant:

@@ -1,0 +1,130 @@
+"""What a learner had watched before a moment, and which watches a model may be fitted on."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+
+from dcdt.data.collection import Rows
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.interactions import Interactions
+from dcdt.data.tables import padded
+from dcdt.errors import NotApplicable, UserError
+
+Asked = tuple[str | None, float | None]  # who asks, and when
+
+
+class Histories:
+    """The watches of all learners, each learner's in order of time.
+
+    Args:
+        watches: of the collection; None for an empty one, which `load` fills.
+    """
+
+    def __init__(self, watches: Interactions | None = None) -> None:
+        self.position: dict[str, int] = {}
+        self.starts = self.items = np.zeros(0, dtype=np.int64)
+        self.times = np.zeros(0)
+        if watches is not None:
+            self.position = {user: at for at, user in enumerate(watches.users)}
+            self.starts = np.searchsorted(watches.user, np.arange(len(watches.users) + 1))
+            self.items, self.times = watches.item, watches.time
+
+    def before(self, user: str | None, time: float | None) -> Rows:
+        """Videos that a learner watched strictly before a time, in order; none without a known learner and a time."""
+        at = None if user is None else self.position.get(str(user))
+        if at is None or time is None:
+            return self.items[:0]
+        start, end = self.starts[at : at + 2]
+        return self.items[start : start + np.searchsorted(self.times[start:end], time)]
+
+    def counts(self, users: Sequence[str | None], times: Sequence[float | None], n_videos: int) -> csr_matrix:
+        """How often each learner watched each of the N videos strictly before a time, (B, N)."""
+        parts = [self.before(user, time) for user, time in zip(users, times, strict=True)]
+        rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        columns = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+        return csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(parts), n_videos))
+
+    def last(self, users: Sequence[str | None], times: Sequence[float | None], length: int | None = None) -> Tensor:
+        """Rows of each learner's last videos strictly before a time, newest first, (B, L), padded with -1.
+
+        L is the longest history here, at most `length`.
+        """
+        parts = [self.before(user, time)[-(length or 0) :] for user, time in zip(users, times, strict=True)]
+        return padded([part[::-1].tolist() for part in parts], -1)
+
+    def state(self) -> dict[str, Tensor | list[str]]:
+        """What `load` needs, as tensors and texts."""
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("starts", "items", "times")}
+        return {"users": list(self.position), **tensors}
+
+    def load(self, state: dict[str, Tensor | list[str]]) -> None:
+        """Restore what `state` returned."""
+        self.position = {user: at for at, user in enumerate(state["users"])}  # type: ignore[misc]
+        self.starts, self.items, self.times = (state[name].numpy() for name in ("starts", "items", "times"))  # type: ignore[union-attr]
+
+
+def pooled(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Tensor:
+    """Direction of the weighted mean of what each learner watched.
+
+    Args:
+        vectors: (N, D) of the videos.
+        watched: (B, L) rows of videos, padded with -1.
+        logits: (B, L) of which the weights are the softmax over a learner's videos; None: all weigh the same.
+
+    Returns:
+        (B, D) unit vectors, 0 for an empty history.
+    """
+    known = watched >= 0  # (B, L)
+    weights = known.to(vectors.dtype)
+    if logits is not None and watched.shape[1]:
+        weights = logits.masked_fill(~known, torch.finfo(logits.dtype).min).softmax(1) * weights
+    learner, _ = known.nonzero(as_tuple=True)  # (M,)
+    parts = weights[known].unsqueeze(1) * vectors[watched[known]]  # (M, D)
+    total = torch.zeros(len(watched), vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    return nn.functional.normalize(total.index_add(0, learner, parts), dim=-1)
+
+
+def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
+    """Who asks each query of every side but training, and when.
+
+    Raises:
+        UserError: a query's timestamp is no number.
+    """
+    queries, asked = data.collection.queries, {}
+    for name, side in data.split.sides.items():
+        asked[name] = []
+        for row in side.queries.tolist():
+            user, time = (queries.metadata[row].get(key) for key in ("user_id", "timestamp"))
+            if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
+                raise UserError(f"the query '{queries.ids[row]}' has the timestamp {time!r}; give a number of seconds.")
+            asked[name].append((None if user is None else str(user), time))
+    return asked
+
+
+def may_be_fitted(watches: Interactions, asked: Iterable[Asked], cutoff: float | None) -> NDArray[np.bool_]:
+    """Which watches a model may be fitted on, (I,).
+
+    Those before the cutoff of the split, where it has one (`split=time`); of a learner who asks a held-out query only
+    those before the first such query, and none where it has no time.
+
+    Args:
+        watches: all of them.
+        asked: who asks the held-out queries, and when.
+        cutoff: of the split.
+
+    Raises:
+        NotApplicable: nothing may be seen.
+    """
+    position = {user: at for at, user in enumerate(watches.users)}
+    limit = np.full(len(watches.users), np.inf if cutoff is None else cutoff)
+    for user, time in asked:
+        if user in position:
+            limit[position[user]] = min(limit[position[user]], -np.inf if time is None else time)
+    keep: NDArray[np.bool_] = watches.time < limit[watches.user]
+    if not keep.any():
+        raise NotApplicable("no interaction of the collection lies before its held-out queries")
+    return keep

@@ -1,0 +1,169 @@
+"""DCDT with the learner's earlier videos in the query tower: beside a question, or alone where nobody asks."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dcdt.config import HistoryConfig, OptimizerConfig
+from dcdt.data.datamodule import Positions, RankingDataModule
+from dcdt.data.histories import Histories, held_out, may_be_fitted
+from dcdt.data.interactions import load_interactions
+from dcdt.data.tables import Tables
+from dcdt.errors import NotApplicable
+from dcdt.evaluation.ranking import tie_order
+from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
+from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+from dcdt.models.whitening import catalogue_whitening
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # of the history beside a question; of equals the smallest
+
+
+class HistoryTowers(Recommender):
+    """Cosine with the question plus `weight` times the score of a tower over the learner's history.
+
+    The question and the videos are the frozen vectors, whitened if asked: without a history this is `zero_shot`. The
+    tower (`history_tower.py`) works on their first `width` principal components and is fitted on which video learners
+    watched next. The sum is the dot product of `[question; weight * learner; weight * a]` with a vector of the video,
+    so it stays decoupled. `weight` is chosen by the MRR of the validation queries, and may be 0, which refuses
+    personalisation; where nobody asks it is 1.
+
+    Who may see what is as in `collaborative`: the tower is fitted on interactions before the split's cutoff and, of
+    a learner who asks a held-out query, before the first such query; a query is scored from the asking learner's
+    interactions strictly before it. Without such a history only how often a video is watched is added; these queries
+    are counted (`cold_queries`).
+
+    Args:
+        config: whitening, pooling, and how the tower is fitted.
+        tables: the frozen vectors.
+        loss: not used.
+        optimizer: not used.
+    """
+
+    fittable: ClassVar[bool] = False
+    decoupled: ClassVar[bool] = False
+    needs_question = False
+    whitening: Tensor
+    basis: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        config: HistoryConfig,
+        tables: Tables,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(tables)
+        self.config = config
+        width = min(config.width, tables.width)
+        self.tower = HistoryTower(config, tables.videos.shape[1], width)
+        self.histories = Histories()
+        self.cold: dict[str, float] = {}
+        self.register_buffer("whitening", torch.eye(tables.width))
+        self.register_buffer("basis", torch.eye(tables.width, width))
+        self.register_buffer("weight", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def prepare(self, data: RankingDataModule) -> None:
+        """Whiten, fit the tower, choose the weight.
+
+        Raises:
+            NotApplicable: there are no interactions, or none that may be seen, or nobody watched a second video.
+            UserError: the file is not as the layout says, or a query's timestamp is no number.
+        """
+        collection = data.collection
+        watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
+        held = held_out(data)
+        keep = may_be_fitted(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
+        candidates = torch.from_numpy(data.split.train.candidates)
+        keep &= data.split.train.candidates[watches.item]  # no held-out video is seen in fitting
+        self.histories = Histories(watches)
+        if self.config.whiten == "soft":
+            self.whitening = catalogue_whitening(self.tables.videos, candidates)
+        self._vectors = None
+        self.basis = principal(self.video_vectors()[candidates], self.basis.shape[1])
+        self._vectors = None
+        counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
+        self.tower.popularity = torch.from_numpy(counts).float().log1p()
+        seen = (torch.from_numpy(part[keep]) for part in (watches.user, watches.item, watches.time))
+        if self.config.history != "none":
+            examples = next_video_examples(*seen)
+            if not len(examples.target):
+                raise NotApplicable("no learner watched a second video before the held-out queries")
+            with torch.enable_grad():
+                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.taken is None)
+        for name, side in held.items():
+            users, times = zip(*side, strict=True)
+            self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())
+        if collection.asked:
+            found = self._value_of_weights(data)
+            self.weight = torch.tensor(max(WEIGHTS, key=lambda weight: found[weight]))
+
+    def facts(self) -> dict[str, float]:
+        """The weight of the history, how the tower weighs, and number of queries of each side without a history."""
+        name, tower = self.config.name, self.tower
+        found = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}
+        cold = {f"{side}/cold_queries": number for side, number in self.cold.items()}
+        return {f"{name}/{key}": round(float(value), 4) for key, value in found.items()} | cold
+
+    def encode_queries(self, vectors: Tensor) -> Tensor:
+        """Unit vectors of the questions alone (B, D), of frozen vectors (B, D); 0 where there is none."""
+        return nn.functional.normalize(vectors @ self.whitening, dim=-1)
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Unit vectors of the videos (..., D), of frozen field vectors (F, ..., D)."""
+        return self.encode_queries(fields.sum(0))
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Scores of B queries against all N videos, (B, N)."""
+        question, learner = self._two_scores(queries)
+        return question + self.weight * learner
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The histories of all learners."""
+        return {"cold": self.cold, **self.histories.state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.histories.load(state)
+        self.cold = dict(state["cold"])
+
+    def _two_scores(self, queries: QueryBatch) -> tuple[Tensor, Tensor]:
+        """Scores of the question and of the learner's history, (B, N) each."""
+        asked = self.encode_queries(queries.vectors)  # (B, D)
+        watched = self.histories.last(queries.users, queries.times, self.config.length).to(asked.device)
+        videos = self.tower.videos(self._base())
+        directions = nn.functional.normalize(asked @ self.basis, dim=-1)  # (B, d)
+        learners = self.tower.learners(videos, watched, directions)
+        return asked @ self.video_vectors().T, self.tower.score(learners, videos, self.tower.popularity)
+
+    def _base(self) -> Tensor:
+        """What the tower starts from, (N, d) unit vectors."""
+        return nn.functional.normalize(self.video_vectors() @ self.basis, dim=-1)
+
+    def _value_of_weights(self, data: RankingDataModule) -> dict[float, float]:
+        """MRR of the validation queries at every weight."""
+        side, order = data.sides["val"], tie_order(data.collection.videos.ids)
+        sums = dict.fromkeys(WEIGHTS, 0.0)
+        for positions in Positions(side):
+            queries = query_batch(data.collection, self.tables, side.queries[positions], side.candidates)
+            question, learner = self._two_scores(queries)
+            for weight in WEIGHTS:
+                scores = question + weight * learner
+                _, metrics = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
+                sums[weight] += float(metrics["mrr"].double().sum())
+        return {weight: total / len(side.queries) for weight, total in sums.items()}
+
+
+def principal(vectors: Tensor, width: int) -> Tensor:
+    """The directions in which vectors (n, D) lie most, not centred, as columns (D, d), of fixed sign.
+
+    Where n is below d the rest are directions in which no vector lies.
+    """
+    x = vectors.double()
+    basis = torch.linalg.eigh(x.T @ x).eigenvectors.flip(1)[:, :width]  # (D, d)
+    largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))  # (1, d)
+    directions: Tensor = (basis * largest.sign()).to(vectors.dtype)
+    return directions
