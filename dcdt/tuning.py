@@ -64,9 +64,6 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "model.first.variant": ["okapi", "l", "plus"],
         "model.first.k1": [1.5, 0.8],
         "model.first.b": [0.75, 0.4, 0.9],
-        "model.first.neighbours": [20, 5, 10, 50, 100, 200, 400, 800],
-        "model.second.epochs": [5, 3, 8],
-        "model.second.dropout": [0.3, 0.1, 0.5],
     },
 }
 _NEIGHBOURS: dict[str, list[Any]] = {"model.neighbours": [20, 5, 10, 50, 100, 200, 400, 800]}
@@ -81,6 +78,14 @@ KINDS: dict[str, dict[str, list[Any]]] = {  # of model.kind, which collaborative
     "tfidf": _NEIGHBOURS,
     "bm25": _NEIGHBOURS,
     "popularity": {},
+}
+FUSED: dict[str, dict[str, list[Any]]] = {  # a hybrid's, by the name of model.first where it is not bm25
+    "collaborative": {
+        "model.fusion": ["convex", "rrf"],
+        "model.first.neighbours": _NEIGHBOURS["model.neighbours"],
+        "model.second.epochs": [5, 3, 8],
+        "model.second.dropout": [0.3, 0.1, 0.5],
+    },
 }
 
 
@@ -97,8 +102,10 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
     >>> overrides("zero_shot", 8, 0)
     [{}]
     """
-    kind = OmegaConf.select(config, "model.kind") if config is not None else None
-    space = KINDS[kind] if kind in KINDS else SPACES.get(model, {})
+    kind, first = (
+        OmegaConf.select(config, key) if config is not None else None for key in ("model.kind", "model.first.name")
+    )
+    space = KINDS[kind] if kind in KINDS else FUSED.get(first, SPACES.get(model, {}))
     given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
     space = {key: values for key, values in space.items() if config is None or given[key] is not None}
     if not space or trials == 1:

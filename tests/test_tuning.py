@@ -57,6 +57,12 @@ def test_every_value_of_a_space_is_a_valid_configuration_and_none_is_drawn_twice
             assert {changes[key] for changes in drawn[1:]} == set(values)
 
 
+def test_a_hybrid_with_item_item_tunes_both_parts():
+    config = composed("hybrid_history")
+    keys = {key for changes in overrides("hybrid", 100_000, 0, config) for key in changes}
+    assert keys == {"model.fusion", "model.first.neighbours", "model.second.epochs", "model.second.dropout"}
+
+
 @pytest.mark.parametrize(
     ("kind", "read"),
     [
