@@ -63,7 +63,7 @@ class Histories:
 
     def load(self, state: dict[str, Tensor | list[str]]) -> None:
         """Restore what `state` returned."""
-        self.position = {user: at for at, user in enumerate(state["users"])}  # type: ignore[misc]
+        self.position = {user: at for at, user in enumerate(state["users"])}
         self.starts, self.items, self.times = (state[name].numpy() for name in ("starts", "items", "times"))  # type: ignore[union-attr]
 
 
@@ -94,7 +94,7 @@ def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
     Raises:
         UserError: a query's timestamp is no number.
     """
-    queries, asked = data.collection.queries, {}
+    queries, asked = data.collection.queries, dict[str, list[Asked]]()
     for name, side in data.split.sides.items():
         asked[name] = []
         for row in side.queries.tolist():

@@ -1,6 +1,7 @@
 """A query tower over what a learner watched before, and how it is fitted: which video came next?"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ def fit_tower(
     generator = torch.Generator().manual_seed(seed)
     scalars = [tower.prior, tower.match, tower.decay, tower.log_temperature]
     maps = [tower.map, *([tower.added] if tower.added is not None else [])]
-    groups = [{"params": maps}, {"params": scalars, "lr": FASTER * config.lr}]
+    groups: list[dict[str, Any]] = [{"params": maps}, {"params": scalars, "lr": FASTER * config.lr}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
     n, losses = len(examples.target), []
     steps = config.epochs * -(-n // BATCH)
@@ -147,7 +148,7 @@ def fit_tower(
     share = torch.bincount(examples.target, minlength=len(base)).double() / n  # (N,)
     for _ in range(config.epochs):
         total = 0.0
-        for rows in torch.randperm(n, generator=generator).split(BATCH):
+        for rows in torch.split(torch.randperm(n, generator=generator), BATCH):
             watched, target = examples.histories(rows, config.length), examples.target[rows]
             keep = torch.bernoulli(torch.full((len(rows), base.shape[1]), 1 - tower.dropout), generator=generator)
             videos = tower.videos(base)

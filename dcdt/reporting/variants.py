@@ -1,6 +1,7 @@
 """Group runs into model variants, name them by what differs, and refuse to compare what is not comparable."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -168,10 +169,10 @@ def _peers(name: str, parts: dict[str, str]) -> str:
     return "" if name == group else parts.get(group, "")
 
 
-def _uses_interactions(model: Mapping[str, Any]) -> bool:
+def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
     """Whether the model, or a part of it, reads who watched what."""
-    parts = [model, *(part for part in model.values() if isinstance(part, Mapping))]
-    return any(part.get("name") == "collaborative" or part.get("history", "none") != "none" for part in parts)
+    plain = _plain(model)
+    return "collaborative" in re.split(r"[^a-z_]+", plain) or bool(re.search(r"\bhistory:(?!none\b)", plain))
 
 
 def _variant(label: str, members: list[Run]) -> Variant:
