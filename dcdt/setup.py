@@ -292,7 +292,7 @@ def simulated_parts(collection: Collection, split: Split, settings: Settings) ->
     """What is simulated in a collection, where the run reads interactions or is divided by time; else nothing."""
     models = [getattr(settings.model, part, None) for part in ("first", "second")] + [settings.model]
     reading = any(
-        getattr(model, "name", None) == "collaborative" or getattr(model, "history", "none") != "none"
+        getattr(model, "name", None) in ("collaborative", "dcdt_history") or getattr(model, "history", "none") != "none"
         for model in models
     )
     return collection.simulated if reading or split.name == "time" else []

@@ -105,7 +105,7 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
     kind, first = (
         OmegaConf.select(config, key) if config is not None else None for key in ("model.kind", "model.first.name")
     )
-    space = KINDS[kind] if kind in KINDS else FUSED.get(first, SPACES.get(model, {}))
+    space = KINDS[kind] if kind in KINDS else FUSED.get(str(first), SPACES.get(model, {}))
     given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
     space = {key: values for key, values in space.items() if config is None or given[key] is not None}
     if not space or trials == 1:

@@ -172,7 +172,8 @@ def _peers(name: str, parts: dict[str, str]) -> str:
 def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
     """Whether the model, or a part of it, reads who watched what."""
     plain = _plain(model)
-    return "collaborative" in re.split(r"[^a-z_]+", plain) or bool(re.search(r"\bhistory:(?!none\b)", plain))
+    named = {"collaborative", "dcdt_history"} & set(re.split(r"[^a-z_]+", plain))
+    return bool(named) or bool(re.search(r"\bhistory:(?!none\b)", plain))
 
 
 def _variant(label: str, members: list[Run]) -> Variant:
