@@ -25,7 +25,7 @@ from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.collection import load_collection, positives_by_query
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
-from dcdt.embedders.local import model_folder
+from dcdt.embedders.models import model_folder
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import rank_side
 

@@ -485,9 +485,14 @@ class LocalEmbedderConfig:
     layer_weights: list[float] = MISSING
     batch_tokens: int = MISSING
     max_tokens: int = MISSING
+    pooling: str = "auto"
+    prefix: str = ""
+    backend: str = "auto"
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
+        one_of("embedder.pooling", self.pooling, ("auto", "mean", "cls"))
+        one_of("embedder.backend", self.backend, ("auto", "torch", "onnx"))
         at_least("embedder.batch_tokens", self.batch_tokens, 1)
         at_least("embedder.max_tokens", self.max_tokens, 2)
         if not self.layer_weights or min(self.layer_weights) < 0 or max(self.layer_weights) <= 0:
@@ -797,10 +802,15 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
 
 
+def cache_home() -> Path:
+    """Folder of what can be made again: $DCDT_CACHE, or dcdt in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt"
+    return Path(os.environ.get("DCDT_CACHE") or default)
+
+
 def cache_root() -> Path:
     """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt" / "embeddings"
-    return Path(os.environ.get("DCDT_CACHE") or default)
+    return Path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
 
 
 def outputs_root() -> Path:

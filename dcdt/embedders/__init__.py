@@ -1,14 +1,25 @@
 """Text to vector, nothing else; and filling a cache with what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dcdt.config import EmbedderConfig
 from dcdt.data.embeddings import Space, VectorCache
-from dcdt.embedders.local import LocalEmbedder, local_space
+from dcdt.embedders.models import local_space
 from dcdt.errors import UserError
+
+
+class Embedder(Protocol):
+    """What every embedder offers."""
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """(n, D) float32 vectors of n texts; `progress` is told the number of texts done after each batch."""
+
 
 CHUNK = 4096  # texts a shard: what a kill can lose
 
@@ -16,6 +27,22 @@ CHUNK = 4096  # texts a shard: what a kill can lose
 def space_of(config: EmbedderConfig) -> Space:
     """The space an embedder writes to, known without loading its model."""
     return local_space(config)
+
+
+def make_embedder(config: EmbedderConfig) -> Embedder:
+    """The embedder of a configuration, its model loaded; torch is imported only where it is needed.
+
+    Raises:
+        UserError: it cannot run here.
+    """
+    if config.backend == "onnx":
+        from dcdt.embedders.export import exported
+        from dcdt.embedders.onnx import OnnxEmbedder
+
+        return OnnxEmbedder(exported(config), config)
+    from dcdt.embedders.local import LocalEmbedder
+
+    return LocalEmbedder(config)
 
 
 def fill(cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True) -> int:
@@ -31,7 +58,7 @@ def fill(cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progr
     if not missing:
         return 0
     try:
-        embedder = LocalEmbedder(config)
+        embedder = make_embedder(config)
     except UserError as error:
         raise UserError(f"{len(missing)} of {len(texts)} texts have no vector in {cache.folder}.\n{error}") from error
     columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()

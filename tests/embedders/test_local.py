@@ -9,8 +9,11 @@ from dcdt.config import LocalEmbedderConfig
 from dcdt.data.collection import load_collection
 from dcdt.data.embeddings import Space, VectorCache
 from dcdt.data.tables import load_tables
-from dcdt.embedders import fill, local, space_of
-from dcdt.embedders.local import LocalEmbedder, _batches, combine_layers, local_space, model_folder
+from dcdt.embedders import fill, models, space_of
+from dcdt.embedders.batching import combine_layers, token_batches
+from dcdt.embedders.local import LocalEmbedder
+from dcdt.embedders.models import Package, local_space, model_folder, weights_hash
+from dcdt.embedders.pooling import pool
 from dcdt.errors import UserError
 
 
@@ -20,8 +23,8 @@ def config(**changes):
 
 def test_layers_are_pooled_weighted_and_joined_by_hand():
     layers = [[[3.0, 4.0], [5.0, 12.0], [9.0, 9.0]]], [[[0.0, 2.0], [0.0, 4.0], [7.0, 7.0]]]
-    hidden = [torch.tensor(layer) for layer in layers]
-    found = combine_layers(hidden, torch.tensor([[1, 1, 0]]), [1.0, 2.0])
+    pooled = [pool(torch.tensor(layer), torch.tensor([[1, 1, 0]]), "mean") for layer in layers]
+    found = combine_layers(torch.stack(pooled, dim=1).numpy(), [1.0, 2.0])
     first = np.array([8, 16]) / np.hypot(8, 16)  # mean of the first two tokens, normalised
     wanted = np.concatenate([first, 2 * np.array([0, 1])]) / np.sqrt(5)
     np.testing.assert_allclose(found[0], wanted, rtol=1e-6)
@@ -30,14 +33,14 @@ def test_layers_are_pooled_weighted_and_joined_by_hand():
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 300))
 def test_batches_hold_every_row_once_and_stay_below_the_limit(lengths, limit):
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batches = list(_batches(order, lengths, limit))
+    batches = list(token_batches(lengths, limit))
     assert [row for batch in batches for row in batch] == order
     for batch in batches:
         assert len(batch) == 1 or max(lengths[row] for row in batch) * len(batch) <= limit
 
 
 def test_the_default_space_is_1536_wide_and_needs_no_model(monkeypatch):
-    monkeypatch.setattr(local, "model_folder", None)
+    monkeypatch.setattr(models, "model_folder", None)
     space = space_of(EMBEDDER)
     assert (space.provider, space.dimensions, space.normalisation) == ("local", 1536, "l2")
 
@@ -52,11 +55,14 @@ def test_weights_that_give_the_same_vectors_are_one_space():
 def test_the_width_of_a_model_folder_is_read_from_its_configuration(tmp_path):
     folder = tmp_path / "my-model"
     folder.mkdir()
+    with pytest.raises(UserError, match="holds no weights"):
+        local_space(config(package=str(folder)))
+    (folder / "model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="does not say the model's hidden_size"):
         local_space(config(package=str(folder)))
     (folder / "config.json").write_text('{"hidden_size": 768}')
     space = local_space(config(package=str(folder), layer_weights=[1.0]))
-    assert (space.dimensions, space.model.split("/")[0]) == (768, "my-model")
+    assert (space.dimensions, space.model.split("/")[0]) == (768, f"my-model-{weights_hash(str(folder))[:8]}")
 
 
 @pytest.mark.parametrize("name", ["os", "no_such_package", "a/missing/folder"])
@@ -66,7 +72,7 @@ def test_no_other_module_is_imported_by_name(name):
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(local.PACKAGES, "no_such_package", ("x", 384))
+    monkeypatch.setitem(models.PACKAGES, "no_such_package", Package("x", 384, ""))
     with pytest.raises(UserError, match=r"package 'no_such_package' .*: pip install 'dcdt\[local\]'"):
         model_folder("no_such_package")
 
@@ -87,7 +93,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     Fake.calls = []
-    monkeypatch.setattr("dcdt.embedders.LocalEmbedder", Fake)
+    monkeypatch.setattr("dcdt.embedders.make_embedder", Fake)
     return Fake
 
 
@@ -116,7 +122,7 @@ def test_without_the_embedder_the_number_of_missing_texts_is_said(monkeypatch, t
 
 
 def test_a_full_cache_needs_no_embedder(monkeypatch, tmp_path):
-    monkeypatch.setattr("dcdt.embedders.LocalEmbedder", None)
+    monkeypatch.setattr("dcdt.embedders.make_embedder", None)
     folder = make_collection(tmp_path / "c", n_videos=5, n_queries=9)
     tables = load_tables(load_collection(folder), ["text"], EMBEDDER, str(folder / "embeddings"), progress=False)
     assert tables.queries.shape == (9, 1536)

@@ -1,0 +1,38 @@
+"""Texts in batches: by tokens with their padding, and what a model's layers become."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Rows from the shortest to the longest text, in batches of at most `limit` padded tokens (one row at least).
+
+    >>> list(token_batches([5, 1, 2, 2], 6))
+    [[1, 2, 3], [0]]
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[row] * (len(batch) + 1) > limit:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    """Weight pooled layers and put them side by side.
+
+    Args:
+        layers: (B, L, H), every layer L2-normalised.
+        weights: one weight a layer.
+
+    Returns:
+        (B, L x H), L2-normalised.
+    """
+    joined = layers * np.asarray(weights, dtype=np.float32)[:, None]  # (B, L, H)
+    joined = joined.reshape(len(layers), -1)  # (B, L * H)
+    normalised: NDArray[np.float32] = joined / np.linalg.norm(joined, axis=1, keepdims=True)
+    return normalised

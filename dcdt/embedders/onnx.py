@@ -1,0 +1,82 @@
+"""Embed texts with an exported sentence model by ONNX Runtime: the local embedder's vectors without torch.
+
+Neither torch nor transformers nor lightning is imported here, so that a process which only answers questions starts in
+a fraction of a second. `dcdt.embedders.export` makes the folder.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.config import LocalEmbedderConfig
+from dcdt.embedders.batching import combine_layers, token_batches
+from dcdt.errors import UserError
+from dcdt.files import read_json
+
+MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
+
+
+class OnnxEmbedder:
+    """Text to vector by an exported model, on the CPU.
+
+    Args:
+        folder: of an exported model, as `dcdt.embedders.export.exported` returns it.
+        config: layer weights, token limits and prefix; the same as for the torch path.
+        threads: of ONNX Runtime; 0: as many as there are cores.
+
+    Raises:
+        UserError: ONNX Runtime is not installed, or the folder is not an export.
+    """
+
+    def __init__(self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0) -> None:
+        try:
+            from onnxruntime import InferenceSession, SessionOptions
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
+        self.config = config
+        recipe = read_json(Path(folder) / RECIPE)
+        if not recipe:
+            raise UserError(f"{folder} is not an exported model: it has no {RECIPE}. Delete it; it is made again.")
+        self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
+        options = SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors alone
+        path = str(Path(folder) / MODEL)
+        self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(config.max_tokens)
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """Vectors of texts.
+
+        Args:
+            texts: n texts.
+            progress: called with the number of texts done after each batch.
+
+        Returns:
+            (n, D) float32, L2-normalised, D = layers x hidden size.
+        """
+        weights = self.config.layer_weights
+        result = np.empty((len(texts), len(weights) * self.hidden), dtype=np.float32)
+        encoded = [item.ids for item in self.tokenizer.encode_batch([self.config.prefix + text for text in texts])]
+        for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
+            ids, mask = _padded([encoded[row] for row in rows], self.pad)
+            (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
+            result[rows] = combine_layers(layers, weights)
+            if progress:
+                progress(len(rows))
+        return result
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids and mask, both (B, T), T the longest row's length."""
+    ids = np.full((len(rows), max(len(row) for row in rows)), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+        mask[at, : len(row)] = 1
+    return ids, mask
