@@ -1,29 +1,29 @@
 """The embedding cache: vectors of texts on disk, found again by what made them and by the text itself.
 
 A cache folder holds one folder a space (provider, model, dimensions, normalisation) with a `manifest.json` and
-append-only shards `*.safetensors`. A shard has `keys` (n, 16) uint8, the first half of the SHA-256 of each text, and
-`vectors` (n, D) float16. Shards appear whole by rename under a name of their content, so a kill loses at most the
-shard in the making, and two writers cannot harm each other. Vectors are read through a memory map.
+append-only shards (`dcdt.data.shards`). Shards appear whole by rename under a name of their content, so a kill loses
+at most the shard in the making, and two writers cannot harm each other. docs/embeddings.md says why these files.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
+from dcdt.data.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
 from dcdt.errors import UserError
-from dcdt.files import replacing, write_json
+from dcdt.files import write_json
 
 FORMAT = 1
+BLOCK = 2048  # vectors checked at a time
 Vectors = NDArray[np.float32]
-Keys = NDArray[np.void]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,33 +61,35 @@ class VectorCache:
         self.space = space
         self.remedy = remedy
         self._check_manifest()
-        self._shards: list[tuple[Keys, NDArray[np.float16]]] = []
-        self._known: set[str] = set()
+        self._shards: dict[str, Shard] = {}
+        self._index: _Index | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in shards that appeared since the last look, also those of other processes."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self._known:
-                self._shards.append(self._open(path))
-                self._known.add(path.name)
-        self._keys = np.concatenate([np.zeros(0, "V16"), *(keys for keys, _ in self._shards)])
-        self._order = np.argsort(self._keys.view("S16"), kind="stable") if len(self._keys) else np.zeros(0, np.int64)
-        self._starts = np.cumsum([0, *(len(keys) for keys, _ in self._shards)])
+        """Look at the folder again: shards of other processes come in, shards that were merged go."""
+        there = {path.name: path for path in sorted(self.folder.glob("*.safetensors"))}
+        kept = {name: shard for name, shard in self._shards.items() if name in there}
+        for name in there.keys() - kept.keys():
+            try:
+                kept[name] = open_shard(there[name], self.space.dimensions, self.remedy)
+            except FileNotFoundError:  # merged a moment ago by another process: its vectors are in a newer file
+                return self.refresh()
+        self._shards = dict(sorted(kept.items()))
+        self._index = None
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The files of the cache, by name."""
+        return list(self._shards.values())
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(len(shard.keys) for shard in self.shards)
 
-    def find(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def find(self, texts: Sequence[str]) -> Rows:
         """Position of each text in the cache (n,), -1 where it is missing."""
-        wanted = _keys_of(texts)
-        positions = np.full(len(wanted), -1, dtype=np.int64)
-        if len(self._keys) and len(wanted):
-            held = self._keys.view("S16")[self._order]
-            place = np.minimum(np.searchsorted(held, wanted.view("S16")), len(held) - 1)
-            found = self._keys[self._order[place]] == wanted
-            positions[found] = self._order[place[found]]
-        return positions
+        if self._index is None:
+            self._index = _Index([shard.keys for shard in self.shards])
+        return self._index.find(keys_of(texts))
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """The distinct texts that have no vector yet, in order of appearance."""
@@ -103,28 +105,70 @@ class VectorCache:
         if (positions < 0).any():
             raise UserError(self._missing_message(int((positions < 0).sum()), len(texts)))
         result = np.empty((len(texts), self.space.dimensions), dtype=np.float32)
-        shard_of = np.searchsorted(self._starts, positions, side="right") - 1
-        for shard, (_, vectors) in enumerate(self._shards):
-            chosen = np.flatnonzero(shard_of == shard)
-            result[chosen] = vectors[positions[chosen] - self._starts[shard]]
-        return check_vectors(result, texts, self.space, f"{self.folder}", self.remedy)
+        starts = np.cumsum([0, *(len(shard.keys) for shard in self.shards)])
+        shard_of = np.searchsorted(starts, positions, side="right") - 1
+        for at, shard in enumerate(self.shards):
+            chosen = np.flatnonzero(shard_of == at)
+            if len(chosen):
+                try:
+                    result[chosen] = shard.vectors()[positions[chosen] - starts[at]]
+                except FileNotFoundError:  # merged by another process since the last look
+                    self.refresh()
+                    return self.vectors(texts)
+        return check_vectors(
+            result, texts, self.space, f"{self.folder}", f"Delete the cache folder, then {self.remedy}"
+        )
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.floating]) -> None:
         """Append vectors (n, D) of distinct new texts as one shard, whole or not at all.
 
         Raises:
-            UserError: a vector has the wrong width, is not finite, or is not of length 1.
+            UserError: a vector has the wrong width, is not finite, or is not of length 1; or the folder cannot be
+                written.
         """
-        checked = check_vectors(np.asarray(vectors, dtype=np.float32), texts, self.space, "the embedder", self.remedy)
-        keys = _keys_of(texts)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "manifest.json").exists():
-            write_json(self.folder / "manifest.json", {"format": FORMAT, **asdict(self.space), "dtype": "float16"})
-        rounded = checked.astype(np.float16)
-        name = hashlib.sha256(keys.tobytes() + rounded.tobytes()).hexdigest()[:16]
-        with replacing(self.folder / f"{name}.safetensors") as temporary:
-            save_file({"keys": keys.view(np.uint8).reshape(-1, 16), "vectors": rounded}, temporary)
-        self.refresh()
+        given = np.array(vectors, dtype=np.float32)
+        advice = "Nothing of them was stored; see what the embedder answers."
+        rounded = check_vectors(given, texts, self.space, "the embedder", advice).astype(np.float16)
+        self.prepare()
+        with self._writing():
+            path = write_shard(self.folder, keys_of(texts), rounded)
+        self._shards[path.name] = open_shard(path, self.space.dimensions, self.remedy)
+        self._shards = dict(sorted(self._shards.items()))
+        self._index = None
+
+    def prepare(self) -> None:
+        """Make the folder and its manifest, so that a cache that cannot be written is known before a vector is made.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        path = self.folder / "manifest.json"
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                write_json(path, {"format": FORMAT, **asdict(self.space), "dtype": "float16"})
+
+    def merge(self, many: int = MANY) -> int:
+        """Merge small shards where there are at least `many`; returns the number of files removed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with self._writing():
+            removed = merge_small(self.folder, self.shards, many)
+        if removed:
+            self.refresh()
+        return removed
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror}); what it held is kept.\n"
+                "Free some space or name another folder: data.cache=FOLDER"
+            ) from error
 
     def _check_manifest(self) -> None:
         path = self.folder / "manifest.json"
@@ -147,41 +191,51 @@ class VectorCache:
                     f"then {self.remedy}"
                 )
 
-    def _open(self, path: Path) -> tuple[Keys, NDArray[np.float16]]:
-        """Map one shard: the header of safetensors says where its two tensors lie."""
-        try:
-            with path.open("rb") as file:
-                header_size = int.from_bytes(file.read(8), "little")
-                if header_size > path.stat().st_size:
-                    raise ValueError("the header is longer than the file")
-                header = json.loads(file.read(header_size))
-            keys, vectors = (_mapped(path, header[name], 8 + header_size) for name in ("keys", "vectors"))
-            if keys.shape != (len(vectors), 16) or vectors.shape[1:] != (self.space.dimensions,):
-                raise ValueError(f"shapes {keys.shape} and {vectors.shape}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is corrupt ({error}).\nDelete this file, then {self.remedy}; other vectors are kept."
-            ) from error
-        return np.ascontiguousarray(keys).view("V16").reshape(-1), vectors
-
     def _missing_message(self, missing: int, total: int) -> str:
         others = sorted(path.parent.name for path in self.root.glob("*/manifest.json") if path.parent != self.folder)
         held = f" The cache holds other spaces: {', '.join(others)}." if others else ""
         return f"{missing} of {total} texts have no vector in {self.folder}.{held}\nRun: {self.remedy}"
 
 
-def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: str, remedy: str) -> Vectors:
+class _Index:
+    """Keys of several shards, one after the other, found by their first eight bytes and compared by all sixteen."""
+
+    def __init__(self, keys: Sequence[Keys]) -> None:
+        self.keys = np.concatenate([np.zeros((0, 2), np.uint64), *keys])  # (n, 2)
+        self.order = np.argsort(self.keys[:, 0], kind="stable")
+        self.first = self.keys[self.order, 0]
+
+    def find(self, wanted: Keys) -> Rows:
+        """Position of each wanted key (m,), -1 where it is not there."""
+        positions = np.full(len(wanted), -1, dtype=np.int64)
+        pending = np.argsort(wanted[:, 0]) if len(self.keys) else np.zeros(0, np.int64)  # sorted: kind to the caches
+        place = np.searchsorted(self.first, wanted[pending, 0])
+        while len(pending):  # once, unless two texts share eight bytes of their hash
+            alike = place < len(self.first)
+            alike[alike] = self.first[place[alike]] == wanted[pending[alike], 0]
+            pending, place = pending[alike], place[alike]
+            at = self.order[place]
+            found = self.keys[at, 1] == wanted[pending, 1]
+            positions[pending[found]] = at[found]
+            pending, place = pending[~found], place[~found] + 1
+        return positions
+
+
+def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: str, advice: str) -> Vectors:
     """Refuse vectors that are not finite, zero, of another width or (where l2 is promised) off length 1 by 1e-3.
 
     Returns:
-        (n, D) float32, exactly normalised where the space promises l2.
+        (n, D) float32, exactly normalised, in place, where the space promises l2.
 
     Raises:
         UserError: names the first bad text.
     """
     if vectors.ndim != 2 or vectors.shape != (len(texts), space.dimensions):
         raise UserError(f"{source}: vectors of shape {vectors.shape}; ({len(texts)}, {space.dimensions}) is expected.")
-    norms = np.linalg.norm(vectors, axis=1)
+    norms = np.empty(len(vectors), dtype=np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        part = vectors[start : start + BLOCK]
+        norms[start : start + BLOCK] = np.sqrt(np.einsum("nd,nd->n", part, part))
     bad = ~np.isfinite(norms) | (norms < 1e-6)
     if space.normalisation == "l2":
         bad |= np.abs(norms - 1) > 1e-3
@@ -189,21 +243,8 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{source}: {int(bad.sum())} of {len(texts)} vectors are zero, not finite or not of length 1; "
-            f"the first has length {norms[row]:.4g} (text '{texts[row][:60]}').\n"
-            f"Delete the cache folder, then {remedy}"
+            f"the first has length {norms[row]:.4g} (text '{texts[row][:60]}').\n{advice}"
         )
-    return vectors / norms[:, None] if space.normalisation == "l2" else vectors
-
-
-def _mapped(path: Path, entry: dict[str, Any], start: int) -> NDArray[Any]:
-    first, last = entry["data_offsets"]
-    kind: np.dtype[Any] = np.dtype({"U8": "u1", "F16": "<f2"}[entry["dtype"]])
-    shape = tuple(int(size) for size in entry["shape"])
-    if last - first != kind.itemsize * int(np.prod(shape)) or start + last > path.stat().st_size:
-        raise ValueError("the file is shorter than its header says")
-    return np.memmap(path, kind, "r", start + first, shape)
-
-
-def _keys_of(texts: Sequence[str]) -> Keys:
-    digests = b"".join(hashlib.sha256(text.encode()).digest()[:16] for text in texts)
-    return np.frombuffer(digests, dtype="V16")
+    if space.normalisation == "l2":
+        vectors /= norms[:, None]
+    return vectors

@@ -274,11 +274,12 @@ def test_a_kill_within_a_write_leaves_the_old_shards(tmp_path):
         "cache = VectorCache(",
         """
 import os, signal
-import dcdt.data.embeddings as module
-def die(tensors, path):
-    path.write_bytes(b"half a file")
+import dcdt.data.shards as module
+def die(path, content):
+    with path.open("wb") as file:
+        file.write(content[: len(content) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
-module.save_file = die
+module.Path.write_bytes = die
 cache = VectorCache(""",
     )
     VectorCache(tmp_path, SPACE).add(["old"], unit(1))
