@@ -502,6 +502,41 @@ class LocalEmbedderConfig:
 
 
 @dataclass
+class OpenAIEmbedderConfig:
+    """A model behind OpenAI's API or a server that speaks it. The key is no setting: OPENAI_API_KEY alone holds it."""
+
+    name: str = MISSING
+    model: str = MISSING
+    dimensions: int | None = MISSING
+    shorten: bool = MISSING
+    normalise: bool = MISSING
+    base_url: str | None = MISSING
+    max_tokens: int = MISSING
+    request_inputs: int = MISSING
+    request_tokens: int = MISSING
+    concurrency: int = MISSING
+    timeout: float = MISSING
+    patience: float = MISSING
+    price: float | None = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        from dcdt.embedders.openai_models import check_base_url, width
+
+        for name in ("max_tokens", "request_inputs", "request_tokens", "concurrency"):
+            at_least(f"embedder.{name}", getattr(self, name), 1)
+        if self.dimensions is not None:
+            at_least("embedder.dimensions", self.dimensions, 1)
+        for name in ("timeout", "patience"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"embedder.{name} is {getattr(self, name)}; it must be above 0 seconds.")
+        if self.price is not None:
+            at_least("embedder.price", self.price, 0)
+        check_base_url(self.base_url)
+        width(self)
+
+
+@dataclass
 class OptimizerConfig:
     """AdamW and its schedule."""
 
@@ -587,7 +622,7 @@ LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = (
     RandomSamplerConfig | HardSamplerConfig | InBatchSamplerConfig | CatalogueSamplerConfig | WindowSamplerConfig
 )
-EmbedderConfig = LocalEmbedderConfig
+EmbedderConfig = LocalEmbedderConfig | OpenAIEmbedderConfig
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
@@ -620,7 +655,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "data": {"linear_algebra": DataConfig, "files": DataConfig},
     "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),
-    "embedder": {"local": LocalEmbedderConfig},
+    "embedder": {"local": LocalEmbedderConfig, "openai": OpenAIEmbedderConfig},
     "trainer": dict.fromkeys(("auto", "cpu", "gpu"), TrainerConfig),
     "logger": dict.fromkeys(("wandb", "csv", "none"), LoggerConfig),
 }

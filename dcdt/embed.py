@@ -14,7 +14,8 @@ def job(config: DictConfig) -> None:
     """Embed every query and every field of every video that the cache lacks."""
     from dcdt.data.collection import load_collection
     from dcdt.data.embeddings import VectorCache
-    from dcdt.embedders import fill, space_of
+    from dcdt.embedders import space_of
+    from dcdt.embedders.filling import fill
 
     try:
         settings = parse(config)

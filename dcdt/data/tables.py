@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from dcdt.config import EmbedderConfig
 from dcdt.data.collection import Collection
 from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import fill, space_of
+from dcdt.embedders import space_of
+from dcdt.embedders.filling import fill
 
 FROZEN_FIELDS = ("title", "text")
 

@@ -1,32 +1,45 @@
 """Text to vector, nothing else; and filling a cache with what is missing."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dcdt.config import EmbedderConfig
-from dcdt.data.embeddings import Space, VectorCache
+from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.data.embeddings import Space
+from dcdt.embedders.estimate import Forecast, forecast_local, forecast_openai
 from dcdt.embedders.models import local_space
-from dcdt.errors import UserError
+from dcdt.embedders.openai_models import openai_space
+
+Store = Callable[[list[str], NDArray[np.float32]], None]
 
 
 class Embedder(Protocol):
     """What every embedder offers."""
 
+    shortened: int
+    refused: list[tuple[str, str]]
+    tokens: int
+
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """(n, D) float32 vectors of n texts; `progress` is told the number of texts done after each batch."""
 
+    def embed_each(self, texts: Sequence[str], store: Store) -> None:
+        """Hand texts and vectors to `store`, a part at a time, as soon as they are there."""
 
-CHUNK = 4096  # texts a shard: what a kill can lose
+
+class Provider(NamedTuple):
+    """What can be asked of an embedder's configuration."""
+
+    space: Callable[[EmbedderConfig], Space]
+    make: Callable[[EmbedderConfig], Embedder]
+    forecast: Callable[[EmbedderConfig, Sequence[str]], Forecast]
 
 
 def space_of(config: EmbedderConfig) -> Space:
     """The space an embedder writes to, known without loading its model."""
-    return local_space(config)
+    return PROVIDERS[config.name].space(config)
 
 
 def make_embedder(config: EmbedderConfig) -> Embedder:
@@ -35,8 +48,13 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
     Raises:
         UserError: it cannot run here.
     """
-    if config.backend == "onnx":
-        from dcdt.embedders.export import exported
+    return PROVIDERS[config.name].make(config)
+
+
+def _local(config: LocalEmbedderConfig) -> Embedder:
+    from dcdt.embedders.export import backend_of, exported
+
+    if backend_of(config) == "onnx":
         from dcdt.embedders.onnx import OnnxEmbedder
 
         return OnnxEmbedder(exported(config), config)
@@ -45,33 +63,13 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
     return LocalEmbedder(config)
 
 
-def fill(cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True) -> int:
-    """Embed the texts that the cache lacks, a shard at a time.
+def _openai(config: OpenAIEmbedderConfig) -> Embedder:
+    from dcdt.embedders.openai import OpenAIEmbedder
 
-    Returns:
-        The number of texts embedded.
+    return OpenAIEmbedder(config)
 
-    Raises:
-        UserError: the embedder cannot run here, or the folder cannot be written.
-    """
-    missing = cache.missing(texts)
-    if not missing:
-        return 0
-    try:
-        embedder = make_embedder(config)
-    except UserError as error:
-        raise UserError(f"{len(missing)} of {len(texts)} texts have no vector in {cache.folder}.\n{error}") from error
-    columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("", total=len(missing))
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
-            vectors = embedder.embed(part, progress=lambda done: bar.update(task, advance=done))
-            try:
-                cache.add(part, vectors)
-            except OSError as error:
-                raise UserError(
-                    f"{Path(cache.folder)} cannot be written ({error.strerror}).\n"
-                    "Free some space or name another folder: data.cache=FOLDER"
-                ) from error
-    return len(missing)
+
+PROVIDERS: dict[str, Provider] = {
+    "local": Provider(local_space, _local, forecast_local),  # type: ignore[arg-type]
+    "openai": Provider(openai_space, _openai, forecast_openai),  # type: ignore[arg-type]
+}

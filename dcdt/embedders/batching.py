@@ -1,9 +1,29 @@
 """Texts in batches: by tokens with their padding, and what a model's layers become."""
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+PART = 512  # texts handed on at a time: what a kill can lose
+
+
+class Runner(ABC):
+    """What the embedders that run here share: they take any text, and embed a long list part by part."""
+
+    shortened = tokens = 0
+    refused: list[tuple[str, str]] = []
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """(n, D) float32 vectors of n texts."""
+
+    def embed_each(self, texts: Sequence[str], store: Callable[[list[str], NDArray[np.float32]], None]) -> None:
+        """Hand texts and vectors to `store`, a part at a time."""
+        for start in range(0, len(texts), PART):
+            part = list(texts[start : start + PART])
+            store(part, self.embed(part))
 
 
 def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

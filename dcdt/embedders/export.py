@@ -4,11 +4,13 @@ torch's newer exporter is used (`dynamo=True`); the older one gave wrong numbers
 Therefore every export is compared with torch on several lengths before it gets its name.
 """
 
+import logging
 import os
 import shutil
 import tempfile
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,20 @@ def export_folder(config: LocalEmbedderConfig) -> Path:
     layers, pooling = len(config.layer_weights), pooling_of(config)
     name = Path(config.package).resolve().name
     return cache_home() / "onnx" / f"{name}_{weights_hash(config.package)[:16]}_{pooling}-{layers}_v{FORMAT}"
+
+
+def backend_of(config: LocalEmbedderConfig) -> str:
+    """`torch` or `onnx`, as asked; by itself torch on a GPU, on a CPU ONNX Runtime where it is installed."""
+    if config.backend != "auto":
+        return config.backend
+    if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():  # else no need to import torch
+        import torch
+
+        if torch.cuda.is_available():
+            return "torch"
+    ready = (export_folder(config) / RECIPE).is_file()
+    needed = ("onnxruntime", "tokenizers") if ready else ("onnxruntime", "tokenizers", "onnxscript")
+    return "onnx" if all(find_spec(name) for name in needed) else "torch"
 
 
 def exported(config: LocalEmbedderConfig) -> Path:
@@ -80,6 +96,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: fine
         with redirect_stdout(nowhere), redirect_stderr(nowhere):
             try:
                 torch.onnx.export(

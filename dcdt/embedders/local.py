@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from dcdt.config import LocalEmbedderConfig
-from dcdt.embedders.batching import combine_layers, token_batches
+from dcdt.embedders.batching import Runner, combine_layers, token_batches
 from dcdt.embedders.pooling import load_model
 
 
-class LocalEmbedder:
+class LocalEmbedder(Runner):
     """Text to vector by an installed model package or a local model folder, on the GPU where there is one.
 
     Args:

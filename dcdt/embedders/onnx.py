@@ -4,6 +4,7 @@ Neither torch nor transformers nor lightning is imported here, so that a process
 a fraction of a second. `dcdt.embedders.export` makes the folder.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,20 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import LocalEmbedderConfig
-from dcdt.embedders.batching import combine_layers, token_batches
+from dcdt.embedders.batching import Runner, combine_layers, token_batches
 from dcdt.errors import UserError
 from dcdt.files import read_json
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
 
 
-class OnnxEmbedder:
+class OnnxEmbedder(Runner):
     """Text to vector by an exported model, on the CPU.
 
     Args:
         folder: of an exported model, as `dcdt.embedders.export.exported` returns it.
         config: layer weights, token limits and prefix; the same as for the torch path.
-        threads: of ONNX Runtime; 0: as many as there are cores.
+        threads: of ONNX Runtime; 0: $OMP_NUM_THREADS, or as many as there are cores.
 
     Raises:
         UserError: ONNX Runtime is not installed, or the folder is not an export.
@@ -42,7 +43,7 @@ class OnnxEmbedder:
             raise UserError(f"{folder} is not an exported model: it has no {RECIPE}. Delete it; it is made again.")
         self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
         options = SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors alone
         path = str(Path(folder) / MODEL)
         self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -70,6 +71,11 @@ class OnnxEmbedder:
             if progress:
                 progress(len(rows))
         return result
+
+
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else 0
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

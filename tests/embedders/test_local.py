@@ -9,8 +9,9 @@ from dcdt.config import LocalEmbedderConfig
 from dcdt.data.collection import load_collection
 from dcdt.data.embeddings import Space, VectorCache
 from dcdt.data.tables import load_tables
-from dcdt.embedders import fill, models, space_of
-from dcdt.embedders.batching import combine_layers, token_batches
+from dcdt.embedders import models, space_of
+from dcdt.embedders.batching import Runner, combine_layers, token_batches
+from dcdt.embedders.filling import fill
 from dcdt.embedders.local import LocalEmbedder
 from dcdt.embedders.models import Package, local_space, model_folder, weights_hash
 from dcdt.embedders.pooling import pool
@@ -77,7 +78,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         model_folder("no_such_package")
 
 
-class Fake:
+class Fake(Runner):
     """An embedder that counts its calls."""
 
     calls: list[int] = []
@@ -93,18 +94,18 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     Fake.calls = []
-    monkeypatch.setattr("dcdt.embedders.make_embedder", Fake)
+    monkeypatch.setattr("dcdt.embedders.filling.make_embedder", Fake)
     return Fake
 
 
 def test_only_what_is_missing_is_embedded_a_chunk_at_a_time(fake, monkeypatch, tmp_path):
-    monkeypatch.setattr("dcdt.embedders.CHUNK", 3)
+    monkeypatch.setattr("dcdt.embedders.batching.PART", 3)
     cache = VectorCache(tmp_path, Space("local", "fake", 8, "l2"))
     cache.add(["a"], np.eye(8)[:1])
-    assert fill(cache, ["a", "bb", "ccc", "bb", "dddd", "eeeee", "a"], EMBEDDER, progress=False) == 4
+    assert fill(cache, ["a", "bb", "ccc", "bb", "dddd", "eeeee", "a"], EMBEDDER, progress=False).embedded == 4
     assert fake.calls == [3, 1]
     np.testing.assert_array_equal(cache.vectors(["a", "bb", "dddd"]), np.eye(8)[[0, 2, 4]])
-    assert fill(cache, ["a", "bb"], EMBEDDER, progress=False) == 0
+    assert fill(cache, ["a", "bb"], EMBEDDER, progress=False).embedded == 0
     assert fake.calls == [3, 1]
 
 
@@ -117,12 +118,12 @@ def test_a_folder_that_cannot_be_written_is_named(fake, tmp_path):
 
 def test_without_the_embedder_the_number_of_missing_texts_is_said(monkeypatch, tmp_path):
     cache = VectorCache(tmp_path, space_of(EMBEDDER))
-    with pytest.raises(UserError, match="2 of 3 texts have no vector in"):
+    with pytest.raises(UserError, match="2 of 2 texts have no vector in"):
         fill(cache, ["a", "a", "b"], config(package="no_such_package"), progress=False)
 
 
 def test_a_full_cache_needs_no_embedder(monkeypatch, tmp_path):
-    monkeypatch.setattr("dcdt.embedders.make_embedder", None)
+    monkeypatch.setattr("dcdt.embedders.filling.make_embedder", None)
     folder = make_collection(tmp_path / "c", n_videos=5, n_queries=9)
     tables = load_tables(load_collection(folder), ["text"], EMBEDDER, str(folder / "embeddings"), progress=False)
     assert tables.queries.shape == (9, 1536)
