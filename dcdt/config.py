@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -688,6 +688,42 @@ class Settings:
     def fields(self) -> list[str]:
         """Fields whose vectors the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
+
+
+@dataclass
+class ImportConfig:
+    """Vectors that are there already."""
+
+    vectors: str | None = None
+    names: str | None = None
+    field: str = "text"
+    normalise: bool = False
+
+
+@dataclass
+class EmbedJob:
+    """What `dcdt.embed` does beside filling a cache."""
+
+    dry_run: bool = False
+    verify: bool = False
+    importing: ImportConfig = field(default_factory=ImportConfig)
+
+    def check(self) -> None:
+        """Raise UserError where two things are asked for at once."""
+        if self.dry_run + self.verify + (self.importing.vectors is not None) > 1:
+            raise UserError("dry_run, verify and import.vectors are three jobs; ask for one at a time.")
+
+
+def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
+    """The part of a configuration that only `dcdt.embed` knows, and the rest.
+
+    Raises:
+        UserError: a value of it is of another type or unknown.
+    """
+    own = {"dry_run": "dry_run", "verify": "verify", "import": "importing"}
+    rest = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key not in own})
+    given = OmegaConf.create({own[key]: config[key] for key in own if key in config})
+    return typed(EmbedJob, given, "embed"), rest
 
 
 METRICS = ("mrr", "map", "recall", "precision", "hit", "ndcg")

@@ -1,36 +1,92 @@
-"""Fill the embedding cache of a collection: `python -m dcdt.embed [data=...] [embedder=...]`."""
+"""Fill the embedding cache of a collection: `python -m dcdt.embed [data=...] [embedder=...]`.
+
+dry_run=true                                say what it would take, and stop
+verify=true                                 check every vector of the cache
+import.vectors=FILE [import.names=FILE]     bring in vectors that are there already
+"""
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.config import EmbedJob, Settings, config_folder, parse, register_resolvers, take_embed_job
 from dcdt.errors import UserError
+
+if TYPE_CHECKING:
+    from dcdt.data.embeddings import VectorCache
+
+
+def run(settings: Settings, job: EmbedJob) -> None:
+    """Embed every query and every field of every video that the cache lacks, or do what the job says instead.
+
+    Raises:
+        UserError: something the user can mend.
+    """
+    from dcdt.data.collection import load_collection
+    from dcdt.data.embeddings import VectorCache
+    from dcdt.data.imports import import_vectors
+    from dcdt.embedders import space_of
+    from dcdt.embedders.filling import fill
+
+    collection = load_collection(settings.data.path)
+    choice = "" if settings.embedder.name == "local" else f" embedder={settings.embedder.name}"
+    remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={settings.data.cache}{choice}"
+    space = space_of(settings.embedder)
+    if job.verify:
+        _verify(VectorCache(settings.data.cache, space, remedy, lazy=True))
+        return
+    cache = VectorCache(settings.data.cache, space, remedy)
+    if job.importing.vectors is not None:
+        names = job.importing.names
+        added, known = import_vectors(
+            cache,
+            Path(job.importing.vectors),
+            None if names is None else Path(names),
+            collection,
+            job.importing.field,
+            job.importing.normalise,
+        )
+        _say(f"{added:,} vectors imported; {known:,} rows left out, their texts have a vector already")
+    else:
+        fields = [text for name in settings.fields for text in collection.field_texts(name)]
+        asked = collection.queries.texts if collection.asked else []
+        done = fill(cache, [*asked, *fields], settings.embedder, dry_run=job.dry_run)
+        if not done.embedded and not job.dry_run:
+            _say(f"{done.texts:,} distinct texts, all cached")
+    if not job.dry_run:
+        _say(f"{cache.folder}: {len(cache):,} vectors of {cache.space.dimensions} numbers")
+
+
+def _verify(cache: "VectorCache") -> None:
+    from dcdt.data.verify import verify
+
+    found = verify(cache)
+    _say(
+        f"{cache.folder}: {found.files} files, {found.vectors:,} vectors of {found.texts:,} texts; {len(found.bad)} bad"
+    )
+    if found.bad:
+        raise UserError("\n".join([*found.bad, f"Delete these files, then {cache.remedy}; other vectors are kept."]))
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - what the command says
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="embed")
 def job(config: DictConfig) -> None:
-    """Embed every query and every field of every video that the cache lacks."""
-    from dcdt.data.collection import load_collection
-    from dcdt.data.embeddings import VectorCache
-    from dcdt.embedders import space_of
-    from dcdt.embedders.filling import fill
-
+    """One job of Hydra."""
     try:
-        settings = parse(config)
-        collection = load_collection(settings.data.path)
-        fields = [collection.field_texts(name) for name in settings.fields]
-        asked = collection.queries.texts if collection.asked else []
-        texts = list(dict.fromkeys([*asked, *(text for part in fields for text in part)]))
-        cache = VectorCache(settings.data.cache, space_of(settings.embedder))
-        cached = len(texts) - len(cache.missing(texts))
-        print(f"{len(texts)} distinct texts of {collection.name}: {cached} cached, {len(texts) - cached} to embed")  # noqa: T201
-        fill(cache, texts, settings.embedder)
-        print(f"{cache.folder}: {len(cache)} vectors of {cache.space.dimensions} numbers")  # noqa: T201
+        own, rest = take_embed_job(config)
+        run(parse(rest), own)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
 
 
 def main() -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from support import prepare
 
-from dcdt.config import SCHEMAS, SINGLE, Settings, config_folder, parse, register_resolvers, typed
+from dcdt.config import (
+    SCHEMAS,
+    SINGLE,
+    EmbedJob,
+    Settings,
+    config_folder,
+    parse,
+    register_resolvers,
+    take_embed_job,
+    typed,
+)
 from dcdt.errors import UserError
 from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.samplers.pool import training_pool
@@ -75,7 +86,22 @@ def test_every_option_composes_and_parses(option):
 
 
 def test_the_embedding_command_takes_the_same_configuration(main_job):
-    assert parse(compose("embed")) == parse(main_job)
+    job, rest = take_embed_job(compose("embed"))
+    assert parse(rest) == parse(main_job)
+    assert job == EmbedJob()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["dry_run=maybe"], "embed.dry_run"),
+        (["import.vectors=a.npy", "verify=true"], "three jobs; ask for one at a time"),
+        (["+import.what=1"], "embed.importing.what"),
+    ],
+)
+def test_embedding_jobs_out_of_range_are_named(overrides, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        take_embed_job(compose("embed", overrides=overrides))
 
 
 def test_every_name_of_a_schema_is_an_option():

@@ -50,12 +50,15 @@ class VectorCache:
         root: the cache folder; it may hold several spaces.
         space: the space to read and write.
         remedy: command that fills this cache, for error messages.
+        lazy: do not look at the shards yet, for a check that shall find every bad one.
 
     Raises:
         UserError: the manifest belongs to another space, or a file is corrupt.
     """
 
-    def __init__(self, root: str | Path, space: Space, remedy: str = "python -m dcdt.embed") -> None:
+    def __init__(
+        self, root: str | Path, space: Space, remedy: str = "python -m dcdt.embed", lazy: bool = False
+    ) -> None:
         self.root = Path(root)
         self.folder = self.root / space.folder
         self.space = space
@@ -63,7 +66,8 @@ class VectorCache:
         self._check_manifest()
         self._shards: dict[str, Shard] = {}
         self._index: _Index | None = None
-        self.refresh()
+        if not lazy:
+            self.refresh()
 
     def refresh(self) -> None:
         """Look at the folder again: shards of other processes come in, shards that were merged go."""

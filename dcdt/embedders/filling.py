@@ -73,17 +73,15 @@ def fill(
         _announce(cache, done.texts, missing, config)
     if not missing or dry_run:
         return done
+    try:
+        embedder = make_embedder(config)
+    except UserError as error:
+        raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}.\n{error}") from error
     cache.prepare()
     with _turn(cache.folder):
         cache.refresh()
         missing = cache.missing(missing)
         _check_room(cache, len(missing))
-        try:
-            embedder = make_embedder(config)
-        except UserError as error:
-            raise UserError(
-                f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}.\n{error}"
-            ) from error
         try:
             _embed(cache, missing, embedder, done, progress)
         finally:

@@ -45,8 +45,7 @@ class Loopback:
         self.misbehave, self.width, self.longest, self.latency = misbehave, width, longest, latency
         self.requests, self.headers, self.answered = [], [], Counter()
         self.lock = threading.Lock()
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        server.daemon_threads = True
+        server = Server(("127.0.0.1", 0), handler_of(self))
         self.server = server
         self.url = f"http://127.0.0.1:{server.server_port}/v1"
 
@@ -85,6 +84,13 @@ class Loopback:
         vector = vector_of(text, width)
         held = base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector.tolist()
         return {"object": "embedding", "index": at, "embedding": held}
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """A client that was killed is no error of the server's."""
 
 
 def handler_of(loopback):
