@@ -502,6 +502,18 @@ class LocalEmbedderConfig:
 
 
 @dataclass
+class MultilingualEmbedderConfig:
+    """Google's multilingual sentence encoder, run here."""
+
+    name: str = MISSING
+    threads: int = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        at_least("embedder.threads", self.threads, 1)
+
+
+@dataclass
 class OpenAIEmbedderConfig:
     """A model behind OpenAI's API or a server that speaks it. The key is no setting: OPENAI_API_KEY alone holds it."""
 
@@ -622,7 +634,7 @@ LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
 SamplerConfig = (
     RandomSamplerConfig | HardSamplerConfig | InBatchSamplerConfig | CatalogueSamplerConfig | WindowSamplerConfig
 )
-EmbedderConfig = LocalEmbedderConfig | OpenAIEmbedderConfig
+EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
@@ -655,7 +667,11 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "data": {"linear_algebra": DataConfig, "files": DataConfig},
     "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),
-    "embedder": {"local": LocalEmbedderConfig, "openai": OpenAIEmbedderConfig},
+    "embedder": {
+        "local": LocalEmbedderConfig,
+        "multilingual": MultilingualEmbedderConfig,
+        "openai": OpenAIEmbedderConfig,
+    },
     "trainer": dict.fromkeys(("auto", "cpu", "gpu"), TrainerConfig),
     "logger": dict.fromkeys(("wandb", "csv", "none"), LoggerConfig),
 }

@@ -10,6 +10,7 @@ from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfi
 from dcdt.data.embeddings import Space
 from dcdt.embedders.estimate import Forecast, forecast_local, forecast_openai
 from dcdt.embedders.models import local_space
+from dcdt.embedders.multilingual import MultilingualEmbedder, multilingual_space
 from dcdt.embedders.openai_models import openai_space
 
 Store = Callable[[list[str], NDArray[np.float32]], None]
@@ -71,5 +72,6 @@ def _openai(config: OpenAIEmbedderConfig) -> Embedder:
 
 PROVIDERS: dict[str, Provider] = {
     "local": Provider(local_space, _local, forecast_local),  # type: ignore[arg-type]
+    "multilingual": Provider(multilingual_space, MultilingualEmbedder, forecast_local),  # type: ignore[arg-type]
     "openai": Provider(openai_space, _openai, forecast_openai),  # type: ignore[arg-type]
 }

@@ -1,11 +1,12 @@
 """What embedding will take, said before it starts: tokens, money, time."""
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.config import EmbedderConfig, LocalEmbedderConfig, MultilingualEmbedderConfig, OpenAIEmbedderConfig
 from dcdt.embedders.openai_models import price
 from dcdt.embedders.tokens import estimate_tokens, request_batches
 
@@ -37,9 +38,10 @@ def forecast_openai(config: OpenAIEmbedderConfig, texts: Sequence[str]) -> Forec
     return Forecast(tokens, None if per_million is None else tokens / 1e6 * per_million, seconds, basis)
 
 
-def forecast_local(config: LocalEmbedderConfig, texts: Sequence[str]) -> Forecast:
+def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, texts: Sequence[str]) -> Forecast:
     """Of texts embedded here: where they are many, a few are embedded to measure the speed."""
-    lengths = [min(estimate_tokens(text), config.max_tokens) for text in texts]
+    longest = getattr(config, "max_tokens", None) or sys.maxsize
+    lengths = [min(estimate_tokens(text), longest) for text in texts]
     tokens = sum(lengths)
     if len(texts) < WORTH_MEASURING:
         return Forecast(tokens, None, None, "")
