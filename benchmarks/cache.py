@@ -39,6 +39,7 @@ def blocks(n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def write_safetensors(folder: Path, n: int) -> None:
+    """The cache's own shards."""
     cache = VectorCache(folder, SPACE)
     cache.prepare()
     for keys, vectors in blocks(n):
@@ -46,12 +47,14 @@ def write_safetensors(folder: Path, n: int) -> None:
 
 
 def read_safetensors(folder: Path) -> tuple[Callable, Callable]:
+    """The cache itself."""
     cache = VectorCache(folder, SPACE)
     cache.find([])
     return cache.find, cache.vectors
 
 
 def arrow_batches(n: int) -> Iterator[object]:
+    """The same as record batches of Arrow."""
     import pyarrow as pa
 
     for keys, vectors in blocks(n):
@@ -61,18 +64,21 @@ def arrow_batches(n: int) -> Iterator[object]:
 
 
 def keys_in(columns: list) -> np.ndarray:
+    """Keys (n, 2) of binary columns, without a copy of each value."""
     return np.concatenate(
         [np.frombuffer(part.buffers()[1], "<u8", 2 * len(part), 16 * part.offset) for part in columns]
     )
 
 
 def indexed(keys: np.ndarray, take: Callable) -> tuple[Callable, Callable]:
+    """Look-ups of a container that only gives rows: the cache's index before it."""
     index = _Index([keys.reshape(-1, 2)])
     index_of = lambda texts: index.find(keys_of(texts))  # noqa: E731
     return index_of, lambda texts: take(index_of(texts)).astype(np.float32)
 
 
 def write_arrow(folder: Path, n: int) -> None:
+    """One Arrow IPC file."""
     import pyarrow as pa
 
     batches = arrow_batches(n)
@@ -83,6 +89,7 @@ def write_arrow(folder: Path, n: int) -> None:
 
 
 def read_arrow(folder: Path) -> tuple[Callable, Callable]:
+    """Mapped."""
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(folder / "cache.arrow"))).read_all()
@@ -101,6 +108,7 @@ def read_arrow(folder: Path) -> tuple[Callable, Callable]:
 
 
 def write_parquet(folder: Path, n: int) -> None:
+    """One Parquet file in small row groups, uncompressed."""
     import pyarrow.parquet as pq
 
     batches = arrow_batches(n)
@@ -111,6 +119,7 @@ def write_parquet(folder: Path, n: int) -> None:
 
 
 def read_parquet(folder: Path) -> tuple[Callable, Callable]:
+    """A row group is read as a whole."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(folder / "cache.parquet", memory_map=True)
@@ -129,6 +138,7 @@ def read_parquet(folder: Path) -> tuple[Callable, Callable]:
 
 
 def write_lance(folder: Path, n: int) -> None:
+    """A Lance data set."""
     import lance
     import pyarrow as pa
 
@@ -139,6 +149,7 @@ def write_lance(folder: Path, n: int) -> None:
 
 
 def read_lance(folder: Path) -> tuple[Callable, Callable]:
+    """Rows by Lance's own take."""
     import lance
 
     data = lance.dataset(str(folder / "cache.lance"))
@@ -151,6 +162,7 @@ def read_lance(folder: Path) -> tuple[Callable, Callable]:
 
 
 def write_lmdb(folder: Path, n: int) -> None:
+    """One LMDB file, a value a text."""
     import lmdb
 
     env = lmdb.open(str(folder), map_size=16 << 30)
@@ -162,6 +174,7 @@ def write_lmdb(folder: Path, n: int) -> None:
 
 
 def read_lmdb(folder: Path) -> tuple[Callable, Callable]:
+    """LMDB finds keys by itself."""
     import lmdb
 
     env = lmdb.open(str(folder), readonly=True, map_size=16 << 30, readahead=False)
