@@ -133,19 +133,23 @@ class OpenAIEmbedder:
             self.shortened += sum(self._cut(text) != text for text in batch)
             await keep(batch, vectors)
 
+        failed: list[UserError] = []
+
         async def worker() -> None:
             for batch in batches:  # shared by all workers: each takes the next
-                await answer(batch)
+                if failed:  # no new request; those under way end, for their answers are paid for
+                    return
+                try:
+                    await answer(batch)
+                except UserError as error:
+                    failed.append(error)
 
         first = next(batches, None)
         if first is not None:
             await answer(first)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.config.concurrency):
-                        group.create_task(worker())
-            except ExceptionGroup as failed:  # the first failure has cancelled the other workers
-                raise failed.exceptions[0] from None
+            await asyncio.gather(*(worker() for _ in range(self.config.concurrency)))
+            if failed:
+                raise failed[0]
 
     def _cut(self, text: str) -> str:
         """A text that is too long by any count, cut before it is sent; others go as they are."""
