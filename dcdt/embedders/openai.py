@@ -70,6 +70,8 @@ class OpenAIEmbedder:
         """
         if any(not text.strip() for text in texts):
             raise UserError("a text is empty; the API takes none. Give it words or leave it out.")
+        if not texts:
+            return
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -144,12 +146,10 @@ class OpenAIEmbedder:
                 except UserError as error:
                     failed.append(error)
 
-        first = next(batches, None)
-        if first is not None:
-            await answer(first)
-            await asyncio.gather(*(worker() for _ in range(self.config.concurrency)))
-            if failed:
-                raise failed[0]
+        await answer(next(batches))
+        await asyncio.gather(*(worker() for _ in range(self.config.concurrency)))
+        if failed:
+            raise failed[0]
 
     def _cut(self, text: str) -> str:
         """A text that is too long by any count, cut before it is sent; others go as they are."""
