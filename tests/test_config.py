@@ -260,7 +260,11 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
         "split.train_queries": ["16", "32", "64", "128", "256", "null"],
     },
     "two_stage": {"model": ["hybrid_towers", "two_stage", "dcdt_ridge", "two_stage_ridge"]},
-    "final": {"model": ["zero_shot", "zero_shot_whitened", "bm25", "hybrid", "dcdt_ridge", "hybrid_towers", "dcdt"]},
+    "final": {
+        "model": [
+            *("zero_shot", "zero_shot_whitened", "bm25", "hybrid", "dcdt_ridge", "hybrid_towers", "two_stage", "dcdt")
+        ]
+    },
 }
 
 
