@@ -42,7 +42,7 @@ def framework(settings: Settings, folder: Path) -> dict[str, float]:
     clock = Clock()
     tables, data = job(settings)
     clock("prepare")
-    trained = setup.train(settings, tables, data, setup.RunLogger())
+    trained = setup.train(settings, tables, data, setup.RunLogger(), folder / "last.ckpt")
     clock("train")
     setup.save(trained, settings, [{}], folder)
     reference = setup.reference_results(tables, trained.trainer, data)

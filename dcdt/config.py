@@ -597,10 +597,18 @@ class LoggerConfig:
     project: str = "dcdt"
     entity: str | None = None
     mode: str = "auto"
+    samples: int = 20
+    samples_every: int = 50
+    artifacts: bool = False
+    watch: str = "none"
+    watch_steps: int = 100
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+        one_of("logger.watch", self.watch, ("none", "gradients", "parameters", "all"))
+        for name, least in (("samples", 0), ("samples_every", 0), ("watch_steps", 1)):
+            at_least(f"logger.{name}", getattr(self, name), least)
 
 
 @dataclass
@@ -610,12 +618,15 @@ class CallbacksConfig:
     patience: int = MISSING
     collapse_cosine: float = MISSING
     progress: bool = MISSING
+    checkpoint_seconds: float | None = 60.0
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         at_least("callbacks.patience", self.patience, 1)
         if not 0 < self.collapse_cosine <= 1:
             raise UserError(f"callbacks.collapse_cosine is {self.collapse_cosine}; it must be above 0 and at most 1.")
+        if self.checkpoint_seconds is not None:
+            at_least("callbacks.checkpoint_seconds", self.checkpoint_seconds, 0)
 
 
 ModelConfig = (
@@ -699,6 +710,7 @@ class Settings:
     ks: list[int]
     outputs: str
     experiment_name: str | None = None
+    resume: str | None = None
 
     @property
     def fields(self) -> list[str]:
@@ -881,6 +893,7 @@ def register_resolvers() -> None:
         "vectors_of": _vectors_of,
         "stem": lambda path: _plain(Path(path).name),
         "job_name": _job_name,
+        "run_folder": lambda resumed, new: resumed or new,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)

@@ -1,8 +1,9 @@
-"""Figures of one run: loss curve and the distribution of scores."""
+"""Figures of one run: loss curve, the distribution of scores, the videos in two dimensions, near duplicates."""
 
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -48,6 +49,40 @@ def score_distribution(pairs: np.ndarray, name: str) -> Figure:
         axes.hist(pairs[chosen, 0], bins, weights=weights, alpha=0.6, color=colour, label=f"{label} ({chosen.sum()})")
     axes.set(xlabel="score", ylabel="share of pairs", title=f"{name}: scores of the test pairs")
     axes.legend(frameon=False)
+    return figure
+
+
+def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
+    """The videos (N, W) on their two principal components, coloured by topic."""
+    figure, axes = _axes()
+    centred = vectors.double() - vectors.double().mean(0)
+    if len(vectors) > 2 and vectors.shape[1] > 1:
+        _, spread, axis = torch.pca_lowrank(centred, q=2, center=False)
+        flat, shown = (centred @ axis).numpy(), spread.square() / centred.square().sum().clamp(min=1e-12)
+    else:
+        flat, shown = np.zeros((len(vectors), 2)), torch.zeros(2)
+    for at, topic in enumerate(sorted(set(topics))):
+        here = [topic == other for other in topics]
+        axes.scatter(flat[here, 0], flat[here, 1], s=18, color=f"C{at}", label=f"{topic[:30]} ({sum(here)})")
+    labels = [f"component {at + 1} ({float(part):.0%})" for at, part in enumerate(shown)]
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=f"{name}: the videos")
+    axes.legend(frameon=False, fontsize="x-small")
+    return figure
+
+
+def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name: str) -> Figure:
+    """How often (M, M) the video of a column stands above that of the row, which answers; with numbers of queries."""
+    figure, axes = _axes()
+    axes.grid(False)
+    axes.imshow(np.ma.masked_invalid(share), cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(number), strict=True):
+        text = f"{round(share[row, column] * number[row, column])}/{number[row, column]}"
+        colour = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=5, color=colour)
+    short = [title if len(title) <= 28 else f"{title[:27]}\u2026" for title in titles]
+    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=5)
+    axes.set_yticks(range(len(short)), short, fontsize=5)
+    axes.set_title(f"{name}: test queries that rank a column's video above the row's, their answer", fontsize=7)
     return figure
 
 

@@ -10,6 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from dcdt import resume
+from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, config_folder, parse, register_resolvers
 from dcdt.errors import MissingField, NotApplicable, UserError
 from dcdt.status import Status
@@ -18,13 +20,17 @@ from dcdt.sweep import FAILED
 log = logging.getLogger("dcdt")
 
 
-def run(settings: Settings, config: DictConfig, folder: Path) -> dict[str, float]:
+def run(
+    settings: Settings, config: DictConfig, status: Status, logger: RunLogger, resuming: bool = False
+) -> dict[str, float]:
     """Train (where there is something to train), test once from the best weights, write the run's folder.
 
     Args:
         settings: the checked configuration.
         config: the same as composed, written to config.yaml and to the logger.
-        folder: the run's folder.
+        status: of the run's folder.
+        logger: opened here, closed by the caller.
+        resuming: whether the run goes on from the state in its folder.
 
     Returns:
         The metrics of the run, `side/name` to value.
@@ -42,37 +48,41 @@ def run(settings: Settings, config: DictConfig, folder: Path) -> dict[str, float
     # torch and lightning take seconds to import: only after the configuration and the texts are found good
     from dcdt import setup
     from dcdt.figures import run_figures
+    from dcdt.outcome import Outcome
     from dcdt.provenance import provenance
     from dcdt.results import summarise, write_results
     from dcdt.tuning import search
 
+    folder = status.folder
     setup.prepare(settings)
     tables = setup.load_tables(settings, collection)
     data = setup.make_datamodule(settings, collection, split, tables)
-    status = Status(folder)
-    status.start(config, provenance(collection, split, setup.space(settings).folder))
-    logger = setup.make_logger(settings, config, folder, setup.simulated_parts(collection, split, settings))
-    try:
-        trained, chosen, trials = search(
-            settings, config, lambda trial: setup.train(trial, tables, data, logger, settings.trials == 1)
-        )
-        if settings.trials > 1:  # while trials are compared, none is shown
-            logger.curves(trained.history)
-        setup.save(trained, chosen, trials, folder)
-        reference = setup.reference_results(tables, trained.trainer, data)
-        started = time.perf_counter()
-        trained.trainer.test(trained.model, datamodule=data, verbose=False)
-        results, seconds = trained.model.results, time.perf_counter() - started
+    status.start(config, provenance(collection, split, setup.space(settings).folder), resuming)
+    logger.start(setup.simulated_parts(collection, split, settings), resuming)
+    looking_on = logger if settings.trials == 1 else RunLogger()  # while trials are compared, none is shown
+    trained, chosen, trials = search(
+        settings,
+        config,
+        lambda trial, at: setup.train(trial, tables, data, looking_on, resume.state_path(folder, at, settings.trials)),
+    )
+    if settings.trials > 1:
+        logger.curves(trained.history)
+    setup.save(trained, chosen, trials, folder)
+    reference = setup.reference_results(tables, trained.trainer, data)
+    started = time.perf_counter()
+    trained.trainer.test(trained.model, datamodule=data, verbose=False)
+    results, seconds = trained.model.results, time.perf_counter() - started
 
-        metrics: dict[str, float] = summarise(results) | trained.model.facts()
-        metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
-        notes = write_results(folder, results, metrics, data)
-        status.cost(setup.cost(trained, seconds))
-        logger.finish(metrics, run_figures(trained.history, results["test"].pairs, settings.model.name))
-    except BaseException:
-        logger.fail()
-        raise
+    metrics: dict[str, float] = summarise(results) | trained.model.facts()
+    metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
+    notes = write_results(folder, results, metrics, data)
+    status.cost(setup.cost(trained, seconds))
+    figures = run_figures(trained.history, results["test"].pairs, settings.model.name)
+    logger.finish(
+        Outcome(chosen, trained.model, trained.epoch, trained.history, data, results, metrics, figures, folder)
+    )
     status.finish()
+    resume.discard(folder)
     if settings.callbacks.progress:
         setup.print_summary(settings, collection, split, trained, reference, folder, notes)
     return metrics
@@ -81,19 +91,25 @@ def run(settings: Settings, config: DictConfig, folder: Path) -> dict[str, float
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def job(config: DictConfig) -> float:
     """One job of Hydra; returns the primary metric, so that sweepers can search."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    status = Status(folder)
+    place = HydraConfig.get()
+    folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
+    status, logger, ending = Status(folder), RunLogger(), "failed"
     lacking = (NotApplicable, MissingField) if sweeping else (NotApplicable,)
     try:
+        named = config.get("resume") is not None
+        config = resume.stored_config(config, place.overrides.task, folder, sweeping)
+        logger = choose_logger(config, folder, place.overrides.task if sweeping else None)
         settings = parse(config)
-        if sweeping and (done := status.finished_metric(config, settings)) is not None:
+        if (sweeping or named) and (done := status.finished_metric(config, settings)) is not None:
             log.warning("done already: %s", folder.name)
+            ending = "done already"
             return done
-        status.refuse_existing(sweeping)
-        return run(settings, config, folder)[settings.primary_metric]
+        resuming = resume.goes_on(status, config, settings, named, sweeping)
+        value = run(settings, config, status, logger, resuming)[settings.primary_metric]
+        ending = "finished"
+        return value
     except lacking as error:
-        reason = str(error).splitlines()[0]
+        ending, reason = "not_applicable", str(error).splitlines()[0]
         status.not_applicable(config, reason)
         log.warning("not applicable: %s", reason)
     except UserError as error:
@@ -108,6 +124,8 @@ def job(config: DictConfig) -> float:
         if not sweeping:
             raise
         log.exception("failed: %s", folder.name)
+    finally:
+        logger.close(ending)
     return float("nan")
 
 

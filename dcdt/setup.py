@@ -11,13 +11,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from dcdt.callbacks.best import BestWeights
 from dcdt.callbacks.collapse import CollapseAlarm
 from dcdt.callbacks.history import History, write_history
+from dcdt.callbacks.last import LastState
+from dcdt.callbacks.logger import RunLogger
 from dcdt.callbacks.progress import EpochProgress
 from dcdt.config import Settings, ZeroShotConfig
 from dcdt.data import tables as vector_tables
@@ -120,17 +121,17 @@ class Trained:
     seconds: float
 
 
-def train(
-    settings: Settings, tables: Tables, data: RankingDataModule, logger: "RunLogger", live: bool = True
-) -> Trained:
+def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: RunLogger, state: Path) -> Trained:
     """Train one configuration (or prepare a model that needs no training) and validate it.
+
+    Where `state` holds what an earlier attempt left, it goes on from there, and where that had ended, with its outcome.
 
     Args:
         settings: the configuration.
         tables: the frozen vectors.
         data: the batches and sides.
-        logger: of the run.
-        live: whether curves go to the logger while training (not while several trials are compared).
+        logger: what looks on while it trains.
+        state: file of the training in progress.
     """
     model = make_model(settings, tables)
     if model.needs_question and not data.collection.asked:
@@ -140,20 +141,42 @@ def train(
     callbacks.append(EarlyStopping(settings.primary_metric, patience=settings.callbacks.patience, mode="max"))
     if settings.callbacks.progress:
         callbacks.append(EpochProgress(settings.primary_metric))
-    trainer = make_trainer(settings, callbacks if model.fittable else [], logger.lightning if live else False)
+    last = LastState(state, settings.callbacks.checkpoint_seconds)  # the last callback: the others have had their epoch
+    trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if model.fittable else [])
     use_threads(settings)
+    earlier = torch.load(state, weights_only=True) if state.is_file() else {}
     started = time.perf_counter()
     model.prepare(data)
+    if "ended" in earlier:
+        ended = earlier["ended"]
+        model.load_state_dict(ended.pop("weights"))
+        return Trained(model, trainer, **ended)
     if model.fittable:
-        if model.starts_useful:
+        if model.starts_useful and not earlier:
             trainer.validate(model, datamodule=data, verbose=False)  # which the best weights count as well
-        trainer.fit(model, datamodule=data)
+        trainer.fit(model, datamodule=data, ckpt_path=state if earlier else None, weights_only=True)
         value = best.value
     else:
         found = trainer.validate(model, datamodule=data, verbose=False)
         value = found[0][settings.primary_metric]
     epoch = best.epoch if model.starts_useful else max(best.epoch, 0)
-    return Trained(model, trainer, history.rows, epoch, value, time.perf_counter() - started)
+    seconds = last.earlier + time.perf_counter() - started
+    trained = Trained(model, trainer, history.rows, epoch, value, seconds)
+    if settings.trials > 1 and model.fittable and settings.callbacks.checkpoint_seconds is not None:
+        _keep(trained, state)
+    return trained
+
+
+def _keep(trained: Trained, path: Path) -> None:
+    """Write how a trial ended, so that a run which is cut off during a later one need not train it again."""
+    facts = {name: getattr(trained, name) for name in ("history", "epoch", "value", "seconds")}
+    with replacing(path) as temporary:
+        torch.save({"ended": {"weights": _weights(trained.model), **facts}}, temporary)
+
+
+def _weights(model: Recommender) -> dict[str, Any]:
+    """The state of a model on the CPU."""
+    return {name: part.cpu() if torch.is_tensor(part) else part for name, part in model.state_dict().items()}
 
 
 def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], folder: Path) -> None:
@@ -161,10 +184,7 @@ def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], fol
 
     The checkpoint holds tensors and plain values alone, so that it loads with `weights_only=True`.
     """
-    weights = {
-        name: weight.cpu() if torch.is_tensor(weight) else weight for name, weight in trained.model.state_dict().items()
-    }
-    state = {"state_dict": weights, "epoch": trained.epoch, settings.primary_metric: trained.value}
+    state = {"state_dict": _weights(trained.model), "epoch": trained.epoch, settings.primary_metric: trained.value}
     with replacing(folder / "checkpoints" / "best.ckpt") as temporary:
         torch.save(state, temporary)
     if settings.logger.name != "none":
@@ -173,7 +193,7 @@ def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], fol
         write_json(folder / "tuning.json", {"trials": trials, "chosen": asdict(settings)})
 
 
-def make_trainer(settings: Settings, callbacks: list[L.Callback], logger: Any) -> L.Trainer:  # noqa: ANN401
+def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
     """Lightning's Trainer without what a run of seconds cannot afford (sanity steps, bars, its own checkpoints)."""
     config = settings.trainer
     return L.Trainer(
@@ -183,7 +203,7 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback], logger: Any) -
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.validate_every,
         callbacks=callbacks,
-        logger=logger,
+        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -191,30 +211,6 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback], logger: Any) -
         log_every_n_steps=0,  # nothing by step: once an epoch is enough
         use_distributed_sampler=False,
     )
-
-
-class RunLogger:
-    """No logger beside the files of the run."""
-
-    lightning: Any = False
-
-    def curves(self, history: list[dict[str, float]]) -> None:
-        """Nowhere to send curves."""
-
-    def finish(self, metrics: dict[str, float], figures: dict[str, Any]) -> None:
-        """Nothing to finish."""
-
-    def fail(self) -> None:
-        """Nothing to close."""
-
-
-def make_logger(settings: Settings, config: DictConfig, folder: Path, simulated: list[str]) -> RunLogger:
-    """The logger of a run, which labels its figures where they rest on simulated parts."""
-    if settings.logger.name != "wandb":
-        return RunLogger()
-    from dcdt.callbacks.wandb import WandbRun
-
-    return WandbRun(settings, config, folder, simulated)
 
 
 def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModule) -> dict[str, SideResult]:

@@ -24,6 +24,17 @@ class Status:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "status.json"
+        self.begun = False
+
+    @property
+    def key(self) -> str | None:
+        """What decides the result of the attempt that is there: configuration, data and code; None without one."""
+        return read_json(self.path).get("key")
+
+    @property
+    def collection(self) -> str | None:
+        """The fingerprint of the data of the attempt that is there."""
+        return read_json(self.folder / "provenance.json").get("collection_fingerprint")
 
     def refuse_existing(self, sweeping: bool) -> None:
         """A folder that already holds something belongs to another run.
@@ -50,12 +61,17 @@ class Status:
             return None
         return float(read_json(self.folder / "metrics.json").get(settings.primary_metric, "nan"))
 
-    def start(self, config: DictConfig, provenance: dict[str, Any]) -> None:
-        """Note that the run has begun, with what and from what."""
+    def start(self, config: DictConfig, provenance: dict[str, Any], resuming: bool = False) -> None:
+        """Note that the run has begun (or goes on), with what and from what."""
         self._write_config(config)
+        before = read_json(self.folder / "provenance.json") if resuming else {}
+        if before:
+            begun = before.get("begun") or {name: before.get(name) for name in ("commit", "dirty", "code", "command")}
+            provenance = {**provenance, "begun": begun}
         write_json(self.folder / "provenance.json", provenance)
         key = fingerprint(config, provenance["collection_fingerprint"], provenance["code"])
         self._write({"status": "running", "started": _now(), "key": key})
+        self.begun = True
 
     def finish(self) -> None:
         """Note that every file of the run is there."""
@@ -75,7 +91,7 @@ class Status:
         """Leave nothing behind of a run that never began."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-        elif read_json(self.path).get("status") == "running":
+        elif self.begun:
             self._write({"status": "failed", "error": "stopped by a mistake in its input", "finished": _now()})
 
     def cost(self, facts: dict[str, float]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config import register_resolvers
-from dcdt.files import read_json
+from dcdt.files import read_json, write_json
 
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
 
@@ -21,6 +22,16 @@ FAILED: list[str] = []  # jobs of the last sweep of this process that failed
 
 class SweepSummary(Callback):
     """Counts the jobs of a sweep by status; Hydra calls it in the parent, whatever the launcher."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
+        folder = Path(config.hydra.sweep.dir)
+        params = OmegaConf.select(config, "hydra.sweeper.params")
+        common = {
+            "overrides": list(config.hydra.overrides.task),
+            "params": OmegaConf.to_container(params or DictConfig({})),
+        }
+        write_json(folder / "sweep.json", common)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Read every job's status.json, since a job may have run in another process."""
@@ -35,10 +46,19 @@ class SweepSummary(Callback):
         log.warning("tables: python -m dcdt.report %s", folder)
 
 
+def differing(overrides: Sequence[str], folder: Path) -> list[str]:
+    """The choices of a job that are its own; those that the sweep in `folder` gives all its jobs are left out."""
+    given = read_json(folder / "sweep.json")
+    common = {*given.get("overrides", []), *(f"{key}={value}" for key, value in given.get("params", {}).items())}
+    return [text for text in overrides if text not in common]
+
+
 def fingerprint(config: DictConfig, collection: str, code: str) -> str:
     """What decides a job's result: its configuration (not where it logs or writes), the data and the code."""
     parts = OmegaConf.to_container(config, resolve=True)
     assert isinstance(parts, dict)
-    deciding = {str(key): value for key, value in parts.items() if key not in ("logger", "outputs", "callbacks")}
-    deciding["callbacks"] = {**parts["callbacks"], "progress": None}
+    deciding = {
+        str(key): value for key, value in parts.items() if key not in ("logger", "outputs", "callbacks", "resume")
+    }
+    deciding["callbacks"] = {**parts["callbacks"], "progress": None, "checkpoint_seconds": None}
     return hashlib.sha256(json.dumps([deciding, collection, code], sort_keys=True).encode()).hexdigest()[:16]

@@ -117,28 +117,29 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
 
 
 def search(
-    settings: Settings, config: DictConfig, train: Callable[[Settings], Any]
+    settings: Settings, config: DictConfig, train: Callable[[Settings, int], Any]
 ) -> tuple[Any, Settings, list[dict[str, Any]]]:
     """Train once a trial and keep the best by the primary metric; the first of equals stays.
 
     Args:
         settings: trial 0.
         config: the same as composed, which the other trials change.
-        train: trains one configuration; what it returns has a `value`, the primary metric on validation.
+        train: trains one configuration, given the number of its trial; what it returns has a `value`, the primary
+            metric on validation.
 
     Returns:
         What the best trial trained, its settings, and every trial with its changes and its value.
     """
     best: tuple[Any, Settings] | None = None
     trials = []
-    for changes in overrides(settings.model.name, settings.trials, settings.seed, config):
+    for at, changes in enumerate(overrides(settings.model.name, settings.trials, settings.seed, config)):
         trial = settings
         if changes:
             changed = config.copy()
             for key, value in changes.items():
                 OmegaConf.update(changed, key, value)
             trial = parse(changed)
-        outcome = train(trial)
+        outcome = train(trial, at)
         trials.append({"changes": changes, settings.primary_metric: outcome.value})
         if best is None or outcome.value > best[0].value:
             best = (outcome, trial)

@@ -97,9 +97,9 @@ def searched(values, **changes):
     config = composed("dcdt", f"trials={len(values)}")
     tried = []
 
-    def train(settings):
+    def train(settings, at):
         tried.append(settings)
-        return SimpleNamespace(value=values[len(tried) - 1], at=len(tried) - 1)
+        return SimpleNamespace(value=values[len(tried) - 1], at=at)
 
     return *search(parse(config), config, train), tried
 

@@ -40,3 +40,11 @@ class BestWeights(L.Callback):
         """Put the best weights back into the model."""
         if self._weights:
             module.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know of the best so far."""
+        return {"value": self.value, "epoch": self.epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.value, self.epoch, self._weights = (state_dict[name] for name in ("value", "epoch", "weights"))

@@ -1,5 +1,7 @@
 """Warn when the towers say the same of every video, or nothing at all."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -37,6 +39,14 @@ class CollapseAlarm(L.Callback):
                 f"epoch {trainer.current_epoch}: the tower of '{name}' outputs only zeros: all its ReLUs are dead. "
                 "Lower optimizer.lr or model.dropout.",
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was said already, for a run that is resumed."""
+        return {"warned": sorted(self.warned)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do not say it again."""
+        self.warned = set(state_dict["warned"])
 
     def _warn(self, key: str, message: str) -> None:
         if key not in self.warned:

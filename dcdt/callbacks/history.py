@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -21,6 +22,14 @@ class History(L.Callback):
         shown = {name: value for name, value in trainer.callback_metrics.items() if validated or name == "train/loss"}
         values = {name: float(value) for name, value in shown.items()}
         self.rows.append({"epoch": trainer.current_epoch, **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, for a run that is resumed."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up again."""
+        self.rows = state_dict["rows"]
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:

@@ -14,12 +14,12 @@ class EpochProgress(L.Callback):
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Open the bar."""
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
         self.bar.start()
-        self.task = self.bar.add_task("", total=trainer.max_epochs)
+        self.task = self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Show this epoch's figures."""

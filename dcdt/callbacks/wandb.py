@@ -3,86 +3,200 @@
 import csv
 import io
 import logging
-import netrc
-import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
+import lightning as L
 import wandb
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from dcdt.config import Settings
+from dcdt.callbacks.history import History
+from dcdt.callbacks.logger import RunLogger
+from dcdt.callbacks.samples import COLUMNS, sample_table, score_spread
+from dcdt.callbacks.wandb_key import mode_of, named
+from dcdt.callbacks.wandb_media import figures_of, write_vectors
+from dcdt.config import LoggerConfig, typed
 from dcdt.errors import UserError
+from dcdt.files import read_json, write_json
+from dcdt.models.recommender import Recommender
+from dcdt.outcome import Outcome
 from dcdt.reporting.render import csv_wide
 from dcdt.reporting.structure import Table
 from dcdt.reporting.tables import Report
-from dcdt.setup import RunLogger
+from dcdt.sweep import differing
 
 log = logging.getLogger("dcdt")
 
 
 class WandbRun(RunLogger):
-    """Opens a W&B run beside the run's folder; jobs of a sweep share one directory and one group.
+    """A W&B run beside the run's folder; jobs of a sweep share one directory and one group.
+
+    The run's id stands in `wandb.json` of the folder, and the folder in the run's configuration.
 
     Args:
-        settings: the run's settings.
-        config: the configuration as composed; its resolved form becomes the run's config.
+        config: as composed; its resolved form becomes the run's configuration.
         folder: the run's folder.
-        simulated: what is simulated in that on which the figures rest; a column of the results says so.
+        overrides: the choices of this job of a sweep; None for a single run.
 
     Raises:
-        UserError: logger.mode=online without a key.
+        UserError: a setting of the logger is wrong.
     """
 
-    def __init__(self, settings: Settings, config: DictConfig, folder: Path, simulated: list[str]) -> None:
-        chosen, self.simulated = settings.logger, simulated
-        mode = _mode(chosen.mode)
-        sweep = folder.parent if (folder.parent / "multirun.yaml").exists() else None  # which Hydra writes for a sweep
-        first = not (folder.parent / "wandb").exists()
-        self.run = _start(
-            folder.parent,
+    def __init__(self, config: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
+        self.chosen = typed(LoggerConfig, config.logger, "logger")
+        self.config, self.folder, self.overrides = config, folder, overrides
+        self.simulated: list[str] = []
+        self.run: wandb.Run | None = None
+        self.tried = self.again = False
+
+    def start(self, simulated: list[str], resuming: bool) -> None:
+        """Open the run, or go on with that of an earlier attempt.
+
+        Args:
+            simulated: what is simulated in that on which the figures rest; a column of the results says so.
+            resuming: whether the training goes on where an earlier process left it.
+
+        Raises:
+            UserError: logger.mode=online without a key.
+        """
+        self.tried, self.simulated = True, simulated
+        mode, config, known = mode_of(self.chosen.mode), self.config, self.folder / "wandb.json"
+        identity = read_json(known).get("id") if resuming else None
+        self.again = resuming and mode == "offline"  # another file of the same run: what came before is sent again
+        first = not (self.folder.parent / "wandb").exists()
+        sweep = self.folder.parent.name if self.overrides is not None else None
+        name = ", ".join(differing(self.overrides or [], self.folder.parent))
+        self.run = run = _start(
+            self.folder.parent,
             mode,
-            project=chosen.project,
-            entity=chosen.entity,
-            name=folder.name,
-            group=sweep.name if sweep else None,
-            job_type=settings.model.name,
-            tags=[tag for tag in (settings.experiment_name, Path(settings.data.path).name) if tag],
-            config=cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
+            id=identity,
+            resume="allow" if identity and mode == "online" else None,
+            project=self.chosen.project,
+            entity=self.chosen.entity,
+            name=name or self.folder.name,
+            group=sweep,
+            job_type=OmegaConf.select(config, "model.name"),
+            tags=[tag for tag in (config.get("experiment_name"), Path(config.data.path).name) if tag],
+            config={
+                **cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
+                "folder": str(self.folder.resolve()),
+            },
         )
+        files = Path(run.dir).parent
+        write_json(known, {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)})
+        run.define_metric("epoch", hidden=True)
+        for part in ("train/*", "val/*"):  # the summary is that of the best epoch, written at the end
+            run.define_metric(part, step_metric="epoch", summary="none")
+        run.define_metric(config.primary_metric, step_metric="epoch", summary="max")
         if mode == "offline" and (sweep is None or first):
+            place = self.folder.parent / "wandb"
             log.warning(
-                "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s",
-                _named("this run"),
-                folder.parent / "wandb",
-                Path(self.run.dir).parent,
+                "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s", named("this run"), place, files
             )
-        self.lightning = WandbLogger(experiment=self.run)
+
+    def callbacks(self, history: History) -> list[L.Callback]:
+        """Sends each epoch as it ends."""
+        return [Mirror(self, history)]
 
     def curves(self, history: list[dict[str, float]]) -> None:
         """Send the history of the chosen trial, one step an epoch."""
+        assert self.run is not None
         for row in history:
             self.run.log(row, step=int(row["epoch"]))
 
-    def finish(self, metrics: dict[str, float], figures: dict[str, Any]) -> None:
-        """Log the final table, the figures and the summary, and close the run."""
-        label = [", ".join(self.simulated)] if self.simulated else []
+    def finish(self, outcome: Outcome) -> None:
+        """Send the final tables and figures, the best epoch's values and the test metrics, once."""
+        assert self.run is not None
+        label, metrics, data = [", ".join(self.simulated)] if self.simulated else [], outcome.metrics, outcome.data
         rows = [
             [name, value, metrics[f"zero_shot/{name}"], *label]
             for name, value in metrics.items()
             if not name.startswith("zero_shot/") and f"zero_shot/{name}" in metrics
         ]
-        images = {f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()}
         columns: list[str | int] = ["metric", str(self.run.job_type), "zero_shot", *(["simulated"] if label else [])]
-        self.run.log({"results": wandb.Table(columns, rows), **images})
-        self.run.summary.update(metrics)
-        self.run.finish(exit_code=0)
+        shown: dict[str, Any] = {"results": wandb.Table(columns, rows)}
+        scores, side = outcome.results["val"].scores, data.sides["val"]
+        if scores is not None and self.chosen.samples:
+            best = sample_table(side, scores, data.collection, self.chosen.samples)
+            shown["samples/best"] = wandb.Table(list(COLUMNS), best)
+        shown |= {f"figures/{name}": wandb.Image(figure) for name, figure in figures_of(outcome).items()}
+        self.run.log(shown)
+        row = next((row for row in outcome.history if row["epoch"] == outcome.epoch), {})
+        self.run.summary.update({**row, **metrics, "best_epoch": outcome.epoch})
+        if self.chosen.artifacts:
+            self._send(outcome)
 
-    def fail(self) -> None:
-        """Close the run as failed."""
-        self.run.finish(exit_code=1)
+    def close(self, status: str) -> None:
+        """Close the run with the exit code of its status; a job of a sweep that never opened one gets one now."""
+        if not self.tried and self.overrides is not None and status != "done already":
+            try:
+                self.start([], resuming=False)
+            except UserError:  # of the logger itself: it cannot be logged
+                return
+        if self.run is not None:
+            self.run.summary["status"] = status
+            self.run.finish(exit_code=0 if status in ("finished", "not_applicable") else 1)
+            self.run = None
+
+    def _send(self, outcome: Outcome) -> None:
+        """The best checkpoint, and the vectors of the videos where the model has them, as artifacts."""
+        assert self.run is not None
+        best = wandb.Artifact(f"checkpoint-{self.run.id}", "checkpoint", metadata={"epoch": outcome.epoch})
+        for file in ("checkpoints/best.ckpt", "config.yaml"):
+            best.add_file(str(outcome.folder / file))
+        self.run.log_artifact(best)
+        if outcome.model.decoupled:
+            with tempfile.TemporaryDirectory() as place:
+                vectors = wandb.Artifact(f"videos-{self.run.id}", "embeddings")
+                vectors.add_file(str(write_vectors(outcome, Path(place))))
+                self.run.log_artifact(vectors)
+
+
+class Mirror(L.Callback):
+    """Sends each epoch's row of the history, with how the scores are spread and, now and then, sample queries.
+
+    Args:
+        to: the run.
+        history: whose last row is that of this epoch.
+    """
+
+    def __init__(self, to: WandbRun, history: History) -> None:
+        self.to, self.history = to, history
+        self._scores: Tensor | None = None
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Send again what an earlier process sent to another file; look at gradients where asked to."""
+        assert self.to.run is not None
+        if self.to.again:
+            self.to.curves(self.history.rows)
+        if self.to.chosen.watch != "none":
+            self.to.run.watch(module, log=cast(Any, self.to.chosen.watch), log_freq=self.to.chosen.watch_steps)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
+        """Keep the scores of the first queries until the epoch ends."""
+        self._scores = module.first_scores
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
+        """Send everything of the epoch at once."""
+        assert self.to.run is not None
+        row: dict[str, Any] = dict(self.history.rows[-1])
+        if self._scores is not None:
+            data, chosen, epoch = module.data, self.to.chosen, trainer.current_epoch
+            spread = score_spread(data.sides["val"], self._scores, data.collection.positive_grade)
+            row |= {f"scores/{name}": wandb.Histogram(np_histogram=found) for name, found in spread.items()}
+            if chosen.samples and chosen.samples_every and (epoch + 1) % chosen.samples_every == 0:
+                rows = sample_table(data.sides["val"], self._scores, data.collection, chosen.samples)
+                row["samples/val"] = wandb.Table(["epoch", *COLUMNS], [[epoch, *part] for part in rows])
+        self.to.run.log(row, step=trainer.current_epoch)
+        self._scores = None
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look no more."""
+        if self.to.run is not None and self.to.chosen.watch != "none":
+            self.to.run.unwatch(module)
 
 
 def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
@@ -94,7 +208,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         figures: PNG files by name; those that do not exist are left out.
     """
     logger = report.best.runs[0].config["logger"]
-    mode = "offline" if logger.get("mode") == "offline" else _mode("auto")  # as was chosen for the runs
+    mode = "offline" if logger.get("mode") == "offline" else mode_of("auto")  # as was chosen for the runs
     run = _start(
         folder,
         mode,
@@ -115,7 +229,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         raise
     run.finish(exit_code=0)
     if mode == "offline":
-        log.warning("W&B: %s stays offline. Send: wandb sync %s", _named("the report"), Path(run.dir).parent)
+        log.warning("W&B: %s stays offline. Send: wandb sync %s", named("the report"), Path(run.dir).parent)
 
 
 def _start(folder: Path, mode: Any, **facts: Any) -> wandb.Run:  # noqa: ANN401 - as wandb.init takes them
@@ -128,11 +242,6 @@ def _start(folder: Path, mode: Any, **facts: Any) -> wandb.Run:  # noqa: ANN401 
         settings=wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True),
         **facts,
     )
-
-
-def _named(what: str) -> str:
-    """What stays offline, and why where nobody chose it."""
-    return what if has_key() else f"no key configured, so {what}"
 
 
 def _table(table: Table) -> wandb.Table:
@@ -148,26 +257,3 @@ def _numbers(texts: list[str]) -> list[Any]:
         return [float(text) if text else None for text in texts]
     except ValueError:
         return [text or None for text in texts]
-
-
-def _mode(wanted: str) -> Any:  # noqa: ANN401 - wandb's literal
-    """`online` where a key is configured, else `offline`; $WANDB_MODE is obeyed."""
-    if wanted == "auto":
-        return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-    if wanted == "online" and not has_key():
-        raise UserError(
-            "logger.mode=online: no W&B key is configured.\nRun `wandb login`, or choose logger.mode=offline."
-        )
-    return wanted
-
-
-def has_key() -> bool:
-    """Whether a W&B key is in the environment or in the netrc file, where `wandb login` puts it."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = os.environ.get("NETRC") or Path.home() / (".netrc" if os.name != "nt" else "_netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -41,6 +41,14 @@ class Sampler(Protocol):
         """Take the current scores into account: query rows (B,) to (B, N)."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """What it has learned while training."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up again what `state` gave."""
+        ...
+
     def facts(self) -> dict[str, float]:
         """What the sampler found out."""
         ...
@@ -72,8 +80,8 @@ class SideTensors:
 class IndexBatches:
     """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
 
-    What an epoch holds depends on the seed and the epoch's number alone, so a resumed run sees the same batches
-    (unless the sampler mines with the model).
+    What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
+    the same batches.
     """
 
     def __init__(
@@ -151,6 +159,15 @@ class RankingDataModule(L.LightningDataModule):
             lambda: trainer.current_epoch,
             trainer.strategy.root_device,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sampler's, kept with the state of a run in progress."""
+        return self.sampler.state() if self.sampler is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Give it back to the sampler."""
+        if self.sampler is not None:
+            self.sampler.restore(state_dict)
 
     def val_dataloader(self) -> "Positions":
         """Chunks of positions in the validation side."""

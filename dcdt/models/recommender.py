@@ -21,6 +21,7 @@ from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order, ti
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
+SHOWN = 64  # validation queries whose scores are kept for those who look on, fewer in a large catalogue
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Recommender(L.LightningModule):
         self.watched: set[str] = set()  # validation metrics to log; empty: all
         self._vectors: Tensor | None = None
         self._losses: list[tuple[Tensor, int]] = []
+        self.first_scores: Tensor | None = None  # (at most SHOWN, N) of the last validation
 
     def prepare(self, data: RankingDataModule) -> None:
         """Fit what needs no gradient (an index, factors), once, before training or validation.
@@ -210,7 +212,9 @@ class Recommender(L.LightningModule):
     def validation_step(self, positions: Tensor, batch_index: int) -> None:
         """Rank one chunk of validation queries."""
         side = self.data.sides["val"]
-        _, metrics, _ = self._rank(side, positions)
+        scores, metrics, _ = self._rank(side, positions)
+        if batch_index == 0:
+            self.first_scores = scores[: max(8, min(SHOWN, 2**20 // scores.shape[1]))].detach().clone()
         self._metrics.update(side.queries[positions], metrics)
 
     def on_validation_epoch_end(self) -> None:

@@ -40,6 +40,13 @@ class Sampler:
     def mine_again(self, score: Score) -> None:
         """Take the current scores of the model into account."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What it has learned while training, for a run that is resumed."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up again what `state` gave."""
+
     def facts(self) -> dict[str, float]:
         """What the sampler found out, written into metrics.json."""
         return {}

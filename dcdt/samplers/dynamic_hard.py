@@ -16,8 +16,7 @@ class DynamicHardSampler(HardSampler):
     """The pool of hard negatives, mined with the frozen vectors during the warm-up, then with the current towers.
 
     After `warm_up` epochs, and every `every` epochs from there, the pool of a query becomes the share of the
-    unrelated videos that the model scores highest (Xiong et al. 2021). A resumed run mines from the towers it resumes
-    with, so its batches are those of an uninterrupted run only from the next mining on.
+    unrelated videos that the model scores highest (Xiong et al. 2021). A resumed run goes on with the pools it had.
 
     Args:
         config: number of negatives, share and limit of the pool, warm-up and interval.
@@ -43,3 +42,11 @@ class DynamicHardSampler(HardSampler):
             scores: Tensor = score(queries).cpu()[:, pool.candidates]  # (chunk, C)
             mined.append(hardest(scores, forbidden, size))
         self.hard = pool.candidates[torch.cat(mined)]
+
+    def state(self) -> dict[str, Tensor]:
+        """The pools as they were mined last."""
+        return {"hard": self.hard}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take them up again."""
+        self.hard = state["hard"]

@@ -4,6 +4,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from dcdt.callbacks import wandb as module
+from dcdt.callbacks import wandb_key
 from dcdt.errors import UserError
 from dcdt.reporting.structure import Table
 
@@ -18,50 +19,54 @@ def bare(monkeypatch, tmp_path):
 
 
 def test_without_a_key_a_run_is_offline():
-    assert not module.has_key()
-    assert module._mode("auto") == "offline"
-    assert module._mode("offline") == "offline"
+    assert not wandb_key.has_key()
+    assert module.mode_of("auto") == "offline"
+    assert module.mode_of("offline") == "offline"
 
 
 def test_online_without_a_key_is_an_error():
     with pytest.raises(UserError, match=r"no W&B key is configured\.\nRun `wandb login`"):
-        module._mode("online")
+        module.mode_of("online")
 
 
 def test_a_key_in_the_environment_is_used(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert (module._mode("auto"), module._mode("online"), module._mode("offline")) == ("online", "online", "offline")
+    assert (module.mode_of("auto"), module.mode_of("online"), module.mode_of("offline")) == (
+        "online",
+        "online",
+        "offline",
+    )
 
 
 @pytest.mark.parametrize(("host", "found"), [("api.wandb.ai", True), ("example.org", False)])
 def test_a_key_in_netrc_is_used(bare, host, found):
     bare.write_text(f"machine {host}\n  login user\n  password {'x' * 40}\n")
     bare.chmod(0o600)
-    assert module.has_key() == found
+    assert wandb_key.has_key() == found
 
 
 def test_a_key_of_another_server_is_used_there(bare, monkeypatch):
     bare.write_text(f"machine wandb.example.org login user password {'x' * 40}\n")
     bare.chmod(0o600)
-    assert not module.has_key()
+    assert not wandb_key.has_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert module.has_key()
+    assert wandb_key.has_key()
 
 
 def test_a_broken_netrc_is_no_key(bare):
     bare.write_text("machine")
-    assert not module.has_key()
+    assert not wandb_key.has_key()
 
 
 def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert module._mode("auto") == "disabled"
+    assert module.mode_of("auto") == "disabled"
 
 
 def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(monkeypatch):
-    assert module._named("the report") == "no key configured, so the report"
+    assert module.named("the report") == "no key configured, so the report"
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert module._named("the report") == "the report"
+    assert module.named("the report") == "the report"
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [("auto", "online"), ("offline", "offline")])
