@@ -382,6 +382,7 @@ class InBatchSamplerConfig:
 
     name: str = MISSING
     logq: bool = MISSING
+    gather: bool = True
 
     def check(self) -> None:
         """Nothing to check."""
@@ -577,14 +578,23 @@ class TrainerConfig:
     max_epochs: int = MISSING
     validate_every: int = MISSING
     threads: int = MISSING
+    strategy: str = "auto"
+    num_nodes: int = 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
-        for name in ("max_epochs", "validate_every"):
+        for name in ("max_epochs", "validate_every", "devices", "num_nodes"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        if self.devices != 1:
+        one_of("trainer.strategy", self.strategy, ("auto", "ddp"))
+        if self.world_size > 1 and self.strategy != "ddp":
             raise UserError(
-                f"trainer.devices is {self.devices}; training on several devices is not built yet: choose 1."
+                f"trainer.devices is {self.devices} and trainer.num_nodes {self.num_nodes}; trainer={self.name} takes "
+                "one device: choose trainer=ddp for several."
             )
         at_least("trainer.threads", self.threads, 0)
 
@@ -683,7 +693,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "multilingual": MultilingualEmbedderConfig,
         "openai": OpenAIEmbedderConfig,
     },
-    "trainer": dict.fromkeys(("auto", "cpu", "gpu"), TrainerConfig),
+    "trainer": dict.fromkeys(("auto", "cpu", "gpu", "ddp"), TrainerConfig),
     "logger": dict.fromkeys(("wandb", "csv", "none"), LoggerConfig),
 }
 SINGLE: dict[str, type] = {"optimizer": OptimizerConfig, "callbacks": CallbacksConfig}

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dcdt import resume
+from dcdt import distributed, resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, config_folder, parse, register_resolvers
 from dcdt.errors import MissingField, NotApplicable, UserError
@@ -93,21 +93,27 @@ def job(config: DictConfig) -> float:
     """One job of Hydra; returns the primary metric, so that sweepers can search."""
     place = HydraConfig.get()
     folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
+    choices, resumed = place.overrides.task if sweeping else None, config.get("resume") is not None
+    named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
     status, logger, ending = Status(folder), RunLogger(), "failed"
     lacking = (NotApplicable, MissingField) if sweeping else (NotApplicable,)
     try:
-        named = config.get("resume") is not None
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
-        logger = choose_logger(config, folder, place.overrides.task if sweeping else None)
+        status = Status(distributed.own_folder(folder, named, sweeping))
+        logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
         settings = parse(config)
-        if (sweeping or named) and (done := status.finished_metric(config, settings)) is not None:
+        if (sweeping or resumed) and (done := Status(folder).finished_metric(config, settings)) is not None:
             log.warning("done already: %s", folder.name)
             ending = "done already"
             return done
-        resuming = resume.goes_on(status, config, settings, named, sweeping)
-        value = run(settings, config, status, logger, resuming)[settings.primary_metric]
+        resuming = resumed if distributed.rank() else resume.goes_on(status, config, settings, resumed, sweeping)
+        if distributed.needed(settings):
+            logger = RunLogger()  # one of the processes has it
+            metrics = distributed.run_processes(settings, config, status, choices, resuming)
+        else:
+            metrics = run(settings, config, status, logger, resuming)
         ending = "finished"
-        return value
+        return metrics[settings.primary_metric]
     except lacking as error:
         ending, reason = "not_applicable", str(error).splitlines()[0]
         status.not_applicable(config, reason)

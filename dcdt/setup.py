@@ -50,10 +50,18 @@ def prepare(settings: Settings) -> None:
             f"trainer={settings.trainer.name}: this machine has no GPU that torch {torch.__version__} can use.\n"
             "Choose trainer=cpu or trainer=auto, or install a torch build for your GPU."
         )
+    asked, there = settings.trainer.devices, torch.cuda.device_count()
+    if settings.trainer.accelerator != "cpu" and 0 < there < asked:
+        raise UserError(
+            f"trainer.devices is {asked}; this machine has {there} GPU.\nChoose as many, or trainer.accelerator=cpu."
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is the same in all processes
+    warnings.filterwarnings("ignore", ".*recommended to use single device strategy.*")
+    warnings.filterwarnings("ignore", ".*use `Trainer\\(devices=1, num_nodes=1\\)`.*")
     warnings.filterwarnings("ignore", ".*is not an instance of `DataLoader`.*")
     L.seed_everything(settings.seed, workers=True, verbose=False)
 
@@ -61,7 +69,7 @@ def prepare(settings: Settings) -> None:
 def use_threads(settings: Settings) -> None:
     """CPU threads of training: as asked, else one for small batches, where waiting for a second costs more."""
     small = 1 if settings.batch_size <= SMALL_BATCH else os.cpu_count() or 1
-    torch.set_num_threads(settings.trainer.threads or small)
+    torch.set_num_threads(settings.trainer.threads or max(1, small // settings.trainer.devices))
 
 
 def space(settings: Settings) -> Space:
@@ -199,6 +207,8 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy if config.world_size > 1 else "auto",
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.validate_every,

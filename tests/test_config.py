@@ -233,6 +233,9 @@ def two_stage_joint(settings):
 
 
 EXPERIMENTS = {"paper": paper, "best": best, "residual": residual, "two_stage_joint": two_stage_joint}
+SEARCHES = {\"search\"}  # what Optuna draws from is no list of choices
+
+
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
     "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
@@ -269,7 +272,7 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
 
 
 def test_every_experiment_has_a_test():
-    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == {*EXPERIMENTS, *SWEEPS}
+    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == {*EXPERIMENTS, *SWEEPS, *SEARCHES}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

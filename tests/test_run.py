@@ -274,6 +274,16 @@ def leet(outputs, *options):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout, file.parent
 
 
+def leet_all(folder):
+    """What `wandb leet inspect` reads in every offline run of a folder, by the name of the run."""
+    found = {}
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", "--summary", str(file)]
+        shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        found[shown["name"]] = shown
+    return found
+
+
 @pytest.mark.slow
 def test_wandb_shows_the_curves_of_the_chosen_trial_and_what_is_simulated(tmp_path):
     folder = make_collection(tmp_path / "small", n_videos=20, n_queries=60)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -29,8 +29,8 @@ class Sampler(Protocol):
         """Video rows of the negatives of every pair, (R, K)."""
         ...
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """What a model trains on, of B rows (B, 2 + K)."""
+    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
+        """What a model trains on, of B rows (B, 2 + K), which several processes took from those of `whole`."""
         ...
 
     def due(self, epoch: int) -> bool:
@@ -81,7 +81,9 @@ class IndexBatches:
     """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
 
     What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
-    the same batches.
+    the same batches. Several processes share each batch without overlap, so the batch size is that of all of them
+    together and training does not depend on their number: each takes every n-th row, and `share` is what its mean
+    counts in the mean over the processes, 0 where it had to borrow a row.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class IndexBatches:
         seed: int,
         epoch: Callable[[], int],
         device: torch.device,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.pairs = pairs
         self.sampler = sampler
@@ -99,16 +103,23 @@ class IndexBatches:
         self.seed = seed
         self.epoch = epoch
         self.device = device
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return -(-len(self.pairs) // self.batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
         rows = rows[torch.randperm(len(rows), generator=generator)].to(self.device)  # once an epoch, indices only
         for start in range(0, len(rows), self.batch_size):
-            yield self.sampler.batch(rows[start : start + self.batch_size])
+            whole = rows[start : start + self.batch_size]
+            if self.world == 1:
+                yield self.sampler.batch(whole)
+                continue
+            mine = whole[self.rank :: self.world]
+            share = len(mine) * self.world / len(whole)
+            yield {**self.sampler.batch(mine if len(mine) else whole[:1], whole), "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):
@@ -158,6 +169,8 @@ class RankingDataModule(L.LightningDataModule):
             self.seed,
             lambda: trainer.current_epoch,
             trainer.strategy.root_device,
+            trainer.global_rank,
+            trainer.world_size,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -170,20 +183,28 @@ class RankingDataModule(L.LightningDataModule):
             self.sampler.restore(state_dict)
 
     def val_dataloader(self) -> "Positions":
-        """Chunks of positions in the validation side."""
-        return Positions(self.sides["val"])
+        """Chunks of positions in the validation side, which several processes share."""
+        assert self.trainer is not None
+        return Positions(self.sides["val"], self.trainer.global_rank, self.trainer.world_size)
 
     def test_dataloader(self) -> list["Positions"]:
-        """Chunks of positions for every side, in the order of `sides`."""
+        """Chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
         return [Positions(side) for side in self.sides.values()]
 
 
 class Positions:
-    """Consecutive positions 0..n-1 of a side in chunks that bound the size of a score matrix."""
+    """Consecutive positions of a side in chunks that bound the size of a score matrix.
 
-    def __init__(self, side: SideTensors) -> None:
+    A process of several takes its part of 0..n-1, or all where there are fewer than processes: metrics count a query
+    once, however many ranked it.
+    """
+
+    def __init__(self, side: SideTensors, rank: int = 0, world: int = 1) -> None:
         size = max(1, min(1024, EVALUATION_CELLS // len(side.candidates)))
-        self.chunks = torch.split(torch.arange(len(side.queries)), size)
+        positions = torch.arange(len(side.queries))
+        if len(positions) >= world:
+            positions = torch.tensor_split(positions, world)[rank]
+        self.chunks = torch.split(positions, size)
 
     def __len__(self) -> int:
         return len(self.chunks)

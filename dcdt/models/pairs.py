@@ -1,5 +1,7 @@
 """Training on labelled columns: what models that learn from positives and negatives share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,11 +57,12 @@ class PairRecommender(Recommender):
         """
         raise NotImplementedError
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Mean loss of a batch of row numbers.
 
         A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), or `columns` (C,) that all its
-        queries share with their `label` and `weight`, both (B, C).
+        queries share with their `label` and `weight`, both (B, C). Of several processes each has a `share`: what its
+        loss counts, so that the mean of their gradients is that of the whole batch.
         """
         queries, weight = self.tables.queries[batch["query"]], batch.get("weight")
         rows: Tensor
@@ -74,8 +77,9 @@ class PairRecommender(Recommender):
             label[:, 0] = 1
         teacher = self._teacher(batch["query"], rows) if self.loss.taught else None
         loss: Tensor = self.loss(measured, label, weight, teacher).mean()
-        self.note_loss(loss.detach(), len(queries))
-        return loss
+        share = batch.get("share", 1.0)
+        self.note_loss(loss.detach(), len(queries) if share else 0)
+        return loss * share if "share" in batch else loss
 
     def on_train_epoch_start(self) -> None:
         """Let the sampler mine with the towers as they stand, where it is due."""

@@ -190,7 +190,10 @@ class Recommender(L.LightningModule):
         self._losses.append((loss, n))
         if self.trainer.is_last_batch:
             weights = torch.tensor([size for _, size in self._losses], dtype=loss.dtype, device=loss.device)
-            mean = torch.stack([value for value, _ in self._losses]) @ weights / weights.sum()
+            total, count = torch.stack([value for value, _ in self._losses]) @ weights, weights.sum()
+            if self.trainer.world_size > 1:
+                total, count = self.trainer.strategy.reduce(torch.stack([total, count]), reduce_op="sum").unbind()
+            mean = total / count
             self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=1)
             self._losses = []
 
@@ -207,7 +210,7 @@ class Recommender(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self._metrics = RankingMetrics(self.data.ks)
+        self._metrics = RankingMetrics(self.data.ks).to(self.device)
 
     def validation_step(self, positions: Tensor, batch_index: int) -> None:
         """Rank one chunk of validation queries."""
@@ -232,7 +235,8 @@ class Recommender(L.LightningModule):
         """Rank one chunk of a side and keep what the run reports."""
         side = list(self.data.sides.values())[dataloader_idx]
         scores, metrics, ties = self._rank(side, positions)
-        self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks)).update(side.queries[positions], metrics)
+        kept = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
+        kept.update(side.queries[positions], metrics)
         candidates = side.candidates.to(scores.device)
         depth = min(TREC_DEPTH, int(candidates.sum()))
         top = top_k(scores, depth, self.ties.to(scores.device), candidates)

@@ -29,8 +29,8 @@ class Sampler:
         """Video rows of the negatives of every pair, (R, K)."""
         raise NotImplementedError
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """What a model trains on, of B rows (B, 2 + K)."""
+    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
+        """What a model trains on, of B rows (B, 2 + K), which several processes took from those of `whole`."""
         return {"query": rows[:, 0], "video": rows[:, 1], "negatives": rows[:, 2:]}
 
     def due(self, epoch: int) -> bool:

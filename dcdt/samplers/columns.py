@@ -18,6 +18,8 @@ class ColumnSampler(Sampler):
         pool: pairs, candidates and what is forbidden.
     """
 
+    gather: bool = False  # whether the columns are those of the rows that all processes took together
+
     def __init__(self, pool: TrainingPool) -> None:
         super().__init__(pool)
         lists: list[list[int]] = [[] for _ in pool.queries]
@@ -35,14 +37,19 @@ class ColumnSampler(Sampler):
         """Positions among the candidates of the videos that stand in the columns of a batch, (C,)."""
         raise NotImplementedError
 
-    def weigh(self, weight: Tensor, label: Tensor, columns: Tensor) -> Tensor:
-        """What each cell counts, (B, C); as given unless a subclass corrects for its sampling."""
+    def weigh(self, weight: Tensor, label: Tensor, columns: Tensor, size: int) -> Tensor:
+        """What each cell counts, (B, C), where `size` rows gave the columns; subclasses correct for their sampling."""
         return weight
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Row numbers of queries (B,) and columns (C,), with label and weight of every cell, (B, C)."""
+    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
+        """Row numbers of queries (B,) and columns (C,), with label and weight of every cell, (B, C).
+
+        Every process knows the rows of all, so gathering their columns sends nothing: each encodes them itself, and
+        the mean of the processes' gradients is the gradient of the whole batch.
+        """
         self._follow(rows.device)
-        columns = self.columns(rows)
+        seen = whole if whole is not None and self.gather else rows
+        columns = self.columns(seen)
         owner = torch.searchsorted(self._queries, rows[:, 0].contiguous())
         label = self._marked(self._positives[owner])[:, columns].float()
         forbidden = self._marked(self._forbidden[owner])[:, columns]
@@ -51,7 +58,7 @@ class ColumnSampler(Sampler):
             "query": rows[:, 0],
             "columns": self._candidates[columns],
             "label": label,
-            "weight": self.weigh(weight, label, columns),
+            "weight": self.weigh(weight, label, columns, len(seen)),
         }
 
     def _marked(self, places: Tensor) -> Tensor:

@@ -20,14 +20,14 @@ class InBatchSampler(ColumnSampler):
     small). A query's own positive is there for sure and weighs 1.
 
     Args:
-        config: whether to correct.
+        config: whether to correct, and whether several processes share their columns.
         pool: pairs, candidates and what is forbidden.
         tables: not used; samplers share one signature.
     """
 
     def __init__(self, config: InBatchSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
         super().__init__(pool)
-        self.logq = config.logq
+        self.logq, self.gather = config.logq, config.gather
         places = torch.searchsorted(pool.candidates, pool.pairs[:, 1].contiguous())
         self.counts = torch.bincount(places, minlength=len(pool.candidates))  # (C,) pairs of each candidate
 
@@ -35,11 +35,11 @@ class InBatchSampler(ColumnSampler):
         """Positions of the distinct positives of the batch, (C,)."""
         return torch.searchsorted(self._candidates, torch.unique(rows[:, 1]))
 
-    def weigh(self, weight: Tensor, label: Tensor, columns: Tensor) -> Tensor:
+    def weigh(self, weight: Tensor, label: Tensor, columns: Tensor, size: int) -> Tensor:
         """A negative weighs 1 / pi, where asked for."""
         if not self.logq:
             return weight
-        chance = self.chance(len(weight))[columns.cpu()].to(weight)  # (C,)
+        chance = self.chance(size)[columns.cpu()].to(weight)  # (C,)
         return torch.where(label > 0, weight, weight / chance)
 
     def chance(self, size: int) -> Tensor:
