@@ -902,7 +902,7 @@ def register_resolvers() -> None:
         "outputs_root": lambda: str(outputs_root()),
         "vectors_of": _vectors_of,
         "stem": lambda path: _plain(Path(path).name),
-        "job_name": _job_name,
+        "job_name": job_name,
         "run_folder": lambda resumed, new: resumed or new,
     }
     for name, resolver in resolvers.items():
@@ -945,7 +945,7 @@ def _sweep_name(arguments: list[str]) -> str:
     return f"{_plain(given.get('experiment', 'sweep'))}_{_plain(path)}_{_digest(sorted(overrides))}"
 
 
-def _job_name(overrides: list[str]) -> str:
+def job_name(overrides: list[str]) -> str:
     """Folder of one job of a sweep: the choices in words, as far as they fit, and a hash of all of them."""
     deciding = [item for item in overrides if not item.startswith(ELSEWHERE)]
     shown = [item for item in deciding if not item.startswith(("experiment=", "data=", "data.path=", "data.cache="))]

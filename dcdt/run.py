@@ -102,6 +102,7 @@ def job(config: DictConfig) -> float:
         status = Status(distributed.own_folder(folder, named, sweeping))
         logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
         settings = parse(config)
+        settings.callbacks.progress &= not sweeping  # one line for the whole of it
         if (sweeping or resumed) and (done := Status(folder).finished_metric(config, settings)) is not None:
             log.warning("done already: %s", folder.name)
             ending = "done already"

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
-from dcdt.config import register_resolvers
+from dcdt.config import job_name, register_resolvers
 from dcdt.files import read_json, write_json
+from dcdt.watch import SweepWatch
 
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
 
@@ -21,20 +26,24 @@ FAILED: list[str] = []  # jobs of the last sweep of this process that failed
 
 
 class SweepSummary(Callback):
-    """Counts the jobs of a sweep by status; Hydra calls it in the parent, whatever the launcher."""
+    """Watches the jobs of a sweep and counts them by status; Hydra calls it in the parent, whatever the launcher."""
+
+    watch: SweepWatch | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
-        folder = Path(config.hydra.sweep.dir)
-        params = OmegaConf.select(config, "hydra.sweeper.params")
-        common = {
-            "overrides": list(config.hydra.overrides.task),
-            "params": OmegaConf.to_container(params or DictConfig({})),
-        }
-        write_json(folder / "sweep.json", common)
+        folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
+        params = {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
+        overrides = [str(text) for text in config.hydra.overrides.task]
+        write_json(folder / "sweep.json", {"overrides": overrides, "params": params})
+        jobs = _jobs([*(f"{key}={value}" for key, value in params.items()), *overrides])
+        total = len(jobs) if jobs is not None else sweeper.get("n_trials")
+        self.watch = SweepWatch(folder, jobs, total, Console(stderr=True))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Read every job's status.json, since a job may have run in another process."""
+        if self.watch is not None:
+            self.watch.stop()
         folder = Path(config.hydra.sweep.dir)
         found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
         statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
@@ -51,6 +60,17 @@ def differing(overrides: Sequence[str], folder: Path) -> list[str]:
     given = read_json(folder / "sweep.json")
     common = {*given.get("overrides", []), *(f"{key}={value}" for key, value in given.get("params", {}).items())}
     return [text for text in overrides if text not in common]
+
+
+def _jobs(overrides: list[str]) -> list[str] | None:
+    """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes."""
+    found = OverridesParser.create().parse_overrides(overrides)
+    sweeps = [override for override in found if override.is_sweep_override()]
+    listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+    if not all(override.value_type in listed for override in sweeps):
+        return None
+    [jobs] = BasicSweeper.split_arguments(found, None)
+    return [job_name(job) for job in jobs]
 
 
 def fingerprint(config: DictConfig, collection: str, code: str) -> str:

@@ -46,7 +46,7 @@ class Gradients(L.Callback):
 def main(folder, out, sampler, gather):
     torch.set_num_threads(1)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    made = prepare(folder, SplitConfig("query", 0, 10, "all"))
+    made = prepare(Path(folder), SplitConfig("query", 0, 10, "all"))
     pool, gathers = training_pool(made.collection, made.split), gather == "true"
     if sampler == "hard":
         found = HardSampler(HardSamplerConfig("hard", 4, 0.3, 100), pool, made.tables)

@@ -1,0 +1,145 @@
+"""What sweeps and single runs leave for Weights & Biases, read back from the offline files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import make_collection
+from test_resume import LONG, killed
+from test_run import FAST, dcdt, leet_all, on
+
+WANDB = [*(text for text in FAST if text != "logger=csv"), "logger=wandb"]
+# One job of the sweep breaks while it trains, for a reason that is neither in its configuration nor in the code.
+BROKEN = """
+import dcdt.setup as setup
+train = setup.train
+def breaking(settings, *arguments):
+    if (settings.model.name, settings.split.index, settings.seed) == ("dcdt", 2, 1):
+        raise RuntimeError("no space left on the disk")
+    return train(settings, *arguments)
+setup.train = breaking
+from dcdt.run import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_collection(tmp_path_factory.mktemp("collection") / "small", n_videos=20, n_queries=60)
+
+
+def records(folder, kind):
+    """The records of a kind of every offline run of a folder, by the id of the run."""
+    found = {}
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(file)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        shown = [json.loads(line) for line in lines]
+        found[file.parent.name] = [record[kind] for record in shown if kind in record]
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
+    sweep = ["-m", *on(folder, tmp_path), *WANDB, "split=folds", "split.index=0,1,2", "seed=0,1"]
+    sweep += ["model=zero_shot,dcdt", f"hydra.sweep.dir={tmp_path}/sweep"]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
+    environment = {**kept, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", BROKEN, *sweep], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "1 failed, 11 finished" in done.stderr and "no space left on the disk" in done.stderr
+    place = tmp_path / "sweep"
+    found = leet_all(place)
+    names = {
+        f"split.index={index}, seed={seed}, model={model}"
+        for index in range(3)
+        for seed in range(2)
+        for model in ("zero_shot", "dcdt")
+    }
+    broken = "split.index=2, seed=1, model=dcdt"
+    assert set(found) == names
+    assert {name: shown["exit_code"] for name, shown in found.items()} == {name: int(name == broken) for name in names}
+    runs = [shown[0] for shown in records(place, "run").values()]
+    assert {run["run_group"] for run in runs} == {"sweep"}
+    assert all(run["job_type"] == run["display_name"].split("model=")[1] for run in runs)
+    assert all(run["tags"] == ["small"] for run in runs)
+    for path in place.glob("*/wandb.json"):
+        facts = json.loads(path.read_text())
+        assert found[facts["name"]]["run_id"] == facts["id"]
+        assert found[facts["name"]]["config"]["folder"] == str(path.parent)
+        assert Path(facts["files"]).parent == place / "wandb"
+    report = dcdt("report", str(place))
+    assert report.returncode == 0, report.stderr
+    table = (place / "report" / "table.md").read_text()
+    assert table.count("no space left on the disk") == 1
+
+    again = dcdt("run", *sweep, HOME=str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("done already") == 11 and "12 finished" in again.stderr
+    found = records(place, "run")
+    assert len(found) == 13 and sorted(shown[0]["display_name"] for shown in found.values()).count(broken) == 2
+    assert dcdt("report", str(place)).returncode == 0
+    assert "no space left" not in (place / "report" / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finished_one(folder, tmp_path):
+    sweep = ["-m", *on(folder, tmp_path), *WANDB, "model=collaborative,dcdt", "loss.margin=1,3"]
+    done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
+    assert done.returncode == 1
+    found = {
+        name: (shown["exit_code"], shown["summary"]["status"]) for name, shown in leet_all(tmp_path / "sweep").items()
+    }
+    assert found == {
+        "model=collaborative, loss.margin=1": (0, "not_applicable"),
+        "model=dcdt, loss.margin=1": (0, "finished"),
+        "model=collaborative, loss.margin=3": (1, "failed"),
+        "model=dcdt, loss.margin=3": (1, "failed"),
+    }
+
+
+@pytest.mark.slow
+def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
+    extra = ["trainer.max_epochs=4", "logger.samples=3", "logger.samples_every=2", "logger.artifacts=true"]
+    extra += ["logger.watch=gradients", "logger.watch_steps=1", f"hydra.run.dir={tmp_path}/run"]
+    done = dcdt("run", *on(folder, tmp_path), *WANDB, *extra, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    [shown] = records(tmp_path, "history").values()
+    epochs = [row["item"] for row in shown if "train/loss" in row["item"]]
+    assert [row["epoch"] for row in epochs] == ["0", "1", "2", "3"]
+    assert ["samples/val" in str(row) for row in epochs] == [False, True, False, True]
+    for row in epochs:
+        histogram = json.loads(row["scores/positives"])
+        assert histogram["_type"] == "histogram" and sum(histogram["values"]) > 0
+        assert any(key.startswith("gradients/") for key in row)
+    [summary] = leet_all(tmp_path).values()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    best = json.loads((tmp_path / "run" / "cost.json").read_text())["best_epoch"]
+    assert summary["summary"]["best_epoch"] == best
+    for name in ("val/mrr", "val/ndcg@10", "test/mrr"):
+        assert summary["summary"][name] == pytest.approx(metrics[name])
+    assert summary["summary"]["train/loss"] == pytest.approx(float(epochs[best]["train/loss"]))
+    assert not any("test/mrr" in row["item"] for row in shown)  # once, in the summary
+    assert {"figures/videos", "figures/duplicates", "samples/best"} <= summary["summary"].keys()
+    tables = sorted((tmp_path / "wandb").rglob("samples/val_*.table.json"))
+    table = json.loads(tables[-1].read_text())
+    assert table["columns"] == ["epoch", "query", "rank", "title", "link", "score", "relevant"]
+    assert [row[2] for row in table["data"]] == [1, 2, 3, 4, 5] * 3
+    sent = [artifact["type"] for part in records(tmp_path, "artifact").values() for artifact in part]
+    assert sorted(sent) == ["checkpoint", "embeddings"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_same_run_and_whole(folder, tmp_path):
+    arguments = [*on(folder, tmp_path), *LONG[:1], *LONG[2:], "trainer.max_epochs=12", "logger=wandb"]
+    killed(6, *arguments, "logger.mode=offline", "callbacks.checkpoint_seconds=0", f"hydra.run.dir={tmp_path}/run")
+    identity = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
+    done = dcdt("run", f"resume={tmp_path}/run", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "wandb.json").read_text())["id"] == identity
+    first, second = records(tmp_path, "history").values()
+    assert [row["item"]["epoch"] for row in second if "train/loss" in row["item"]] == [str(at) for at in range(12)]
+    assert len(first) < 12
