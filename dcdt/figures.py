@@ -57,7 +57,10 @@ def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
     figure, axes = _axes()
     centred = vectors.double() - vectors.double().mean(0)
     if len(vectors) > 2 and vectors.shape[1] > 1:
-        _, spread, axis = torch.pca_lowrank(centred, q=2, center=False)
+        with torch.random.fork_rng(devices=[]):  # a randomised method; the same picture each time
+            torch.manual_seed(0)
+            _, spread, axis = torch.svd_lowrank(centred, q=min(6, *centred.shape), niter=4)
+        spread, axis = spread[:2], axis[:, :2]
         flat, shown = (centred @ axis).numpy(), spread.square() / centred.square().sum().clamp(min=1e-12)
     else:
         flat, shown = np.zeros((len(vectors), 2)), torch.zeros(2)

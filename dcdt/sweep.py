@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -33,10 +33,14 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
-        params = {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
-        overrides = [str(text) for text in config.hydra.overrides.task]
-        write_json(folder / "sweep.json", {"overrides": overrides, "params": params})
-        jobs = _jobs([*(f"{key}={value}" for key, value in params.items()), *overrides])
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        asked = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+        common = [one for one in asked if not one.is_sweep_override()]
+        texts = [
+            f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common
+        ]  # as a job is given them
+        write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
+        jobs = _jobs(asked)
         total = len(jobs) if jobs is not None else sweeper.get("n_trials")
         self.watch = SweepWatch(folder, jobs, total, Console(stderr=True))
 
@@ -57,19 +61,17 @@ class SweepSummary(Callback):
 
 def differing(overrides: Sequence[str], folder: Path) -> list[str]:
     """The choices of a job that are its own; those that the sweep in `folder` gives all its jobs are left out."""
-    given = read_json(folder / "sweep.json")
-    common = {*given.get("overrides", []), *(f"{key}={value}" for key, value in given.get("params", {}).items())}
+    common = read_json(folder / "sweep.json").get("common", [])
     return [text for text in overrides if text not in common]
 
 
-def _jobs(overrides: list[str]) -> list[str] | None:
+def _jobs(asked: list[Override]) -> list[str] | None:
     """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes."""
-    found = OverridesParser.create().parse_overrides(overrides)
-    sweeps = [override for override in found if override.is_sweep_override()]
+    sweeps = [override for override in asked if override.is_sweep_override()]
     listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
     if not all(override.value_type in listed for override in sweeps):
         return None
-    [jobs] = BasicSweeper.split_arguments(found, None)
+    [jobs] = BasicSweeper.split_arguments(asked, None)
     return [job_name(job) for job in jobs]
 
 

@@ -90,7 +90,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder, tmp_path, monkeypa
         assert sorted(rows) == sorted(parts[0] + parts[1])
     assert facts[2]["rows"][-1] == []  # the last batch has one row
     assert all(torch.equal(a, b) for a, b in zip(first["steps"], second["steps"], strict=True))
-    near = [torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(one["steps"], first["steps"], strict=True)]
+    near = [torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(one["steps"], first["steps"], strict=True)]
     assert all(near) == gather  # without gathering, queries see fewer negatives
     if gather:
         torch.testing.assert_close(one["loss"], first["loss"])

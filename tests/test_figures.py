@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcdt.figures import loss_curve, run_figures, score_distribution
+from dcdt.figures import confusion_map, loss_curve, projection, run_figures, score_distribution
 
 HISTORY = [{"epoch": 0, "train/loss": 0.5}, {"epoch": 1, "train/loss": 0.25, "val/mrr": 0.75}]
 PAIRS = np.array([[0.9, 1], [0.4, 0], [0.3, 0], [0.2, 0], [0.8, 1]])
@@ -32,3 +32,20 @@ def test_scores_are_shares_of_their_class():
     assert sum(bar.get_height() for bar in negatives) == pytest.approx(1)
     assert sum(bar.get_height() for bar in positives) == pytest.approx(1)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["negatives (3)", "positives (2)"]
+
+
+def test_videos_stand_on_their_principal_components_by_topic():
+    vectors = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 3, 0.1, 0.1, 0.1])
+    [axes] = projection(vectors, ["b", "a"] * 6, "dcdt").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (6)", "b (6)"]
+    points = np.concatenate([part.get_offsets() for part in axes.collections])
+    assert np.asarray(points).var(axis=0, ddof=1).tolist() == pytest.approx(
+        np.linalg.eigvalsh(np.cov(vectors.double().numpy().T))[::-1][:2].tolist(), rel=1e-3
+    )
+    assert len(projection(torch.ones(2, 3), ["a", "a"], "dcdt").axes) == 1
+
+
+def test_confusion_names_shares_and_numbers():
+    share, number = np.array([[np.nan, 0.5], [np.nan, np.nan]]), np.array([[0, 4], [0, 0]])
+    [axes] = confusion_map(share, number, ["one", "two"], "dcdt").axes
+    assert [text.get_text() for text in axes.texts] == ["2/4"]

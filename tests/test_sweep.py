@@ -33,3 +33,19 @@ def test_jobs_are_counted_by_status_and_what_did_not_finish_is_named(tmp_path, c
         "  e: did not finish",
         f"tables: python -m dcdt.report {tmp_path}",
     ]
+
+
+def test_a_job_is_named_by_the_choices_that_differ(tmp_path):
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(tmp_path)},
+                "sweeper": {"params": {"seed": "0", "split.index": "range(0,2)"}},
+                "overrides": {"task": ["model=a,b", "callbacks.progress=false", "model.penalty=null"]},
+            }
+        }
+    )
+    sweep.SweepSummary().on_multirun_start(config)
+    given = ["seed=0", "split.index=1", "model=b", "callbacks.progress=False", "model.penalty=null"]
+    assert sweep.differing(given, tmp_path) == ["split.index=1", "model=b"]
+    assert sweep.differing(given, tmp_path / "nowhere") == given

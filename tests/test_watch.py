@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from support import make_collection
 from test_run import FAST, dcdt, on
@@ -69,12 +70,16 @@ def test_the_line_is_left_on_a_terminal(tmp_path):
     assert "2/2" in shown.file.getvalue() and "1 failed, 0 running" in shown.file.getvalue()
 
 
+def asked(*overrides):
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
 def test_the_jobs_of_a_sweep_are_known_before_they_run():
-    assert _jobs(["split.index=range(0,2)", "seed=0", "model=a,b", "seed=3"]) == [
+    assert _jobs(asked("split.index=range(0,2)", "seed=0", "model=a,b", "seed=3")) == [
         job_name([f"split.index={index}", "seed=3", f"model={model}"]) for index in (0, 1) for model in ("a", "b")
     ]
-    assert _jobs(["model=glob(*)"]) is None
-    assert _jobs(["optimizer.lr=interval(0,1)"]) is None
+    assert _jobs(asked("model=glob(*)")) is None
+    assert _jobs(asked("optimizer.lr=interval(0,1)")) is None
 
 
 @pytest.mark.slow
