@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import sys
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -790,7 +791,8 @@ def parse(config: DictConfig) -> Settings:
     unknown = {str(key) for key in config} - plain - values.keys()
     if unknown:
         raise UserError(f"unknown setting {', '.join(sorted(unknown))}; see python -m dcdt.run --help.")
-    for key in plain:
+    given = {item.name for item in fields(Settings) if item.default is not NO_DEFAULT}
+    for key in plain - (given - config.keys()):  # an older configuration may lack what has a default
         value = config[key]
         values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     settings = Settings(**values)

@@ -233,7 +233,7 @@ def two_stage_joint(settings):
 
 
 EXPERIMENTS = {"paper": paper, "best": best, "residual": residual, "two_stage_joint": two_stage_joint}
-SEARCHES = {\"search\"}  # what Optuna draws from is no list of choices
+SEARCHES = {"search"}  # what Optuna draws from is no list of choices
 
 
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds

@@ -23,7 +23,7 @@ def made(small):
     return prepare(small, SplitConfig("query", 0, 10, "all"))
 
 
-def fit(made, path, seconds, start=None, epochs=6):
+def fit(made, path, seconds, start=None, epochs=6, every=1):
     """Weights, history and best epoch of a training that draws from every part: dropout, mining, schedule."""
     config = DynamicHardSamplerConfig("dynamic_hard", 4, 0.3, 100, 1, 3)
     sampler = DynamicHardSampler(config, training_pool(made.collection, made.split), made.tables)
@@ -37,18 +37,19 @@ def fit(made, path, seconds, start=None, epochs=6):
         OptimizerConfig(0.03, 0.01, "cosine"),
     )
     history, best, last = History(), BestWeights("val/mrr"), LastState(path, seconds)
-    trainer = quiet_trainer(max_epochs=epochs, callbacks=[history, best, last])
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=[history, best, last], check_val_every_n_epoch=every)
     trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
     return model.state_dict(), history.rows, best.epoch, best.value, last
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(made, tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_training_goes_on_as_if_it_had_not_stopped(made, tmp_path, every):
     path = tmp_path / "last.ckpt"
-    whole = fit(made, path, 0)
+    whole = fit(made, path, 0, every=every)
     state = torch.load(path, weights_only=True)
     assert state["epoch"] == 4  # the last epoch leaves none: the run is over
     assert "hard" in state["RankingDataModule"] and len(state["callbacks"]) == 3
-    resumed = fit(made, tmp_path / "other.ckpt", None, start=path)
+    resumed = fit(made, tmp_path / "other.ckpt", None, start=path, every=every)
     assert whole[1:4] == resumed[1:4]
     assert len(whole[1]) == 6
     assert all(torch.equal(whole[0][name], resumed[0][name]) for name in whole[0])
