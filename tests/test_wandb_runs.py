@@ -74,7 +74,11 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
     report = dcdt("report", str(place))
     assert report.returncode == 0, report.stderr
     table = (place / "report" / "table.md").read_text()
-    assert table.count("no space left on the disk") == 1
+    assert (
+        table.count("| failed |")
+        == table.count("| failed | 1 | 2 | 1 | RuntimeError: no space left on the disk |")
+        == 1
+    )
 
     again = dcdt("run", *sweep, HOME=str(tmp_path))
     assert again.returncode == 0, again.stderr
