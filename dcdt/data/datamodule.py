@@ -184,8 +184,8 @@ class RankingDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> "Positions":
         """Chunks of positions in the validation side, which several processes share."""
-        assert self.trainer is not None
-        return Positions(self.sides["val"], self.trainer.global_rank, self.trainer.world_size)
+        trainer = self.trainer
+        return Positions(self.sides["val"], *((trainer.global_rank, trainer.world_size) if trainer else ()))
 
     def test_dataloader(self) -> list["Positions"]:
         """Chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
