@@ -72,7 +72,7 @@ def folders() -> tuple[list[Line], list[str]]:
 
 def wandb_mode() -> list[Line]:
     """Where runs with logger=wandb go."""
-    from dcdt.callbacks.wandb import has_key
+    from dcdt.callbacks.wandb_key import has_key
 
     chosen = os.environ.get("WANDB_MODE")
     mode = f"{chosen} ($WANDB_MODE)" if chosen else "online" if has_key() else "offline, since no key is configured"
