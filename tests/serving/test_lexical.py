@@ -1,0 +1,60 @@
+"""BM25 of the service against the libraries that define the variants, also after videos came and went."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baselines.bm25 import BM25
+from dcdt.config import BM25_VARIANTS, BM25Config
+from dcdt.data.tables import Tables
+from dcdt.models.recommender import QueryBatch
+from dcdt.serving.lexical import Lexical, Postings
+
+CASES = [(backend, variant) for backend, variants in BM25_VARIANTS.items() for variant in variants]
+WORDS = "span rank basis pivot kernel image".split()
+documents = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=7), min_size=2, max_size=9)
+
+
+def model_scores(backend, variant, docs, question):
+    config = BM25Config("bm25", ["title"], backend, variant, 1.2, 0.6, None, False, False)
+    model = BM25(config, Tables(torch.zeros(1, 2), torch.zeros(1, len(docs), 2), torch.ones(len(docs), 2), ["title"]))
+    model._index(docs)
+    batch = QueryBatch(torch.zeros(1, 2), [" ".join(question)], [None], [None])
+    return model.score(batch)[0].numpy()
+
+
+def lexical(backend, variant, parts, alive):
+    config = {"backend": backend, "variant": variant, "k1": 1.2, "b": 0.6, "delta": None}
+    return Lexical(config, [Postings.of(pa.array(part, pa.list_(pa.string()))) for part in parts], np.array(alive))
+
+
+@pytest.mark.parametrize(("backend", "variant"), CASES)
+@given(docs=documents, question=st.lists(st.sampled_from([*WORDS, "unknown"]), min_size=1, max_size=4))
+def test_scores_are_those_of_the_library(backend, variant, docs, question):
+    found = lexical(backend, variant, [docs], [True] * len(docs)).score(question)
+    np.testing.assert_allclose(found, model_scores(backend, variant, docs, question), atol=2e-5)
+
+
+@pytest.mark.parametrize(("backend", "variant"), CASES)
+def test_changes_give_the_scores_of_an_index_that_is_built_anew(backend, variant):
+    rng = np.random.default_rng(0)
+    docs = [list(rng.choice(WORDS, rng.integers(1, 8))) for _ in range(30)]
+    alive = rng.random(30) < 0.7
+    kept = [doc for doc, here in zip(docs, alive, strict=True) if here]
+    found = lexical(backend, variant, [docs[:20], docs[20:]], alive).score(["rank", "span", "span"])[alive]
+    np.testing.assert_allclose(found, model_scores(backend, variant, kept, ["rank", "span", "span"]), atol=2e-5)
+
+
+def test_what_single_words_add_makes_up_the_score():
+    docs = [["span", "rank"], ["rank"], ["pivot"]]
+    index = lexical("rank_bm25", "plus", [docs], [True] * 3)
+    total = np.zeros(3)
+    for word in ("rank", "pivot"):
+        rows, gains, away = index.contribution(word)
+        total += away
+        total[rows] += gains - away
+    np.testing.assert_allclose(total, index.score(["rank", "pivot"]))
+    assert index.known("span") and not index.known("kernel")
