@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcdt.config import BM25Config, OptimizerConfig
-from dcdt.data.collection import Collection
+from dcdt.data.collection import Collection, as_one
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
@@ -107,8 +107,7 @@ class BM25(Recommender):
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
     """The fields of every video as one text; a text that stands in for a missing field is not read twice."""
-    columns = [collection.field_texts(name) for name in fields]
-    return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
+    return as_one([collection.field_texts(name) for name in fields])
 
 
 def _rank_bm25(documents: list[list[str]], variant: str, **values: float) -> Scorer:

@@ -130,19 +130,13 @@ class Collection:
         Raises:
             MissingField: no video has the field.
         """
-        if name == "title":
-            values = self.videos.titles
-        elif name == "text":
-            values = self.videos.texts
-        else:
-            values = [_joined(metadata.get(name)) for metadata in self.videos.metadata]
+        values = own_texts(self.videos, name)
         if not any(values):
             raise MissingField(
                 f"field '{name}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
             )
-        pairs = zip(values, self.videos.titles, self.videos.texts, strict=True)
-        return [value or title or text for value, title, text in pairs]
+        return lent_texts(self.videos, name)
 
     @cached_property
     def fields(self) -> list[str]:
@@ -182,7 +176,7 @@ def load_collection(path: str | Path) -> Collection:
             "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
         )
     settings = _settings(folder / "collection.yaml")
-    videos = _read_videos(folder / "corpus.jsonl")
+    videos = read_videos(folder / "corpus.jsonl")
     taken = None
     if asked:
         queries = _read_queries(folder / "queries.jsonl")
@@ -211,6 +205,28 @@ def load_collection(path: str | Path) -> Collection:
             "lower positive_grade in collection.yaml or add judgments."
         )
     return collection
+
+
+def own_texts(videos: Documents, name: str) -> list[str]:
+    """A field of every video: `title`, `text`, or a metadata key; empty where a video lacks it."""
+    if name in ("title", "text"):
+        return videos.titles if name == "title" else videos.texts
+    return [_joined(metadata.get(name)) for metadata in videos.metadata]
+
+
+def lent_texts(videos: Documents, name: str) -> list[str]:
+    """The same, with the title (or the text) of a video that lacks the field in its place."""
+    pairs = zip(own_texts(videos, name), videos.titles, videos.texts, strict=True)
+    return [value or title or text for value, title, text in pairs]
+
+
+def as_one(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Several fields of every video as one text; a text that stands in for a missing field is not read twice.
+
+    >>> as_one([["Rank", "Span"], ["Rank", "What is a span?"]])
+    ['Rank', 'Span What is a span?']
+    """
+    return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
 
 
 def normalise_text(text: str) -> str:
@@ -317,7 +333,12 @@ def _metadata_of(record: dict[str, Any], place: str) -> dict[str, Any]:
     return metadata
 
 
-def _read_videos(path: Path) -> Documents:
+def read_videos(path: Path) -> Documents:
+    """Videos of a file in the layout of corpus.jsonl.
+
+    Raises:
+        UserError: a line is not what the layout says, with file and line.
+    """
     documents = Documents([], [], [], [])
     for number, name, record in _records(path):
         place = f"{path}:{number}"

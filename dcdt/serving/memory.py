@@ -1,0 +1,334 @@
+"""The engine in process: exact below a size, faiss above it; what changes lies beside what was built.
+
+Searching reads one `View`, which never changes; a change makes another view and puts it in its place, so that searches
+and changes may run at the same time. The built part (`main`) and its approximate index stay as they are; what comes
+later (`fresh`) is searched exactly, and what is gone is masked. So recall never wears off by changes.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dcdt.errors import UserError
+from dcdt.files import replacing
+from dcdt.serving.ann import EXACT_CELLS, Ann
+from dcdt.serving.filters import Condition, mask
+from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
+from dcdt.serving.lexical import Postings
+
+SNAPSHOT = "snapshot.arrow"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive videos: what is shown of them, their vectors, their words."""
+
+    table: pa.Table
+    vectors: dict[str, Matrix]
+
+    @staticmethod
+    def of(table: pa.Table) -> "Part":
+        """Split a table into vector columns and the rest."""
+        names = [name for name in table.column_names if pa.types.is_fixed_size_list(table.schema.field(name).type)]
+        return Part(table.drop_columns(names), {name: vectors_of(table, name) for name in names})
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def postings(self) -> Postings:
+        """Inverted lists of its words; the table must have the column `words`."""
+        return Postings.of(self.table["words"])
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Where each video stands among equals, by a hash of its id, as in every evaluation."""
+        digests = [hashlib.sha256(f"0:{name}".encode()).digest()[:8] for name in self.table["id"].to_pylist()]
+        return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).view(np.int64) ^ np.int64(-(2**63))
+
+    def with_rows(self, other: "Part") -> "Part":
+        """These videos and then the others."""
+        if not len(other):
+            return self
+        vectors = {name: np.concatenate([matrix, other.vectors[name]]) for name, matrix in self.vectors.items()}
+        return Part(pa.concat_tables([self.table, other.table]).combine_chunks(), vectors)
+
+
+@dataclass(frozen=True)
+class View:
+    """One state of a catalogue, which never changes.
+
+    Attributes:
+        main: the videos as built.
+        fresh: those that came since.
+        alive: (N,) false for videos of either part that are gone.
+        anns: approximate index of a vector column of `main`, where there are many.
+        version: of the catalogue.
+    """
+
+    main: Part
+    fresh: Part
+    alive: NDArray[np.bool_]
+    version: int
+    anns: dict[str, Ann] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.alive.sum())
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that hold something."""
+        return (self.main, self.fresh) if len(self.fresh) else (self.main,)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Where each row stands among equals, (N,)."""
+        return np.concatenate([part.order for part in self.parts])
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows, without vectors, also those that are gone."""
+        return pa.concat_tables([part.table for part in self.parts])
+
+    def scores(self, vector: NDArray[np.float32], column: str) -> NDArray[np.float32]:
+        """Inner products with all rows, (N,)."""
+        return np.concatenate([multiply(part.vectors[column], vector) for part in self.parts])
+
+    def scores_at(self, rows: NDArray[np.int64], vector: NDArray[np.float32], column: str) -> NDArray[np.float32]:
+        """Inner products with some rows, (n,)."""
+        return self.vectors_at(rows, column) @ vector
+
+    def vectors_at(self, rows: NDArray[np.int64], column: str) -> NDArray[np.float32]:
+        """Vectors of some rows, (n, W) fp32."""
+        result = np.empty((len(rows), self.main.vectors[column].shape[1]), dtype=np.float32)
+        old = rows < len(self.main)
+        result[old] = self.main.vectors[column][rows[old]]
+        if not old.all():
+            result[~old] = self.fresh.vectors[column][rows[~old] - len(self.main)]
+        return result
+
+    def allowed(self, where: Sequence[Condition]) -> NDArray[np.bool_]:
+        """Rows that are there and meet all conditions, (N,)."""
+        return self.alive & mask(where, self.table) if where else self.alive
+
+    def search(
+        self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], column: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and inner products of the best k among the allowed rows, the best first."""
+        ann = self.anns.get(column)
+        count = int(allowed.sum()) if ann is not None else 0
+        if ann is None or 2 * k > ann.facts.n:
+            scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
+            rows = best(scores, self.order, k)
+            return rows, scores[rows]
+        if count * len(vector) <= EXACT_CELLS:  # a filter that leaves little is searched exactly
+            rows = np.flatnonzero(allowed)
+            scores = self.scores_at(rows, vector, column)
+            at = best(scores, self.order[rows], k)
+            return rows[at], scores[at]
+        n = len(self.main)
+        rows, scores = ann.search(vector, k, None if count == len(allowed) else allowed[:n])
+        if len(self.fresh):
+            late = np.flatnonzero(allowed[n:])
+            rows = np.concatenate([rows, late + n])
+            scores = np.concatenate([scores, multiply(self.fresh.vectors[column][late], vector)])
+            at = np.argsort(-scores, kind="stable")[:k]
+            rows, scores = rows[at], scores[at]
+        return rows, scores
+
+
+class MemoryIndex:
+    """A catalogue in memory (`dcdt.serving.index.Index`).
+
+    Args:
+        kind: of the approximate index, `hnsw` or `ivf`; by size where not given.
+        exact_cells: vectors times width up to which search is exact.
+    """
+
+    def __init__(self, kind: str | None = None, exact_cells: int = EXACT_CELLS) -> None:
+        self.kind, self.exact_cells = kind, exact_cells
+        self.view: View | None = None
+        self._row_of: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def version(self) -> int:
+        """Rises with every change."""
+        return self.state.version
+
+    @property
+    def state(self) -> View:
+        """The current view."""
+        if self.view is None:
+            raise UserError("the index is empty; build or load it first.")
+        return self.view
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def build(self, videos: pa.Table, version: int = 1, probes: dict[str, NDArray[np.float32]] | None = None) -> None:
+        """Start from these videos; approximate indexes are made for `vector_` columns above `exact_cells`.
+
+        Args:
+            videos: the catalogue.
+            version: its version.
+            probes: queries (P, W) of a vector column, on which recall is measured.
+        """
+        main = Part.of(videos)
+        anns = {
+            name: Ann.build(matrix, (probes or {}).get(name), self.kind)
+            for name, matrix in main.vectors.items()
+            if name.startswith("vector_") and matrix.size > self.exact_cells
+        }
+        self._take(View(main, Part.of(videos.slice(0, 0)), np.ones(len(main), dtype=bool), version, anns))
+
+    def add(self, videos: pa.Table) -> None:
+        """Add new videos.
+
+        Raises:
+            UserError: an id exists.
+        """
+        with self._lock:
+            for name in videos["id"].to_pylist():
+                if name in self._row_of:
+                    raise UserError(f"the id '{name}' exists already; change it by update.")
+            self._change([], videos)
+
+    def update(self, videos: pa.Table) -> None:
+        """Put these videos in the place of those with the same ids.
+
+        Raises:
+            UserError: an id is unknown.
+        """
+        with self._lock:
+            self._change(self._rows(videos["id"].to_pylist()), videos)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove videos.
+
+        Raises:
+            UserError: an id is unknown.
+        """
+        with self._lock:
+            self._change(self._rows(ids), None)
+
+    def apply(self, changed: pa.Table, gone: Sequence[str], version: int) -> None:
+        """Follow another index: rows that are new or changed there, ids that are gone, and its version."""
+        with self._lock:
+            names = [*changed["id"].to_pylist(), *gone]
+            self._change([self._row_of[name] for name in names if name in self._row_of], changed, version)
+
+    def search(
+        self, vector: NDArray[np.float32], k: int, where: Sequence[Condition] = (), column: str = "vector_0"
+    ) -> Hits:
+        """The k videos with the largest inner product with a vector (W,), among those that meet all conditions."""
+        view = self.state
+        rows, scores = view.search(vector, k, view.allowed(where), column)
+        return Hits([view.table["id"][int(row)].as_py() for row in rows], scores)
+
+    def save(self, folder: Path) -> None:
+        """Write the view as one Arrow file and its approximate indexes, whole or not at all."""
+        view = self.state
+        tables = [_whole(part) for part in view.parts]
+        table = pa.concat_tables(tables).append_column("alive", pa.array(view.alive))
+        facts = {"version": str(view.version), "main": str(len(view.main)), "anns": " ".join(sorted(view.anns))}
+        table = table.replace_schema_metadata(facts)
+        for name, ann in view.anns.items():
+            if not (folder / f"{name}.faiss").exists():
+                ann.save(folder / f"{name}.faiss")
+        try:
+            with replacing(folder / SNAPSHOT) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+                with pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table.combine_chunks())
+        except OSError as error:
+            raise UserError(f"{folder / SNAPSHOT} cannot be written ({error.strerror or error}).") from error
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote; the file is mapped, not read.
+
+        Raises:
+            UserError: it is missing or corrupt.
+        """
+        path = folder / SNAPSHOT
+        try:
+            with pa.memory_map(str(path)) as source:
+                table = pa.ipc.open_file(source).read_all()
+            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            version, n = int(facts["version"]), int(facts["main"])
+            alive = np.array(table["alive"].to_numpy(), dtype=bool)
+            main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise UserError(f"{path} is missing or corrupt ({str(error).splitlines()[0][:120]}).") from error
+        anns = {name: Ann.load(folder / f"{name}.faiss", main.vectors[name]) for name in facts["anns"].split()}
+        self._take(View(main, fresh, alive, version, anns))
+
+    def _rows(self, ids: Sequence[str]) -> list[int]:
+        for name in ids:
+            if name not in self._row_of:
+                raise UserError(f"there is no video with the id '{name[:200]}'.")
+        return [self._row_of[name] for name in ids]
+
+    def _take(self, view: View) -> None:
+        ids = view.table["id"].to_pylist()
+        self._row_of = {ids[row]: row for row in np.flatnonzero(view.alive).tolist()}
+        self.view = view
+
+    def _change(self, gone: list[int], videos: pa.Table | None, version: int | None = None) -> None:
+        view = self.state
+        alive = view.alive.copy()
+        alive[gone] = False
+        view = replace(view, alive=alive, version=view.version + 1 if version is None else version)
+        if videos is not None and videos.num_rows:
+            fresh = view.fresh.with_rows(Part.of(videos.select(_columns(view.main))))
+            view = replace(view, fresh=fresh, alive=np.concatenate([alive, np.ones(videos.num_rows, dtype=bool)]))
+        if not view.anns and len(view.alive) > 1000 + 1.25 * len(view.main):
+            self._take(compacted(view))
+            return
+        for row in gone:
+            del self._row_of[self.state.table["id"][row].as_py()]
+        start = len(view.alive) - (videos.num_rows if videos is not None else 0)
+        for at, name in enumerate(videos["id"].to_pylist() if videos is not None else []):
+            self._row_of[name] = start + at
+        self.view = view
+
+
+def compacted(view: View) -> View:
+    """The same catalogue in one part, without the rows that are gone; for views without an approximate index."""
+    rows = pa.array(np.flatnonzero(view.alive))
+    table = pa.concat_tables([_whole(part) for part in view.parts]).take(rows).combine_chunks()
+    main = Part.of(table)
+    return View(main, Part.of(table.slice(0, 0)), np.ones(len(main), dtype=bool), view.version)
+
+
+def multiply(matrix: Matrix, vector: NDArray[np.float32], chunk: int = 16_384) -> NDArray[np.float32]:
+    """Inner products of rows (n, W) with a vector (W,), fp32 also where the rows are fp16."""
+    if matrix.dtype == np.float32:
+        return matrix @ vector
+    parts = [matrix[at : at + chunk].astype(np.float32) @ vector for at in range(0, len(matrix), chunk)]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+
+
+def _columns(part: Part) -> list[str]:
+    return [*part.table.column_names, *part.vectors]
+
+
+def _whole(part: Part) -> pa.Table:
+    table = part.table
+    for name, matrix in part.vectors.items():
+        table = table.append_column(name, vector_column(matrix))
+    return table
+
+
+def rows_as_dicts(view: View, rows: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """What is shown of some rows."""
+    table = view.table.select(list(columns))
+    found: list[dict[str, Any]] = table.take(pa.array(rows)).to_pylist()
+    return found

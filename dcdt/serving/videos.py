@@ -1,0 +1,176 @@
+"""Videos as the service keeps them: one Arrow table, with what can be shown, filtered and searched.
+
+Columns: `id`, `title`, `text`, `series`, `level`, `link` (text), `duration_s` (number), `metadata` (all of it, JSON),
+each metadata key that holds plain values, and whatever the parts of the model add (`vector_0`, `words`, ...).
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dcdt.data.collection import Documents, read_videos
+from dcdt.errors import UserError
+
+SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
+BASE = {**SHOWN, "duration_s": "number"}
+RESERVED = {*BASE, "metadata", "words", "changed", "alive", "popularity"}
+TYPES = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+_SERIES, _LINK, _LENGTH = ("series", "playlist", "course", "channel"), ("url", "link"), ("duration_s", "duration")
+TITLE_LIMIT, TEXT_LIMIT = 1_000, 100_000  # characters
+
+
+def metadata_columns(videos: Documents) -> dict[str, str]:
+    """Kind (`text`, `number` or `list`) of every metadata key that becomes a column: plain values, a plain name."""
+    kinds: dict[str, str] = {}
+    for key in sorted({key for metadata in videos.metadata for key in metadata}):
+        if not _NAME.fullmatch(key) or key in RESERVED or key.startswith(("vector_", "raw_", "stretch_")):
+            continue
+        values = [metadata[key] for metadata in videos.metadata if metadata.get(key) is not None]
+        if all(isinstance(value, list) and all(isinstance(item, str) for item in value) for value in values):
+            kinds[key] = "list"
+        elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            kinds[key] = "number"
+        elif not any(isinstance(value, list | dict) for value in values):
+            kinds[key] = "text"
+    return kinds
+
+
+def filter_kinds(columns: Mapping[str, str]) -> dict[str, str]:
+    """Kind of every field that a filter may name."""
+    return {**BASE, **columns}
+
+
+def table_of(videos: Documents, columns: Mapping[str, str]) -> pa.Table:
+    """The table of videos, without what a model adds.
+
+    Args:
+        videos: ids, titles, texts and metadata.
+        columns: metadata keys that become columns, by kind, as fixed when the catalogue was built.
+    """
+    data: dict[str, Any] = {"id": videos.ids, "title": videos.titles, "text": videos.texts}
+    data["series"] = [_series(metadata) for metadata in videos.metadata]
+    data["level"] = [_text(metadata.get("level")) for metadata in videos.metadata]
+    data["link"] = [_text(_first(metadata, _LINK)) for metadata in videos.metadata]
+    data["duration_s"] = [_number(_first(metadata, _LENGTH)) for metadata in videos.metadata]
+    data["metadata"] = [json.dumps(metadata, ensure_ascii=False, sort_keys=True) for metadata in videos.metadata]
+    read = {"text": _text, "number": _number, "list": _list}
+    data |= {key: [read[kind](metadata.get(key)) for metadata in videos.metadata] for key, kind in columns.items()}
+    kinds = {**BASE, "metadata": "text", **columns}
+    return pa.table({key: pa.array(values, TYPES[kinds[key]]) for key, values in data.items()})
+
+
+def documents_of(table: pa.Table) -> Documents:
+    """Back from a table to ids, titles, texts and metadata."""
+    ids, titles, texts, metadata = (table[name].to_pylist() for name in ("id", "title", "text", "metadata"))
+    return Documents(ids, titles, texts, [json.loads(value) for value in metadata])
+
+
+def read_file(path: Path) -> Documents:
+    """Videos of a .jsonl file (`_id`, `title`, `text`, `metadata`) or a .csv file (`id`, `title`, `text`, others).
+
+    Raises:
+        UserError: the file cannot be read, or a line is not what the layout says.
+    """
+    if path.suffix == ".csv":
+        return checked(_read_csv(path), str(path))
+    if path.suffix not in (".jsonl", ".json"):
+        raise UserError(f"{path} is neither .jsonl nor .csv; give videos as _id, title, text and metadata a line.")
+    return checked(read_videos(path), str(path))
+
+
+def one_video(identifier: str, title: str, text: str, metadata: Sequence[str]) -> Documents:
+    """A video from the command line; metadata as KEY=VALUE.
+
+    Raises:
+        UserError: neither title nor text, or metadata without a key.
+    """
+    found: dict[str, Any] = {}
+    for item in metadata:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--meta {item!r} has no key; write --meta KEY=VALUE.")
+        found[key] = _plain(value)
+    return checked(Documents([identifier.strip()], [title.strip()], [text.strip()], [found]), "the video")
+
+
+def checked(videos: Documents, place: str) -> Documents:
+    """The videos, refused where one has no id or no text, is too long, or stands there twice.
+
+    Raises:
+        UserError: says which video and why.
+    """
+    seen: set[str] = set()
+    for name, title, text in zip(videos.ids, videos.titles, videos.texts, strict=True):
+        if not name or len(name) > 200:
+            raise UserError(f"{place}: the id {name[:40]!r} has {len(name)} characters; 1 to 200 are allowed.")
+        if name in seen:
+            raise UserError(f"{place}: the id '{name}' stands there twice; ids are unique.")
+        if not title and not text:
+            raise UserError(f"{place}: the video '{name}' has neither title nor text; give it one.")
+        for what, value, limit in (("title", title, TITLE_LIMIT), ("text", text, TEXT_LIMIT)):
+            if len(value) > limit:
+                raise UserError(f"{place}: the {what} of '{name}' has {len(value):,} characters; at most {limit:,}.")
+        seen.add(name)
+    return videos
+
+
+def _read_csv(path: Path) -> Documents:
+    videos = Documents([], [], [], [])
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            if not {"id", "title"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}:1: columns 'id' and 'title' are needed; it has {reader.fieldnames}.")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{path}:{reader.line_num}: not as many columns as the first line names.")
+                values = {key: (value or "").strip() for key, value in row.items()}
+                videos.ids.append(values.pop("id"))
+                videos.titles.append(values.pop("title"))
+                videos.texts.append(values.pop("text", ""))
+                videos.metadata.append({key: _plain(value) for key, value in values.items() if value})
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}).") from error
+    if not videos.ids:
+        raise UserError(f"{path} holds no video.")
+    return videos
+
+
+def _plain(value: str) -> str | float | int:
+    for kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else value
+    return value
+
+
+def _first(metadata: Mapping[str, Any], keys: Sequence[str]) -> Any:  # noqa: ANN401 - metadata is whatever the user wrote
+    return next((metadata[key] for key in keys if metadata.get(key) not in (None, "")), None)
+
+
+def _series(metadata: Mapping[str, Any]) -> str | None:
+    """What a video is part of: its series, playlist, course or channel, or the last step of its path."""
+    path = metadata.get("path")
+    return _text(_first(metadata, _SERIES) or (path[-1] if isinstance(path, list) and path else None))
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401
+    return None if value is None or isinstance(value, list | dict) else str(value)
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and abs(value) < 2.0**62 else None
+
+
+def _list(value: Any) -> list[str] | None:  # noqa: ANN401
+    return [str(item) for item in value] if isinstance(value, list) else None

@@ -1,0 +1,190 @@
+"""Both engines against brute force: search, filters, changes, saving; and what they refuse."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from dcdt.data.collection import Documents
+from dcdt.errors import UserError
+from dcdt.serving.ann import Ann, exact_top
+from dcdt.serving.filters import mask, parse_filter
+from dcdt.serving.index import vector_column
+from dcdt.serving.lance import LanceIndex
+from dcdt.serving.memory import MemoryIndex
+from dcdt.serving.videos import filter_kinds, table_of
+
+LEVELS = ["intro", "middle", "advanced"]
+
+
+def videos(ids, rng, width=8):
+    documents = Documents(
+        list(ids),
+        [f"Title {name}" for name in ids],
+        ["text"] * len(ids),
+        [{"level": str(rng.choice(LEVELS)), "duration_s": int(rng.integers(1, 100))} for _ in ids],
+    )
+    matrix = rng.normal(size=(len(ids), width)).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    return table_of(documents, {}).append_column("vector_0", vector_column(matrix))
+
+
+def make(engine, folder):
+    return (
+        LanceIndex(str(folder / "catalogue"))
+        if engine == "lance"
+        else MemoryIndex(engine if engine in KINDS else None, 64 if engine in KINDS else 10**9)
+    )
+
+
+KINDS = ("hnsw", "ivf")
+ENGINES = ("exact", *KINDS, "lance")
+
+
+class Brute:
+    """What an index should hold."""
+
+    def __init__(self, table):
+        self.rows = {row["id"]: row for row in table.to_pylist()}
+
+    def search(self, vector, k, text=""):
+        table = pa.Table.from_pylist(list(self.rows.values()))
+        keep = mask(parse_filter(text, filter_kinds({})), table)
+        rows = [row for row, kept in zip(self.rows.values(), keep, strict=True) if kept]
+        scores = sorted(((float(np.dot(row["vector_0"], vector)), row["id"]) for row in rows), reverse=True)
+        return [name for _, name in scores[:k]], [score for score, _ in scores[:k]]
+
+
+def agree(index, brute, rng, text=""):
+    vector = rng.normal(size=8).astype(np.float32)
+    found = index.search(vector, 5, parse_filter(text, filter_kinds({})))
+    ids, scores = brute.search(vector, 5, text)
+    assert found.ids == ids
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_search_filter_and_changes_agree_with_brute_force(engine, tmp_path):
+    rng = np.random.default_rng(0)
+    table = videos([f"v{at}" for at in range(60)], rng)
+    index, brute = make(engine, tmp_path), Brute(table)
+    index.build(table)
+    for text in ("", "level=intro", "level!=intro,duration_s<50", "id=v3|v4"):
+        agree(index, brute, rng, text)
+    before = index.version
+
+    new = videos(["new1", "it's"], rng)
+    index.add(new)
+    brute.rows |= Brute(new).rows
+    edited = videos(["v3", "new1"], rng)
+    index.update(edited)
+    brute.rows |= Brute(edited).rows
+    index.delete(["v5", "it's"])
+    for name in ("v5", "it's"):
+        del brute.rows[name]
+    assert len(index) == len(brute.rows) and index.version > before
+    for _ in range(5):
+        agree(index, brute, rng)
+        agree(index, brute, rng, "level=intro|advanced")
+
+    index.save(tmp_path)
+    again = make(engine, tmp_path)
+    again.load(tmp_path)
+    assert len(again) == len(brute.rows) and again.version == index.version
+    agree(again, brute, rng)
+    agree(again, brute, rng, "duration_s>=30")
+
+
+@profile(max_examples=25)
+@given(data=st.data())
+@pytest.mark.parametrize("engine", ["exact", "hnsw", "ivf"])
+def test_any_order_of_changes_leaves_what_brute_force_holds(engine, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    table = videos([f"v{at}" for at in range(20)], rng)
+    index, brute = make(engine, None), Brute(table)
+    index.build(table)
+    for step in range(data.draw(st.integers(1, 8))):
+        present = sorted(brute.rows)
+        change = data.draw(st.sampled_from(["add", "update", "delete"]))
+        ids = (
+            [f"n{step}"]
+            if change == "add"
+            else data.draw(st.lists(st.sampled_from(present), min_size=1, max_size=3, unique=True))
+        )
+        if change == "delete" and len(ids) == len(present):
+            continue
+        table = videos(ids, rng)
+        getattr(index, change)(ids if change == "delete" else table)
+        brute.rows = {name: row for name, row in brute.rows.items() if change != "delete" or name not in ids}
+        brute.rows |= {} if change == "delete" else Brute(table).rows
+        agree(index, brute, rng)
+        agree(index, brute, rng, "level!=middle")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ids_that_exist_or_do_not_are_named_and_nothing_changes(engine, tmp_path):
+    rng = np.random.default_rng(0)
+    index = make(engine, tmp_path)
+    index.build(videos(["a", "b"], rng))
+    for action, said in [
+        (lambda: index.add(videos(["c", "a"], rng)), "the id 'a' exists already"),
+        (lambda: index.update(videos(["a", "z"], rng)), "no video with the id 'z'"),
+        (lambda: index.delete(["a", "z'; DROP"]), "no video with the id 'z'; DROP'"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            action()
+    assert len(index) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_of_the_approximate_index_is_measured_and_kept(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 384))
+    matrix = (centres[rng.integers(0, 40, 3000)] + 0.8 * rng.normal(size=(3000, 384))).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    ann = Ann.build(matrix, kind=kind)
+    probes = matrix[:50] + 0.02 * rng.normal(size=(50, 384)).astype(np.float32)
+    assert ann.project is not None and ann.facts.recall > 0.9
+    assert ann.recall(probes, exact_top(matrix, probes, 10)) > 0.9
+    rows, scores = ann.search(probes[0], 10)
+    np.testing.assert_allclose(scores, matrix[rows] @ probes[0], atol=1e-5)
+    mean, deviation = ann.spread(probes[0])
+    every = matrix @ probes[0]
+    np.testing.assert_allclose([mean, deviation], [every.mean(), every.std()], atol=1e-4)
+    ann.save(tmp_path / "vector_0.faiss")
+    again = Ann.load(tmp_path / "vector_0.faiss", matrix)
+    assert again.facts == ann.facts and again.search(probes[0], 10)[0].tolist() == rows.tolist()
+
+
+def test_exact_top_goes_by_blocks():
+    rng = np.random.default_rng(0)
+    matrix, probes = rng.normal(size=(500, 6)).astype(np.float32), rng.normal(size=(3, 6)).astype(np.float32)
+    expected = np.argsort(-(probes @ matrix.T), axis=1)[:, :7]
+    assert exact_top(matrix, probes, 7, chunk=33).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("harm", ["snapshot.arrow", "vector_0.faiss", "vector_0.npz", "vector_0.json"])
+@pytest.mark.parametrize("how", ["short", "missing"])
+def test_a_corrupt_file_is_named(harm, how, tmp_path):
+    index = make("ivf", tmp_path)
+    index.build(videos([f"v{at}" for at in range(30)], np.random.default_rng(0)))
+    index.save(tmp_path)
+    path = tmp_path / harm
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) if how == "short" else path.unlink()
+    with pytest.raises(UserError, match="corrupt") as error:
+        make("ivf", tmp_path).load(tmp_path)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_corrupt_lance_table_is_named(tmp_path):
+    index = make("lance", tmp_path)
+    index.build(videos([f"v{at}" for at in range(30)], np.random.default_rng(0)))
+    for path in (tmp_path / "catalogue").rglob("*.lance"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be used"):
+        LanceIndex(str(tmp_path / "catalogue")).rows()
+    with pytest.raises(UserError, match="cannot be used"):
+        LanceIndex(str(tmp_path / "elsewhere")).refresh()
