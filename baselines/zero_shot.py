@@ -77,6 +77,11 @@ class ZeroShot(Recommender):
         if self.histories is not None:
             self.histories.load(state)
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector; name to (..., D)."""
+        mapped = fields if self.whitening is None else fields @ self.whitening
+        return dict(zip(self.tables.fields, mapped, strict=True))
+
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """As any other scores: no judgment is read."""
         return self.score(queries)

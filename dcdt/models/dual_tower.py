@@ -58,6 +58,18 @@ class DualTower(PairRecommender):
             output = self.fusion(output)  # (..., F * W) -> (..., W)
         return nn.functional.normalize(output, dim=-1)
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector, and the constant of the fusion; name to (..., W or F * W)."""
+        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+        if self.summed:
+            return dict(zip(self.tables.fields, outputs, strict=True))
+        nothing = [torch.zeros_like(output) for output in outputs]
+        apart = [torch.cat([*nothing[:at], output, *nothing[at + 1 :]], -1) for at, output in enumerate(outputs)]
+        if self.fusion is None:
+            return dict(zip(self.tables.fields, apart, strict=True))
+        parts = {name: part @ self.fusion.weight.T for name, part in zip(self.tables.fields, apart, strict=True)}
+        return parts | {"constant": self.fusion.bias.expand_as(parts[self.tables.fields[0]])}
+
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, C)."""
         if place is None:

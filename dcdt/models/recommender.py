@@ -140,6 +140,10 @@ class Recommender(L.LightningModule):
         """Video vectors (..., W) of frozen field vectors (F, ..., D)."""
         raise NotImplementedError
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector, name to (..., W): their sum has the direction of the vector."""
+        return {"all fields": self.encode_videos(fields)}
+
     def video_vectors(self) -> Tensor:
         """Vectors of the whole catalogue (N, W), computed once until the weights change again."""
         if self._vectors is None:

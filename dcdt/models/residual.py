@@ -66,6 +66,15 @@ class ResidualTowers(PairRecommender):
             total = total + self.fusion(torch.cat(list(outputs), dim=-1))  # (..., F * D) -> (..., D)
         return nn.functional.normalize(total, dim=-1)
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector, and what a fusion adds for all together; name to (..., D)."""
+        outputs = [self._tower(1 + at, part) for at, part in enumerate(fields)]  # each (..., D)
+        if self.keys is not None:
+            nothing = [torch.zeros_like(output) for output in outputs]
+            outputs = [torch.cat([*nothing[:at], part, *nothing[at + 1 :]], -1) for at, part in enumerate(outputs)]
+        parts = dict(zip(self.tables.fields, outputs, strict=True))
+        return parts if self.fusion is None else parts | {"together": self.fusion(torch.cat(outputs, dim=-1))}
+
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Similarities of B queries to their videos, or `sqrt(2 - 2 s)` where the loss takes distances: (B, C)."""
         similarity = self.encode_queries(queries) @ self.encode_videos(videos).T  # (B, U)

@@ -102,6 +102,10 @@ class RidgeTowers(Recommender):
         """Unit video vectors (..., D) of frozen field vectors (F, ..., D)."""
         return nn.functional.normalize(fields.sum(0) @ self.whitening, dim=-1)
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector before it leans on others; name to (..., D)."""
+        return {name: part @ self.whitening for name, part in zip(self.tables.fields, fields, strict=True)}
+
     def video_vectors(self) -> Tensor:
         """Vectors of the whole catalogue (N, D), each leaning towards its neighbours."""
         if self._vectors is None:

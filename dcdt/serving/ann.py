@@ -148,7 +148,8 @@ class Ann:
     def spread(self, vector: NDArray[np.float32]) -> tuple[float, float]:
         """Mean and standard deviation of a query's inner products with all vectors, without computing them."""
         mean = float(self.learned["mean"] @ vector)
-        return mean, float(max(vector @ self.learned["moment"] @ vector - mean**2, 0.0)) ** 0.5
+        square = float(vector @ self.learned["moment"] @ vector)
+        return mean, max(square - mean**2, 0.0) ** 0.5
 
     def save(self, path: Path) -> None:
         """Write PATH (faiss's own format) and, beside it, .npz and .json, whole or not at all."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dcdt.errors import UserError
+from dcdt.serving.arrow import numbers
 
 LONGEST, MOST = 1000, 20  # characters of a filter, conditions in one
 OPERATORS = ("<=", ">=", "!=", "<", ">", "=", "~")
@@ -109,7 +110,7 @@ def mask(conditions: Sequence[Condition], table: pa.Table) -> NDArray[np.bool_]:
         for value in condition.values:
             hits |= _compare(condition, column, value)
         if condition.operator == "!=":
-            hits = ~hits & np.asarray(column.is_valid())
+            hits = ~hits & numbers(column.is_valid())
         keep &= hits
     return keep
 
@@ -118,11 +119,11 @@ def _compare(condition: Condition, column: pa.ChunkedArray, value: str | float) 
     operator = "=" if condition.operator == "!=" else condition.operator
     if condition.kind == "list":
         lists = column.combine_chunks()
-        flat, owner = pc.list_flatten(lists), np.asarray(pc.list_parent_indices(lists), dtype=np.int64)
+        flat, owner = pc.list_flatten(lists), numbers(pc.list_parent_indices(lists))
         hits = np.zeros(len(lists), dtype=bool)
-        hits[owner[np.asarray(_matches(flat, operator, value), dtype=bool)]] = True
+        hits[owner[_truth(_matches(flat, operator, value))]] = True
         return hits
-    return np.asarray(pc.fill_null(_matches(column, operator, value), False), dtype=bool)
+    return _truth(_matches(column, operator, value))
 
 
 def _matches(column: pa.ChunkedArray, operator: str, value: str | float) -> pa.ChunkedArray:
@@ -130,6 +131,13 @@ def _matches(column: pa.ChunkedArray, operator: str, value: str | float) -> pa.C
         return pc.match_substring(pc.utf8_lower(column), str(value).lower())
     compare = {"=": pc.equal, "<": pc.less, ">": pc.greater, "<=": pc.less_equal, ">=": pc.greater_equal}[operator]
     return compare(column, pa.scalar(value, column.type))
+
+
+def _truth(found: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Truth values as numpy; what is not known is not true."""
+    return np.asarray(
+        numbers(pc.equal(found, pa.scalar(True)).cast(pa.uint8()).fill_null(pa.scalar(0, pa.uint8()))) == 1
+    )
 
 
 def sql(conditions: Sequence[Condition]) -> str:

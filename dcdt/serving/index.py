@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.serving.arrow import numbers
 from dcdt.serving.filters import Condition
 
 Matrix = NDArray[np.float32] | NDArray[np.float16]
@@ -78,8 +79,7 @@ def vectors_of(table: pa.Table, column: str) -> Matrix:
     array = table[column].combine_chunks() if isinstance(table[column], pa.ChunkedArray) else table[column]
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    flat: Matrix = array.flatten().to_numpy(zero_copy_only=True)
-    return flat.reshape(len(array), array.type.list_size)
+    return numbers(array.flatten()).reshape(len(array), array.type.list_size)
 
 
 def vector_column(matrix: Matrix) -> pa.FixedSizeListArray:

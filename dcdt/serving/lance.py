@@ -4,6 +4,7 @@ Each change is one commit, so that a kill leaves the old version or the new one.
 a row came with, by which other processes follow.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +36,8 @@ class LanceIndex:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        for name in ("LANCE_LOG", "LANCEDB_LOG"):  # read when lancedb is first imported
+            os.environ.setdefault(name, "error")
         try:
             import lancedb
         except ImportError as error:
@@ -142,6 +145,16 @@ class LanceIndex:
 
         found = self._try(run)
         return found.drop_columns([name for name in ("_rowid", "_score") if name in found.column_names])
+
+    def at(self, version: int) -> None:
+        """Read a version, whatever came after it; `refresh` goes back to the latest."""
+        self._try(lambda: self.table.checkout(version))
+
+    def restore(self, version: int) -> None:
+        """Make an earlier version the latest again."""
+        self._try(lambda: self.table.checkout(version))
+        self._try(lambda: self.table.restore())
+        self.refresh()
 
     def tidy(self) -> None:
         """Merge small files, index what came since, and drop versions older than a week."""

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dcdt.serving.arrow import numbers
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 EMPTY = ""  # stands in a video without a word; no query holds it
@@ -106,12 +108,12 @@ class Postings:
     def of(words: pa.ChunkedArray | pa.Array) -> "Postings":
         """Invert the word lists of N videos."""
         lists = words.combine_chunks() if isinstance(words, pa.ChunkedArray) else words
-        lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
+        lengths = np.diff(numbers(lists.offsets)).astype(np.int64)
         coded = pc.list_flatten(lists).dictionary_encode()
         coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
         vocabulary = coded.dictionary.to_pylist()
         size = max(len(lengths), 1)
-        keys = np.asarray(coded.indices, dtype=np.int64) * size + np.repeat(np.arange(len(lengths)), lengths)
+        keys = numbers(coded.indices).astype(np.int64) * size + np.repeat(np.arange(len(lengths)), lengths)
         keys, counts = np.unique(keys, return_counts=True)
         starts = np.searchsorted(keys, np.arange(len(vocabulary) + 1) * size)
         number = {word: at for at, word in enumerate(vocabulary)}

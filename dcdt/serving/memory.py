@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dcdt.errors import UserError
 from dcdt.files import replacing
 from dcdt.serving.ann import EXACT_CELLS, Ann
+from dcdt.serving.arrow import numbers, positions
 from dcdt.serving.filters import Condition, mask
 from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
 from dcdt.serving.lexical import Postings
@@ -33,6 +34,7 @@ class Part:
 
     table: pa.Table
     vectors: dict[str, Matrix]
+    _postings: dict[str, Postings] = field(default_factory=dict)
 
     @staticmethod
     def of(table: pa.Table) -> "Part":
@@ -43,10 +45,11 @@ class Part:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    @cached_property
-    def postings(self) -> Postings:
-        """Inverted lists of its words; the table must have the column `words`."""
-        return Postings.of(self.table["words"])
+    def postings(self, column: str) -> Postings:
+        """Inverted lists of a column of words, made once."""
+        if column not in self._postings:
+            self._postings[column] = Postings.of(self.table[column])
+        return self._postings[column]
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -190,6 +193,16 @@ class MemoryIndex:
         }
         self._take(View(main, Part.of(videos.slice(0, 0)), np.ones(len(main), dtype=bool), version, anns))
 
+    def copy(self) -> "MemoryIndex":
+        """Another index over the same view; what changes in one is not seen in the other."""
+        other = MemoryIndex(self.kind, self.exact_cells)
+        other.view, other._row_of = self.view, dict(self._row_of)
+        return other
+
+    def relabel(self, version: int) -> None:
+        """Give the current view the version of the catalogue it was made from."""
+        self.view = replace(self.state, version=version)
+
     def add(self, videos: pa.Table) -> None:
         """Add new videos.
 
@@ -234,40 +247,44 @@ class MemoryIndex:
         rows, scores = view.search(vector, k, view.allowed(where), column)
         return Hits([view.table["id"][int(row)].as_py() for row in rows], scores)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = SNAPSHOT) -> None:
         """Write the view as one Arrow file and its approximate indexes, whole or not at all."""
         view = self.state
         tables = [_whole(part) for part in view.parts]
         table = pa.concat_tables(tables).append_column("alive", pa.array(view.alive))
         facts = {"version": str(view.version), "main": str(len(view.main)), "anns": " ".join(sorted(view.anns))}
         table = table.replace_schema_metadata(facts)
-        for name, ann in view.anns.items():
-            if not (folder / f"{name}.faiss").exists():
-                ann.save(folder / f"{name}.faiss")
+        for column, ann in view.anns.items():
+            if not (folder / f"{column}.faiss").exists():
+                ann.save(folder / f"{column}.faiss")
         try:
-            with replacing(folder / SNAPSHOT) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-                with pa.ipc.new_file(sink, table.schema) as writer:
-                    writer.write_table(table.combine_chunks())
+            with (
+                replacing(folder / name) as temporary,
+                pa.OSFile(str(temporary), "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
+                writer.write_table(table.combine_chunks())
         except OSError as error:
-            raise UserError(f"{folder / SNAPSHOT} cannot be written ({error.strerror or error}).") from error
+            raise UserError(f"{folder / name} cannot be written ({error.strerror or error}).") from error
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, name: str = SNAPSHOT) -> None:
         """Restore what `save` wrote; the file is mapped, not read.
 
         Raises:
             UserError: it is missing or corrupt.
         """
-        path = folder / SNAPSHOT
+        path = folder / name
         try:
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             version, n = int(facts["version"]), int(facts["main"])
-            alive = np.array(table["alive"].to_numpy(), dtype=bool)
+            alive = numbers(table["alive"])
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise UserError(f"{path} is missing or corrupt ({str(error).splitlines()[0][:120]}).") from error
-        anns = {name: Ann.load(folder / f"{name}.faiss", main.vectors[name]) for name in facts["anns"].split()}
+        columns = facts["anns"].split()
+        anns = {column: Ann.load(folder / f"{column}.faiss", main.vectors[column]) for column in columns}
         self._take(View(main, fresh, alive, version, anns))
 
     def _rows(self, ids: Sequence[str]) -> list[int]:
@@ -302,7 +319,7 @@ class MemoryIndex:
 
 def compacted(view: View) -> View:
     """The same catalogue in one part, without the rows that are gone; for views without an approximate index."""
-    rows = pa.array(np.flatnonzero(view.alive))
+    rows = positions(np.flatnonzero(view.alive))
     table = pa.concat_tables([_whole(part) for part in view.parts]).take(rows).combine_chunks()
     main = Part.of(table)
     return View(main, Part.of(table.slice(0, 0)), np.ones(len(main), dtype=bool), view.version)
@@ -330,5 +347,5 @@ def _whole(part: Part) -> pa.Table:
 def rows_as_dicts(view: View, rows: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:
     """What is shown of some rows."""
     table = view.table.select(list(columns))
-    found: list[dict[str, Any]] = table.take(pa.array(rows)).to_pylist()
+    found: list[dict[str, Any]] = table.take(positions(rows)).to_pylist()
     return found

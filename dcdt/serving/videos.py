@@ -19,7 +19,8 @@ from dcdt.errors import UserError
 
 SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
 BASE = {**SHOWN, "duration_s": "number"}
-RESERVED = {*BASE, "metadata", "words", "changed", "alive", "popularity"}
+RESERVED = {*BASE, "metadata", "changed", "alive"}
+MADE = ("vector_", "raw_", "joint_", "words_", "popularity_")  # how columns begin that a model adds
 TYPES = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _SERIES, _LINK, _LENGTH = ("series", "playlist", "course", "channel"), ("url", "link"), ("duration_s", "duration")
@@ -30,7 +31,7 @@ def metadata_columns(videos: Documents) -> dict[str, str]:
     """Kind (`text`, `number` or `list`) of every metadata key that becomes a column: plain values, a plain name."""
     kinds: dict[str, str] = {}
     for key in sorted({key for metadata in videos.metadata for key in metadata}):
-        if not _NAME.fullmatch(key) or key in RESERVED or key.startswith(("vector_", "raw_", "stretch_")):
+        if not _NAME.fullmatch(key) or key in RESERVED or key.startswith(MADE):
             continue
         values = [metadata[key] for metadata in videos.metadata if metadata.get(key) is not None]
         if all(isinstance(value, list) and all(isinstance(item, str) for item in value) for value in values):

@@ -1,0 +1,173 @@
+"""A question -> videos, from a finished run: `python -m dcdt.recommend RUN "a question" [-k 5] [--json]`."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dcdt.errors import UserError
+from dcdt.files import write_text
+from dcdt.serving.recommender import Recommendation, ServedRecommender, load
+
+QUESTION_COLUMNS = ("question", "query", "text")
+COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
+BATCH = 64  # questions that are embedded together
+LARGEST = 100_000  # questions of a batch file
+
+
+def table(question: str, answer: list[Recommendation], explained: bool) -> Table:
+    """An answer as a table."""
+    shown = Table(title=escape(question), title_justify="left")
+    for name in ("rank", "score"):
+        shown.add_column(name, justify="right")
+    for name in ("title", "series", "link", *(["why"] if explained else [])):
+        shown.add_column(name, overflow="fold")
+    for item in answer:
+        cells = [str(item.rank), f"{item.score:.4f}", escape(item.title or item.text[:80])]
+        cells += [escape(item.series or ""), escape(item.link or "")]
+        shown.add_row(*cells, *([escape(reasons(item.why))] if explained else []))
+    return shown
+
+
+def reasons(why: dict[str, Any] | None) -> str:
+    """What made up a score, a line a part of the model.
+
+    >>> reasons({"parts": [{"name": "bm25", "score": 2.5, "terms": {"rank": 2.5}, "z": 3.0, "share": 1.5}]})
+    'bm25 2.500 (z +3.00, adds +1.500): rank +2.500'
+    """
+    lines = []
+    for part in (why or {}).get("parts", []):
+        fused = f" (z {part['z']:+.2f}, adds {part['share']:+.3f})" if "z" in part else ""
+        added = [f"{name} {value:+.3f}" for key in ("fields", "terms") for name, value in part.get(key, {}).items()]
+        looked = [f"attention {name} {value:.2f}" for name, value in part.get("attention", {}).items()]
+        colon = ":" if added or looked else ""
+        lines.append(f"{part['name']} {part['score']:.3f}{fused}{colon} {', '.join([*added, *looked])}".rstrip())
+    return "\n".join(lines)
+
+
+def as_json(question: str, answer: list[Recommendation]) -> str:
+    """An answer as one line of JSON."""
+    return json.dumps({"question": question, "answer": [item.as_dict() for item in answer]}, ensure_ascii=False)
+
+
+def read_questions(path: Path) -> list[str]:
+    """Questions of a CSV file, from the column `question`, `query` or `text`.
+
+    Raises:
+        UserError: the file cannot be read, has no such column, or too many lines.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            column = next((name for name in QUESTION_COLUMNS if name in (reader.fieldnames or ())), None)
+            if column is None:
+                raise UserError(
+                    f"{path}:1: a column {', '.join(QUESTION_COLUMNS)} is needed; it has {reader.fieldnames}."
+                )
+            found = [row[column] or "" for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}).") from error
+    if not 0 < len(found) <= LARGEST:
+        raise UserError(f"{path} holds {len(found)} questions; 1 to {LARGEST:,} can be asked at once.")
+    return found
+
+
+def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argparse.Namespace) -> Iterator[str]:
+    """The answers to many questions, as CSV or as lines of JSON."""
+    if not given.json:
+        yield _csv_line(COLUMNS)
+    for start in range(0, len(questions), BATCH):
+        part = questions[start : start + BATCH]
+        answers = served.recommend(part, given.k, given.filter, given.explain, given.abstain)
+        for question, answer in zip(part, answers, strict=True):
+            if given.json:
+                yield as_json(question, answer) + "\n"
+                continue
+            for item in answer:
+                cells = (item.rank, f"{item.score:.6g}", item.id, item.title, item.series or "", item.link or "")
+                yield _csv_line((question, *cells))
+
+
+def answer_one(served: ServedRecommender, question: str, given: argparse.Namespace, console: Console) -> None:
+    """Print the answer to one question."""
+    answer = served.recommend(question, given.k, given.filter, given.explain, given.abstain)[0]
+    if given.json:
+        print(as_json(question, answer), flush=True)  # noqa: T201
+    elif answer:
+        console.print(table(question, answer, given.explain))
+    elif given.abstain:
+        console.print("Nothing here fits the question.")
+    else:
+        console.print("No video meets the filter.")
+
+
+def converse(served: ServedRecommender, given: argparse.Namespace, console: Console) -> None:
+    """Answer questions line by line until the input ends; a mistake is told, and the next line is read."""
+    if sys.stdin.isatty():
+        console.print(f"{len(served)} videos. One question a line; an empty line or Ctrl-D ends.")
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        try:
+            answer_one(served, line.strip(), given, console)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    parser.add_argument("question", nargs="?", help="in words; in quotes, so that the shell leaves it whole")
+    parser.add_argument("-k", type=int, default=10, help="how many videos (default: 10)")
+    parser.add_argument("--filter", default="", help="such as level=intro,duration_s<600")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a question")
+    parser.add_argument("--explain", action="store_true", help="what made up each score")
+    parser.add_argument("--abstain", action="store_true", help="leave out what scores below validation's threshold")
+    parser.add_argument("--interactive", action="store_true", help="answer one question a line, from standard input")
+    parser.add_argument("--batch", type=Path, metavar="CSV", help="answer the questions of a file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a batch here")
+    given = parser.parse_args(arguments)
+    if sum([given.question is not None, given.interactive, given.batch is not None]) != 1:
+        parser.error('give one of: "a question", --interactive, --batch CSV')
+    console = Console(width=None if os.isatty(1) else 120)
+    try:
+        served = load(given.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
+        for note in served.notes:
+            print(f"note: {note}", file=sys.stderr)  # noqa: T201
+        if given.interactive:
+            converse(served, given, console)
+        elif given.batch is not None:
+            lines = batch_lines(served, read_questions(given.batch), given)
+            if given.out is not None:
+                write_text(given.out, "".join(lines))
+            else:
+                sys.stdout.writelines(lines)
+        else:
+            answer_one(served, given.question, given, console)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Why a video is in an answer: what each field, word and part of the model added to its score."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from dcdt.data.collection import lent_texts
+from dcdt.data.tokens import tokenizer
+from dcdt.serving.arrow import positions
+from dcdt.serving.memory import View
+from dcdt.serving.scoring import Asked, z_scores
+from dcdt.serving.videos import documents_of
+
+_LEAN = "similar videos"
+_ASKING = frozenset(  # words that only ask
+    re.findall(r"\w+", "what why how when where which who do does did can could should i you we my me about")
+)
+
+
+def matched_words(question: str, title: str, text: str) -> list[str]:
+    """Words of a question that a title or text holds, but for stop words and those that only ask.
+
+    >>> matched_words("What is the rank?", "What rank and nullity are", "")
+    ['rank']
+    """
+    split = tokenizer(stop_words=True)
+    held = set(split(f"{title} {text}"))
+    return [word for word in dict.fromkeys(split(question)) if word in held - _ASKING]
+
+
+def explain(served: Any, asked: list[Asked], view: View, row: int) -> dict[str, Any]:  # noqa: ANN401 - a circle of imports
+    """What made up the score of a row.
+
+    Returns:
+        `parts`: for each part of the model its `name`, `score` and, where they apply, `fields` (what title, description
+        and similar videos added; they sum to the score), `attention` (weights over the fields), `terms` (what each
+        word added; they sum to the score) and, in a fusion, `z` and `share` of the fused score.
+    """
+    rows = np.array([row])
+    parts = []
+    for at, (spec, question) in enumerate(zip(served.parts, asked, strict=True)):
+        found: dict[str, Any] = {"name": spec["name"], "score": float(question.at(rows)[0])}
+        why = question.why(row)
+        hidden = why.pop("hidden", None)
+        if spec["kind"] == "towers":
+            found["fields"] = _field_shares(served, at, question, view, row, found["score"])
+        elif hidden is not None:
+            halves = np.split(hidden, len(spec["fields"]))
+            found["fields"] = dict(zip(spec["fields"], (float(part.sum()) for part in halves), strict=True))
+        found |= why
+        if served.fusion is not None and served.fusion["kind"] == "convex":
+            weight = (served.fusion["weight"], 1 - served.fusion["weight"])[at]
+            found["z"] = float(z_scores(question, rows)[0])
+            found["share"] = weight * found["z"]
+        parts.append(found)
+    return {"parts": parts}
+
+
+def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score: float) -> dict[str, float]:  # noqa: ANN401
+    """What each field added to an inner product; they sum to it.
+
+    A part of the vector counts in proportion to its inner product with the query; what a video owes to its neighbours
+    is what is left.
+    """
+    spec = served.parts[at]
+    table = view.table.take(positions(np.array([row])))
+    videos = documents_of(table)
+    fields = served.embed_fields([lent_texts(videos, name) for name in spec["fields"]])
+    own, adds = served.towers[at].videos(np.stack(fields))  # (1, W), (P, 1, W)
+    products = adds[:, 0] @ asked.vector  # (P,)
+    length = float(np.linalg.norm(adds.sum(0)[0])) / max(float(np.linalg.norm(own[0])), 1e-12)
+    shares = products / max(length, 1e-12)
+    if spec["lean"]:
+        leaning, alone = (view.vectors_at(np.array([row]), f"{kind}_{at}")[0] for kind in ("vector", "raw"))
+        shares = shares * _share_of_own(leaning, alone, float(spec["lean"]))
+    found = dict(zip(spec["adds"], map(float, shares), strict=True))
+    if spec["lean"]:
+        found[_LEAN] = score - sum(found.values())
+    return found
+
+
+def _share_of_own(vector: np.ndarray, own: np.ndarray, weight: float) -> float:
+    """A in `vector = a (own + weight n)`, all of length 1 but the sum: how much of its own vector a video keeps."""
+    cosine = float(np.clip(vector @ own, -1, 1))
+    return float(1 / max(cosine + max(cosine**2 - 1 + weight**2, 0.0) ** 0.5, 1e-12))

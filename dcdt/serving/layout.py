@@ -1,0 +1,116 @@
+"""Where the files of an exported run lie: RUN/serving/, one folder a build, and a pointer to the current one.
+
+serving/current.json     which build, which version of its catalogue; replaced whole, so it is what a change commits to
+serving/<build>/         model.json, *.onnx, embedder/, catalogue/ (LanceDB), snapshot-<version>.arrow, *.faiss
+serving/.lock            held by the one process that changes the catalogue
+"""
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dcdt.errors import UserError
+from dcdt.files import read_json, write_json
+
+FORMAT = 1
+FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
+    "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
+)  # fmt: skip
+LOCK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What current.json says: the build, the version of its catalogue, and the version of its snapshot."""
+
+    build: str
+    version: int
+    snapshot: int
+
+    @property
+    def snapshot_name(self) -> str:
+        """File name of the snapshot inside the build."""
+        return f"snapshot-{self.snapshot}.arrow"
+
+
+def fingerprint(run: Path) -> str:
+    """Hash of what makes a run's answers: configuration, chosen trial and weights.
+
+    Raises:
+        UserError: the run has no saved state.
+    """
+    digest = hashlib.sha256()
+    for name in ("config.yaml", "tuning.json", "checkpoints/best.ckpt"):
+        path = run / name
+        if path.is_file():
+            digest.update(path.read_bytes())
+        elif name != "tuning.json":
+            raise UserError(f"{run} has no saved state ({name}). Train it again: python -m dcdt.run.")
+    return digest.hexdigest()[:16]
+
+
+def read_pointer(run: Path) -> Pointer | None:
+    """The current build; None where there is none yet."""
+    found = read_json(run / FOLDER / POINTER)
+    try:
+        return Pointer(str(found["build"]), int(found["version"]), int(found["snapshot"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def write_pointer(run: Path, pointer: Pointer) -> None:
+    """Make a build or a version the current one, at once for all readers."""
+    write_json(run / FOLDER / POINTER, asdict(pointer))
+
+
+def read_model(run: Path, pointer: Pointer) -> dict[str, Any]:
+    """What model.json says of a build.
+
+    Raises:
+        UserError: it is missing, of another version of dcdt, or of another run.
+    """
+    path = run / FOLDER / pointer.build / MODEL
+    model = read_json(path)
+    if model.get("format") != FORMAT:
+        raise UserError(f"{path} is missing, corrupt or of another version. Run: python -m dcdt.index {run} build")
+    known = fingerprint(run)
+    if model.get("run") != known:
+        raise UserError(
+            f"the index in {run / FOLDER} was built by another run (fingerprint {model.get('run')}; this run's is "
+            f"{known}).\nRun: python -m dcdt.index {run} build"
+        )
+    return model
+
+
+@contextmanager
+def writing(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of a run's catalogue, which dies with its process.
+
+    Raises:
+        UserError: another process holds it for too long, or the folder cannot be written.
+    """
+    folder = run / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
+    with handle:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"another process is changing {folder} and has not finished in {seconds:.0f} s.\n"
+                        "Wait for it, then try again; nothing was changed."
+                    ) from None
+                time.sleep(0.05)
+        yield

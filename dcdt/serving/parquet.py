@@ -1,0 +1,52 @@
+"""Vectors and metadata as Parquet, to load into another vector database; docs/scaling_serving.md says how for three."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcdt.errors import UserError
+from dcdt.files import replacing
+from dcdt.serving.index import vector_column
+from dcdt.serving.recommender import ServedRecommender
+
+ROWS = 10_000  # of a row group
+
+
+def write_parquet(served: ServedRecommender, path: Path) -> str:
+    """Write one row a video: `id`, what is shown and filtered, `metadata` (JSON), and each `vector_<part>`.
+
+    Scores are inner products with the query vector of the same part; the file's metadata says which model, width and
+    measure.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        UserError: no part of the model has a vector a video can be searched by, or the file cannot be written.
+    """
+    view = served.store.view
+    names = [name for name in view.main.vectors if name.startswith("vector_")]
+    if not names:
+        raise UserError(f"model={served.name} has no vector to search by; run models with towers can be exported.")
+    rows = np.flatnonzero(view.alive)
+    keep = [name for name in view.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
+    table = view.table.select(keep).take(pa.array(rows))
+    for name in names:
+        table = table.append_column(name, vector_column(view.vectors_at(rows, name)))
+    table = table.replace_schema_metadata({"dcdt": json.dumps(_facts(served, names))})
+    try:
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
+    return f"{path}: {len(rows)} videos, {', '.join(names)}"
+
+
+def _facts(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
+    pointer = served.store.pointer
+    widths = {name: int(served.store.view.main.vectors[name].shape[1]) for name in names}
+    return {"model": served.name, "measure": "inner product", "widths": widths, "version": pointer.version}

@@ -1,0 +1,291 @@
+"""How an exported model scores a question: one scorer for each kind of part, and their fusion.
+
+Every scorer turns a question into an `Asked`, which can score the whole catalogue, or find its own best and score
+chosen rows, so that a large catalogue need not be scored whole.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.data.tokens import tokenizer
+from dcdt.serving.arrow import numbers
+from dcdt.serving.index import best
+from dcdt.serving.lexical import Lexical
+from dcdt.serving.memory import View
+from dcdt.serving.towers import Floats, Towers
+
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float64]
+CANDIDATES = 200  # of each part that a fusion over a large catalogue ranks, at least
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as text and as a frozen vector (D,); None where no part reads vectors."""
+
+    text: str
+    vector: Floats | None
+
+
+class Asked(Protocol):
+    """A question put to one part over one view of the catalogue."""
+
+    def scores(self) -> Scores:
+        """Scores of all rows (N,)."""
+        ...
+
+    def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
+        """Rows and scores of the best k among the allowed rows (N,), the best first."""
+        ...
+
+    def at(self, rows: Rows) -> Scores:
+        """Scores of some rows (n,)."""
+        ...
+
+    def spread(self) -> tuple[float, float]:
+        """Mean and standard deviation of the scores of the whole catalogue."""
+        ...
+
+    def why(self, row: int) -> dict[str, Any]:
+        """What made up the score of a row, beside its fields."""
+        ...
+
+
+class _Whole:
+    """A question whose scores of all rows are cheap or needed anyway."""
+
+    view: View
+    _scores: Scores | None = None
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        raise NotImplementedError
+
+    def scores(self) -> Scores:
+        """Scores of all rows (N,), computed once."""
+        if self._scores is None:
+            self._scores = self.compute()
+        return self._scores
+
+    def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
+        """Rows and scores of the best k among the allowed rows."""
+        scores = np.where(allowed, self.scores(), -np.inf)
+        rows = best(scores, self.view.order, k)
+        return rows, scores[rows]
+
+    def at(self, rows: Rows) -> Scores:
+        """Scores of some rows (n,)."""
+        return self.scores()[rows]
+
+    def spread(self) -> tuple[float, float]:
+        """Mean and standard deviation over the catalogue."""
+        scores = self.scores()[self.view.alive]
+        return float(scores.mean()), float(scores.std()) if scores.max() > scores.min() else 0.0
+
+    def why(self, row: int) -> dict[str, Any]:
+        """What made up the score of a row, beside its fields."""
+        return {}
+
+
+class AskedTowers(_Whole):
+    """The inner product of a query vector with the vectors of the catalogue."""
+
+    def __init__(self, view: View, column: str, vector: Floats, weights: dict[str, float] | None) -> None:
+        self.view, self.column, self.vector, self.weights = view, column, vector, weights
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        return self.view.scores(self.vector, self.column).astype(np.float64)
+
+    def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
+        """Rows and scores of the best k among the allowed rows."""
+        rows, scores = self.view.search(self.vector, k, allowed, self.column)
+        return rows, scores.astype(np.float64)
+
+    def at(self, rows: Rows) -> Scores:
+        """Scores of some rows (n,)."""
+        if self._scores is None and self.column in self.view.anns:
+            return self.view.scores_at(rows, self.vector, self.column).astype(np.float64)
+        return super().at(rows)
+
+    def spread(self) -> tuple[float, float]:
+        """Mean and standard deviation over the catalogue."""
+        ann = self.view.anns.get(self.column)
+        return super().spread() if ann is None else ann.spread(self.vector)
+
+    def why(self, row: int) -> dict[str, Any]:
+        """What made up the score of a row, beside its fields."""
+        return {"attention": self.weights} if self.weights else {}
+
+
+class TowersScorer:
+    """A decoupled model."""
+
+    def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
+        self.spec, self.column, self.towers = spec, f"vector_{part}", towers
+
+    def ask(self, question: Question, view: View) -> Asked:
+        """Encode the question."""
+        assert question.vector is not None
+        encoded, weights = self.towers.query(question.vector[None])
+        named = None
+        if weights is not None:
+            named = dict(zip(self.spec["fields"], map(float, weights[0]), strict=True))
+        return AskedTowers(view, self.column, encoded[0], named)
+
+
+class AskedJoint(_Whole):
+    """`sigmoid(w . ReLU(a + v) + b)` for the query side a and the video sides v of single_tower."""
+
+    def __init__(self, view: View, column: str, asked: Floats, weight: Floats, bias: np.float32) -> None:
+        self.view, self.column, self.asked, self.weight, self.bias = view, column, asked, weight, bias
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        parts = [self._score(part.vectors[self.column]) for part in self.view.parts]
+        return np.concatenate(parts).astype(np.float64)
+
+    def _score(self, shown: NDArray[Any], chunk: int = 2048) -> Floats:
+        scores = np.empty(len(shown), dtype=np.float32)
+        for start in range(0, len(shown), chunk):
+            hidden = np.maximum(shown[start : start + chunk] + self.asked, 0)  # (n, F * W)
+            scores[start : start + chunk] = hidden @ self.weight + self.bias
+        return np.asarray(1 / (1 + np.exp(-scores)), dtype=np.float32)
+
+    def why(self, row: int) -> dict[str, Any]:
+        """What made up the score of a row, beside its fields."""
+        shown = self.view.vectors_at(np.array([row]), self.column)[0]
+        return {"hidden": np.maximum(shown + self.asked, 0) * self.weight}
+
+
+class JointScorer:
+    """single_tower: no vector can be searched, so every video is scored."""
+
+    def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
+        self.spec, self.column, self.towers = spec, f"joint_{part}", towers
+        self.weight = np.array(spec["output"]["weight"], dtype=np.float32)
+        self.bias = np.float32(spec["output"]["bias"])
+
+    def ask(self, question: Question, view: View) -> Asked:
+        """Compute the query side."""
+        assert question.vector is not None
+        return AskedJoint(view, self.column, self.towers.query(question.vector[None])[0][0], self.weight, self.bias)
+
+
+class AskedLexical(_Whole):
+    """BM25 of a question's words."""
+
+    def __init__(self, view: View, index: Lexical, words: list[str]) -> None:
+        self.view, self.index, self.words = view, index, words
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        return self.index.score(self.words)
+
+    def why(self, row: int) -> dict[str, Any]:
+        """What made up the score of a row, beside its fields."""
+        terms: dict[str, float] = {}
+        for word in self.words:
+            rows, gains, away = self.index.contribution(word)
+            at = np.flatnonzero(rows == row)
+            terms[word] = terms.get(word, 0.0) + float(gains[at[0]] if len(at) else away)
+        return {"terms": {word: gain for word, gain in terms.items() if gain}}
+
+
+class LexicalScorer:
+    """bm25."""
+
+    def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
+        self.config, self.column = spec["config"], f"words_{part}"
+        self.split = tokenizer(self.config["stem"], self.config["stop_words"])
+        self._known: tuple[View, Lexical] | None = None
+
+    def index(self, view: View) -> Lexical:
+        """The index of a view, made once."""
+        known = self._known
+        if known is None or known[0] is not view:
+            postings = [part.postings(self.column) for part in view.parts]
+            known = view, Lexical(self.config, postings, view.alive)
+            self._known = known
+        return known[1]
+
+    def ask(self, question: Question, view: View) -> Asked:
+        """Split the question into words."""
+        return AskedLexical(view, self.index(view), self.split(question.text))
+
+
+class AskedPopularity(_Whole):
+    """The same for everybody."""
+
+    def __init__(self, view: View, column: str) -> None:
+        self.view, self.column = view, column
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        return np.asarray(numbers(self.view.table[self.column]), dtype=np.float64)
+
+
+class PopularityScorer:
+    """collaborative: a question alone brings no learner with a history, so videos come by popularity."""
+
+    def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
+        self.column = f"popularity_{part}"
+
+    def ask(self, question: Question, view: View) -> Asked:
+        """Nothing of the question is read."""
+        return AskedPopularity(view, self.column)
+
+
+SCORERS: dict[str, Any] = {
+    "towers": TowersScorer,
+    "joint": JointScorer,
+    "lexical": LexicalScorer,
+    "popularity": PopularityScorer,
+}
+
+
+def fused(
+    asked: list[Asked], fusion: dict[str, Any], view: View, k: int, allowed: NDArray[np.bool_]
+) -> tuple[Rows, Scores]:
+    """The best k of two parts together: exactly over a catalogue that is scored whole, else among their candidates.
+
+    Over a large catalogue z-scores are exact (their mean and deviation are known) and so is the fused score of every
+    candidate; a video outside the best `CANDIDATES` of both parts is not considered. Ranks are counted among the
+    candidates.
+    """
+    if not view.anns:
+        scores = np.full(len(view.alive), -np.inf)
+        rows = np.flatnonzero(view.alive)
+        scores[rows] = fuse(asked, fusion, rows, view)
+        scores[~allowed] = -np.inf
+        found = best(scores, view.order, k)
+        return found, scores[found]
+    wide = max(CANDIDATES, 4 * k)
+    rows = np.unique(np.concatenate([part.top(wide, allowed)[0] for part in asked]))
+    scores = fuse(asked, fusion, rows, view)
+    found = best(scores, rows, k)
+    return rows[found], scores[found]
+
+
+def fuse(asked: list[Asked], fusion: dict[str, Any], rows: Rows, view: View) -> Scores:
+    """Fused scores of some rows, by z-scores or by reciprocal ranks."""
+    if fusion["kind"] == "rrf":
+        return np.asarray(sum(1 / (fusion["k"] + _ranks(part.at(rows), view, rows)) for part in asked))
+    weights = (fusion["weight"], 1 - fusion["weight"])
+    return np.asarray(sum(weight * z_scores(part, rows) for weight, part in zip(weights, asked, strict=True)))
+
+
+def z_scores(asked: Asked, rows: Rows) -> Scores:
+    """Scores of some rows less the catalogue's mean, over its deviation; 0 where that is 0."""
+    mean, deviation = asked.spread()
+    return (asked.at(rows) - mean) / deviation if deviation > 0 else np.zeros(len(rows))
+
+
+def _ranks(scores: Scores, view: View, rows: Rows) -> Scores:
+    ties = rows if view.anns else view.order[rows]
+    ranks = np.empty(len(rows))
+    ranks[np.lexsort((ties, -scores))] = np.arange(1, len(rows) + 1)
+    return ranks

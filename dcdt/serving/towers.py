@@ -1,0 +1,61 @@
+"""Towers of an exported run: ONNX graphs, run without torch."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.errors import UserError
+
+Floats = NDArray[np.float32]
+
+
+class Towers:
+    """The query tower and the video tower of one part of a model; each is loaded when it is first needed.
+
+    Args:
+        folder: that holds `query_<part>.onnx` and `video_<part>.onnx`.
+        part: number of the part.
+    """
+
+    def __init__(self, folder: Path, part: int) -> None:
+        self.folder, self.part = folder, part
+
+    def query(self, vectors: Floats) -> tuple[Floats, Floats | None]:
+        """Query vectors (B, W) of frozen vectors (B, D), and the weights over the fields (B, F) where it has some."""
+        found = self._query.run(None, {"vectors": vectors})
+        return found[0], found[1] if len(found) > 1 else None
+
+    def videos(self, fields: Floats) -> tuple[Floats, Floats]:
+        """Video vectors (B, W) of frozen field vectors (F, B, D), and what each field adds to them (P, B, W)."""
+        found = self._video.run(None, {"fields": fields})
+        return found[0], found[1]
+
+    @cached_property
+    def _query(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        return session(self.folder / f"query_{self.part}.onnx")
+
+    @cached_property
+    def _video(self) -> Any:  # noqa: ANN401
+        return session(self.folder / f"video_{self.part}.onnx")
+
+
+def session(path: Path) -> Any:  # noqa: ANN401
+    """An ONNX graph, ready to run on one thread.
+
+    Raises:
+        UserError: onnxruntime is not installed, or the file is missing or corrupt.
+    """
+    try:
+        from onnxruntime import InferenceSession, SessionOptions
+    except ImportError as error:
+        raise UserError("answering needs the extra 'serve': pip install 'dcdt[serve]'.") from error
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:100]}).") from error
