@@ -1,0 +1,105 @@
+"""HTTP API and search page over a finished run: `python -m dcdt.serve RUN [--host 127.0.0.1] [--port 8000]`."""
+
+import argparse
+import json
+import logging
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcdt.errors import UserError
+
+
+class JsonLines(logging.Formatter):
+    """One line of JSON an event; what was asked stands there only where the service was told so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, level, event and its facts."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created)),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, level in (("dcdt.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, or a link to it that may be moved")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--beside", type=Path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
+    parser.add_argument("--log-questions", action="store_true", help="write what was asked to the log")
+    parser.add_argument("--threads", type=int, default=1, help="of the embedder, for one question (default: 1)")
+    given = parser.parse_args(arguments)
+    if not 0 <= given.port <= 65535:
+        parser.error(f"--port is {given.port}; give 0 to 65535")
+    _log_to_stderr()
+    try:
+        try:
+            import uvicorn
+
+            from dcdt.serving.app import make_app
+        except ImportError as error:
+            raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
+        from dcdt.serving.live import Live
+
+        runs = [given.run, *([given.beside] if given.beside else [])]
+        lives = [Live(run, given.threads) for run in runs]
+        server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(lives, given.abstain, given.log_questions),
+                host=given.host,
+                port=given.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=10,
+                h11_max_incomplete_event_size=256 * 1024,  # so that a long question is told its limit
+            )
+        )
+        sockets = [_socket(given.host, given.port)]
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
+    host, port = sockets[0].getsockname()[:2]
+    print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201
+    server.run(sockets=sockets)
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is told before anything is served."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)  # who comes before the service is ready waits
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"{host}:{port} cannot be listened on ({error.strerror}). Give another --port; 0 takes a free one."
+        ) from error
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The HTTP service: `GET /search`, `GET /healthz`, the page at `/`, OpenAPI at `/docs`. It changes nothing."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from html import escape
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, Field
+
+from dcdt.errors import UserError
+from dcdt.serving.live import Live
+from dcdt.serving.recommender import LONGEST, MOST
+
+log = logging.getLogger("dcdt.serve")
+K_LIMIT, FILTER_LIMIT = 100, 1000
+NOISE = ("title", "description")
+WAITING = 64  # questions that may wait; more are told to come back
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+class Video(BaseModel):
+    """One video of an answer."""
+
+    rank: int
+    score: float
+    id: str
+    title: str
+    text: str
+    series: str | None = None
+    level: str | None = None
+    link: str | None = None
+    duration_s: float | None = None
+    matched: list[str] = Field(description="words of the question that title or text holds")
+    why: dict[str, Any] | None = Field(default=None, description="what made up the score")
+
+
+class Answer(BaseModel):
+    """The answer to a question."""
+
+    question: str
+    model: str
+    version: int = Field(description="of the index that answered")
+    milliseconds: float
+    nothing_fits: bool = Field(description="true where all scores are below the threshold that validation chose")
+    notes: list[str]
+    videos: list[Video]
+
+
+class Health(BaseModel):
+    """Whether the service can answer."""
+
+    status: Literal["ok", "stale"]
+    models: list[dict[str, Any]]
+
+
+def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = False, workers: int = 2) -> FastAPI:
+    """The service over one run, or over two side by side.
+
+    Args:
+        lives: the runs; the first answers unless another is asked for.
+        abstain: whether "nothing here fits" is answered below the threshold.
+        log_questions: whether the log holds what was asked.
+        workers: threads that answer.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="answer")
+    waiting = asyncio.Semaphore(WAITING)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        for live in lives:
+            live.start()
+        yield
+        for live in lives:
+            live.stop()
+        pool.shutdown(wait=True)
+
+    app = FastAPI(
+        title="DCDT",
+        description="Teaching videos that answer a question. Read-only.",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+    )
+
+    _note_requests(app, log_questions)
+    _add_pages(app, lives)
+
+    @app.get("/search", response_model=Answer, summary="The best videos for a question")
+    async def search(
+        q: Annotated[str, Query(min_length=1, max_length=LONGEST, description="the question, in words")],
+        k: Annotated[int, Query(ge=1, le=K_LIMIT, description="how many videos")] = 10,
+        filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
+        explain: Annotated[bool, Query(description="say what made up each score")] = False,
+        model: Annotated[int, Query(ge=1, le=len(lives), description="which of the models that are served")] = 1,
+    ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
+        if waiting.locked():
+            raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
+        served = lives[model - 1].served
+        started = time.perf_counter()
+        async with waiting:
+            answer = partial(served.recommend, q, k, filter, explained=explain, abstain=abstain)
+            try:
+                found = (await asyncio.get_running_loop().run_in_executor(pool, answer))[0]
+            except UserError as error:
+                raise HTTPException(422, " ".join(str(error).splitlines())) from None
+        return JSONResponse(
+            {
+                "question": q,
+                "model": served.name,
+                "version": served.store.pointer.version,
+                "milliseconds": round(1000 * (time.perf_counter() - started), 2),
+                "nothing_fits": abstain and not found and not filter and served.threshold is not None,
+                "notes": served.notes,
+                "videos": [item.as_dict() for item in found],
+            }
+        )
+
+    return app
+
+
+def _note_requests(app: FastAPI, log_questions: bool) -> None:
+    """Log every request, and set the headers that every answer has."""
+
+    @app.middleware("http")
+    async def noted(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        started = time.perf_counter()
+        try:
+            response: Response = await call_next(request)
+        except Exception:
+            log.exception("a request failed")
+            response = JSONResponse({"detail": "the service met an error of its own; it is logged"}, 500)
+        facts = {
+            "path": request.url.path,
+            "status": response.status_code,
+            "milliseconds": round(1000 * (time.perf_counter() - started), 2),
+        }
+        if log_questions and "q" in request.query_params:
+            facts["question"] = request.query_params["q"][:LONGEST]
+        log.info("request", extra={"facts": facts})
+        response.headers.update(HEADERS)
+        return response
+
+
+def _add_pages(app: FastAPI, lives: list[Live]) -> None:
+    """What is no search: health, the page, the description of the API."""
+    page = (files("dcdt.serving") / "page.html").read_text(encoding="utf-8")
+
+    @app.get("/healthz", response_model=Health, summary="Whether the service can answer")
+    async def healthz() -> Any:  # noqa: ANN401
+        stale = any(live.trouble for live in lives)
+        return {"status": "stale" if stale else "ok", "models": [_state(live) for live in lives]}
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/docs", include_in_schema=False)
+    async def documented() -> HTMLResponse:
+        return HTMLResponse(described(app.openapi()), headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)
+
+
+def described(schema: dict[str, Any]) -> str:
+    """The API in one page without scripts or requests; FastAPI's own fetches its parts from elsewhere."""
+    found = []
+    for path, methods in schema["paths"].items():
+        for method, about in methods.items():
+            rows = [_described_input(item) for item in about.get("parameters", [])]
+            found.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>")
+            found.append(f"<table>{''.join(rows)}</table>")
+    style = (
+        "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}td{padding:.2rem 1rem .2rem 0}"
+    )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>DCDT API</title><style>{style}</style>"
+        f"<h1>DCDT API</h1><p>{escape(schema['info']['description'])} Machine-readable: "
+        f"<a href=openapi.json>openapi.json</a></p>{''.join(found)}</html>"
+    )
+
+
+def _described_input(item: dict[str, Any]) -> str:
+    limits = json.dumps({key: value for key, value in item["schema"].items() if key not in NOISE})
+    cells = (
+        f"<code>{escape(item['name'])}</code>",
+        escape(item.get("description", "")),
+        f"<code>{escape(limits)}</code>",
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _state(live: Live) -> dict[str, Any]:
+    served = live.served
+    pointer = served.store.pointer
+    return {
+        "model": served.name,
+        "collection": served.store.model["collection"],
+        "videos": len(served),
+        "build": pointer.build,
+        "version": pointer.version,
+        "filters": served.kinds,
+        "trouble": live.trouble,
+        "most": min(K_LIMIT, MOST),
+    }

@@ -1,0 +1,79 @@
+"""A recommender that follows its run while it serves: a changed index, another build, or another run behind a link.
+
+Following happens beside the answers: they are given from what is in memory until the new state stands whole. What
+cannot be read is logged, and the old state goes on answering.
+"""
+
+import logging
+import threading
+from pathlib import Path
+
+from dcdt.errors import UserError
+from dcdt.serving.recommender import ServedRecommender, load
+
+log = logging.getLogger("dcdt.serve")
+EVERY = 0.5  # seconds between looks
+
+
+class Live:
+    """The current recommender of a run.
+
+    Args:
+        run: the run's folder, or a link that may be pointed to another one.
+        threads: of the embedder.
+
+    Raises:
+        UserError: the run cannot be served to begin with.
+    """
+
+    def __init__(self, run: Path, threads: int = 0) -> None:
+        self.run, self.threads = run, threads
+        self.target = run.resolve()
+        self.served: ServedRecommender = load(self.target, log.info, threads)
+        self.warm(self.served)
+        self.trouble: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @staticmethod
+    def warm(served: ServedRecommender) -> None:
+        """Load what is loaded at first use, so that no question waits for it."""
+        served.recommend("warm up", 1)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def look(self) -> None:
+        """Take in what changed since the last look."""
+        try:
+            target = self.run.resolve()
+            state = self.served.store.refresh() if target == self.target else "other"
+            if state == "other":
+                served = load(target, log.info, self.threads)
+                self.warm(served)
+                self.served, self.target = served, target
+            if state != "same":
+                pointer = self.served.store.pointer
+                facts = {"build": pointer.build, "version": pointer.version, "videos": len(self.served)}
+                log.info("index changed", extra={"facts": facts})
+            self.trouble = None
+        except (UserError, OSError) as error:
+            said = str(error).splitlines()[0]
+            if said != self.trouble:
+                log.error("the index cannot be followed: %s", said)
+            self.trouble = said
+
+    def _follow(self) -> None:
+        while not self._stop.wait(EVERY):
+            try:
+                self.look()
+            except Exception:  # whatever it is, the service goes on answering
+                log.exception("following failed")
