@@ -14,7 +14,7 @@ from dcdt.models.recommender import QueryBatch
 from dcdt.serving.lexical import Lexical, Postings
 
 CASES = [(backend, variant) for backend, variants in BM25_VARIANTS.items() for variant in variants]
-WORDS = "span rank basis pivot kernel image".split()
+WORDS = ["span", "rank", "basis", "pivot", "kernel", "image"]
 documents = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=7), min_size=2, max_size=9)
 
 

@@ -1,0 +1,80 @@
+"""Finished runs of every model on a small collection, with a sentence model of a few kilobytes, made in process."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from embedders.tiny import write_model
+from hydra import compose, initialize_config_dir
+from support import make_collection
+
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.run import run
+
+INTERACTIONS = [f"u{at % 7},v{at * 3 % 20},{at}\n" for at in range(60)]
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """A folder with a collection and a tiny embedder, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("serving")
+    make_collection(folder / "small", grades=(1, 2), positive_grade=2, twins=3, repeats=6)
+    shutil.rmtree(folder / "small" / "embeddings")
+    (folder / "small" / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(INTERACTIONS))
+    write_model(folder / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCDT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def make_run(bench):
+    """Train a model, once for each list of overrides; the folder of its run."""
+    made = {}
+
+    def make(*overrides):
+        if overrides not in made:
+            folder = bench / "runs" / str(len(made))
+            fixed = {
+                "data": "files",
+                "data.path": bench / "small",
+                "embedder.package": bench / "tiny",
+                "embedder.layer_weights": "[0.2,1.0]",
+                "embedder.max_tokens": 32,
+                "trainer": "cpu",
+                "trainer.max_epochs": 2,
+                "logger": "none",
+                "callbacks.progress": "false",
+                "ks": "[1,5]",
+                "outputs": bench / "out",
+            }
+            register_resolvers()
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
+            run(parse(config), config, folder)
+            made[overrides] = folder
+        return made[overrides]
+
+    return make
+
+
+@pytest.fixture
+def own_copy(make_run, tmp_path):
+    """A run of one's own, to change or to harm; it is copied with its build."""
+
+    def copy(*overrides):
+        from dcdt.serving.recommender import load
+
+        source = make_run(*overrides)
+        load(source)
+        return Path(shutil.copytree(source, tmp_path / "run"))
+
+    return copy
+
+
+@pytest.fixture
+def environment(bench):
+    """Of a subprocess that imports this checkout."""
+    root = Path(__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": str(root), "DCDT_CACHE": str(bench / "cache"), "COLUMNS": "120"}

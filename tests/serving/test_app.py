@@ -1,0 +1,274 @@
+"""The service: answers, limits, following its run, faults while it serves; and a real server."""
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dcdt.data.collection import Documents
+from dcdt.serving.app import make_app
+from dcdt.serving.live import Live
+from dcdt.serving.recommender import ServedRecommender
+
+
+@pytest.fixture(scope="module")
+def client(make_run):
+    with TestClient(make_app([Live(make_run("model=bm25")), Live(make_run("model=hybrid_towers"))])) as client:
+        yield client
+
+
+def test_an_answer_holds_what_the_schema_says_and_models_can_be_chosen(client):
+    first = client.get("/search", params={"q": "rank of a basis", "k": 3, "explain": True}).json()
+    second = client.get("/search", params={"q": "rank of a basis", "k": 3, "model": 2}).json()
+    assert (first["model"], second["model"]) == ("bm25", "hybrid") and len(first["videos"]) == 3
+    assert first["videos"][0]["why"]["parts"][0]["name"] == "bm25" and "why" not in second["videos"][0]
+    assert {"rank", "basis"} & set(first["videos"][0]["matched"])
+    schema = client.get("/openapi.json").json()
+    known = set(schema["components"]["schemas"]["Video"]["properties"])
+    assert set(first["videos"][0]) <= known and set(first) == set(
+        schema["components"]["schemas"]["Answer"]["properties"]
+    )
+    assert "GET /search" in client.get("/docs").text
+    only = client.get("/search", params={"q": "rank", "filter": "id=v3|v4"}).json()
+    assert {item["id"] for item in only["videos"]} == {"v3", "v4"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"q": ""}, "at least 1 character"),
+        ({"q": "   "}, "the question is empty"),
+        ({"q": "a" * 50_000}, "at most 2000 characters"),
+        ({"q": "a", "k": 0}, "greater than or equal to 1"),
+        ({"q": "a", "k": 1_000_000}, "less than or equal to 100"),
+        ({"q": "a", "k": "many"}, "valid integer"),
+        ({"q": "a", "filter": "colour=red"}, "the field 'colour'"),
+        ({"q": "a", "filter": "id='; DROP TABLE videos --"}, None),
+        ({"q": "a", "filter": "level=" + "a" * 1000}, "at most 1000 characters"),
+        ({"q": "a", "model": 3}, "less than or equal to 2"),
+        ({}, "Field required"),
+    ],
+)
+def test_bad_input_is_told_and_the_service_goes_on(client, given, said):
+    found = client.get("/search", params=given)
+    if said is None:  # a value like any other
+        assert found.status_code == 200 and found.json()["videos"] == []
+    else:
+        assert found.status_code == 422 and said in found.text
+    assert client.get("/search", params={"q": "rank"}).status_code == 200
+
+
+def test_nothing_can_be_changed_and_the_page_asks_nobody_else(client):
+    for method in ("post", "put", "delete", "patch"):
+        assert getattr(client, method)("/search").status_code == 405
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text and "https://" not in page.text.replace('["http:", "https:"]', "")
+    health = client.get("/healthz").json()
+    assert health["status"] == "ok" and [model["videos"] for model in health["models"]] == [20, 20]
+
+
+def test_below_the_threshold_nothing_fits(make_run):
+    live = Live(make_run("model=hybrid_towers"))
+    live.served.threshold = {"value": 1e9}
+    found = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank"}).json()
+    assert found["nothing_fits"] is True and found["videos"] == []
+    filtered = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank", "filter": "id=v1"}).json()
+    assert filtered["nothing_fits"] is False
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_was_asked_is_logged_only_where_that_was_asked_for(make_run, caplog, told):
+    with caplog.at_level(logging.INFO, "dcdt.serve"):
+        logging.getLogger("dcdt.serve").propagate = True
+        TestClient(make_app([Live(make_run("model=bm25"))], log_questions=told)).get(
+            "/search", params={"q": "my secret"}
+        )
+    facts = [record.facts for record in caplog.records if getattr(record, "facts", {}).get("path") == "/search"]
+    assert facts[0]["status"] == 200 and ("question" in facts[0]) == told
+
+
+def test_a_changed_index_another_build_and_another_run_are_followed(own_copy, make_run, tmp_path):
+    folder = own_copy("model=bm25")
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    live = Live(link)
+    writer = ServedRecommender(folder)
+    writer.add(Documents(["new"], ["shear"], ["shear"], [{}]))
+    live.look()
+    assert live.served.recommend("shear", 1000)[0] and len(live.served) == 21
+    from dcdt.serving.export import build
+
+    build(folder)
+    live.look()
+    assert len(live.served) == 20
+    other = make_run("model=hybrid_towers")
+    link.unlink()
+    link.symlink_to(other)
+    live.look()
+    assert live.served.name == "hybrid"
+
+
+@pytest.mark.parametrize("harm", ["pointer", "snapshot", "gone"])
+def test_what_breaks_beneath_the_service_is_told_and_the_old_state_answers(own_copy, harm):
+    folder = own_copy("model=bm25")
+    live = Live(folder)
+    client = TestClient(make_app([live]))
+    ServedRecommender(folder).add(Documents(["new"], ["shear"], ["shear"], [{}]))
+    pointer = folder / "serving" / "current.json"
+    if harm == "pointer":
+        pointer.write_text("{")
+    elif harm == "snapshot":
+        for path in folder.glob("serving/*/snapshot-*.arrow"):
+            path.write_bytes(b"ARROW1")
+    else:
+        shutil.rmtree(folder)
+    live.look()
+    health = client.get("/healthz").json()
+    if harm != "pointer":  # without a pointer the index is built anew
+        assert health["status"] == "stale" and health["models"][0]["trouble"]
+    assert client.get("/search", params={"q": "rank"}).json()["videos"]
+
+
+def ask(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
+        return json.loads(response.read())
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_follows_refuses_and_stops(own_copy, environment, tmp_path):
+    folder = own_copy("model=dcdt_ridge")
+    line = [sys.executable, "-m", "dcdt.serve", str(folder), "--port", "0"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    address = process.stdout.readline()
+    assert address.startswith("http://127.0.0.1:"), address
+    port = int(address.split(":")[2].split()[0])
+    try:
+        assert len(ask(port, "/search?q=rank&k=3")["videos"]) == 3
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(port, "/search?q=" + "a" * 100_000)
+        assert refused.value.code == 422
+        writer = ServedRecommender(folder)
+        writer.add(Documents(["new"], ["shear plane"], ["shear plane"], [{"level": "intro"}]))
+        for _ in range(100):
+            if found := ask(port, "/search?q=shear&filter=" + quote("level=intro"))["videos"]:
+                break
+        assert [item["id"] for item in found] == ["new"]
+        taken = subprocess.run([*line[:-1], str(port)], capture_output=True, text=True, env=environment, timeout=60)
+        assert taken.returncode == 2 and "cannot be listened on" in taken.stderr and "Traceback" not in taken.stderr
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    lines = [json.loads(text) for text in (tmp_path / "log").read_text().splitlines()]
+    assert any(entry.get("path") == "/search" for entry in lines)
+    assert "shear" not in (tmp_path / "log").read_text()
+
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.fixture
+def page(make_run, environment):
+    """The search page over two runs in a real browser."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the page is tested with playwright: pip install playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip("the page is tested in Chromium: apt-get install chromium")
+    runs = [str(make_run("model=bm25")), "--beside", str(make_run("model=hybrid_towers"))]
+    line = [sys.executable, "-m", "dcdt.serve", *runs, "--port", "0"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    address = process.stdout.readline().split()[0]
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.told, page.asked = [], []
+        page.on("console", lambda message: page.told.append(message.text))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(address)
+        yield page
+        browser.close()
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(page):
+    page.set_default_timeout(60_000)
+    assert page.evaluate("document.activeElement.id") == "q"
+    page.keyboard.type("rank of a basis")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("li")
+    assert page.locator("li").count() == 10 and "10 videos" in page.inner_text("#status")
+    assert {text.lower() for text in page.locator("mark").all_inner_texts()} <= {"rank", "basis"}
+    assert page.locator("mark").count() and "q=rank" in page.url
+    for width, scheme in ((390, "dark"), (390, "light"), (1280, "dark"), (1280, "light")):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CONTRAST) >= 4.5, (width, scheme)
+
+    page.keyboard.press("ArrowDown")  # from the box to the first video, and back by "/"
+    assert page.evaluate("document.activeElement.classList.contains('step')")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("[...document.querySelectorAll('.step')].indexOf(document.activeElement)") == 0
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "q"
+
+    page.check("#both")
+    page.wait_for_selector("section:nth-child(2) li")
+    assert page.locator("section h2").all_inner_texts() == ["bm25", "hybrid"]
+    page.click("summary")
+    page.fill("#filter", "colour=red")
+    page.press("#filter", "Enter")
+    page.wait_for_selector("#status.wrong")
+    assert "field 'colour'" in page.inner_text("#status")
+    page.go_back()
+    page.wait_for_selector("section:nth-child(2) li")
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('input,button')].filter(e => !e.labels?.length && !e.textContent).length"
+    )
+    assert unnamed == 0
+    assert [text for text in page.told if "422" not in text] == []  # the refused filter, told by the browser itself
+    assert all("127.0.0.1" in url for url in page.asked)
+
+
+CONTRAST = """(() => {
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
+  const linear = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = color => {
+    const [r, g, b] = numbers(color).slice(0, 3).map(linear);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const back = node => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (numbers(color)[3] !== 0) return color;
+    }
+    return "rgb(255,255,255)";
+  };
+  let least = 21;
+  for (const node of document.querySelectorAll("h1,h3 *,p,mark,button,label,summary,#status")) {
+    const [one, two] = [light(getComputedStyle(node).color), light(back(node))].sort((a, b) => b - a);
+    least = Math.min(least, (one + .05) / (two + .05));
+  }
+  return least;
+})()"""
+
+
+def test_a_link_that_is_no_address_is_never_followed():
+    page = (Path(sys.modules["dcdt"].__file__).parent / "serving" / "page.html").read_text()
+    assert "innerHTML" not in page and "safeLink(video.link)" in page

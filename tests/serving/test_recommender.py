@@ -1,0 +1,249 @@
+"""A run of every model answers as the model that was trained: scores, order, changes, reasons, mistakes."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dcdt
+from dcdt.data.collection import Documents, load_collection
+from dcdt.errors import UserError
+from dcdt.files import read_json, write_json
+from dcdt.registry import MODELS
+from dcdt.restore import restore
+from dcdt.serving.export import KINDS
+from dcdt.serving.recommender import ServedRecommender, load
+
+RIDGE = ("model=hybrid_towers",)
+RUNS = [
+    ("model=dcdt",),
+    ("model=dcdt_attention",),
+    ("model=dcdt_sum",),
+    ("model=dcdt_residual",),
+    ("model=dcdt_residual", "model.fusion=concat"),
+    ("model=dcdt_residual", "model.attention=query"),
+    ("model=dcdt_ridge",),
+    ("model=zero_shot",),
+    ("model=zero_shot_whitened",),
+    ("model=single_tower",),
+    ("model=bm25",),
+    ("model=bm25", "model.backend=bm25s", "model.variant=lucene", "model.stem=true"),
+    ("model=collaborative",),
+    ("model=hybrid",),
+    ("model=hybrid", "model.fusion=rrf"),
+    ("model=hybrid", "model@model.second=collaborative"),
+    RIDGE,
+    ("model=dcdt", "trials=2"),
+]
+
+
+def names(overrides):
+    return ",".join(overrides)
+
+
+def test_every_registered_model_has_a_run_here():
+    tried = {read for overrides in RUNS for read in [overrides[0].removeprefix("model=")]}
+    assert {name for name in MODELS if name not in tried} == set()
+    assert set(KINDS) <= set(MODELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", RUNS, ids=names)
+def test_answers_have_the_scores_of_the_run_and_its_state_is_whole(make_run, overrides):
+    folder = make_run(*overrides)
+    served = dcdt.load(folder)
+    collection = load_collection(served.store.run.parents[1] / "small")
+    scored = pq.read_table(folder / "scores.parquet").to_pydict()
+    wanted = {}
+    for query, video, score in zip(scored["query_id"], scored["video_id"], scored["score"], strict=True):
+        wanted.setdefault(query, {})[video] = score
+    for query, scores in list(wanted.items())[:8]:
+        answer = served.recommend(collection.queries.texts[collection.queries.row_of[query]], 1000, explained=True)[0]
+        assert [item.rank for item in answer] == list(range(1, len(collection.videos) + 1))
+        found = {item.id: item.score for item in answer}
+        if "model=collaborative" in overrides[0] or "collaborative" in names(overrides):
+            continue  # the run knows who asked; a question alone does not say
+        candidates = [name for name, score in scores.items() if np.isfinite(score)]
+        np.testing.assert_allclose(
+            [found[name] for name in candidates], [scores[name] for name in candidates], atol=1e-4
+        )
+        for item in answer:
+            for part in item.why["parts"]:
+                kinds = [key for key in ("fields", "terms") if key in part and served.name != "single_tower"]
+                for key in kinds:
+                    assert sum(part[key].values()) == pytest.approx(part["score"], abs=1e-4)
+                if "attention" in part:
+                    assert sum(part["attention"].values()) == pytest.approx(1, abs=1e-5)
+            if served.fusion is not None and served.fusion["kind"] == "convex":
+                assert sum(part["share"] for part in item.why["parts"]) == pytest.approx(item.score, abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", RUNS[:-1], ids=names)
+def test_what_a_field_adds_sums_to_the_video_vector(make_run, overrides):
+    restored = restore(make_run(*overrides))
+    if not restored.model.decoupled:
+        return
+    with torch.no_grad():
+        vectors = restored.model.encode_videos(restored.tables.videos)
+        total = sum(restored.model.video_parts(restored.tables.videos).values())
+    cosine = torch.nn.functional.cosine_similarity(vectors, total, dim=-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [RUNS[0], ("model=dcdt_ridge",), ("model=bm25",), ("model=single_tower",), RIDGE], ids=names
+)
+def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_copy, overrides):
+    folder = own_copy(*overrides)
+    served = ServedRecommender(folder)
+    n = len(served)
+    text = "kernel eigen trace shear plane"
+    served.add(Documents(["new"], [text], [text], [{"level": "intro", "url": "https://example.org"}]))
+    if overrides == ("model=bm25",):
+        assert served.recommend(text, 1)[0][0].id == "new"
+    assert {item.id for item in served.recommend(text, 1000)[0]} >= {"new"} and len(served) == n + 1
+    assert [item.id for item in served.recommend(text, 5, "level=intro")[0]] == ["new"]
+    before = served.recommend("span", 1000)[0]
+    served.update(Documents(["new"], ["span"], ["span"], [{}]))
+    again = ServedRecommender(folder)  # another process
+    assert len(again) == n + 1 and again.recommend("span", 1000)[0] != before
+    assert next(item.title for item in again.recommend("span", 1000)[0] if item.id == "new") == "span"
+    again.delete(["new", "v3"])
+    assert served.store.refresh() == "changed"
+    for one in (served, again, ServedRecommender(folder)):
+        assert {"new", "v3"}.isdisjoint(item.id for item in one.recommend("span", 1000)[0]) and len(one) == n - 1
+
+
+@pytest.mark.slow
+def test_an_added_video_scores_as_one_that_was_there_when_the_index_was_built(make_run, bench, tmp_path):
+    """The towers, the words and the rounding are the same: only what leans on neighbours may differ."""
+    served = load(make_run("model=hybrid"))
+    shutil.copytree(served.store.run, tmp_path / "run")
+    other = ServedRecommender(tmp_path / "run")
+    videos = load_collection(bench / "small").videos
+    row = videos.row_of["v4"]
+    other.delete(["v4"])
+    other.add(Documents(["v4"], [videos.titles[row]], [videos.texts[row]], [videos.metadata[row]]))
+    for one, two in zip(*(part.recommend("rank basis lesson 4", 1000)[0] for part in (served, other)), strict=True):
+        assert (one.id, one.title) == (two.id, two.title)
+        assert one.score == pytest.approx(two.score, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def served(make_run):
+    return load(make_run(*RIDGE))
+
+
+def test_filters_k_and_abstaining(served):
+    everything = served.recommend("rank of a basis", 1000)[0]
+    assert len(everything) == 20 and [item.score for item in everything] == sorted(
+        (item.score for item in everything), reverse=True
+    )
+    some = served.recommend(["rank of a basis", "span"], 3, "id=v1|v2|v3|v4")
+    assert [len(answer) for answer in some] == [3, 3] and {item.id for item in some[0]} <= {"v1", "v2", "v3", "v4"}
+    wanted = {item.id: item.score for item in everything}
+    assert all(item.score == pytest.approx(wanted[item.id]) for item in some[0])  # a filter changes no score
+    value = served.threshold["value"]
+    kept = served.recommend("rank of a basis", 1000, abstain=True)[0]
+    assert [item.id for item in kept] == [item.id for item in everything if item.score >= value]
+    assert served.threshold["queries"] > 0 and 0 <= served.threshold["refused"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("", 5), "the question is empty"),
+        (("  \n ", 5), "the question is empty"),
+        (("a" * 100_000, 5), "100,000 characters; at most 2,000"),
+        (("a", 0), "k is 0"),
+        (("a", 1_000_000), "k is 1000000"),
+        (("a", True), "k is True"),
+        (("a", 5, "colour=red"), "the field 'colour'"),
+        ((["a", None], 5), "a question is NoneType"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_words(served, arguments, said):
+    with pytest.raises(UserError) as error:
+        served.recommend(*arguments)
+    assert said in str(error.value) and len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda served: served.add(Documents(["v1"], ["t"], ["t"], [{}])), "the id 'v1' exists already"),
+        (lambda served: served.update(Documents(["no"], ["t"], ["t"], [{}])), "no video with the id 'no'"),
+        (lambda served: served.delete(["no"]), "no video with the id 'no'"),
+        (lambda served: served.delete([f"v{at}" for at in range(20)]), "would leave none"),
+    ],
+)
+def test_changes_that_cannot_be_made_change_nothing(served, change, said):
+    before = served.store.pointer
+    with pytest.raises(UserError, match=said):
+        change(served)
+    assert ServedRecommender(served.store.run).store.pointer == before
+
+
+HARMS = {
+    "no run": (lambda run: shutil.rmtree(run), "is not a run"),
+    "failed": (lambda run: write_json(run / "status.json", {"status": "failed", "error": "boom"}), "is failed: boom"),
+    "no state": (lambda run: (run / "checkpoints" / "best.ckpt").unlink(), "no saved state"),
+    "corrupt state": (lambda run: (run / "checkpoints" / "best.ckpt").write_bytes(b"PK\x03\x04"), "corrupt"),
+    "pickle": (
+        lambda run: torch.save({"state_dict": object}, run / "checkpoints" / "best.ckpt"),
+        "corrupt or holds more",
+    ),
+    "no config": (lambda run: (run / "config.yaml").unlink(), "no saved state (config.yaml)"),
+    "config of a stranger": (
+        lambda run: (run / "config.yaml").write_text("model:\n  _target_: os.system\n  name: os.system\n"),
+        "model.name is 'os.system'",
+    ),
+    "another collection": (
+        lambda run: write_json(run / "provenance.json", {"collection_fingerprint": "0123"}),
+        "is not the one",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_run_that_cannot_be_served_says_why(own_copy, harm):
+    folder = own_copy("model=bm25")
+    shutil.rmtree(folder / "serving")
+    HARMS[harm][0](folder)
+    with pytest.raises(UserError) as error:
+        load(folder)
+    assert HARMS[harm][1] in str(error.value) and len(str(error.value).splitlines()) <= 2
+
+
+def test_an_index_of_another_run_is_refused(own_copy):
+    folder = own_copy("model=bm25")
+    state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    torch.save({**state, "epoch": 99}, folder / "checkpoints" / "best.ckpt")
+    with pytest.raises(UserError, match="built by another run"):
+        load(folder)
+
+
+@pytest.mark.parametrize("file", ["model.json", "snapshot-1.arrow"])
+def test_a_corrupt_build_is_refused(own_copy, file):
+    folder = own_copy("model=bm25")
+    path = next((folder / "serving").glob(f"*/{file}"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="corrupt"):
+        load(folder)
+
+
+def test_building_again_takes_the_place_of_the_old_build_and_keeps_one_before(own_copy):
+    from dcdt.serving.export import build
+
+    folder = own_copy("model=bm25")
+    names = [read_json(folder / "serving" / "current.json")["build"]]
+    for _ in range(2):
+        names.append(build(folder).build)
+    kept = {path.name for path in (folder / "serving").iterdir() if path.is_dir()}
+    assert kept == set(names[1:]) and len(set(names)) == 3
+    assert json.loads((folder / "serving" / names[-1] / "model.json").read_text())["model"] == "bm25"
