@@ -1,0 +1,344 @@
+"""How fast finished runs answer: vectors, LanceDB, questions, HTTP, start-up, changes; every figure beside a reference.
+
+    python benchmarks/serving.py RUN [--hybrid RUN] [--only vectors lance question http start change] [--videos 1000000]
+
+RUN is a finished run of a model with towers. The catalogue is made of real vectors: those of its collection and of
+the folders in $DCDT_COLLECTIONS that the cache holds, each copied with noise of half its length along the directions in
+which real vectors vary (their covariance). Queries are the collections' own questions. Results are merged into
+benchmarks/results/serving.json.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from serving_data import catalogue_table, real_vectors, repeat_perturbed
+
+from dcdt.data.collection import Documents
+from dcdt.files import read_json, write_json
+from dcdt.serving.ann import exact_top
+from dcdt.serving.index import vector_column
+from dcdt.serving.lance import LanceIndex
+from dcdt.serving.memory import MemoryIndex, multiply
+from dcdt.serving.recommender import ServedRecommender, load
+
+OUT = Path(__file__).parent / "results" / "serving.json"
+ROWS: list[dict] = []
+
+
+def note(
+    question: str, value: float, unit: str, against: str, ratio: float | None, target: str, holds: bool | None
+) -> None:
+    """Keep one row, in place of an earlier one of the same question, and show it."""
+    row = {"question": question, "value": value, "unit": unit, "against": against, "ratio": ratio, "target": target}
+    row["holds"] = holds
+    ROWS.append(row)
+    print(json.dumps(row), flush=True)
+
+
+def timed(action: Callable[[int], object], n: int, warm: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Milliseconds of n calls one after the other, by the clock and of this process's own CPU time.
+
+    On a machine that is shared, the first tells what a user would have waited, the second what the work itself costs.
+    """
+    for at in range(warm):
+        action(at)
+    found = np.empty((2, n))
+    for at in range(n):
+        started, worked = time.perf_counter(), time.process_time()
+        action(at)
+        found[:, at] = 1000 * (time.perf_counter() - started), 1000 * (time.process_time() - worked)
+    return found[0], found[1]
+
+
+def p(values: np.ndarray, share: float) -> float:
+    """A percentile, rounded."""
+    return round(float(np.percentile(values, share)), 3)
+
+
+def cpu(what: str, worked: np.ndarray) -> None:
+    """The CPU time of the same calls."""
+    note(f"{what}: CPU p50", p(worked, 50), "ms", f"CPU p99 {p(worked, 99)} ms", None, "", None)
+
+
+def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
+    """Vector in, top 10 out, over n videos; recall against exact search on questions that chose nothing."""
+    base, questions = real_vectors(served)
+    matrix = repeat_perturbed(base, n)
+    print(f"{len(base)} real vectors, {len(questions)} questions, {matrix.shape}", flush=True)
+    index = MemoryIndex()
+    started = time.perf_counter()
+    table = catalogue_table(served, matrix)
+    index.build(table, 1, {"vector_0": questions[:400]})
+    seconds = time.perf_counter() - started
+    ann = index.state.anns["vector_0"]
+    held = questions[400:800] if len(questions) > 600 else questions[-200:]
+    recall = ann.recall(held, exact_top(matrix, held, 10))
+    view, everything = index.state, index.state.alive
+    fast, worked = timed(lambda at: view.search(questions[at % len(questions)], 10, everything, "vector_0"), 2000)
+    slow, _ = timed(lambda at: multiply(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
+    how = f"{ann.facts.kind}, {ann.facts.width} wide, {ann.facts.depth} re-ranked"
+    what = f"vector in, 10 of {n:,} x {matrix.shape[1]} out ({how})"
+    against = f"exact search: p50 {p(slow, 50)} ms"
+    note(f"{what}: p50", p(fast, 50), "ms", against, round(p(slow, 50) / p(fast, 50), 1), "", None)
+    note(
+        f"{what}: p99",
+        p(fast, 99),
+        "ms",
+        against,
+        round(p(slow, 50) / p(fast, 99), 1),
+        "p99 under 1 ms",
+        p(fast, 99) < 1,
+    )
+    cpu(what, worked)
+    note(f"{what}: recall@10", round(recall, 4), "share", "exact search", None, "at least 0.98", recall >= 0.98)
+    note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
+    return index
+
+
+def lance(served: ServedRecommender, n: int, folder: Path) -> None:
+    """The same through LanceDB."""
+    base, questions = real_vectors(served)
+    matrix = repeat_perturbed(base, n).astype(np.float32)
+    table = pa.table({"id": [f"v{at}" for at in range(n)], "vector_0": vector_column(matrix)})
+    index = LanceIndex(str(folder / "lance"))
+    started = time.perf_counter()
+    index.build(table)
+    seconds = time.perf_counter() - started
+    exact = exact_top(matrix, questions[:100], 10)
+    found = [index.search(vector, 10).ids for vector in questions[:100]]
+    pairs = zip(found, exact, strict=True)
+    recall = float(np.mean([len({f"v{row}" for row in rows} & set(ids)) / 10 for ids, rows in pairs]))
+    fast, worked = timed(lambda at: index.search(questions[at % len(questions)], 10), 400)
+    slow, _ = timed(lambda at: multiply(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
+    what = f"LanceDB, 10 of {n:,} x {matrix.shape[1]}"
+    against = f"exact search in memory: p50 {p(slow, 50)} ms"
+    note(f"{what}: p50", p(fast, 50), "ms", against, round(p(slow, 50) / p(fast, 50), 1), "", None)
+    note(
+        f"{what}: p99",
+        p(fast, 99),
+        "ms",
+        against,
+        round(p(slow, 50) / p(fast, 99), 1),
+        "p99 under 10 ms",
+        p(fast, 99) < 10,
+    )
+    cpu(what, worked)
+    note(f"{what}: recall@10", round(recall, 4), "share", "exact search", None, "", None)
+    note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
+
+
+def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], name: str) -> None:
+    """Question text in, answer out, over the large catalogue."""
+    kept, served.store.memory = served.store.memory, index
+    try:
+        whole, worked = timed(lambda at: served.recommend(texts[at % len(texts)], 10), 600)
+        alone, _ = timed(lambda at: served.embed([texts[at % len(texts)]]), 600)
+    finally:
+        served.store.memory = kept
+    what = f"question in, answer out, {name}, {len(index):,} videos"
+    against = f"embedding alone: p50 {p(alone, 50)}, p99 {p(alone, 99)} ms"
+    note(
+        f"{what}: p50",
+        p(whole, 50),
+        "ms",
+        against,
+        round(p(whole, 50) / p(alone, 50), 2),
+        "p50 under 5 ms",
+        p(whole, 50) < 5,
+    )
+    note(
+        f"{what}: p99",
+        p(whole, 99),
+        "ms",
+        against,
+        round(p(whole, 99) / p(alone, 99), 2),
+        "p99 under 8 ms",
+        p(whole, 99) < 8,
+    )
+    cpu(what, worked)
+
+
+CLIENT = """
+import http.client, json, sys, threading, time
+from urllib.parse import quote
+port, clients, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+texts = json.loads(sys.stdin.read())
+found, lock = [], threading.Lock()
+until = time.perf_counter() + seconds
+def one(at):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    mine = []
+    while time.perf_counter() < until:
+        at += clients
+        started = time.perf_counter()
+        connection.request("GET", "/search?k=10&q=" + quote(texts[at % len(texts)]))
+        response = connection.getresponse(); body = response.read()
+        assert response.status == 200, body
+        mine.append(1000 * (time.perf_counter() - started))
+    with lock: found.extend(mine)
+threads = [threading.Thread(target=one, args=(at,)) for at in range(clients)]
+[thread.start() for thread in threads]; [thread.join() for thread in threads]
+print(json.dumps(found))
+"""
+
+
+def start_server(run: Path, *options: str) -> tuple[subprocess.Popen, int]:
+    """Serve a run on a free port; the process and the port."""
+    line = [sys.executable, "-m", "dcdt.serve", str(run), "--port", "0", *options]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    address = process.stdout.readline()
+    return process, int(address.split(":")[2].split()[0])
+
+
+def over_http(served: ServedRecommender, texts: list[str], seconds: float = 15) -> None:
+    """Requests a second with 8 clients in another process, on this machine's cores."""
+    process, port = start_server(served.store.run)
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        for text in texts[:30]:
+            connection.request("GET", "/search?k=10&q=" + quote(text))
+            connection.getresponse().read()
+        line = [sys.executable, "-c", CLIENT, str(port), "8", str(seconds)]
+        done = subprocess.run(line, input=json.dumps(texts), capture_output=True, text=True, check=True)
+        found = np.array(json.loads(done.stdout))
+    finally:
+        process.terminate()
+        process.wait(20)
+    alone, _ = timed(lambda at: served.embed([texts[at % len(texts)]]), 300)
+    rate = round(len(found) / seconds, 1)
+    share = round(rate * float(alone.mean()) / 1000, 2)
+    against = f"the embedder alone, one after the other: {round(1000 / float(alone.mean()), 1)} a second"
+    what = f"HTTP, 8 clients, {served.name}, {len(served):,} videos"
+    note(
+        f"{what}: requests",
+        rate,
+        "1/s",
+        against,
+        round(rate * float(alone.mean()) / 1000, 2),
+        "at least 150",
+        rate >= 150,
+    )
+    note(f"{what}: p99", p(found, 99), "ms", f"p50 {p(found, 50)} ms", None, "under 60 ms", p(found, 99) < 60)
+    note(f"{what}: the embedder's share of a second", share, "s", "", None, "", None)
+
+
+def start(run: Path) -> None:
+    """A cold question on the command line, beside the start of Python and numpy alone and of importing torch."""
+
+    def command(*line: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *line], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    ours, bare, torch = [], [], []
+    for _ in range(5):
+        ours.append(command("-m", "dcdt.recommend", str(run), "why do eigenvectors matter", "-k", "5"))
+        bare.append(command("-c", "import numpy"))
+        torch.append(command("-c", "import torch"))
+    value, base = float(np.median(ours)), float(np.median(bare))
+    against = f"import numpy {base:.2f} s, import torch {np.median(torch):.2f} s"
+    note(
+        "dcdt.recommend, cold: median of 5",
+        round(value, 2),
+        "s",
+        against,
+        round(value / base, 2),
+        "under 3 s",
+        value < 3,
+    )
+
+
+def change(run: Path, folder: Path) -> None:
+    """A new video, from its text to being found."""
+    import shutil
+
+    served = load(shutil.copytree(run, folder / "changed"))
+    served.recommend("warm", 1)
+    served.add(Documents(["warm"], ["warm"], ["warm"], [{}]))
+    found = []
+    for at in range(20):
+        started = time.perf_counter()
+        text = f"zebra crossing number {at}"
+        served.add(Documents([f"new{at}"], [text], [text], [{}]))
+        assert f"new{at}" in {item.id for item in served.recommend(text, 10)[0]}
+        found.append(time.perf_counter() - started)
+    what = f"a new video embedded, saved and found, {len(served):,} videos"
+    note(f"{what}: worst of 20", round(max(found), 3), "s", "", None, "under 1 s", max(found) < 1)
+
+
+def main() -> None:
+    """Measure what is asked for and write the results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--hybrid", type=Path)
+    parser.add_argument("--only", nargs="+", default=["vectors", "question", "lance", "http", "start", "change"])
+    parser.add_argument("--videos", type=int, default=1_000_000)
+    parser.add_argument("--lance-videos", type=int, default=200_000)
+    parser.add_argument("--scratch", type=Path, default=Path("outputs/bench"))
+    given = parser.parse_args()
+    given.scratch.mkdir(parents=True, exist_ok=True)
+    served = load(given.run, threads=int(os.environ.get("EMBEDDER_THREADS", "1")))
+    texts = questions_of(served)
+    if {"vectors", "question"} & set(given.only):
+        index = vectors(served, given.videos)
+        if "question" in given.only:
+            question(served, index, texts, served.name)
+            if given.hybrid:
+                other = load(given.hybrid, threads=served.threads)
+                view = index.state
+                table = catalogue_table(other, view.main.vectors["vector_0"], with_vectors=False)
+                renamed = {"vector_1": view.main.vectors["vector_0"]}
+                main = replace(view.main, table=table, vectors=renamed, _postings={})
+                index.view = replace(
+                    view,
+                    main=main,
+                    fresh=replace(
+                        main,
+                        table=table.slice(0, 0),
+                        vectors={name: matrix[:0] for name, matrix in renamed.items()},
+                        _postings={},
+                    ),
+                    anns={"vector_1": view.anns["vector_0"]},
+                )
+                question(other, index, texts, other.name)
+        del index
+    if "lance" in given.only:
+        lance(served, given.lance_videos, given.scratch)
+    for run in [given.run, *([given.hybrid] if given.hybrid else [])]:
+        if "http" in given.only:
+            over_http(load(run, threads=1), texts)
+    if "start" in given.only:
+        start(given.hybrid or given.run)
+    if "change" in given.only:
+        change(given.hybrid or given.run, given.scratch)
+    known = {row["question"]: row for row in read_json(OUT).get("rows", [])}
+    known |= {row["question"]: row for row in ROWS}
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, shared with other work"
+    )
+    facts = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "n": given.videos}
+    write_json(OUT, {"rows": list(known.values()), **facts})
+
+
+def questions_of(served: ServedRecommender) -> list[str]:
+    """The questions of the run's own collection."""
+    from dcdt.restore import run_settings
+
+    path = Path(run_settings(served.store.run).data.path) / "queries.jsonl"
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    main()
