@@ -70,6 +70,8 @@ class PartExport:
 
 
 class _QueryTower(nn.Module):
+    model: Any
+
     def __init__(self, model: Recommender) -> None:
         super().__init__()
         self.model = model
@@ -248,7 +250,7 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
     return version
 
 
-def model_parts(model: Recommender) -> list[tuple[str, Recommender]]:
+def model_parts(model: Any) -> list[tuple[str, Recommender]]:  # noqa: ANN401 - baselines are not imported here
     """The parts of a model by name: those of a hybrid, or itself."""
     if not hasattr(model, "first"):
         return [(_name(model), model)]

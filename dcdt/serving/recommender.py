@@ -292,7 +292,7 @@ def open_embedder(config: dict[str, Any], folder: Path, threads: int) -> Any:  #
 
     from dcdt.config import SCHEMAS, typed
 
-    parsed = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
+    parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
     if config["name"] == "local":
         from dcdt.embedders.onnx import OnnxEmbedder
 
