@@ -328,7 +328,11 @@ def main() -> None:
     machine = (
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, shared with other work"
     )
-    facts = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "n": given.videos}
+    facts = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine,
+        "n": given.videos if "vectors" in given.only else len(served),
+    }
     write_json(OUT, {"rows": list(known.values()), **facts})
 
 
