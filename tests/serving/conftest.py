@@ -9,8 +9,10 @@ from embedders.tiny import write_model
 from hydra import compose, initialize_config_dir
 from support import make_collection
 
+from dcdt.callbacks.logger import RunLogger
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.run import run
+from dcdt.status import Status
 
 INTERACTIONS = [f"u{at % 7},v{at * 3 % 20},{at}\n" for at in range(60)]
 
@@ -52,7 +54,7 @@ def make_run(bench):
             register_resolvers()
             with initialize_config_dir(str(config_folder()), version_base="1.3"):
                 config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
-            run(parse(config), config, folder)
+            run(parse(config), config, Status(folder), RunLogger())
             made[overrides] = folder
         return made[overrides]
 
