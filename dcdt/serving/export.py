@@ -210,8 +210,8 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
     settings, collection, model = restored.settings, restored.collection, restored.model
     with torch.no_grad():
         named = dict(model_parts(model))
-        for name, part in named.items():
-            if name not in KINDS and not part.decoupled:
+        for name, member in named.items():
+            if name not in KINDS and not member.decoupled:
                 raise UserError(
                     f"model={name} cannot be served yet: it has no two towers, and no scorer of its own here.\n"
                     "Serve a run of another model, such as experiment=best."
