@@ -12,7 +12,7 @@ import sys
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -886,6 +886,19 @@ def project_root() -> Path:
     """Folder that relative paths of shipped configurations start from: the checkout, or where the user stands."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "conf" / "config.yaml").is_file() else Path.cwd()
+
+
+def model_presets() -> dict[str, dict[str, Any]]:
+    """The values of every option of conf/model by its name, which is what a user chose; `model.name` is its class."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    options = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
+    GlobalHydra.instance().clear()
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        found = {name: compose("config", overrides=[f"model={name}"]).model for name in options}
+    return {name: cast(dict[str, Any], OmegaConf.to_container(values, resolve=True)) for name, values in found.items()}
 
 
 def demo_collection() -> Path:

@@ -19,7 +19,7 @@ from dcdt.reporting.numbers import (
 )
 from dcdt.reporting.runs import NOT_APPLICABLE, Run
 from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, counted, listed, metric_name, span, with_best
-from dcdt.reporting.variants import SIMULATED, Variant, make_variants
+from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
 from dcdt.tuning import SPACES
 
 REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
@@ -294,6 +294,9 @@ def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | N
         if cold:
             n, total = (sum(int(run.metrics[key]) for run in cold) for key in ("test/cold_queries", "test/n_queries"))
             notes.append(f"{one.label}: {n} of {total} test queries came from learners without a history (popularity).")
+    if ways := training_choices(variants):
+        words = "; ".join(f"{', '.join(labels)}: {choices}" for choices, labels in ways.items())
+        notes.append(f"Trained each in its own way. {words}.")
     versions = {run.provenance.get("code") for one in variants for run in one.runs}
     if len(versions) > 1:
         notes.append(f"The runs were made by {len(versions)} versions of the code.")

@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from dcdt.config import model_presets
 from dcdt.errors import UserError
 from dcdt.reporting.runs import FINISHED, Run
 from dcdt.tuning import SPACES
@@ -24,7 +26,8 @@ class Variant:
     """Runs that share everything that matters but fold and seed.
 
     Attributes:
-        label: the model and the choices in which the variants of a report differ.
+        label: the option of conf/model that it is (else the model's name), and the choices in which the variants of a
+            report with the same option differ.
         model: name of the model.
         runs: the finished ones, by fold and seed, one each.
         missing: those of a fold and seed that no run finished.
@@ -59,7 +62,7 @@ def make_variants(runs: list[Run]) -> list[Variant]:
         key = json.dumps(deciding, sort_keys=True)
         choices[key] = deciding
         groups.setdefault(key, []).append(run)
-    labels = _labels(choices)
+    labels = _labels(choices, {key: _option(members[0].config["model"]) for key, members in groups.items()})
     simulated = any("interactions" in run.provenance.get("simulated", []) for run in runs)
     variants = []
     for key, members in groups.items():
@@ -143,18 +146,48 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - configuration
     return str(int(value) if whole else value)  # margin 1 and margin 1.0 are the same choice
 
 
-def _labels(choices: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Model name plus the choices that differ: among variants of its model, its loss, its sampler, ..."""
+def _option(model: Mapping[str, Any]) -> str:
+    """The option of conf/model with these values, else the model's name; keys that came after a run do not count."""
+    values, name = dict(_flatten(model, "")), str(model["name"])
+    found = [option for option, known in _options().items() if values.items() <= known.items()]
+    return found[0] if len(found) == 1 else name
+
+
+@cache
+def _options() -> dict[str, dict[str, str]]:
+    """Flat values of every option."""
+    return {name: dict(_flatten(values, "")) for name, values in model_presets().items()}
+
+
+def training_choices(variants: list[Variant]) -> dict[str, list[str]]:
+    """Where models were trained in different ways: the choices that differ, and the labels of the models."""
+    trained = sorted(
+        (one for one in variants if any(run.cost.get("epochs") for run in one.runs)), key=lambda one: one.label
+    )
+    flat = {
+        one.label: dict(_flatten({group: one.runs[0].config.get(group) for group in TRAINING}, "")) for one in trained
+    }
+    keys = sorted({key for parts in flat.values() for key in parts} - set(IGNORED_CALLBACKS))
+    differing = [key for key in keys if len({parts.get(key) for parts in flat.values()}) > 1]
+    found: dict[str, list[str]] = {}
+    for label, parts in flat.items():
+        words = ", ".join(f"{key.removesuffix('.name')}={parts[key]}" for key in differing if key in parts)
+        found.setdefault(words, []).append(label)
+    return found if len(found) > 1 else {}
+
+
+def _labels(choices: dict[str, dict[str, str]], options: dict[str, str]) -> dict[str, str]:
+    """The option plus the choices that differ among the variants that have it, within their loss, sampler, ..."""
     shown: dict[str, list[str]] = {key: [] for key in choices}
     for name in sorted({name for parts in choices.values() for name in parts} - {"model.name"}):
-        values: dict[str, set[str]] = {}
-        for parts in choices.values():
-            if name in parts:
-                values.setdefault(_peers(name, parts), set()).add(parts[name])
+        values: dict[tuple[str, str], set[str]] = {}
         for key, parts in choices.items():
-            if name in parts and len(values[_peers(name, parts)]) > 1:
+            if name in parts:
+                values.setdefault((options[key], _peers(name, parts)), set()).add(parts[name])
+        for key, parts in choices.items():
+            if name in parts and len(values[options[key], _peers(name, parts)]) > 1:
                 shown[key].append(f"{name.removesuffix('.name')}={parts[name]}")
-    labels = {key: ", ".join([choices[key]["model.name"], *parts]) for key, parts in shown.items()}
+    labels = {key: ", ".join([options[key], *parts]) for key, parts in shown.items()}
     seen: dict[str, int] = {}
     for key in sorted(labels):  # equal only where configurations of different versions lack keys
         seen[labels[key]] = seen.get(labels[key], 0) + 1

@@ -293,7 +293,16 @@ def test_the_reference_is_the_cosine_that_is_not_whitened(tmp_path):
         write_run(tmp_path, "zero_shot", fold, skill=2.0, overrides={"model.whiten": "soft"})
         write_run(tmp_path, "zero_shot", fold, skill=0.5)
     report = make_report(read_runs([tmp_path]))
-    assert "soft" in report.best.label and "none" in report.reference.label
+    assert (report.best.label, report.reference.label) == ("zero_shot_whitened", "zero_shot")
+
+
+def test_models_that_were_trained_in_different_ways_are_noted(tmp_path):
+    for fold in range(2):
+        write_run(tmp_path, "zero_shot", fold)
+        write_run(tmp_path, "dcdt", fold, overrides={"optimizer.lr": 0.01})
+        write_run(tmp_path, "single_tower", fold)
+    notes = make_report(read_runs([tmp_path])).tables[0].notes
+    assert "Trained each in its own way. dcdt: optimizer.lr=0.01; single_tower: optimizer.lr=0.001." in notes
 
 
 def test_another_metric_orders_and_tests(comparison):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
+from dcdt.config import model_presets
 from dcdt.errors import UserError
 from dcdt.reporting.runs import read_runs
 from dcdt.reporting.variants import make_variants
@@ -62,13 +63,13 @@ def test_a_field_is_compared_within_its_own_kind(tmp_path):
     ]
 
 
-def test_models_are_not_told_apart_by_their_own_fields_but_by_the_training_they_share(tmp_path):
+def test_choices_tell_apart_what_has_the_same_name_alone(tmp_path):
     write(tmp_path, {"model.width": 64})
     write(tmp_path, {}, model="single_tower")
     assert labels(tmp_path) == ["dcdt", "single_tower"]
     write(tmp_path, {"optimizer.lr": 0.01}, model="single_tower", fold=1)
     assert labels(tmp_path) == [
-        "dcdt, optimizer.lr=0.001",
+        "dcdt",
         "single_tower, optimizer.lr=0.001",
         "single_tower, optimizer.lr=0.01",
     ]
@@ -177,3 +178,12 @@ def test_training_sizes_are_compared_on_the_same_test_queries_only(tmp_path):
         write_run(tmp_path, overrides={"split.train_queries": few}, provenance=provenance, n=n)
     with pytest.raises(UserError, match="not comparable: the test side of fold 0"):
         labels(tmp_path)
+
+
+def test_a_run_is_named_by_the_option_that_it_is(tmp_path):
+    known = model_presets()
+    write_run(tmp_path, "hybrid", overrides={"model": known["hybrid_towers"]}, name="a")
+    older = {key: value for key, value in known["dcdt_ridge"].items() if key != "fit_on"}  # before that key came
+    write_run(tmp_path, "dcdt", overrides={"model": older}, name="b")
+    write_run(tmp_path, "dcdt", overrides={"model": {**known["dcdt"], "width": 8}}, name="c")
+    assert labels(tmp_path) == ["dcdt", "dcdt_ridge", "hybrid_towers"]
