@@ -103,12 +103,13 @@ def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
 
 
 def _few(run: Run) -> str:
-    """The number of training queries where a run was given only some of them."""
-    return str(run.config.get("split", {}).get("train_queries"))
+    """Which training queries a run was given, where that is varied: how many, and judged or weak ones."""
+    split = run.config.get("split", {})
+    return f"{split.get('train_queries')} {split.get('train_on', 'all')}"
 
 
 def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
-    varied = ("index", "train_queries")
+    varied = ("index", "train_queries", "train_on")
     return {key: item for key, item in value.items() if key not in varied} if isinstance(value, Mapping) else value
 
 
@@ -117,7 +118,8 @@ def _deciding(run: Run, idle: bool) -> dict[str, str]:
     skipped = (*IGNORED, *(TRAINING if idle else ()), *(() if run.model in SPACES else ("trials",)))
     parts = {key: value for key, value in run.config.items() if key not in skipped}
     if run.model != "zero_shot":  # which reads no judgment, so that it is one row of a learning curve
-        parts["train_queries"] = run.config.get("split", {}).get("train_queries")
+        split = run.config.get("split", {})
+        parts |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
     flat = dict(_flatten(parts, ""))
     return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
 
