@@ -7,6 +7,9 @@ COMMANDS = {
     "run": "train and test one configuration, or a sweep with -m",
     "embed": "fill an embedding cache",
     "report": "finished runs -> tables, statistics, figures, one page",
+    "recommend": "a question -> videos, from a finished run",
+    "index": "change the catalogue of a finished run without training",
+    "serve": "a search page and an HTTP API over a finished run",
     "collection": "make, check or copy a collection",
     "doctor": "versions, devices, keys, caches, and what to mend",
 }
