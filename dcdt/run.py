@@ -96,7 +96,7 @@ def job(config: DictConfig) -> float:
     choices, resumed = place.overrides.task if sweeping else None, config.get("resume") is not None
     named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
     status, logger, ending = Status(folder), RunLogger(), "failed"
-    lacking = (NotApplicable, MissingField) if sweeping else (NotApplicable,)
+    lacking = (NotApplicable, MissingField) if sweeping else ()
     try:
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
         status = Status(distributed.own_folder(folder, named, sweeping))
@@ -119,9 +119,9 @@ def job(config: DictConfig) -> float:
         ending, reason = "not_applicable", str(error).splitlines()[0]
         status.not_applicable(config, reason)
         log.warning("not applicable: %s", reason)
-    except UserError as error:
+    except (UserError, NotApplicable) as error:
         if not sweeping:
-            status.withdraw()
+            status.withdraw(error)
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
         status.fail(config, error)

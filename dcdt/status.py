@@ -87,12 +87,12 @@ class Status:
         self._write_config(config)
         self._write({"status": "not_applicable", "error": reason, "finished": _now()})
 
-    def withdraw(self) -> None:
-        """Leave nothing behind of a run that never began."""
+    def withdraw(self, error: BaseException) -> None:
+        """Leave nothing behind of a run that never began; of one that did, why it stopped."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
         elif self.begun:
-            self._write({"status": "failed", "error": "stopped by a mistake in its input", "finished": _now()})
+            self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
 
     def cost(self, facts: dict[str, float]) -> None:
         """Write cost.json, which is never the same twice and so stands apart from the metrics."""

@@ -82,12 +82,12 @@ def test_a_job_of_a_sweep_takes_the_place_of_its_own_attempt(folder, tmp_path):
 def test_a_run_that_never_began_leaves_nothing(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    Status(run).withdraw()
+    Status(run).withdraw(UserError("no key"))
     assert not run.exists()
     status = Status(run)
     status.start(config_of(folder), {"collection_fingerprint": "x", "code": "y"})
-    status.withdraw()
-    assert read(run)["status"] == "failed"
+    status.withdraw(UserError("no key"))
+    assert (read(run)["status"], read(run)["error"]) == ("failed", "UserError: no key")
 
 
 def test_a_finished_job_is_known_again(folder, tmp_path):

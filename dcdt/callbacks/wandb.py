@@ -29,6 +29,7 @@ from dcdt.reporting.tables import Report
 from dcdt.sweep import differing
 
 log = logging.getLogger("dcdt")
+ANSWER_SECONDS = 30  # W&B is waited for at the start of a run
 
 
 class WandbRun(RunLogger):
@@ -69,9 +70,10 @@ class WandbRun(RunLogger):
         first = not (self.folder.parent / "wandb").exists()
         sweep = self.folder.parent.name if self.overrides is not None else None
         name = ", ".join(differing(self.overrides or [], self.folder.parent))
-        self.run = run = _start(
+        run, mode = _start(
             self.folder.parent,
             mode,
+            self.chosen.mode == "online",
             id=identity,
             resume="allow" if identity and mode == "online" else None,
             project=self.chosen.project,
@@ -85,6 +87,7 @@ class WandbRun(RunLogger):
                 "folder": str(self.folder.resolve()),
             },
         )
+        self.run = run
         files = Path(run.dir).parent
         write_json(known, {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)})
         run.define_metric("epoch", hidden=True)
@@ -209,9 +212,10 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     """
     logger = report.best.runs[0].config["logger"]
     mode = "offline" if logger.get("mode") == "offline" else mode_of("auto")  # as was chosen for the runs
-    run = _start(
+    run, mode = _start(
         folder,
         mode,
+        False,
         project=logger.get("project") or "dcdt",
         entity=logger.get("entity"),
         name=f"report_{folder.resolve().name}",
@@ -232,16 +236,25 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         log.warning("W&B: %s stays offline. Send: wandb sync %s", named("the report"), Path(run.dir).parent)
 
 
-def _start(folder: Path, mode: Any, **facts: Any) -> wandb.Run:  # noqa: ANN401 - as wandb.init takes them
-    """A quiet run with its files in `folder/wandb`; one that is still open is closed first."""
-    return wandb.init(
-        dir=folder,
-        mode=mode,
-        save_code=False,
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True),
-        **facts,
-    )
+def _start(folder: Path, mode: Any, insist: bool, **facts: Any) -> tuple[wandb.Run, Any]:  # noqa: ANN401 - wandb's
+    """A quiet run with its files in `folder/wandb`, and its mode; one that is still open is closed first.
+
+    Where W&B does not answer the run stays offline, unless the user insists.
+
+    Raises:
+        UserError: W&B does not answer, or refuses, and the user insists.
+    """
+    settings = wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True)
+    settings.init_timeout = settings.login_timeout = ANSWER_SECONDS
+    try:
+        found = wandb.init(dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **facts)
+        return found, mode
+    except wandb.errors.Error as error:
+        reason = str(error).splitlines()[0]
+        if insist or mode == "offline":
+            raise UserError(f"W&B cannot be used ({reason}).\nChoose logger.mode=offline, or logger=csv.") from error
+    log.warning("W&B cannot be used (%s): the run stays offline.", reason)
+    return _start(folder, "offline", insist, **{**facts, "resume": None})
 
 
 def _table(table: Table) -> wandb.Table:

@@ -47,7 +47,10 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
         UserError: a line is not what the layout says, with file and line.
     """
     if not path.exists():
-        raise NotApplicable(f"the collection has no {path.name}")
+        raise NotApplicable(
+            f"the collection has no {path.name}\n"
+            f"Add {path} with lines of {','.join(COLUMNS)}, or choose a model that reads questions."
+        )
     watches = sorted(
         (user, time, item) for place, row in _rows(path) for user, item, time in [_watch(row, place, items)]
     )

@@ -73,10 +73,23 @@ def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(mon
 def test_a_report_on_runs_that_were_kept_offline_stays_offline(monkeypatch, tmp_path, chosen, expected):
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     modes = []
-    monkeypatch.setattr(module, "_start", lambda folder, mode, **facts: modes.append(mode) or MagicMock())
+    opened = lambda folder, mode, insist, **facts: modes.append(mode) or (MagicMock(), mode)  # noqa: E731
+    monkeypatch.setattr(module, "_start", opened)
     run = SimpleNamespace(config={"logger": {"name": "wandb", "mode": chosen}})
     best = SimpleNamespace(runs=[run], label="dcdt")
     empty = Table("empty", "", {"mrr": "MRR"}, [])
     report = SimpleNamespace(best=best, facts={}, metric="mrr", tables=[], failures=empty, cost=empty)
     module.log_report(report, tmp_path, {})
     assert modes == [expected]
+
+
+@pytest.mark.slow
+def test_where_wandb_does_not_answer_a_run_stays_offline_unless_the_user_insists(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 2)
+    run, mode = module._start(tmp_path, "online", False, project="p")
+    run.finish()
+    assert mode == "offline" and list((tmp_path / "wandb").glob("offline-run-*"))
+    with pytest.raises(UserError, match=r"W&B cannot be used .*\nChoose logger.mode=offline, or logger=csv"):
+        module._start(tmp_path, "online", True, project="p")
