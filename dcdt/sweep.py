@@ -30,6 +30,10 @@ class SweepSummary(Callback):
 
     watch: SweepWatch | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Launchers send the callback to their workers; what watches stays in the parent."""
+        return {}
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper

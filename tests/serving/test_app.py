@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_a_real_server_answers_follows_refuses_and_stops(own_copy, environment, 
         for _ in range(100):
             if found := ask(port, "/search?q=shear&filter=" + quote("level=intro"))["videos"]:
                 break
+            time.sleep(0.1)
         assert [item["id"] for item in found] == ["new"]
         taken = subprocess.run([*line[:-1], str(port)], capture_output=True, text=True, env=environment, timeout=60)
         assert taken.returncode == 2 and "cannot be listened on" in taken.stderr and "Traceback" not in taken.stderr

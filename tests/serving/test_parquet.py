@@ -30,10 +30,10 @@ def test_the_file_gives_the_answers_of_the_run_and_holds_no_deleted_video(own_co
     assert facts["measure"] == "inner product" and facts["widths"]["vector_0"] == 32
     vector = served.towers[0].query(served.embed(["rank of a basis"]))[0][0]
     scores = np.array(table["vector_0"].to_pylist(), dtype=np.float32) @ vector
-    found = [table["id"].to_pylist()[row] for row in np.argsort(-scores)[:5]]
-    assert (
-        found == [item.id for item in served.recommend("rank of a basis", 5)[0]] and "v3" not in table["id"].to_pylist()
-    )
+    ids = table["id"].to_pylist()
+    answered = [scores[ids.index(item.id)] for item in served.recommend("rank of a basis", 5)[0]]
+    np.testing.assert_allclose(answered, np.sort(scores)[::-1][:5], atol=1e-6)  # twins may change places
+    assert "v3" not in ids
 
 
 def test_a_model_without_vectors_says_so(make_run, tmp_path):
