@@ -357,7 +357,7 @@ def test_embed_fills_a_cache_and_finds_it_full(tmp_path):
     arguments = ["data=files", f"data.path={folder}", f"data.cache={tmp_path}/cache"]
     first, second = dcdt("embed", *arguments), dcdt("embed", *arguments)
     assert first.returncode == 0, first.stderr
-    assert "0 cached" in first.stdout and "0 to embed" in second.stdout
+    assert "0 cached" in first.stdout and "all cached" in second.stdout
     cache = VectorCache(tmp_path / "cache", space_of(EMBEDDER))
     assert len(cache) == int(first.stdout.split()[0])
 

@@ -91,6 +91,6 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     inner = {"key": np.array(key, dtype=np.uint32), "pos": position}
     drawn = {"has_gauss": has_gauss, "gauss": state["numpy_gauss"].item()}
     np.random.set_state({"bit_generator": "MT19937", "state": inner, **drawn})  # noqa: NPY002 - the global one
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(state["torch"].clone())  # of a view it reads the start of the storage
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"].clone())

@@ -79,3 +79,14 @@ def test_sources_of_randomness_go_on_where_they_were(seed, odd):
     first = drawn()
     set_random_state(state)
     assert drawn() == first
+
+
+def test_a_state_that_is_a_view_is_set_as_it_is():
+    torch.manual_seed(1)
+    other = random_state()
+    torch.manual_seed(2)
+    mine = random_state()
+    wanted = torch.rand(3)
+    torch.manual_seed(3)
+    set_random_state({name: torch.stack([other[name], part])[1] for name, part in mine.items()})
+    assert torch.equal(torch.rand(3), wanted)
