@@ -113,12 +113,11 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     [shown] = records(tmp_path, "history").values()
     epochs = [row["item"] for row in shown if "train/loss" in row["item"]]
-    assert [row["epoch"] for row in epochs] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in epochs] == [0, 1, 2, 3]
     assert ["samples/val" in str(row) for row in epochs] == [False, True, False, True]
     for row in epochs:
-        histogram = json.loads(row["scores/positives"])
-        assert histogram["_type"] == "histogram" and sum(histogram["values"]) > 0
-        assert any(key.startswith("gradients/") for key in row)
+        assert row["scores/positives._type"] == "histogram" and sum(row["scores/positives.values"]) > 0
+    assert any(key.startswith("gradients/") for row in epochs for key in row)
     [summary] = leet_all(tmp_path).values()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     best = json.loads((tmp_path / "run" / "cost.json").read_text())["best_epoch"]
@@ -133,7 +132,7 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     assert table["columns"] == ["epoch", "query", "rank", "title", "link", "score", "relevant"]
     assert [row[2] for row in table["data"]] == [1, 2, 3, 4, 5] * 3
     sent = [artifact["type"] for part in records(tmp_path, "artifact").values() for artifact in part]
-    assert sorted(sent) == ["checkpoint", "embeddings"]
+    assert sorted(kind for kind in sent if kind != "run_table") == ["checkpoint", "embeddings"]  # W&B's own of a table
 
 
 @pytest.mark.slow
@@ -145,5 +144,5 @@ def test_a_resumed_run_is_the_same_run_and_whole(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "wandb.json").read_text())["id"] == identity
     first, second = records(tmp_path, "history").values()
-    assert [row["item"]["epoch"] for row in second if "train/loss" in row["item"]] == [str(at) for at in range(12)]
+    assert [row["item"]["epoch"] for row in second if "train/loss" in row["item"]] == list(range(12))
     assert len(first) < 12
