@@ -177,6 +177,11 @@ class VectorCache:
     def _check_manifest(self) -> None:
         path = self.folder / "manifest.json"
         if not path.exists():
+            if any(self.folder.glob("*.safetensors")):
+                raise UserError(
+                    f"{self.folder} holds vectors but no manifest.json, which says whose they are.\n"
+                    f"Put it back, or delete this folder, then {self.remedy}"
+                )
             return
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))

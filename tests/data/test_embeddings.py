@@ -288,3 +288,9 @@ cache = VectorCache(""",
     cache = VectorCache(tmp_path, SPACE)
     assert cache.missing(["old", *names(2)]) == names(2)
     np.testing.assert_allclose(cache.vectors(["old"]), unit(1), atol=5e-4)
+
+
+def test_vectors_without_a_manifest_are_refused(cache):
+    (cache.folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"holds vectors but no manifest.json, which says whose they are.\nPut it back"):
+        VectorCache(cache.root, SPACE, REMEDY)
