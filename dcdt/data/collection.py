@@ -288,9 +288,12 @@ def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Line number, id and record of each line; ids are unique and not empty."""
-    first: dict[str, int] = {}
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSON-lines file that holds a word.
+
+    Raises:
+        UserError: a line is not a JSON object, with file and line.
+    """
     for number, line in text_lines(path):
         try:
             record = json.loads(line)
@@ -298,6 +301,13 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        yield number, record
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Line number, id and record of each line; ids are unique and not empty."""
+    first: dict[str, int] = {}
+    for number, record in json_objects(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")

@@ -1,7 +1,6 @@
 """Read rows of a table that somebody exported: CSV, TSV, JSON lines or Parquet, each row with its place."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.data.collection import text_lines
+from dcdt.data.collection import json_objects, text_lines
 from dcdt.errors import UserError
 
 Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
@@ -94,13 +93,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in text_lines(path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+    for number, record in json_objects(path):
         yield f"{path}:{number}", record
 
 
