@@ -10,7 +10,8 @@ import pyarrow as pa
 from dcdt.config import cache_home
 from dcdt.data.collection import Documents
 from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import fill, space_of
+from dcdt.embedders import space_of
+from dcdt.embedders.filling import fill
 from dcdt.restore import run_settings
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender

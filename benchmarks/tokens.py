@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 from dcdt.embedders.tokens import estimate_tokens
 
@@ -23,6 +22,8 @@ def records(path: Path) -> list[dict]:
 
 def main() -> None:
     """Print one table."""
+    import tiktoken
+
     encoding = tiktoken.get_encoding("cl100k_base")
     print("| texts | counted | estimated | ratio | texts estimated too low |\n|---|---|---|---|---|")
     for folder in map(Path, sys.argv[1:]):
