@@ -139,7 +139,7 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
     note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
 
 
-def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], name: str) -> None:
+def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], name: str, length: str) -> None:
     """Question text in, answer out, over the large catalogue."""
     kept, served.store.memory = served.store.memory, index
     try:
@@ -147,7 +147,7 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], na
         alone, _ = timed(lambda at: served.embed([texts[at % len(texts)]]), 600)
     finally:
         served.store.memory = kept
-    what = f"question in, answer out, {name}, {len(index):,} videos"
+    what = f"question in ({length}), answer out, {name}, {len(index):,} videos"
     against = f"embedding alone: p50 {p(alone, 50)}, p99 {p(alone, 99)} ms"
     note(
         f"{what}: p50",
@@ -194,15 +194,16 @@ print(json.dumps(found))
 """
 
 
-def start_server(run: Path, *options: str) -> tuple[subprocess.Popen, int]:
-    """Serve a run on a free port; the process and the port."""
+def start_server(run: Path, *options: str, log: Path | None = None) -> tuple[subprocess.Popen, int]:
+    """Serve a run on a free port, with its log in a file where one is named; the process and the port."""
     line = [sys.executable, "-m", "dcdt.serve", str(run), "--port", "0", *options]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with Path(log or os.devnull).open("w") as told:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=told, text=True)
     address = process.stdout.readline()
     return process, int(address.split(":")[2].split()[0])
 
 
-def over_http(served: ServedRecommender, texts: list[str], seconds: float = 15) -> None:
+def over_http(served: ServedRecommender, texts: list[str], length: str, seconds: float = 15) -> None:
     """Requests a second with 8 clients in another process, on this machine's cores."""
     process, port = start_server(served.store.run)
     try:
@@ -220,7 +221,7 @@ def over_http(served: ServedRecommender, texts: list[str], seconds: float = 15) 
     rate = round(len(found) / seconds, 1)
     share = round(rate * float(alone.mean()) / 1000, 2)
     against = f"the embedder alone, one after the other: {round(1000 / float(alone.mean()), 1)} a second"
-    what = f"HTTP, 8 clients, {served.name}, {len(served):,} videos"
+    what = f"HTTP, 8 clients, {length}, {served.name}, {len(served):,} videos"
     note(
         f"{what}: requests",
         rate,
@@ -278,6 +279,25 @@ def change(run: Path, folder: Path) -> None:
     note(f"{what}: worst of 20", round(max(found), 3), "s", "", None, "under 1 s", max(found) < 1)
 
 
+def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str, list[str]]) -> None:
+    """What is measured over a large catalogue: vectors, then questions to the towers alone and to a hybrid."""
+    index = vectors(served, given.videos)
+    if "question" not in given.only:
+        return
+    for length, texts in asked.items():
+        question(served, index, texts, served.name, length)
+    if given.hybrid is None:
+        return
+    other, view = load(given.hybrid, threads=served.threads), index.state
+    matrix = view.main.vectors["vector_0"]
+    table = catalogue_table(other, matrix, with_vectors=False)
+    main = replace(view.main, table=table, vectors={"vector_1": matrix}, _postings={})
+    fresh = replace(main, table=table.slice(0, 0), vectors={"vector_1": matrix[:0]}, _postings={})
+    index.view = replace(view, main=main, fresh=fresh, anns={"vector_1": view.anns["vector_0"]})
+    for length, texts in asked.items():
+        question(other, index, texts, other.name, length)
+
+
 def main() -> None:
     """Measure what is asked for and write the results."""
     parser = argparse.ArgumentParser()
@@ -286,39 +306,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["vectors", "question", "lance", "http", "start", "change"])
     parser.add_argument("--videos", type=int, default=1_000_000)
     parser.add_argument("--lance-videos", type=int, default=200_000)
+    parser.add_argument("--threads", type=int, default=2, help="of the embedder, one question at a time")
     parser.add_argument("--scratch", type=Path, default=Path("outputs/bench"))
     given = parser.parse_args()
     given.scratch.mkdir(parents=True, exist_ok=True)
-    served = load(given.run, threads=int(os.environ.get("EMBEDDER_THREADS", "1")))
-    texts = questions_of(served)
+    served = load(given.run, threads=given.threads)
+    asked = questions_of(served)
     if {"vectors", "question"} & set(given.only):
-        index = vectors(served, given.videos)
-        if "question" in given.only:
-            question(served, index, texts, served.name)
-            if given.hybrid:
-                other = load(given.hybrid, threads=served.threads)
-                view = index.state
-                table = catalogue_table(other, view.main.vectors["vector_0"], with_vectors=False)
-                renamed = {"vector_1": view.main.vectors["vector_0"]}
-                main = replace(view.main, table=table, vectors=renamed, _postings={})
-                index.view = replace(
-                    view,
-                    main=main,
-                    fresh=replace(
-                        main,
-                        table=table.slice(0, 0),
-                        vectors={name: matrix[:0] for name, matrix in renamed.items()},
-                        _postings={},
-                    ),
-                    anns={"vector_1": view.anns["vector_0"]},
-                )
-                question(other, index, texts, other.name)
-        del index
+        large(served, given, asked)
     if "lance" in given.only:
         lance(served, given.lance_videos, given.scratch)
     for run in [given.run, *([given.hybrid] if given.hybrid else [])]:
         if "http" in given.only:
-            over_http(load(run, threads=1), texts)
+            for length, texts in asked.items():
+                over_http(load(run, threads=1), texts, length)
     if "start" in given.only:
         start(given.hybrid or given.run)
     if "change" in given.only:
@@ -336,12 +337,20 @@ def main() -> None:
     write_json(OUT, {"rows": list(known.values()), **facts})
 
 
-def questions_of(served: ServedRecommender) -> list[str]:
-    """The questions of the run's own collection."""
+def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
+    """Questions of the run's own collection and of the shipped one; their length is what embedding costs."""
     from dcdt.restore import run_settings
 
-    path = Path(run_settings(served.store.run).data.path) / "queries.jsonl"
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]
+    served.embed(["warm"])
+    count = served._embedder.tokenizer.encode
+    found = {}
+    for folder in dict.fromkeys(path.resolve() for path in folders):
+        records = map(json.loads, (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines())
+        texts = [record["text"] for record in records if (record.get("metadata") or {}).get("lang", "en") == "en"]
+        tokens = int(np.median([len(count(text).ids) for text in texts]))
+        found[f"questions of {folder.name}, median {tokens} tokens"] = texts
+    return found
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def main() -> None:
     folder = Path(shutil.copytree(given.run, Path(tempfile.mkdtemp()) / "run"))
     writer = ServedRecommender(folder, threads=1)
     wanted = set(writer.store.view.table["id"].to_pylist())
-    texts = questions_of(writer)
-    process, port = start_server(folder)
+    texts = next(iter(questions_of(writer).values()))
+    process, port = start_server(folder, log=folder.parent / "server.log")
     clients = [Client(port, texts, at) for at in (0, 1)]
     missed, waits, megabytes, step = [], [], [], 0
     until = time.monotonic() + 60 * given.minutes

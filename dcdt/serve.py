@@ -56,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             import uvicorn
+            from threadpoolctl import threadpool_limits
 
             from dcdt.serving.app import make_app
         except ImportError as error:
             raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         from dcdt.serving.live import Live
 
+        threadpool_limits(1, user_api="blas")  # questions run side by side; a product's own threads would take turns
         runs = [given.run, *([given.beside] if given.beside else [])]
         lives = [Live(run, given.threads) for run in runs]
         server = uvicorn.Server(

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,15 +11,15 @@ from html import escape
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from dcdt.errors import UserError
 from dcdt.serving.live import Live
+from dcdt.serving.noted import Noted
 from dcdt.serving.recommender import LONGEST, MOST
 
-log = logging.getLogger("dcdt.serve")
 K_LIMIT, FILTER_LIMIT = 100, 1000
 NOISE = ("title", "description")
 WAITING = 64  # questions that may wait; more are told to come back
@@ -28,7 +27,6 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 class Video(BaseModel):
@@ -95,7 +93,7 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
         redoc_url=None,
     )
 
-    _note_requests(app, log_questions)
+    app.add_middleware(Noted, question=LONGEST if log_questions else 0)
     _add_pages(app, lives)
 
     @app.get("/search", response_model=Answer, summary="The best videos for a question")
@@ -129,29 +127,6 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
         )
 
     return app
-
-
-def _note_requests(app: FastAPI, log_questions: bool) -> None:
-    """Log every request, and set the headers that every answer has."""
-
-    @app.middleware("http")
-    async def noted(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        started = time.perf_counter()
-        try:
-            response: Response = await call_next(request)
-        except Exception:
-            log.exception("a request failed")
-            response = JSONResponse({"detail": "the service met an error of its own; it is logged"}, 500)
-        facts = {
-            "path": request.url.path,
-            "status": response.status_code,
-            "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-        }
-        if log_questions and "q" in request.query_params:
-            facts["question"] = request.query_params["q"][:LONGEST]
-        log.info("request", extra={"facts": facts})
-        response.headers.update(HEADERS)
-        return response
 
 
 def _add_pages(app: FastAPI, lives: list[Live]) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 
 from dcdt.data.collection import lent_texts
 from dcdt.data.tokens import tokenizer
-from dcdt.serving.arrow import positions
 from dcdt.serving.memory import View
 from dcdt.serving.scoring import Asked, z_scores
 from dcdt.serving.videos import documents_of
@@ -64,7 +63,7 @@ def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score:
     is what is left.
     """
     spec = served.parts[at]
-    table = view.table.take(positions(np.array([row])))
+    table = view.rows(np.array([row]), view.table.column_names)
     videos = documents_of(table)
     fields = served.embed_fields([lent_texts(videos, name) for name in spec["fields"]])
     own, adds = served.towers[at].videos(np.stack(fields))  # (1, W), (P, 1, W)

@@ -84,7 +84,7 @@ class View:
     anns: dict[str, Ann] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return int(self.alive.sum())
+        return int(np.count_nonzero(self.alive))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -118,6 +118,18 @@ class View:
             result[~old] = self.fresh.vectors[column][rows[~old] - len(self.main)]
         return result
 
+    def rows(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Some rows in this order, part by part: to take from a column in pieces, Arrow joins all of it first."""
+        old = rows < len(self.main)
+        if old.all():
+            return self.main.table.select(list(columns)).take(positions(rows))
+        taken = [
+            part.table.select(list(columns)).take(positions(at))
+            for part, at in ((self.main, rows[old]), (self.fresh, rows[~old] - len(self.main)))
+        ]
+        place = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
+        return pa.concat_tables(taken).combine_chunks().take(positions(place))
+
     def allowed(self, where: Sequence[Condition]) -> NDArray[np.bool_]:
         """Rows that are there and meet all conditions, (N,)."""
         return self.alive & mask(where, self.table) if where else self.alive
@@ -127,7 +139,7 @@ class View:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and inner products of the best k among the allowed rows, the best first."""
         ann = self.anns.get(column)
-        count = int(allowed.sum()) if ann is not None else 0
+        count = int(np.count_nonzero(allowed))
         if ann is None or 2 * k > ann.facts.n:
             scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
             rows = best(scores, self.order, k)
@@ -233,6 +245,10 @@ class MemoryIndex:
         with self._lock:
             self._change(self._rows(ids), None)
 
+    def unknown(self, ids: Sequence[str]) -> list[str]:
+        """Which of these ids no video has."""
+        return [name for name in ids if name not in self._row_of]
+
     def apply(self, changed: pa.Table, gone: Sequence[str], version: int) -> None:
         """Follow another index: rows that are new or changed there, ids that are gone, and its version."""
         with self._lock:
@@ -310,7 +326,7 @@ class MemoryIndex:
             self._take(compacted(view))
             return
         for row in gone:
-            del self._row_of[self.state.table["id"][row].as_py()]
+            del self._row_of[view.table["id"][row].as_py()]
         start = len(view.alive) - (videos.num_rows if videos is not None else 0)
         for at, name in enumerate(videos["id"].to_pylist() if videos is not None else []):
             self._row_of[name] = start + at
@@ -346,6 +362,5 @@ def _whole(part: Part) -> pa.Table:
 
 def rows_as_dicts(view: View, rows: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:
     """What is shown of some rows."""
-    table = view.table.select(list(columns))
-    found: list[dict[str, Any]] = table.take(positions(rows)).to_pylist()
+    found: list[dict[str, Any]] = view.rows(rows, columns).to_pylist()
     return found

@@ -17,7 +17,7 @@ from dcdt.serving.filters import parse_filter
 from dcdt.serving.index import vector_column
 from dcdt.serving.layout import EMBEDDER, read_pointer
 from dcdt.serving.lexical import EMPTY
-from dcdt.serving.memory import rows_as_dicts
+from dcdt.serving.memory import View, rows_as_dicts
 from dcdt.serving.scoring import SCORERS, Asked, Question, fused
 from dcdt.serving.store import Store
 from dcdt.serving.towers import Floats, Towers
@@ -121,7 +121,7 @@ class ServedRecommender:
         answers = []
         for text, vector in zip(questions, vectors, strict=True):
             asked = [scorer.ask(Question(text, vector), view) for scorer in self.scorers]
-            rows, scores = self._top(asked, k, allowed)
+            rows, scores = self._top(asked, view, k, allowed)
             if abstain and self.threshold is not None:
                 keep = scores >= self.threshold["value"]
                 rows, scores = rows[keep], scores[keep]
@@ -137,10 +137,10 @@ class ServedRecommender:
             )
         return answers
 
-    def _top(self, asked: list[Asked], k: int, allowed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Any]:
+    def _top(self, asked: list[Asked], view: View, k: int, allowed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Any]:
         if self.fusion is None:
             return asked[0].top(k, allowed)
-        return fused(asked, self.fusion, self.store.view, k, allowed)
+        return fused(asked, self.fusion, view, k, allowed)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""

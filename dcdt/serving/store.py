@@ -133,10 +133,10 @@ class Store:
             return
         self.catalogue.at(version)
         changed = self.catalogue.rows(since=memory.version).drop_columns(["changed"])
-        view = memory.state
-        held = set(view.table["id"].filter(pa.array(view.alive)).to_pylist())
         gone: set[str] = set()
-        if len(held | set(changed["id"].to_pylist())) != len(self.catalogue):
+        if len(memory) + len(memory.unknown(changed["id"].to_pylist())) != len(self.catalogue):
+            view = memory.state
+            held = set(view.table["id"].filter(pa.array(view.alive)).to_pylist())
             gone = held - set(self.catalogue.rows(columns=["id"])["id"].to_pylist())
         memory.apply(changed, sorted(gone), version)
         self.catalogue.refresh()

@@ -256,3 +256,19 @@ def test_building_again_takes_the_place_of_the_old_build_and_keeps_one_before(ow
     kept = {path.name for path in (folder / "serving").iterdir() if path.is_dir()}
     assert kept == set(names[1:]) and len(set(names)) == 3
     assert json.loads((folder / "serving" / names[-1] / "model.json").read_text())["model"] == "bm25"
+
+
+def test_a_change_in_the_middle_of_an_answer_leaves_it_to_the_catalogue_it_began_with(own_copy, monkeypatch):
+    served = load(own_copy(*RIDGE))
+    wanted = served.recommend("what is an eigenvector", 46)
+    scorer = served.scorers[0]
+    ask = scorer.ask
+
+    def ask_and_change(question, view):
+        served.add(Documents(["late"], ["an eigenvector"], ["what an eigenvector is"], [{}]))
+        return ask(question, view)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scorer, "ask", ask_and_change)
+        assert served.recommend("what is an eigenvector", 46) == wanted
+    assert "late" in {video.id for video in served.recommend("what is an eigenvector", 47)[0]}
