@@ -73,6 +73,7 @@ def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
         videos.append(served.towers[0].videos(np.stack(served.embed_fields(fields)))[0])
         asked = [record["text"] for record in read(folder / "queries.jsonl")]
         questions.append(served.towers[0].query(served.embed(asked))[0])
+    served._embedder = None  # what is measured afterwards embeds
     found = np.concatenate(videos), np.concatenate(questions)
     mixed = np.random.default_rng(0).permutation(len(found[1]))
     kept.parent.mkdir(parents=True, exist_ok=True)
