@@ -13,6 +13,7 @@ from dcdt.data.collection import Collection, normalise_text
 from dcdt.data.interactions import load_interactions
 from dcdt.data.splits import sealed
 from dcdt.errors import NotApplicable
+from dcdt.words import counted
 
 SHORT = 5  # words; a description below this says little
 FEW = 100  # judged queries; with fewer, intervals are wide
@@ -64,16 +65,18 @@ def survey(collection: Collection) -> Survey:
         ("splits of its own", ", ".join(collection.given) if len(collection.given) > 1 else "none"),
         *_interactions(collection),
     ]
+    short, lost = sum(0 < n < SHORT for n in words), len(queries) - judged
+    few, kinds = judged if judged < FEW else 0, _kinds(collection)
     checks = [
-        (twins, f"{twins} videos repeat the title and description of another: only one of them can come first."),
-        (untitled, f"{untitled} videos have no title; their description serves for both towers."),
-        (bare, f"{bare} videos have no description; their title serves for both towers."),
-        (short := sum(0 < n < SHORT for n in words), f"{short} descriptions have fewer than {SHORT} words."),
-        (judged < FEW, f"{judged} queries have a positive; with fewer than {FEW} the intervals are wide."),
-        (weak, f"{weak} queries are weak: made from {_kinds(collection)}, judged by nobody. They only serve training."),
-        (lost := len(queries) - judged, f"{lost} queries have no positive and are left out."),
+        (twins, "video repeats", "videos repeat", "the title and description of another: only one can come first."),
+        (untitled, "video has", "videos have", "no title; the description serves for both towers."),
+        (bare, "video has", "videos have", "no description; the title serves for both towers."),
+        (short, "description has", "descriptions have", f"fewer than {SHORT} words."),
+        (few, "query has", "queries have", f"a positive; with fewer than {FEW} the intervals are wide."),
+        (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
+        (lost, "query has", "queries have", "no positive, and no part in a run."),
     ]
-    return Survey(facts, _lengths(words), [text for count, text in checks if count])
+    return Survey(facts, _lengths(words), [f"{counted(n, one, many)} {rest}" for n, one, many, rest in checks if n])
 
 
 def _interactions(collection: Collection) -> list[tuple[str, str]]:

@@ -98,6 +98,6 @@ def _ranks(query: str, scored: Mapping[str, float], judged: Sequence[str], place
     if np.isnan(values).any():
         wrong = videos[int(np.isnan(values).argmax())]
         raise UserError(f"scores: that of query '{query}' and video '{wrong}' is NaN; give a number.")
-    order = np.lexsort(([place[video] for video in videos], -values))  # (n,)
+    order = np.lexsort((np.array([place[video] for video in videos]), -values))  # (n,)
     rank = {videos[row]: at for at, row in enumerate(order.tolist(), start=1)}
     return [rank.get(video, NEVER + at) for at, video in enumerate(judged)]
