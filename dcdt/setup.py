@@ -320,6 +320,7 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
     if weak := weak_counts(collection, split):
         where = ", ".join(f"{n} {side}" for side, n in weak.items())
         notes.append(f"Weak supervision: queries made by rule and judged by nobody ({where}).")
+    notes += [*collection.left_out, *collection.lent_fields(settings.fields)]
     if split.left_out:
         left_out = counted(split.left_out, "query has", "queries have")
         notes.append(f"{left_out} no positive on the side and took no part.")

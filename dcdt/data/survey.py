@@ -76,7 +76,8 @@ def survey(collection: Collection) -> Survey:
         (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
         (lost, "query has", "queries have", "no positive, and no part in a run."),
     ]
-    return Survey(facts, _lengths(words), [f"{counted(n, one, many)} {rest}" for n, one, many, rest in checks if n])
+    warnings = [*collection.left_out, *(f"{counted(n, one, many)} {rest}" for n, one, many, rest in checks if n)]
+    return Survey(facts, _lengths(words), warnings)
 
 
 def _interactions(collection: Collection) -> list[tuple[str, str]]:
