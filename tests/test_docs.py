@@ -376,3 +376,8 @@ def test_messages_that_the_faq_quotes_are_those_of_the_code():
             continue
         for part in re.split(r"\.\.\.|'id' or 'title' or 'text'", message):
             assert part.strip() in code, (message, part)
+
+
+def test_every_model_has_a_line_of_its_own():
+    said = (ROOT / "docs" / "models.md").read_text()
+    assert [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if f"`{path.stem}`" not in said] == []
