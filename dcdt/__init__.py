@@ -1,12 +1,15 @@
 """Recommend teaching videos to a learner who asks a question in words."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dcdt.evaluation.scored import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
 __version__ = "0.1.0"
+__all__ = ["evaluate", "load"]
 
 
 def load(run: str | Path) -> "ServedRecommender":
@@ -20,3 +23,28 @@ def load(run: str | Path) -> "ServedRecommender":
     from dcdt.serving.recommender import load as load_run
 
     return load_run(run)
+
+
+def evaluate(
+    scores: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, float]],
+    ks: Sequence[int] = (1, 5, 10),
+    positive_grade: float = 1.0,
+) -> "Evaluation":
+    """Measure any system's scores by the protocol of the tables: `dcdt.evaluate(scores, qrels).means["mrr"]`.
+
+    Args:
+        scores: query id -> video id -> score, of every video; higher is better.
+        qrels: query id -> video id -> grade.
+        ks: cut-offs.
+        positive_grade: the least grade of a positive.
+
+    Returns:
+        `means`, `per_query`, `left_out`, and `interval(metric)`.
+
+    Raises:
+        UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
+    """
+    from dcdt.evaluation.scored import evaluate as evaluate_scores
+
+    return evaluate_scores(scores, qrels, ks, positive_grade)

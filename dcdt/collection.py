@@ -20,6 +20,7 @@ from dcdt.data.splits import make_split
 from dcdt.data.survey import Survey, survey
 from dcdt.data.weak import KINDS, add_weak_queries
 from dcdt.errors import UserError
+from dcdt.words import counted
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
@@ -44,7 +45,13 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
         add_interactions(found, given.interactions, names)
     if given.bootstrap_queries:
         made = add_weak_queries(found, given.bootstrap_queries, given.positive_grade)
-        found.warnings.append(f"{made} weak queries were made from {given.bootstrap_queries}; nobody judged them.")
+        made_of = counted(made, "weak query was", "weak queries were")
+        found.warnings.append(f"{made_of} made from {given.bootstrap_queries}; nobody judged them.")
+    if found.queries and not found.grades:
+        raise UserError(
+            f"{given.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
+            "Name the column of their ids: --video-column NAME; or add --bootstrap-queries titles."
+        )
     if not found.queries:
         raise UserError(
             "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
@@ -57,7 +64,10 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place) / "collection"
         _write(draft, found, settings)
-        load_collection(draft)  # what it refuses never stands under the folder's name
+        try:
+            load_collection(draft)  # what it refuses never stands under the folder's name
+        except UserError as error:
+            raise UserError(str(error).replace(str(draft), str(folder))) from None
         draft.replace(folder)
     return found.warnings
 

@@ -51,6 +51,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
         )
         _say(f"{added:,} vectors imported; {known:,} rows left out, their texts have a vector already")
     else:
+        collection.check_fields(settings.fields)
         fields = [text for name in settings.fields for text in collection.field_texts(name)]
         asked = collection.queries.texts if collection.asked else []
         done = fill(cache, [*asked, *fields], settings.embedder, dry_run=job.dry_run)

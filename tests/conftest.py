@@ -29,3 +29,9 @@ def real(request):
     if not root:
         pytest.skip("$DCDT_COLLECTIONS is not set: the public collections are not here")
     return load_collection(Path(root) / request.param)
+
+
+@pytest.fixture(scope="session")
+def doc_cache(tmp_path_factory):
+    """A cache that the tests of documented commands share: the sentence model is exported once."""
+    return tmp_path_factory.mktemp("cache")

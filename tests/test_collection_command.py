@@ -71,7 +71,16 @@ def test_exported_tables_become_a_collection_that_loads(tmp_path, tables):
 def test_a_table_that_cannot_work_leaves_nothing(tmp_path, tables):
     code, out, err = command("new", tmp_path / "mine", "--videos", tables / "Export.csv", *queries(tables))
     assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
-    assert err.startswith("error: ") and err.count("\n") == 2 and "Name it: --id-column NAME" in err
+    assert err.startswith("error: ") and err.count("\n") == 2 and "--id-column NAME --title-column NAME --text" in err
+
+
+def test_questions_that_no_video_answers_are_refused_by_the_names_the_user_gave(tmp_path, tables):
+    given = ["--videos", tables / "Export.csv", *columns(), "--queries", tables / "asked.csv", "--query-column", "Q"]
+    code, _, err = command("new", tmp_path / "mine", *given)
+    assert code == 2 and "asked.csv: no row names a video that answers its question" in err
+    code, _, err = command("new", tmp_path / "mine", *given, "--video-column", "clip", "--positive-grade", 3)
+    assert code == 2 and err.startswith(f"error: {tmp_path / 'mine'}: no judgment reaches positive_grade 3")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, tables):

@@ -1,13 +1,383 @@
-"""The documentation says what the code does."""
+"""The documentation says what the code does: every block of it is run, or stands below with the reason why not.
 
+A block that is not listed in `BLOCKS` fails, and so does a listed one that has gone from its page.
+"""
+
+import os
+import re
 import runpy
-from pathlib import Path
+import shlex
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import import_module
 
-ROOT = Path(__file__).resolve().parent.parent
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from documented import ROOT, SERVE_ONCE, blocks, changed, pages, run_block
+from embedders.loopback import Loopback
+from embedders.tiny import write_model
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from support import make_collection
+
+from dcdt.config import config_folder, parse, register_resolvers, take_embed_job
+from dcdt.data.collection import load_collection
+
+ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
+QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"
+TWO_CPUS = f"trainer.devices=2 trainer.accelerator=cpu {QUICK.removeprefix('trainer=cpu ')}"
+ACCEPTED = "accepted"  # hours on collections that are not shipped: every command is checked, option by option, not run
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a page by the beginning of its text, and what shows that it works.
+
+    Attributes:
+        page, starts: where it stands.
+        how: "run" (here, with `instead`), ACCEPTED, or the reason why it is not run here.
+        instead: what a reader would put in the place of placeholders, and smaller sizes.
+    """
+
+    page: str
+    starts: str
+    how: str = "run"
+    instead: dict[str, str] = field(default_factory=dict)
+
+
+JOURNEY = "tests/journey walks this page, command by command"
+INSTALLS = (
+    "installs packages; the extras it names are checked below, installing them is checked by tests/test_packaging.py"
+)
+README, QUICKSTART = "README.md", "docs/quickstart.md"
+BLOCKS = [
+    Block(README, "make run", instead={"make run": f"make -C {ROOT} -n run", "make test": f"make -C {ROOT} -n test"}),
+    Block(
+        README,
+        "python -m dcdt.run --help",
+        instead={
+            "model=zero_shot ": "model=zero_shot logger=none ",
+            "split.index=3": f"split.index=3 {QUICK}",
+            "seed=1": f"seed=1 {QUICK}",
+        },
+    ),
+    Block(
+        README,
+        "pip install -c .ci/constraints.txt -e '.[local,serve]'\npython -m dcdt.collection",
+        instead={
+            "pip install -c .ci/constraints.txt -e '.[local,serve]'\n": "",
+            "experiment=best": f"experiment=best {QUICK} 'ks=[1,5]' hydra.run.dir=mine",
+            "recommend RUN": "recommend mine",
+            "python -m dcdt.serve RUN": f"{SERVE_ONCE} mine",
+        },
+    ),
+    Block(
+        README,
+        "python -m dcdt.run -m experiment=comparison ",
+        instead={"experiment=comparison ": f"experiment=comparison {ONE_FOLD} "},
+    ),
+    Block(QUICKSTART, "python3 -m venv", INSTALLS),
+    Block(QUICKSTART, "python -m dcdt.collection new", JOURNEY),
+    Block(QUICKSTART, "python -m dcdt.run data=files", JOURNEY),
+    Block(QUICKSTART, "python -m dcdt.run -m", JOURNEY),
+    Block(QUICKSTART, "python -m dcdt.run data=files data.path=my_videos experiment=best split.part=all", JOURNEY),
+    Block("docs/api.md", "import dcdt\n\nrecommender", instead={"RUN": "served"}),
+    Block("docs/api.md", "import dcdt\n\nscores = {"),
+    Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
+    Block(
+        "docs/your_data.md",
+        "python -m dcdt.collection new",
+        instead={"videos.csv": "odd_videos.csv", "asked.csv": "odd_asked.csv"},
+    ),
+    Block(
+        "docs/your_data.md",
+        "python -m dcdt.run data=files",
+        instead={"path/to/collection": f"small {QUICK} model=bm25"},
+    ),
+    Block(
+        "docs/embeddings.md",
+        "python -m dcdt.embed data=files data.path=FOLDER dry_run=true",
+        instead={"FOLDER": "fresh", "OPENAI_API_KEY=...": "OPENAI_API_KEY=sk-none"},
+    ),
+    Block(
+        "docs/embeddings.md",
+        "python -m dcdt.embed data=files data.path=FOLDER embedder=local embedder.package",
+        instead={"FOLDER embedder=local": "small embedder=local data.cache=tiny_cache", "MODEL_FOLDER": "tiny"},
+    ),
+    Block(
+        "docs/embeddings.md",
+        "python -m dcdt.embed data=files data.path=FOLDER embedder=openai import",
+        instead={"FOLDER": "small data.cache=imported"},
+    ),
+    Block("docs/serving.md", "pip install", INSTALLS),
+    Block("docs/serving.md", "python -m dcdt.recommend", instead={"RUN": "served", '"..."': '"what is a basis"'}),
+    Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed"}),
+    Block(
+        "docs/serving.md",
+        "python -m dcdt.serve",
+        instead={"python -m dcdt.serve": SERVE_ONCE, "RUN": "served", "OTHER": "served"},
+    ),
+    Block(
+        "docs/scaling.md",
+        'python -m dcdt.run -m split=folds "split.index=range(0,10)" seed=0,1,2',
+        instead={
+            "range(0,10)": "range(0,2)",
+            "seed=0,1,2 model=zero_shot,dcdt": f"seed=0,1 model=zero_shot,dcdt {QUICK}",
+        },
+    ),
+    Block(
+        "docs/scaling.md",
+        "python -m dcdt.run -m experiment=comparison ",
+        instead={
+            # Ray needs a cluster, and cloudpickle<3; tests/test_launchers.py runs it where there is one
+            "python -m dcdt.run -m experiment=comparison hydra/launcher=ray_cluster\n": "",
+            "experiment=comparison ": f"experiment=comparison {ONE_FOLD} ",
+            "n_jobs=8": "n_jobs=2",
+            "slurm hydra.launcher.partition=PARTITION": "slurm_local",  # Slurm's own jobs, on this machine
+        },
+    ),
+    Block(
+        "docs/scaling.md",
+        "pip install -e '.[search]'",
+        instead={
+            "pip install -e '.[search]'\n": "",
+            "experiment=search ": f"experiment=search hydra.sweeper.n_trials=2 {QUICK} ",
+            "n_jobs=4": "n_jobs=2",
+        },
+    ),
+    Block("docs/scaling.md", "python -m dcdt.run resume", instead={"outputs/RUN": "served"}),
+    Block(
+        "docs/scaling.md",
+        "python -m dcdt.run trainer=ddp",
+        instead={
+            "trainer.devices=4  ": f"{TWO_CPUS} ",
+            "trainer.devices=2 trainer.accelerator=cpu\n": f"{TWO_CPUS}\n",
+            "seed=0,1,2": f"seed=0 {TWO_CPUS}",
+            "--nnodes=2 --nproc-per-node=4": "--nnodes=1 --nproc-per-node=2",
+            "HOST:29500": "127.0.0.1:29531",
+            "trainer.num_nodes=2 trainer.devices=4": TWO_CPUS,
+            "FOLDER": "torchrun_run",
+        },
+    ),
+    Block("docs/scaling.md", "wandb leet", "fills a terminal until a key is pressed; tests/test_run.py reads with it"),
+    Block("docs/scaling_serving.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block("docs/scaling_serving.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block("docs/scaling_serving.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
+    *(
+        Block(f"docs/results/{page}.md", starts, ACCEPTED)
+        for page, starts in {
+            "ablations": "python -m dcdt.run -m experiment=ablation_modality",
+            "cranfield": "python -m dcdt.run -m experiment=comparison",
+            "finetune": "python benchmarks/finetune.py",
+            "khan_math": "python -m dcdt.run -m experiment=comparison",
+            "learning_curve": "python -m dcdt.run -m experiment=learning_curve",
+            "linear_algebra": "python -m dcdt.run -m split=folds",
+            "linear_algebra_comparison": "python -m dcdt.run -m experiment=comparison",
+            "paper_split": "python -m dcdt.run -m experiment=paper",
+            "personalisation": "RUN=",
+            "sealed": "python -m dcdt.run -m experiment=final",
+            "towers": "python -m dcdt.run -m experiment=comparison",
+            "two_stage": "python -m dcdt.run -m experiment=two_stage",
+            "weak": "python -m dcdt.collection new khan_weak",
+        }.items()
+    ),
+]
+MADE = "docs/configuration.md"  # its blocks are the files of conf/, word for word (the first test)
 
 
 def test_the_configuration_reference_is_that_of_conf():
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-    assert (ROOT / "docs" / "configuration.md").read_text() == made["page"](), "run: python docs/generate.py"
+    assert (ROOT / MADE).read_text() == made["page"](), "run: python docs/generate.py"
     folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra"}
     assert folders == set(made["GROUPS"])
+
+
+def found_blocks():
+    """Page and text of every block of every page, in order."""
+    return [(page, body) for page, text in pages().items() if page != MADE for _, body in blocks(text)]
+
+
+def matched():
+    """Each listed block with its text; the n-th of a page stands for the n-th there."""
+    texts = {page: [body for place, body in found_blocks() if place == page] for page in pages()}
+    met = Counter()
+    pairs = []
+    for block in BLOCKS:
+        at = met[block.page]
+        met[block.page] += 1
+        pairs.append((block, texts[block.page][at] if at < len(texts.get(block.page, [])) else None))
+    return pairs
+
+
+def test_every_block_of_the_documentation_is_listed_and_every_listed_one_is_there():
+    listed = Counter(block.page for block in BLOCKS)
+    assert listed == Counter(page for page, _ in found_blocks()), "list new blocks in BLOCKS; removing one is no way"
+    for block, body in matched():
+        assert body is not None and body.startswith(block.starts), (block.page, block.starts, body)
+
+
+def test_no_command_hides_outside_a_block():
+    for page, text in pages().items():
+        outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        hidden = [line for line in outside.splitlines() if re.match(r"\s{4,}(python -m|dcdt|pip|export) ", line)]
+        assert not hidden, (page, hidden)
+
+
+def test_links_and_pictures_lead_somewhere():
+    for page, text in pages().items():
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            if not target.startswith(("http://", "https://")):
+                assert ((ROOT / page).parent / target).exists(), (page, target)
+
+
+def test_extras_that_the_pages_install_exist():
+    project = (ROOT / "pyproject.toml").read_text()
+    for page, text in pages().items():
+        for extras in re.findall(r"(?:dcdt|\.)\[([a-z0-9,]+)\]'", text):
+            for extra in extras.split(","):
+                assert re.search(rf"^{extra} = \[$", project, re.MULTILINE), (page, extra)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, doc_cache):
+    """What a reader has: tables, collections, vectors, a model, and a finished run that has been served."""
+    room = tmp_path_factory.mktemp("reader")
+    collection = load_collection(ROOT / "data" / "linear_algebra")
+    found = collection.videos
+    rows = [(found.ids[at], found.titles[at].replace(";", ","), found.texts[at].replace(";", ",")) for at in range(46)]
+    asked = [
+        (collection.queries.texts[query].replace(";", ","), found.ids[video])
+        for query, video in zip(collection.positives.query[:80], collection.positives.video[:80], strict=True)
+    ]
+    write(room / "videos.csv", ["id", "Course Name", "description"], rows)
+    write(room / "asked.csv", ["question", "video_id"], asked)
+    write(room / "odd_videos.csv", ["Clip Nr", "Course Name", "Blurb"], rows)
+    write(room / "odd_asked.csv", ["What they asked", "Clip"], asked)
+    write(room / "questions.csv", ["question"], [("what is a basis",), ("why transpose",)])
+    (room / "new.jsonl").write_text('{"_id": "n1", "title": "Shear maps", "text": "What a shear does to a square."}\n')
+    make_collection(room / "small")
+    make_collection(room / "fresh")
+    shutil.rmtree(room / "fresh" / "embeddings")
+    write_model(room / "tiny")
+    ids = load_collection(room / "small").videos.ids
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 1536)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(room / "V.npy", vectors)
+    (room / "ids.txt").write_text("".join(f"{name}\n" for name in ids))
+    pq.write_table(pa.table({"_id": ids, "vector": vectors.tolist()}), room / "V.parquet")
+    made = f"python -m dcdt.run model=hybrid_towers logger=none hydra.run.dir={room / 'served'}"
+    done = run_block(f"{made}\npython -m dcdt.index {room / 'served'} info", room, DCDT_CACHE=str(doc_cache))
+    assert done.returncode == 0, done.stderr
+    return room
+
+
+def write(path, head, rows):
+    """A table, separated by semicolons."""
+    path.write_text("".join(";".join(row) + "\n" for row in [head, *rows]), encoding="utf-8")
+
+
+@pytest.fixture
+def room(template, tmp_path):
+    """A copy of it to work in; files of the run are hard links, since none is changed in its place."""
+    folder = tmp_path / "room"
+    shutil.copytree(template, folder, copy_function=os.link)
+    shutil.copytree(folder / "served", folder / "changed", copy_function=os.link)
+    return folder
+
+
+NOT_RUN = {JOURNEY, INSTALLS, ACCEPTED}
+RUN = [(block, body) for block, body in matched() if block.how == "run"]
+REASONS = [block for block in BLOCKS if block.how not in (*NOT_RUN, "run")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("block", "body"), RUN, ids=[f"{block.page}: {block.starts[:40]}" for block, _ in RUN])
+def test_a_block_runs_as_it_stands(block, body, room, doc_cache):
+    text = changed(body, block.instead)
+    if body.startswith(("import ", "from ")):
+        text = f"cat > example.py <<'END'\n{text}END\npython example.py"
+    with Loopback() as server:
+        done = run_block(text, room, DCDT_CACHE=str(doc_cache), OPENAI_BASE_URL=server.url)
+    assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_reasons_that_name_a_test_name_one_that_is_there():
+    for block in REASONS:
+        for name in re.findall(r"tests/[\w/]+(?:\.py)?", block.how):
+            assert (ROOT / name).exists(), (block.page, name)
+
+
+def commands_of(body):
+    """Commands of a block as words; optional parts in brackets are taken, a variable is put in."""
+    text = re.sub(r" \[data=\.\.\.\]", "", body.replace("\\\n", " "))
+    text = re.sub(r" \[((?:data=|--)[^\]]*)\]", r" \1", text)
+    variables = dict(re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"\w+=", line)]
+    for name, value in variables.items():
+        lines = [line.replace(f"${name} ", f"{value} ") for line in lines]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def accept(words, monkeypatch, capsys):
+    """Check a command without giving it: its options, values and files."""
+    if words[:2] != ["python", "-m"]:
+        assert words[0] == "python" and (ROOT / words[1]).is_file(), words
+        return
+    module, arguments = words[2], words[3:]
+    if module in ("dcdt.run", "dcdt.embed"):
+        for overrides in jobs_of([word for word in arguments if word != "-m"]):
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                config = compose("config" if module == "dcdt.run" else "embed", overrides=overrides)
+            parse(config if module == "dcdt.run" else take_embed_job(config)[1])
+        return
+    with pytest.raises(SystemExit):
+        import_module(module).main([*(arguments[:1] if module == "dcdt.collection" else []), "--help"])
+    said = capsys.readouterr().out
+    missing = [word for word in arguments if word.startswith("--") and word not in said]
+    assert not missing, (words, missing)
+
+
+def jobs_of(arguments):
+    """Overrides of single jobs in which every value of a sweep occurs: each value once, the others at their first."""
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    key = [one.get_key_element() for one in parsed]
+    values = [
+        list(one.sweep_string_iterator()) if one.is_sweep_override() else [one.get_value_element_as_str()]
+        for one in parsed
+    ]
+    first = [f"{name}={options[0]}" for name, options in zip(key, values, strict=True)]
+    others = [(at, value) for at, options in enumerate(values) for value in options[1:]]
+    return [first, *([*first[:at], f"{key[at]}={value}", *first[at + 1 :]] for at, value in others)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.how == ACCEPTED}))
+def test_commands_behind_published_figures_are_accepted(page, monkeypatch, capsys):
+    register_resolvers()
+    monkeypatch.setenv("DCDT_COLLECTIONS", "collections")
+    bodies = [body for block, body in matched() if block.page == page and block.how == ACCEPTED]
+    for words in [words for body in bodies for words in commands_of(body)]:
+        accept([os.path.expandvars(word) for word in words], monkeypatch, capsys)
+
+
+def test_messages_that_the_faq_quotes_are_those_of_the_code():
+    quoted = re.findall(r"\*\*`(.+?)`\*\*", (ROOT / "docs" / "faq.md").read_text().replace("\n", " "))
+    assert len(quoted) > 15
+    sources = [path for place in ("dcdt", "baselines") for path in (ROOT / place).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in sources)
+    code = re.sub(r'"\s*f?"', "", code)  # a text over several lines is one
+    of_hydra = ("is not in struct", "Could not find '", "mismatched input")
+    for message in quoted:
+        if any(part in message for part in of_hydra):
+            continue
+        for part in re.split(r"\.\.\.|'id' or 'title' or 'text'", message):
+            assert part.strip() in code, (message, part)
+
+
+def test_every_model_has_a_line_of_its_own():
+    said = (ROOT / "docs" / "models.md").read_text()
+    assert [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if f"`{path.stem}`" not in said] == []

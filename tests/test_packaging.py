@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import dcdt
 from dcdt.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,17 +22,22 @@ def run(*command, **changes):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy of what git would commit, so that nothing of this machine gets in."""
-    copy, out = tmp_path_factory.mktemp("source") / "dcdt", tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory):
+    """Source distribution, and the wheel made from it, of what git would commit: nothing of this machine gets in."""
+    copy, out = tmp_path_factory.mktemp("source") / "dcdt", tmp_path_factory.mktemp("dist")
     listed = run("git", "-C", ROOT, "ls-files", "-co", "--exclude-standard").stdout.splitlines()
     for name in listed:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", out, copy)
-    assert done.returncode == 0, done.stderr
-    return next(out.glob("*.whl"))
+    done = run(sys.executable, "-m", "build", "--outdir", out, copy)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return next(out.glob("*.tar.gz")), next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    return built[1]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,27 @@ def test_the_wheel_installs_no_generic_name_and_all_it_needs(wheel):
 
 
 @pytest.mark.slow
+def test_the_source_distribution_holds_what_the_wheel_is_made_of_and_the_wheel_says_what_it_is(built):
+    source, wheel = built
+    with tarfile.open(source) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"pyproject.toml", "LICENSE", "README.md", "conf/config.yaml", "baselines/bm25.py", "dcdt/py.typed"} <= names
+    assert "data/linear_algebra/corpus.jsonl" in names and not any(name.startswith("outputs/") for name in names)
+    with zipfile.ZipFile(wheel) as archive:
+        about = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        said = archive.read(about).decode()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"Version: {project['version']}\n" in said and "License-Expression: MIT\n" in said
+    assert "Typing :: Typed" in said and dcdt.__version__ == project["version"]
+    claimed = [name.rsplit(" ", 1)[1] for name in project["classifiers"] if "Python :: 3." in name]
+    assert claimed == [f"{sys.version_info.major}.{sys.version_info.minor}"], "only the tested version is claimed"
+    extras = {line.split(": ")[1] for line in said.splitlines() if line.startswith("Provides-Extra")}
+    assert {"local", "serve", "joblib", "slurm", "search"} <= extras
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {project['version']}" in cited and project["version"] in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
 def test_the_installed_command_runs_the_main_job_outside_the_checkout(installed):
     home, env = installed
     where = run("python", "-c", "import dcdt; print(dcdt.__file__)", cwd=home, env=env).stdout
@@ -61,6 +90,8 @@ def test_the_installed_command_runs_the_main_job_outside_the_checkout(installed)
     done = run("dcdt", "run", *arguments, cwd=home, env=env)
     assert done.returncode == 0, done.stderr
     assert "run folder:" in done.stdout and len(list((home / "outputs").glob("*/metrics.json"))) == 1
+    done = run("dcdt", "run", "hydra.searchpath=[file://mine]", *arguments[2:], cwd=home, env=env)  # Hydra's other way
+    assert done.returncode == 0, done.stderr
     done = run("dcdt", "run", "model=bm25", "logger=none", cwd=home, env=env)  # a baseline, inside the package there
     assert done.returncode == 0, done.stderr
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import EMBEDDER, make_collection
+from support import EMBEDDER, make_collection, write_folder
 
+from dcdt.data.collection import load_collection
 from dcdt.data.embeddings import VectorCache
 from dcdt.embedders import space_of
 
@@ -254,6 +255,39 @@ def test_a_sweep_survives_a_failing_job_and_resumes(folder, tmp_path):
     assert done.returncode == 1  # the failed jobs of the first sweep are still there
     assert done.stderr.count("done already") == 4
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("metrics.json")}
+
+
+@pytest.mark.slow
+def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(tmp_path):
+    """Whole numbers as ids, no titles, an empty document, unjudged queries, a dangling judgment, grades up to 2."""
+    folder = make_collection(tmp_path / "beir", n_videos=30, n_queries=60, grades=(1, 2))
+    videos = [{"_id": n, "title": "", "text": text} for n, text in enumerate(load_collection(folder).videos.texts)]
+    queries = [{"_id": 100 + n, "text": f"question {n} of rank and span", "metadata": {}} for n in range(70)]
+    sides = {"train": range(40), "dev": range(40, 50), "test": range(50, 60)}
+    qrels = {name: [f"{100 + n}\t{n % 30}\t{1 + n % 2}" for n in rows] for name, rows in sides.items()}
+    qrels["test"] += ["150\t3\t0", "151\t999\t1"]
+    write_folder(folder, [*videos, {"_id": 30, "title": "", "text": ""}], queries, **qrels)
+    (folder / "qrels" / "qrels.tsv").unlink()
+    (folder / "collection.yaml").unlink()
+    vectors_for(folder)
+    done = dcdt("run", *on(folder, tmp_path), "model=bm25", "split.part=all", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "10 queries, 30 videos ranked" in said
+    assert "1 video has neither title nor text, and no part in a run." in said
+    assert "1 judgment is of an id that is not there, and left out" in said
+    assert "30 videos have no title; the description serves in its place." in said
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0 <= metrics["test/mrr"] <= 1 and "test/ndcg@10" in metrics
+
+
+def vectors_for(folder):
+    """Add a random vector for every text of a collection."""
+    collection = load_collection(folder)
+    texts = list(dict.fromkeys([*collection.videos.texts, *collection.queries.texts]))
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(len(texts), space_of(EMBEDDER).dimensions))
+    VectorCache(folder / "embeddings", space_of(EMBEDDER)).add(texts, matrix / np.linalg.norm(matrix, axis=1)[:, None])
 
 
 @pytest.mark.slow

@@ -52,13 +52,10 @@ def add_videos(found: Found, path: Path, names: Names, keep: list[str] | None = 
         UserError: no column of ids, of titles or descriptions; an id is empty or stands twice; a video has no word.
     """
     rows, columns = _table(path)
-    of_id = _needed(path, columns, names, "id")
-    of_title, of_text = _column(columns, names, "title"), _column(columns, names, "text")
-    if of_title is None and of_text is None:
-        raise UserError(
-            f"{path}: no column of titles or descriptions among {', '.join(columns)}.\n"
-            "Name them: --title-column NAME --text-column NAME"
-        )
+    of_id, of_title, of_text = (_column(columns, names, role) for role in ("id", "title", "text"))
+    if of_id is None or (of_title is None and of_text is None):
+        lacking = [role for role, column in (("id", of_id), ("title", of_title), ("text", of_text)) if column is None]
+        raise _unnamed(path, columns, lacking)
     others = [column for column in columns if column and column not in (of_id, of_title, of_text)]
     kept = others if keep is None else [find_column(columns, column, (), "--keep") for column in keep]
     first: dict[str, str] = {}
@@ -190,8 +187,15 @@ def _column(columns: list[str], names: Names, role: str, taken: set[str] | None 
 def _needed(path: Path, columns: list[str], names: Names, role: str) -> str:
     column = _column(columns, names, role)
     if column is None:
-        raise UserError(f"{path}: no column '{role}' among {', '.join(columns)}.\nName it: --{role}-column NAME")
+        raise _unnamed(path, columns, [role])
     return column
+
+
+def _unnamed(path: Path, columns: list[str], roles: list[str]) -> UserError:
+    """No column has a usual name for these roles: all of them at once, so that one more try is enough."""
+    options = " ".join(f"--{role}-column NAME" for role in roles)
+    said = " or ".join(f"'{role}'" for role in roles)
+    return UserError(f"{path}: no column {said} among {', '.join(columns)}.\nName what is there: {options}")
 
 
 def _refuse_unknown(found: Found, video: str, place: str) -> None:

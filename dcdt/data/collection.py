@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from dcdt.errors import MissingField, UserError
+from dcdt.words import counted
 
 Rows = NDArray[np.int64]
+TEXTS = ("title", "text")
+UNKNOWN_SHARE = 0.05  # of the judgments may be of ids that are not there; public sets have some
 SETTINGS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
@@ -74,6 +77,7 @@ class Collection:
     simulated: list[str] = field(default_factory=list)
     asked: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
     taken: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
+    left_out: tuple[str, ...] = ()  # what the files hold and no run reads, a sentence each
 
     @property
     def units(self) -> list[str]:
@@ -128,15 +132,35 @@ class Collection:
         A video that lacks the field lends the tower its title, or its text where it has no title.
 
         Raises:
-            MissingField: no video has the field.
+            MissingField: no video has this key of metadata.
         """
-        values = own_texts(self.videos, name)
-        if not any(values):
+        if name not in TEXTS:
+            self.check_fields([name])
+        return lent_texts(self.videos, name)
+
+    def check_fields(self, fields: Sequence[str]) -> None:
+        """Refuse fields of which nothing is there; of title and text one is enough, which serves for both.
+
+        Raises:
+            MissingField: no video has this key of metadata, or any of the fields.
+        """
+        lacking = [name for name in fields if not any(own_texts(self.videos, name))]
+        fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
+        if fatal:
             raise MissingField(
-                f"field '{name}': no video of {self.name} has it.\n"
+                f"field '{fatal[0]}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
             )
-        return lent_texts(self.videos, name)
+
+    def lent_fields(self, fields: Sequence[str]) -> list[str]:
+        """Sentences on the videos that lack a title or a description among the fields, for the user."""
+        said = []
+        for name, other in (("title", "description"), ("text", "title")):
+            n = own_texts(self.videos, name).count("") if name in fields else 0
+            what = "description" if name == "text" else name
+            if n:
+                said.append(f"{counted(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
+        return said
 
     @cached_property
     def fields(self) -> list[str]:
@@ -176,11 +200,19 @@ def load_collection(path: str | Path) -> Collection:
             "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
         )
     settings = _settings(folder / "collection.yaml")
-    videos = read_videos(folder / "corpus.jsonl")
-    taken = None
+    empty: set[str] = set()
+    videos = read_videos(folder / "corpus.jsonl", empty)
+    taken, left_out = None, []
+    if empty:
+        left_out.append(
+            f"{counted(len(empty), 'video has', 'videos have')} neither title nor text, and no part in a run."
+        )
     if asked:
         queries = _read_queries(folder / "queries.jsonl")
-        judgments, given = _read_qrels(folder / "qrels", queries, videos)
+        judgments, given, unknown = _read_qrels(folder / "qrels", queries, videos, empty)
+        if unknown:
+            said = counted(len(unknown), "judgment is", "judgments are")
+            left_out.append(f"{said} of an id that is not there, and left out, the first at {unknown[0]}.")
     else:
         from dcdt.data.next_video import next_videos  # which reads collections' types
 
@@ -198,6 +230,7 @@ def load_collection(path: str | Path) -> Collection:
         simulated=[str(part) for part in settings.get("simulated", [])],
         asked=asked,
         taken=taken,
+        left_out=tuple(left_out),
     )
     if not len(collection.positives):
         raise UserError(
@@ -343,8 +376,12 @@ def _metadata_of(record: dict[str, Any], place: str) -> dict[str, Any]:
     return metadata
 
 
-def read_videos(path: Path) -> Documents:
+def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
     """Videos of a file in the layout of corpus.jsonl.
+
+    Args:
+        path: of the file.
+        empty: gets the ids of videos without a word, which are left out; without it they are refused.
 
     Raises:
         UserError: a line is not what the layout says, with file and line.
@@ -354,13 +391,16 @@ def read_videos(path: Path) -> Documents:
         place = f"{path}:{number}"
         title, text = _text_of(record, "title", place), _text_of(record, "text", place)
         if not title and not text:
-            raise UserError(f"{place}: the video '{name}' has neither title nor text; give it one or remove it.")
+            if empty is None:
+                raise UserError(f"{place}: the video '{name}' has neither title nor text; give it one or remove it.")
+            empty.add(name)
+            continue
         documents.ids.append(name)
         documents.titles.append(title)
         documents.texts.append(text)
         documents.metadata.append(_metadata_of(record, place))
     if not documents.ids:
-        raise UserError(f"{path} holds no video.")
+        raise UserError(f"{path} holds no video{' with a word' if empty else ''}.")
     return documents
 
 
@@ -380,7 +420,10 @@ def _read_queries(path: Path) -> Documents:
     return documents
 
 
-def _read_qrels(folder: Path, queries: Documents, videos: Documents) -> tuple[Judgments, dict[str, Rows]]:
+def _read_qrels(
+    folder: Path, queries: Documents, videos: Documents, empty: set[str]
+) -> tuple[Judgments, dict[str, Rows], list[str]]:
+    """Judgments, the queries of each file, and the places of judgments that are left out: ids that are not there."""
     files = sorted(folder.glob("*.tsv"))
     if not files:
         raise UserError(f"{folder} has no judgments (*.tsv with query-id, corpus-id, score).")
@@ -389,39 +432,49 @@ def _read_qrels(folder: Path, queries: Documents, videos: Documents) -> tuple[Ju
     grades: list[float] = []
     seen: dict[tuple[int, int], str] = {}
     given: dict[str, Rows] = {}
+    unknown: list[str] = []
     for path in files:
         start = len(query_rows)
         for number, line in text_lines(path):
             parts = line.rstrip("\r\n").split("\t")
             if number == 1 and len(parts) == 3 and not _is_number(parts[2]) and parts[0].strip() not in queries.row_of:
                 continue  # the header of BEIR
-            pair, grade = _judgment(parts, f"{path}:{number}", queries, videos)
+            place = f"{path}:{number}"
+            query, video, grade = _judgment(parts, place)
+            pair = queries.row_of.get(query, -1), videos.row_of.get(video, -1)
+            if -1 in pair:
+                if video not in empty:
+                    missing = (
+                        f"query id '{query}' is not in queries"
+                        if pair[0] < 0
+                        else f"video id '{video}' is not in corpus"
+                    )
+                    unknown.append(f"{place}: the {missing}.jsonl")
+                continue
             if pair in seen:
-                raise UserError(f"{path}:{number}: this pair was judged already at {seen[pair]}.")
+                raise UserError(f"{place}: this pair was judged already at {seen[pair]}.")
             seen[pair] = f"{path.name}:{number}"
             query_rows.append(pair[0])
             video_rows.append(pair[1])
             grades.append(grade)
         given[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
+    if len(unknown) > UNKNOWN_SHARE * (len(unknown) + len(grades)):
+        raise UserError(f"{unknown[0]} ({len(unknown)} of {len(unknown) + len(grades)} judgments are of unknown ids).")
     judgments = Judgments(
         np.array(query_rows, dtype=np.int64), np.array(video_rows, dtype=np.int64), np.array(grades, dtype=np.float32)
     )
-    return judgments, given
+    return judgments, given, unknown
 
 
-def _judgment(parts: Sequence[str], place: str, queries: Documents, videos: Documents) -> tuple[tuple[int, int], float]:
+def _judgment(parts: Sequence[str], place: str) -> tuple[str, str, float]:
     if len(parts) != 3:
         raise UserError(
             f"{place}: {len(parts)} columns; three are needed, separated by tabs: query-id, corpus-id, score."
         )
     query, video, grade = (part.strip() for part in parts)
-    if query not in queries.row_of:
-        raise UserError(f"{place}: the query id '{query}' is not in queries.jsonl.")
-    if video not in videos.row_of:
-        raise UserError(f"{place}: the video id '{video}' is not in corpus.jsonl.")
     if not _is_number(grade):
         raise UserError(f"{place}: the score '{grade}' is not a finite number.")
-    return (queries.row_of[query], videos.row_of[video]), float(grade)
+    return query, video, float(grade)
 
 
 def _is_number(text: str) -> bool:

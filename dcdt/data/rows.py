@@ -39,11 +39,15 @@ def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str]
 
     Raises:
         UserError: the column asked for is not there.
+
+    >>> find_column(["Nr", "Course Name"], "course name", (), "--title-column")
+    'Course Name'
     """
     if wanted is not None:
-        if wanted not in columns:
+        alike = [column for column in columns if column.casefold() == wanted.strip().casefold()]
+        if wanted not in columns and len(alike) != 1:
             raise UserError(f"{option} '{wanted}': there is no such column; the file has: {', '.join(columns)}.")
-        return wanted
+        return wanted if wanted in columns else alike[0]
     by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
     return next((by_name[name] for name in usual if name in by_name), None)
 

@@ -13,9 +13,11 @@ from dcdt.data.collection import Collection, normalise_text
 from dcdt.data.interactions import load_interactions
 from dcdt.data.splits import sealed
 from dcdt.errors import NotApplicable
+from dcdt.words import counted
 
 SHORT = 5  # words; a description below this says little
 FEW = 100  # judged queries; with fewer, intervals are wide
+SAMPLE = 5_000  # texts whose language is looked at
 BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
 
@@ -64,16 +66,19 @@ def survey(collection: Collection) -> Survey:
         ("splits of its own", ", ".join(collection.given) if len(collection.given) > 1 else "none"),
         *_interactions(collection),
     ]
+    short, lost = sum(0 < n < SHORT for n in words), len(queries) - judged
+    few, kinds = judged if judged < FEW else 0, _kinds(collection)
     checks = [
-        (twins, f"{twins} videos repeat the title and description of another: only one of them can come first."),
-        (untitled, f"{untitled} videos have no title; their description serves for both towers."),
-        (bare, f"{bare} videos have no description; their title serves for both towers."),
-        (short := sum(0 < n < SHORT for n in words), f"{short} descriptions have fewer than {SHORT} words."),
-        (judged < FEW, f"{judged} queries have a positive; with fewer than {FEW} the intervals are wide."),
-        (weak, f"{weak} queries are weak: made from {_kinds(collection)}, judged by nobody. They only serve training."),
-        (lost := len(queries) - judged, f"{lost} queries have no positive and are left out."),
+        (twins, "video repeats", "videos repeat", "the title and description of another: only one can come first."),
+        (untitled, "video has", "videos have", "no title; the description serves for both towers."),
+        (bare, "video has", "videos have", "no description; the title serves for both towers."),
+        (short, "description has", "descriptions have", f"fewer than {SHORT} words."),
+        (few, "query has", "queries have", f"a positive; with fewer than {FEW} the intervals are wide."),
+        (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
+        (lost, "query has", "queries have", "no positive, and no part in a run."),
     ]
-    return Survey(facts, _lengths(words), [text for count, text in checks if count])
+    warnings = [*collection.left_out, *(f"{counted(n, one, many)} {rest}" for n, one, many, rest in checks if n)]
+    return Survey(facts, _lengths(words), warnings)
 
 
 def _interactions(collection: Collection) -> list[tuple[str, str]]:
@@ -116,6 +121,7 @@ def _lengths(words: Sequence[int]) -> list[tuple[str, int]]:
 def _languages(texts: Sequence[str]) -> str:
     """Shares of languages (with the extra 'languages') or of scripts, those of at least one in a hundred."""
     said = [text for text in texts if text]
+    said = said[:: 1 + len(said) // SAMPLE]  # evenly over the file: shares, not counts, are shown
     if find_spec("py3langid"):
         from py3langid import classify
 

@@ -63,14 +63,16 @@ def load_tables(
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
     cache = VectorCache(cache_folder, space_of(embedder), remedy)
     fill(cache, texts, embedder, progress)
-    vectors = {name: torch.from_numpy(cache.vectors(part)) for name, part in field_texts.items()}  # each (N, D)
+    videos = torch.empty(len(fields), len(collection.videos), cache.space.dimensions)  # (F, N, D)
+    total = torch.zeros(videos.shape[1:])  # (N, D); one field at a time, since a large catalogue is gigabytes
+    for name, part in field_texts.items():
+        vectors = torch.from_numpy(cache.vectors(part))  # (N, D)
+        for at in [at for at, field in enumerate(fields) if field == name]:
+            videos[at] = vectors
+        if name in frozen:
+            total += vectors
     nothing = torch.zeros(1, cache.space.dimensions).expand(len(collection.queries), -1)  # (Q, D)
-    return Tables(
-        torch.from_numpy(cache.vectors(asked)) if asked else nothing,
-        torch.stack([vectors[name] for name in fields]),  # (F, N, D)
-        torch.stack([vectors[name] for name in frozen]).sum(0),
-        fields,
-    )
+    return Tables(torch.from_numpy(cache.vectors(asked)) if asked else nothing, videos, total, fields)
 
 
 def padded(lists: Sequence[Sequence[float]], fill: float) -> Tensor:

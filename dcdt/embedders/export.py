@@ -9,7 +9,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dcdt.files import write_json
 
 FORMAT = 1
 TOLERANCE = 1e-5
+CHATTY = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
 SHAPES = ((1, 1), (1, 3), (2, 7), (1, 33), (3, 64), (2, 160))  # of the comparison: texts, tokens
 
 
@@ -86,6 +88,22 @@ def _place(temporary: Path, folder: Path) -> None:
             raise
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What torch's exporter and its optimizer print, log and warn of goes nowhere; errors are raised as ever."""
+    levels = {name: logging.getLogger(name).level for name in CHATTY}
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
+        warnings.simplefilter("ignore")
+        try:
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
 def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     import torch
 
@@ -94,28 +112,25 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     model, tokenizer = load_model(config)
     example = _tokens(model, 3, 17)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
-    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: fine
-        with redirect_stdout(nowhere), redirect_stderr(nowhere):
-            try:
-                torch.onnx.export(
-                    model,
-                    tuple(torch.from_numpy(part) for part in example),
-                    folder / MODEL,
-                    dynamo=True,
-                    external_data=False,
-                    input_names=["input_ids", "attention_mask"],
-                    output_names=["layers"],
-                    dynamic_shapes={"input_ids": {0: batch, 1: tokens}, "attention_mask": {0: batch, 1: tokens}},
-                )
-            except ImportError as error:
-                raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
-            except torch.onnx.OnnxExporterError as error:
-                raise UserError(
-                    f"{config.package} cannot be exported for ONNX Runtime ({str(error).splitlines()[0]}).\n"
-                    "Choose embedder.backend=torch."
-                ) from error
+    try:
+        with quietly():
+            torch.onnx.export(
+                model,
+                tuple(torch.from_numpy(part) for part in example),
+                folder / MODEL,
+                dynamo=True,
+                external_data=False,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["layers"],
+                dynamic_shapes={"input_ids": {0: batch, 1: tokens}, "attention_mask": {0: batch, 1: tokens}},
+            )
+    except ImportError as error:
+        raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(
+            f"{config.package} cannot be exported for ONNX Runtime ({str(error).splitlines()[0]}).\n"
+            "Choose embedder.backend=torch."
+        ) from error
     _compare(model, folder / MODEL, config.max_tokens)
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     described = model.model.config

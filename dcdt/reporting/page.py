@@ -11,9 +11,10 @@ from dcdt.reporting.disagreements import Disagreement, disagreements
 from dcdt.reporting.figures import make_figures, score_panels, svg
 from dcdt.reporting.numbers import Number
 from dcdt.reporting.render import extras
-from dcdt.reporting.structure import Cell, Row, Table, counted, metric_name
+from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
+from dcdt.words import counted
 
 FIGURES = {
     "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "

@@ -101,8 +101,3 @@ def listed(values: Sequence[int]) -> str:
             groups.append([value])
     parts = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in groups]
     return ", ".join(parts)
-
-
-def counted(n: int, word: str) -> str:
-    """A number with its noun."""
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"

@@ -18,9 +18,10 @@ from dcdt.reporting.numbers import (
     ranking_cell,
 )
 from dcdt.reporting.runs import NOT_APPLICABLE, Run
-from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, counted, listed, metric_name, span, with_best
+from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, listed, metric_name, span, with_best
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
 from dcdt.tuning import SPACES
+from dcdt.words import counted
 
 REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
     "collaborative": {"accuracy": 0.623, "recall": 0.587, "f1": 0.604, "mrr": 0.412},

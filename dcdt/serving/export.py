@@ -3,14 +3,11 @@
 This is the one module of `dcdt.serving` that imports torch (with `abstain.py`).
 """
 
-import logging
 import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from dcdt.data.collection import as_one, lent_texts
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
+from dcdt.embedders.export import exported, quietly
 from dcdt.embedders.onnx import RECIPE
 from dcdt.errors import UserError
 from dcdt.files import write_json
@@ -291,17 +289,14 @@ def _export_graph(path: Path, module: nn.Module, example: Tensor, name: str, out
     module.eval()
     batch = torch.export.Dim("batch")
     shapes = {name: {example.ndim - 2: batch}}
-    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, torch.no_grad():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with redirect_stdout(nowhere), redirect_stderr(nowhere):
-            try:
-                torch.onnx.export(
-                    module, (example,), path, dynamo=True, external_data=False,
-                    input_names=[name], output_names=outputs, dynamic_shapes=shapes,
-                )  # fmt: skip
-            except ImportError as error:
-                raise UserError("exporting a run needs the extra 'serve': pip install 'dcdt[serve]'.") from error
+    try:
+        with quietly(), torch.no_grad():
+            torch.onnx.export(
+                module, (example,), path, dynamo=True, external_data=False,
+                input_names=[name], output_names=outputs, dynamic_shapes=shapes,
+            )  # fmt: skip
+    except ImportError as error:
+        raise UserError("exporting a run needs the extra 'serve': pip install 'dcdt[serve]'.") from error
     graph = session(path)
     for rows in (example, example.narrow(example.ndim - 2, 0, 1)):
         with torch.no_grad():
@@ -316,8 +311,6 @@ def _bundle_embedder(config: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN4
     """Put an exported local model beside the towers (hard links where the file system has them)."""
     if config.name != "local":
         return asdict(config)
-    from dcdt.embedders.export import exported
-
     source = exported(config)
     folder.mkdir()
     for path in source.iterdir():

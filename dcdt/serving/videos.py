@@ -4,7 +4,6 @@ Columns: `id`, `title`, `text`, `series`, `level`, `link` (text), `duration_s` (
 each metadata key that holds plain values, and whatever the parts of the model add (`vector_0`, `words`, ...).
 """
 
-import csv
 import json
 import math
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dcdt.data.building import Found, add_videos
 from dcdt.data.collection import Documents, read_videos
 from dcdt.errors import UserError
 
@@ -73,17 +73,23 @@ def documents_of(table: pa.Table) -> Documents:
     return Documents(ids, titles, texts, [json.loads(value) for value in metadata])
 
 
-def read_file(path: Path) -> Documents:
-    """Videos of a .jsonl file (`_id`, `title`, `text`, `metadata`) or a .csv file (`id`, `title`, `text`, others).
+def read_file(path: Path, names: Mapping[str, str] | None = None) -> Documents:
+    """Videos of a file: .jsonl as in corpus.jsonl, else a table as `dcdt.collection new` reads it.
+
+    Args:
+        path: .jsonl, .csv, .tsv or .parquet.
+        names: columns by role (id, title, text), where they do not have a usual name; also makes .jsonl a table.
 
     Raises:
         UserError: the file cannot be read, or a line is not what the layout says.
     """
-    if path.suffix == ".csv":
-        return checked(_read_csv(path), str(path))
-    if path.suffix not in (".jsonl", ".json"):
-        raise UserError(f"{path} is neither .jsonl nor .csv; give videos as _id, title, text and metadata a line.")
-    return checked(read_videos(path), str(path))
+    if path.suffix == ".jsonl" and not names:
+        return checked(read_videos(path), str(path))
+    found = Found()
+    add_videos(found, path, dict(names or {}))
+    records = list(found.videos.values())
+    ids, titles, texts = ([str(record[key]) for record in records] for key in ("_id", "title", "text"))
+    return checked(Documents(ids, titles, texts, [record.get("metadata", {}) for record in records]), str(path))
 
 
 def one_video(identifier: str, title: str, text: str, metadata: Sequence[str]) -> Documents:
@@ -119,28 +125,6 @@ def checked(videos: Documents, place: str) -> Documents:
             if len(value) > limit:
                 raise UserError(f"{place}: the {what} of '{name}' has {len(value):,} characters; at most {limit:,}.")
         seen.add(name)
-    return videos
-
-
-def _read_csv(path: Path) -> Documents:
-    videos = Documents([], [], [], [])
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, strict=True)
-            if not {"id", "title"} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}:1: columns 'id' and 'title' are needed; it has {reader.fieldnames}.")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(f"{path}:{reader.line_num}: not as many columns as the first line names.")
-                values = {key: (value or "").strip() for key, value in row.items()}
-                videos.ids.append(values.pop("id"))
-                videos.titles.append(values.pop("title"))
-                videos.texts.append(values.pop("text", ""))
-                videos.metadata.append({key: _plain(value) for key, value in values.items() if value})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}).") from error
-    if not videos.ids:
-        raise UserError(f"{path} holds no video.")
     return videos
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import write_folder
 
-from dcdt.data.collection import load_collection, normalise_text, positives_by_query
+from dcdt.data.collection import load_collection, normalise_text, positives_by_query, read_videos
 from dcdt.errors import MissingField, UserError
 
 VIDEOS = [{"_id": "v1", "title": "Rank", "text": "The rank."}, {"_id": "v2", "title": "Span", "text": "The span."}]
@@ -127,9 +127,45 @@ def test_a_video_needs_title_or_text(folder):
     assert collection.videos.titles[2:] == ["only a title", ""]
     assert collection.field_texts("title") == ["Rank", "Span", "only a title", "only a text"]
     assert collection.field_texts("text") == ["The rank.", "The span.", "only a title", "only a text"]
+
+
+def test_a_video_without_a_word_and_its_judgments_are_left_out_and_counted(folder):
     with (folder / "corpus.jsonl").open("a") as file:
-        file.write('{"_id": "v5", "title": " "}\n')
-    refused(folder, "corpus.jsonl:5: the video 'v5' has neither title nor text")
+        file.write('{"_id": "v5", "title": " ", "text": ""}\n')
+    with (folder / "qrels" / "all.tsv").open("a") as file:
+        file.write("q1\tv5\t1\n")
+    collection = load_collection(folder)
+    assert collection.videos.ids == ["v1", "v2"] and len(collection.judgments) == 2
+    assert collection.left_out == ("1 video has neither title nor text, and no part in a run.",)
+    with pytest.raises(UserError, match=r"corpus.jsonl:3: the video 'v5' has neither title nor text"):
+        read_videos(folder / "corpus.jsonl")
+    (folder / "corpus.jsonl").write_text('{"_id": "v5", "title": " "}\n')
+    refused(folder, "holds no video with a word")
+
+
+def test_a_few_judgments_of_unknown_ids_are_left_out_and_counted_and_many_are_refused(tmp_path):
+    videos = [{"_id": n, "text": f"lesson {n}"} for n in range(20)]
+    lines = [f"0\t{n}\t{n % 3}" for n in range(19)]
+    folder = write_folder(tmp_path, videos, [{"_id": 0, "text": "what"}], test=[*lines, "0\t77\t1"])
+    collection = load_collection(folder)
+    assert len(collection.judgments) == 19 and collection.judgments.video.max() == 18
+    (said,) = collection.left_out
+    assert said.startswith("1 judgment is of an id that is not there") and "test.tsv:21: the video id '77'" in said
+    write_folder(tmp_path, videos, [{"_id": 0, "text": "what"}], test=[*lines, "0\t77\t1", "8\t1\t1"])
+    refused(folder, "test.tsv:21: the video id '77' is not in corpus.jsonl (2 of 21 judgments are of unknown ids).")
+
+
+def test_title_lends_to_text_and_text_to_title_but_one_of_them_must_be_there(tmp_path):
+    videos = [{"_id": "v1", "text": "The rank."}, {"_id": "v2", "title": "", "text": "The span."}]
+    collection = load_collection(write_folder(tmp_path, videos, QUERIES, all=QRELS))
+    assert collection.field_texts("title") == collection.field_texts("text") == ["The rank.", "The span."]
+    collection.check_fields(["title", "text"])
+    assert collection.lent_fields(["title", "text"]) == ["2 videos have no title; the description serves in its place."]
+    assert collection.lent_fields(["text"]) == []
+    with pytest.raises(MissingField, match=r"field 'title': no video of .* has it.\nSet model.fields to some of text"):
+        collection.check_fields(["title"])
+    with pytest.raises(MissingField, match="field 'tags'"):
+        collection.check_fields(["title", "text", "tags"])
 
 
 def test_metadata_can_be_a_field(tmp_path):

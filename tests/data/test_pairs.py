@@ -9,7 +9,8 @@ from rank_bm25 import BM25Plus
 from support import make_collection, prepare, related_sets
 
 from dcdt.config import SplitConfig
-from dcdt.data.pairs import COLUMNS, load_pairs
+from dcdt.data.collection import load_collection
+from dcdt.data.pairs import COLUMNS, _Lexical, load_pairs
 from dcdt.data.tokens import tokenize
 from dcdt.errors import UserError
 
@@ -170,3 +171,14 @@ def test_a_corrupt_file_is_named_with_the_remedy(small, tmp_path, spoil):
     spoil(path)
     with pytest.raises(UserError, match=r"the pair file .*parquet is corrupt \(.*\)\.\nDelete it"):
         draw(tmp_path, made)
+
+
+def test_bm25_of_the_pairs_is_that_of_rank_bm25_to_the_bit(small):
+    collection = load_collection(small)
+    rows = np.arange(len(collection.queries))
+    lexical = _Lexical(collection, rows)
+    documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
+    theirs = BM25Plus([tokenize(f"{title} {text}") for title, text in documents])
+    for text in collection.queries.texts:
+        words = tokenize(text) * 2  # a word that is asked twice counts twice
+        assert lexical.scores(words).tolist() == theirs.get_scores(words).tolist()

@@ -71,5 +71,8 @@ def test_columns_are_found_by_usual_names_in_any_case_and_by_the_name_given():
     assert find_column(columns, None, ("title",), "--title-column") == " Title "
     assert find_column(columns, "blurb", ("text",), "--text-column") == "blurb"
     assert find_column(columns, None, ("text",), "--text-column") is None
-    with pytest.raises(UserError, match=r"--text-column 'Blurb': there is no such column; the file has: Video-ID"):
-        find_column(columns, "Blurb", ("text",), "--text-column")
+    assert find_column(columns, "Blurb ", ("text",), "--text-column") == "blurb"
+    with pytest.raises(UserError, match=r"--text-column 'words': there is no such column; the file has: Video-ID"):
+        find_column(columns, "words", ("text",), "--text-column")
+    with pytest.raises(UserError, match=r"--text-column 'AA': there is no such column"):
+        find_column(["Aa", "aA"], "AA", ("text",), "--text-column")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import dcdt
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 
 KS = (1, 5, 10)
@@ -41,9 +42,8 @@ def our_values(names, scores, qrels, positive_grade):
     return {name: {f"q{row}": value for row, value in enumerate(column.tolist())} for name, column in values.items()}
 
 
-@pytest.mark.parametrize("positive_grade", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_ir_measures(seed, positive_grade):
+def their_values(qrels, run, positive_grade):
+    """(our name, query id) -> what ir-measures says."""
     import ir_measures
     from ir_measures import AP, RR, P, R, Success, nDCG
 
@@ -51,15 +51,36 @@ def test_equals_ir_measures(seed, positive_grade):
     for k in KS:
         measures |= {f"recall@{k}": R(rel=positive_grade) @ k, f"precision@{k}": P(rel=positive_grade) @ k}
         measures |= {f"hit@{k}": Success(rel=positive_grade) @ k, f"ndcg@{k}": nDCG @ k}
+    names = {str(measure): name for name, measure in measures.items()}
+    found = ir_measures.iter_calc(list(measures.values()), qrels, run)
+    return {(names[str(value.measure)], value.query_id): value.value for value in found}
+
+
+@pytest.mark.parametrize("positive_grade", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_ir_measures(seed, positive_grade):
     names, scores, qrels, run = random_collection(seed)
-    theirs = {}
-    for value in ir_measures.iter_calc(list(measures.values()), qrels, run):
-        theirs[str(value.measure), value.query_id] = value.value
+    theirs = their_values(qrels, run, positive_grade)
     ours = our_values(names, scores, qrels, positive_grade)
     assert list(ours) == ["mrr", "map"] + [f"{m}@{k}" for k in KS for m in ("recall", "precision", "hit", "ndcg")]
     for name, per_query in ours.items():
         for query, value in per_query.items():
-            assert value == pytest.approx(theirs[str(measures[name]), query], abs=1e-6), (name, query)
+            assert value == pytest.approx(theirs[name, query], abs=1e-6), (name, query)
+
+
+@pytest.mark.parametrize("positive_grade", [1, 2, 3])
+@pytest.mark.parametrize("kept", [40, 12])  # videos a query keeps: all, or the head that a run file holds
+def test_evaluate_equals_ir_measures_on_whole_and_cut_runs(positive_grade, kept):
+    _, _, qrels, run = random_collection(5)
+    run = {q: dict(sorted(found.items(), key=lambda pair: -pair[1])[:kept]) for q, found in run.items()}
+    found = dcdt.evaluate(run, qrels, KS, positive_grade)
+    theirs = their_values(qrels, run, positive_grade)
+    for name, per_query in found.per_query.items():
+        assert set(per_query) == set(qrels)  # with the two that were not scored, which found nothing
+        for query, value in per_query.items():
+            assert value == pytest.approx(theirs.get((name, query), 0), abs=1e-6), (name, query)
+        assert found.means[name] == pytest.approx(np.mean(list(per_query.values())), abs=1e-7)
+    assert found.left_out == ["q22", "q23"]
 
 
 @pytest.mark.slow  # ranx compiles for half a minute on its first use

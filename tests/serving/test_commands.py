@@ -60,6 +60,10 @@ def test_recommend_prints_a_table_json_and_reasons_without_torch(own_copy, envir
     assert [(row["question"], row["rank"]) for row in rows] == [
         ("rank, or span?", "1"), ("rank, or span?", "2"), ("basis", "1"), ("basis", "2"),
     ]  # fmt: skip
+    (tmp_path / "odd.tsv").write_text("Their words\tclip\nbasis\t1\n")
+    batch = ["--batch", tmp_path / "odd.tsv", "--query-column", "their words", "-k", 1, "--json"]
+    done = command("dcdt.recommend", folder, *batch, env=env)
+    assert json.loads(done.stdout)["question"] == "basis" and done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -70,7 +74,8 @@ def test_recommend_prints_a_table_json_and_reasons_without_torch(own_copy, envir
         (["RUN", ""], "the question is empty"),
         (["RUN", "rank", "-k", "0"], "k is 0"),
         (["RUN", "rank", "--filter", "x=1"], "the field 'x'"),
-        (["RUN", "--batch", "nowhere.csv"], "not readable as CSV"),
+        (["RUN", "--batch", "nowhere.csv"], "nowhere.csv: there is no such file"),
+        (["RUN", "--batch", __file__], "the ending '.py' is not known"),
         (["RUN"], "give one of"),
     ],
 )
@@ -108,6 +113,10 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
     (tmp_path / "more.csv").write_text("id,title,text,series\nc1,Three,three,Mine\n")
     assert "added 2" in index("add", "--videos", tmp_path / "more.jsonl").stdout
     assert "added 1" in index("add", "--videos", tmp_path / "more.csv").stdout
+    (tmp_path / "odd.csv").write_text("Clip Nr;Course Name;Mins\no1;Odd names;7\n")
+    odd = ["--id-column", "Clip Nr", "--title-column", "Course Name"]
+    assert "added 1" in index("add", "--videos", tmp_path / "odd.csv", *odd).stdout
+    assert "deleted 1" in index("delete", "o1").stdout
     assert "updated 1" in index("update", "--id", "c1", "--title", "Four").stdout
     assert "deleted 1" in index("delete", "m1").stdout
     served = ServedRecommender(folder)
@@ -117,6 +126,7 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
         (["add", "--id", "v1", "--title", "x"], "the id 'v1' exists already"),
         (["update", "--id", "no", "--title", "x"], "no video with the id 'no'"),
         (["delete", "no"], "no video with the id 'no'"),
+        (["add", "--videos", tmp_path / "odd.csv"], "--id-column NAME --title-column NAME"),
         (["add", "--id", "x"], "neither title nor text"),
         (["add"], "either --videos FILE, or --id"),
         (["add", "--videos", tmp_path / "none.jsonl"], "cannot be read"),

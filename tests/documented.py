@@ -1,0 +1,53 @@
+"""Code blocks of the documentation, and how a test runs them: in bash, in a folder of their own, as a reader would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SERVE_ONCE = f"{sys.executable} {ROOT / 'tests' / 'journey' / 'serve_once.py'}"
+
+
+def pages():
+    """README and every page of docs/, by the name they are called by."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
+
+
+def blocks(text):
+    """Language and text of every fenced block, in order."""
+    return [(language, body) for language, body in FENCE.findall(text)]
+
+
+def changed(body, instead):
+    """A block with the reader's own words in place of placeholders; each must stand there still."""
+    for old, new in instead.items():
+        assert old in body, f"'{old}' no longer stands in the block:\n{body}"
+        body = body.replace(old, new)
+    return body
+
+
+def run_block(body, folder, timeout=900, **more):
+    """Run a block in bash, this checkout's package and interpreter first; the finished process."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DCDT_OUTPUTS": str(folder / "outputs"),
+        "WANDB_MODE": "offline",
+        "COLUMNS": "120",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", body],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,67 @@
+"""Walk docs/quickstart.md, command by command, on a collection turned into tables.
+
+`python tests/journey/walk.py FOLDER` prints the seconds of each; FOLDER is such as $DCDT_COLLECTIONS/khan_math.
+"""
+
+import re
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from documented import SERVE_ONCE, blocks, pages, run_block
+from journey.exports import write_exports
+
+from dcdt.data.collection import load_collection
+
+
+@dataclass
+class Step:
+    """A command as the page has it, and what came of it."""
+
+    command: str
+    seconds: float
+    code: int
+    out: str
+    err: str
+
+
+def commands(page: str = "docs/quickstart.md") -> list[str]:
+    """Every command of a page but those that install, continued lines joined."""
+    bodies = [body.replace("\\\n", " ") for language, body in blocks(pages()[page]) if language == "bash"]
+    lines = [" ".join(line.split()) for body in bodies for line in body.splitlines() if line.strip()]
+    return [line for line in lines if line.startswith("python -m dcdt.")]
+
+
+def walk(collection: Path, folder: Path, videos: int = 500, questions: int = 100) -> list[Step]:
+    """Write the tables into a folder and give every command there; it ends at the first that fails."""
+    write_exports(load_collection(collection), folder, videos, questions)
+    run, steps = "", []
+    for command in commands():
+        given = command.replace("python -m dcdt.serve", SERVE_ONCE)
+        if re.search(r"\bRUN\b", given):
+            assert run, f"RUN is used before a command has named it: {command}"
+            given = shlex.quote(run).join(re.split(r"\bRUN\b", given))
+        started = time.perf_counter()
+        done = run_block(given, folder)
+        steps.append(Step(command, time.perf_counter() - started, done.returncode, done.stdout, done.stderr))
+        if done.returncode:
+            break
+        named = re.search(r"^run folder: (.+)$", done.stdout, re.MULTILINE)
+        run = named.group(1) if named else run
+    return steps
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        found = walk(Path(sys.argv[1]), Path(place))
+    for step in found:
+        print(f"{step.seconds:7.1f} s  {'' if not step.code else f'exit {step.code}: '}{step.command}")
+    print(f"{sum(step.seconds for step in found):7.1f} s  in all")
+    if found[-1].code:
+        print(found[-1].err[-3000:])
+        raise SystemExit(1)
