@@ -110,6 +110,7 @@ def main() -> None:
     held = {name for name, here in zip(view.table["id"].to_pylist(), view.alive, strict=True) if here}
     half = megabytes[len(megabytes) // 2 :]
     report = {
+        "date": time.strftime("%Y-%m-%d"),
         "minutes": given.minutes,
         "searches": sum(client.done for client in clients) + step,
         "failed_searches": [error for client in clients for error in client.failed],
