@@ -5,6 +5,7 @@ scored, also one the model was not fitted on.
 """
 
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from dcdt.config import CollaborativeConfig
+from dcdt.serving.histories import EPOCHS, bpr_learner
 
 Floats = NDArray[np.floating[Any]]
-ITERATIONS = {"als": 15, "bpr": 100}
+ITERATIONS = {"als": 15, "bpr": EPOCHS}
 ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
 
 
@@ -109,27 +111,13 @@ class ImplicitModel:
         return factors
 
     def _fold_in_bpr(self, histories: csr_matrix) -> Floats:
-        """As many epochs of BPR's own ascent as in fitting, with the videos' factors held, (B, F + 1).
-
-        implicit has no fold-in for BPR. An epoch takes its expected step: for each watch, negatives in proportion to
-        how often they were watched, without those of the history.
-        """
-        factors, bias = self.items[:, :-1].astype(np.float64), self.items[:, -1].astype(np.float64)
-        learners = np.zeros((histories.shape[0], factors.shape[1]))
-        for row, learner in enumerate(learners):
-            start, end = histories.indptr[row : row + 2]
+        """As many epochs of BPR's own ascent as in fitting (`bpr_learner`), for implicit has no fold-in, (B, F + 1)."""
+        learners = []
+        for start, end in zip(histories.indptr, histories.indptr[1:], strict=False):
             own, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
-            weights = self.popularity.copy()
-            weights[own] = 0
-            others = np.flatnonzero(weights)
-            share = weights[others] / max(weights.sum(), 1)  # (J,)
-            liked, rest, rest_bias = factors[own], factors[others], bias[others]  # (H, F), (J, F), (J,)
-            for _ in range(ITERATIONS["bpr"] if len(others) else 0):
-                gap = (liked @ learner + bias[own])[:, None] - (rest @ learner + rest_bias)  # (H, J)
-                push = counts[:, None] * share / (1 + np.exp(gap))
-                step = push.sum(1) @ liked - push.sum(0) @ rest
-                learner += self.config.learning_rate * (step - self.config.regularization * counts.sum() * learner)
-        return np.concatenate([learners, np.ones((len(learners), 1))], axis=1)
+            given = asdict(self.config), ITERATIONS["bpr"]
+            learners.append(np.r_[bpr_learner(self.items, self.popularity, own, counts, *given), 1.0])
+        return np.stack(learners)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What `load` needs, as tensors."""

@@ -42,6 +42,7 @@ def _info(served: ServedRecommender) -> str:
     store = served.store
     lines = [f"{counted(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
     lines.append(f"model {served.name}, from the collection {store.model['collection']}")
+    lines.append(f"catalogue: {store.catalogue.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
     for name, facts in store.model["approximate"].items():
         lines.append(f"{name}: {facts['kind']}, recall@10 {facts['recall']:.3f} against exact search")
@@ -62,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("build", help="export the run and index its collection anew")
+    build = actions.add_parser("build", help="export the run and index its collection anew")
+    build.add_argument(
+        "--catalogue", metavar="URL", help="keep the table at a folder or s3://BUCKET/PATH that several machines share"
+    )
     actions.add_parser("info", help="what the index holds")
     for name, about in (("add", "add new videos"), ("update", "put edited videos in the place of old ones")):
         change = actions.add_parser(name, help=about)
@@ -90,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.action == "build":
             from dcdt.serving.export import build
 
-            build(given.run, say)
+            build(given.run, say, given.catalogue)
             print(_info(ServedRecommender(given.run)))  # noqa: T201
             return
         served = load(given.run, say)

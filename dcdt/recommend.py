@@ -42,7 +42,7 @@ def table(question: str, answer: list[Recommendation], explained: bool) -> Table
 
 
 def reasons(why: dict[str, Any] | None) -> str:
-    """What made up a score, a line a part of the model.
+    """What made up a score, a line a part of the model, and one for a rank head.
 
     >>> reasons({"parts": [{"name": "bm25", "score": 2.5, "terms": {"rank": 2.5}, "z": 3.0, "share": 1.5}]})
     'bm25 2.500 (z +3.00, adds +1.500): rank +2.500'
@@ -54,6 +54,8 @@ def reasons(why: dict[str, Any] | None) -> str:
         looked = [f"attention {name} {value:.2f}" for name, value in part.get("attention", {}).items()]
         colon = ":" if added or looked else ""
         lines.append(f"{part['name']} {part['score']:.3f}{fused}{colon} {', '.join([*added, *looked])}".rstrip())
+    if evidence := (why or {}).get("evidence"):
+        lines.append("ranked by " + ", ".join(f"{name} {value:+.3f}" for name, value in evidence.items()))
     return "\n".join(lines)
 
 
@@ -88,7 +90,7 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argp
         yield _csv_line(COLUMNS)
     for start in range(0, len(questions), BATCH):
         part = questions[start : start + BATCH]
-        answers = served.recommend(part, given.k, given.filter, given.explain, given.abstain)
+        answers = served.recommend(part, given.k, given.filter, given.explain, given.abstain, given.user)
         for question, answer in zip(part, answers, strict=True):
             if given.json:
                 yield as_json(question, answer) + "\n"
@@ -100,7 +102,7 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argp
 
 def answer_one(served: ServedRecommender, question: str, given: argparse.Namespace, console: Console) -> None:
     """Print the answer to one question."""
-    answer = served.recommend(question, given.k, given.filter, given.explain, given.abstain)[0]
+    answer = served.recommend(question, given.k, given.filter, given.explain, given.abstain, given.user)[0]
     if given.json:
         print(as_json(question, answer), flush=True)  # noqa: T201
     elif answer:
@@ -133,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("question", nargs="?", help="in words; in quotes, so that the shell leaves it whole")
     parser.add_argument("-k", type=int, default=10, help="how many videos (default: 10)")
     parser.add_argument("--filter", default="", help="such as level=intro,duration_s<600")
+    parser.add_argument("--user", metavar="ID", help="who asks, for models that read histories (interactions.csv)")
     parser.add_argument("--json", action="store_true", help="one line of JSON a question")
     parser.add_argument("--explain", action="store_true", help="what made up each score")
     parser.add_argument("--abstain", action="store_true", help="leave out what scores below validation's threshold")
@@ -146,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if os.isatty(1) else 120)
     try:
         served = load(given.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
-        for note in served.notes:
+        for note in served.notes_for(given.user):
             print(f"note: {note}", file=sys.stderr)  # noqa: T201
         if given.interactive:
             converse(served, given, console)

@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--beside", type=Path, metavar="RUN", help="a second run, shown side by side on the page")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--log-questions", action="store_true", help="write what was asked to the log")
+    parser.add_argument(
+        "--engine", choices=("memory", "lance"), default="memory", help="lance: search the table, hold no vectors"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the embedder, for one question (default: 1)")
     given = parser.parse_args(arguments)
     if not 0 <= given.port <= 65535:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         threadpool_limits(1, user_api="blas")  # questions run side by side; a product's own threads would take turns
         runs = [given.run, *([given.beside] if given.beside else [])]
-        lives = [Live(run, given.threads) for run in runs]
+        lives = [Live(run, given.threads, given.engine) for run in runs]
         server = uvicorn.Server(
             uvicorn.Config(
                 make_app(lives, given.abstain, given.log_questions),

@@ -113,12 +113,27 @@ BLOCKS = [
         instead={"FOLDER": "small data.cache=imported"},
     ),
     Block("docs/serving.md", "pip install", INSTALLS),
-    Block("docs/serving.md", "python -m dcdt.recommend", instead={"RUN": "served", '"..."': '"what is a basis"'}),
-    Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed"}),
+    Block(
+        "docs/serving.md",
+        "python -m dcdt.recommend",
+        instead={
+            # a run of a model that knows learners: tests/serving/test_learners.py
+            'python -m dcdt.recommend RUN "..." --user ID ': ": ",
+            "RUN": "served",
+            '"..."': '"what is a basis"',
+        },
+    ),
+    Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed", "s3://BUCKET/PATH": "shared"}),
     Block(
         "docs/serving.md",
         "python -m dcdt.serve",
-        instead={"python -m dcdt.serve": SERVE_ONCE, "RUN": "served", "OTHER": "served"},
+        instead={
+            # a run of towers alone: tests/serving/test_shared.py
+            "python -m dcdt.serve RUN --engine lance ": ": ",
+            "python -m dcdt.serve": SERVE_ONCE,
+            "RUN": "served",
+            "OTHER": "served",
+        },
     ),
     Block(
         "docs/scaling.md",
@@ -163,9 +178,9 @@ BLOCKS = [
         },
     ),
     Block("docs/scaling.md", "wandb leet", "fills a terminal until a key is pressed; tests/test_run.py reads with it"),
-    Block("docs/scaling_serving.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
-    Block("docs/scaling_serving.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
-    Block("docs/scaling_serving.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     *(
         Block(f"docs/results/{page}.md", starts, ACCEPTED)
         for page, starts in {

@@ -116,6 +116,10 @@ class HistoryTowers(Recommender):
         """Unit vectors of the videos (..., D), of frozen field vectors (F, ..., D)."""
         return self.encode_queries(fields.sum(0))
 
+    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
+        """What each field adds to a video's vector; name to (..., D)."""
+        return dict(zip(self.tables.fields, fields @ self.whitening, strict=True))
+
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B queries against all N videos, (B, N)."""
         question, learner = self._two_scores(queries)

@@ -59,7 +59,10 @@ def best_threshold(found: np.ndarray, missed: np.ndarray) -> dict[str, Any]:
 
 
 def _judge(restored: Restored, data: RankingDataModule) -> Recommender:
-    """The model; where validation queries were fitted, fitted anew, which remembers how to leave each of them out."""
+    """The model; where validation queries were fitted, fitted anew, which remembers how to leave each of them out.
+
+    What epochs trained on top of that fit, as they train a joint head, is taken over.
+    """
     if not restored.model.reads_validation:
         return restored.model
     settings = restored.settings
@@ -67,4 +70,5 @@ def _judge(restored: Restored, data: RankingDataModule) -> Recommender:
     model: Recommender = look_up(MODELS, settings.model.name)(settings.model, restored.tables, loss, settings.optimizer)
     data.ks = tuple(settings.ks)
     model.prepare(data)
-    return model
+    model.load_state_dict(restored.model.state_dict())
+    return model.eval()

@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from dcdt.errors import UserError
+from dcdt.serving.learners import LONGEST as USER_LIMIT
 from dcdt.serving.live import Live
 from dcdt.serving.noted import Noted
 from dcdt.serving.recommender import LONGEST, MOST
@@ -103,13 +104,14 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
         filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
         explain: Annotated[bool, Query(description="say what made up each score")] = False,
         model: Annotated[int, Query(ge=1, le=len(lives), description="which of the models that are served")] = 1,
+        user: Annotated[str | None, Query(min_length=1, max_length=USER_LIMIT, description="who asks")] = None,
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         if waiting.locked():
             raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
         served = lives[model - 1].served
         started = time.perf_counter()
         async with waiting:
-            answer = partial(served.recommend, q, k, filter, explained=explain, abstain=abstain)
+            answer = partial(served.recommend, q, k, filter, explained=explain, abstain=abstain, user=user)
             try:
                 found = (await asyncio.get_running_loop().run_in_executor(pool, answer))[0]
             except UserError as error:
@@ -121,7 +123,7 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
                 "version": served.store.pointer.version,
                 "milliseconds": round(1000 * (time.perf_counter() - started), 2),
                 "nothing_fits": abstain and not found and not filter and served.threshold is not None,
-                "notes": served.notes,
+                "notes": served.notes_for(user),
                 "videos": [item.as_dict() for item in found],
             }
         )

@@ -28,13 +28,28 @@ def matched_words(question: str, title: str, text: str) -> list[str]:
     return [word for word in dict.fromkeys(split(question)) if word in held - _ASKING]
 
 
-def explain(served: Any, asked: list[Asked], view: View, row: int) -> dict[str, Any]:  # noqa: ANN401 - a circle of imports
+def explain(
+    served: Any,  # noqa: ANN401 - a circle of imports
+    asked: list[Asked],
+    view: View,
+    row: int,
+    evidence: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """What made up the score of a row.
 
+    Args:
+        served: the recommender.
+        asked: the question, as each part was asked.
+        view: the catalogue.
+        row: of a video.
+        evidence: what a rank head added up.
+
     Returns:
-        `parts`: for each part of the model its `name`, `score` and, where they apply, `fields` (what title, description
-        and similar videos added; they sum to the score), `attention` (weights over the fields), `terms` (what each
-        word added; they sum to the score) and, in a fusion, `z` and `share` of the fused score.
+        `parts`: for each part of the model its `name`, `score` and, where they apply, `fields` (what title,
+        description, similar videos and the learner's earlier ones added; they sum to the score), `attention` (weights
+        over the fields), `terms` (what each word added; they sum to the score) and, in a fusion, `z` and `share` of
+        the fused score. Of two stages also `evidence`: what each kind of it added (weight times value); it sums to
+        the video's score.
     """
     rows = np.array([row])
     parts = []
@@ -42,18 +57,20 @@ def explain(served: Any, asked: list[Asked], view: View, row: int) -> dict[str, 
         found: dict[str, Any] = {"name": spec["name"], "score": float(question.at(rows)[0])}
         why = question.why(row)
         hidden = why.pop("hidden", None)
-        if spec["kind"] == "towers":
-            found["fields"] = _field_shares(served, at, question, view, row, found["score"])
+        beside = why.pop("beside", {})
+        if spec["kind"] in ("towers", "history"):
+            rest = found["score"] - sum(beside.values())
+            found["fields"] = _field_shares(served, at, question, view, row, rest) | beside
         elif hidden is not None:
             halves = np.split(hidden, len(spec["fields"]))
             found["fields"] = dict(zip(spec["fields"], (float(part.sum()) for part in halves), strict=True))
         found |= why
-        if served.fusion is not None and served.fusion["kind"] == "convex":
+        if served.fusion is not None and served.fusion["kind"] == "convex" and at < 2:
             weight = (served.fusion["weight"], 1 - served.fusion["weight"])[at]
             found["z"] = float(z_scores(question, rows)[0])
             found["share"] = weight * found["z"]
         parts.append(found)
-    return {"parts": parts}
+    return {"parts": parts} if evidence is None else {"parts": parts, "evidence": evidence}
 
 
 def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score: float) -> dict[str, float]:  # noqa: ANN401
@@ -67,8 +84,9 @@ def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score:
     videos = documents_of(table)
     fields = served.embed_fields([lent_texts(videos, name) for name in spec["fields"]])
     own, adds = served.towers[at].videos(np.stack(fields))  # (1, W), (P, 1, W)
-    products = adds[:, 0] @ asked.vector  # (P,)
-    length = float(np.linalg.norm(adds.sum(0)[0])) / max(float(np.linalg.norm(own[0])), 1e-12)
+    width = adds.shape[-1]
+    products = adds[:, 0] @ asked.question[:width]  # (P,)
+    length = float(np.linalg.norm(adds.sum(0)[0])) / max(float(np.linalg.norm(own[0, :width])), 1e-12)
     shares = products / max(length, 1e-12)
     if spec["lean"]:
         leaning, alone = (view.vectors_at(np.array([row]), f"{kind}_{at}")[0] for kind in ("vector", "raw"))

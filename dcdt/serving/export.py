@@ -8,27 +8,31 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from dcdt.data.collection import as_one, lent_texts
+from dcdt.data.collection import Collection, as_one, lent_texts
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.embedders.export import exported, quietly
 from dcdt.embedders.onnx import RECIPE
 from dcdt.errors import UserError
 from dcdt.files import write_json
-from dcdt.models.recommender import QueryBatch, Recommender
+from dcdt.models.recommender import Recommender
 from dcdt.restore import Restored, restore
 from dcdt.serving.abstain import choose_threshold
+from dcdt.serving.export_head import head_export, save_head
+from dcdt.serving.export_history import collaborative, histories_of, history_towers, save_histories
+from dcdt.serving.histories import learned_path
 from dcdt.serving.index import vector_column
-from dcdt.serving.lance import LanceIndex
+from dcdt.serving.lance import LanceIndex, check_address
 from dcdt.serving.layout import (
     CATALOGUE,
     EMBEDDER,
@@ -43,28 +47,11 @@ from dcdt.serving.layout import (
 )
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
+from dcdt.serving.parts import PARITY, PartExport
 from dcdt.serving.towers import session
 from dcdt.serving.videos import metadata_columns, table_of
 
 TOLERANCE = 1e-5  # between torch and ONNX Runtime
-PARITY = 5  # videos and queries on which an exported graph is compared
-
-
-@dataclass
-class PartExport:
-    """One part of a model: what is written of it.
-
-    Attributes:
-        spec: as model.json holds it.
-        columns: what it adds to the table of videos.
-        graphs: ONNX graphs by name: module, example inputs, names of the inputs and of the outputs.
-        probes: (P, W) query vectors on which the recall of an approximate index is measured.
-    """
-
-    spec: dict[str, Any]
-    columns: dict[str, pa.Array] = field(default_factory=dict)
-    graphs: dict[str, tuple[nn.Module, Tensor, str, list[str]]] = field(default_factory=dict)
-    probes: np.ndarray | None = None
 
 
 class _QueryTower(nn.Module):
@@ -117,6 +104,7 @@ def _towers(model: Recommender, restored: Restored, at: int) -> PartExport:
     config = restored_config(model)
     lean = float(config.get("neighbour_weight", 0.0)) if hasattr(model, "whitening") else 0.0
     spec = {"kind": "towers", "fields": tables.fields, "width": vectors.shape[1], "adds": names, "lean": lean}
+    spec["reads_history"] = getattr(model, "histories", None) is not None
     columns = {f"vector_{at}": vector_column(vectors.numpy())}
     if lean:
         own = model.encode_videos(tables.videos)
@@ -127,7 +115,7 @@ def _towers(model: Recommender, restored: Restored, at: int) -> PartExport:
         "query": (_QueryTower(model), tables.queries[:PARITY], "vectors", outputs),
         "video": (_VideoTower(model), tables.videos[:, :PARITY], "fields", ["encoded", "adds"]),
     }
-    return PartExport(spec, columns, graphs, model.encode_queries(tables.queries[:400]).numpy())
+    return PartExport(spec, columns, graphs, probes=model.encode_queries(tables.queries[:400]).numpy())
 
 
 def _joint(model: Any, restored: Restored, at: int) -> PartExport:  # noqa: ANN401
@@ -152,17 +140,11 @@ def _lexical(model: Any, restored: Restored, at: int) -> PartExport:  # noqa: AN
     return PartExport({"kind": "lexical", "config": config}, {f"words_{at}": words})
 
 
-def _popularity(model: Recommender, restored: Restored, at: int) -> PartExport:
-    """collaborative: what it ranks by for someone without a history, which a question alone does not bring."""
-    nobody = QueryBatch(restored.tables.queries[:1], [""], [None], [None])
-    scores = model.score(nobody)[0].double().numpy()
-    return PartExport({"kind": "popularity", "unseen": float(scores.min())}, {f"popularity_{at}": pa.array(scores)})
-
-
 KINDS: dict[str, Callable[[Any, Restored, int], PartExport]] = {
     "single_tower": _joint,
     "bm25": _lexical,
-    "collaborative": _popularity,
+    "collaborative": collaborative,
+    "dcdt_history": history_towers,
 }
 
 
@@ -172,16 +154,18 @@ def restored_config(model: Recommender) -> dict[str, Any]:
     return asdict(config) if config is not None else {}
 
 
-def build(run: Path, say: Callable[[str], None] = lambda text: None) -> Pointer:
+def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: str | None = None) -> Pointer:
     """Export a finished run into RUN/serving and make the new build the current one.
 
     Args:
         run: the run's folder.
         say: is told what is being done.
+        catalogue: folder or object store under which the table of this build is to lie; None: in the build itself.
 
     Raises:
-        UserError: the run cannot be restored or exported, or the folder cannot be written.
+        UserError: the run cannot be restored or exported, or the folder or the catalogue cannot be written.
     """
+    address = check_address(catalogue) if catalogue is not None else None
     say("restoring the run")
     known = fingerprint(run)
     restored = restore(run)
@@ -189,8 +173,8 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None) -> Pointer:
         folder = run / FOLDER
         temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
         try:
-            version = _write(temporary, restored, known, say)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+            version = _write(temporary, restored, known, say, f"{address}/{name}" if address else None)
             temporary.chmod(0o755)
             temporary.rename(folder / name)
         except OSError as error:
@@ -204,37 +188,39 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None) -> Pointer:
     return pointer
 
 
-def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], None]) -> int:
+def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], None], address: str | None) -> int:
     settings, collection, model = restored.settings, restored.collection, restored.model
     with torch.no_grad():
         named = dict(model_parts(model))
         for name, member in named.items():
-            if name not in KINDS and not member.decoupled:
+            if _name(member) not in KINDS and not member.decoupled:
                 raise UserError(
                     f"model={name} cannot be served yet: it has no two towers, and no scorer of its own here.\n"
                     "Serve a run of another model, such as experiment=best."
                 )
-        parts = [KINDS.get(name, _towers)(part, restored, at) for at, (name, part) in enumerate(named.items())]
+        parts = [KINDS.get(_name(part), _towers)(part, restored, at) for at, part in enumerate(named.values())]
+        head = head_export(model) if hasattr(model, "recall") else None
         say("choosing the score below which nothing fits")
         threshold = choose_threshold(restored)
     columns = metadata_columns(collection.videos)
     table = table_of(collection.videos, columns)
-    for part in parts:
+    for part in [*parts, *([head] if head else [])]:
         for name, column in part.columns.items():
             table = table.append_column(name, column)
     say("building the index")
     memory = MemoryIndex()
     memory.build(table, 1, {f"vector_{at}": part.probes for at, part in enumerate(parts) if part.probes is not None})
-    catalogue = LanceIndex(str(folder / CATALOGUE))
+    catalogue = LanceIndex(address or str(folder / CATALOGUE))
     catalogue.build(table)
     version = catalogue.version
     memory.relabel(version)
     memory.save(folder, Pointer("", version, version).snapshot_name)
     say("exporting the towers")
-    for at, (name, part) in enumerate(zip(named, parts, strict=True)):
-        named[name].tables = _tiny(named[name].tables)
-        for kind, graph in part.graphs.items():
-            _export_graph(folder / f"{kind}_{at}.onnx", *graph)
+    _write_parts(folder, named, parts, collection)
+    if head is not None:
+        save_head(model, collection, folder)
+        for kind, graph in head.graphs.items():
+            _export_graph(folder / f"{kind}.onnx", *graph)
     embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
     facts = {name: asdict(ann.facts) for name, ann in memory.state.anns.items()}
     spec = {
@@ -244,8 +230,10 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "parts": [{"name": name, **part.spec} for name, part in zip(named, parts, strict=True)],
-        "fusion": _fusion(model),
+        "fusion": _fusion(getattr(model, "recall", model)),
+        "head": head.spec if head is not None else None,
         "columns": columns,
+        "catalogue": address,
         "embedder": embedder,
         "threshold": threshold,
         "approximate": facts,
@@ -254,12 +242,30 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
     return version
 
 
+def _write_parts(folder: Path, named: dict[str, Recommender], parts: list[PartExport], collection: Collection) -> None:
+    """The graphs and arrays of all parts, and the histories that they read."""
+    for at, (name, part) in enumerate(zip(named, parts, strict=True)):
+        named[name].tables = _tiny(named[name].tables)
+        for kind, graph in part.graphs.items():
+            _export_graph(folder / f"{kind}_{at}.onnx", *graph)
+        if part.learned:
+            save_file(part.learned, learned_path(folder, at))
+    if watched := next(filter(None, map(histories_of, named.values())), None):
+        save_histories(watched, collection, folder)
+
+
 def model_parts(model: Any) -> list[tuple[str, Recommender]]:  # noqa: ANN401 - baselines are not imported here
-    """The parts of a model by name: those of a hybrid, or itself."""
-    if not hasattr(model, "first"):
-        return [(_name(model), model)]
-    found = [(_name(part), part) for part in (model.first, model.second)]
-    return found if found[0][0] != found[1][0] else [(f"{name} {at}", part) for at, (name, part) in enumerate(found, 1)]
+    """The parts of a model by name: those of a hybrid, those of two stages (the recall's first), or itself."""
+    members = _members(model)
+    found = [(_name(part), part) for part in members]
+    named = [name for name, _ in found]
+    return [(f"{name} {at}" if named.count(name) > 1 else name, part) for at, (name, part) in enumerate(found, 1)]
+
+
+def _members(model: Any) -> list[Recommender]:  # noqa: ANN401
+    if hasattr(model, "recall"):
+        return [*_members(model.recall), *([model.lexical] if model.lexical is not None else [])]
+    return [model.first, model.second] if hasattr(model, "first") else [model]
 
 
 def _name(model: Recommender) -> str:

@@ -1,10 +1,13 @@
 """The durable catalogue: a LanceDB table, in a folder or an object store, versioned, read by many processes at once.
 
 Each change is one commit, so that a kill leaves the old version or the new one. The column `changed` holds the version
-a row came with, by which other processes follow.
+a row came with, by which other processes follow; `writer` says which change brought it. Where another machine committed
+first, rows are stamped again, and an id that it has taken is given up: Lance itself would keep both.
 """
 
 import os
+import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,9 +21,11 @@ from dcdt.errors import UserError
 from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
 
-TABLE = "videos"
+TABLE, STAMPS = "videos", ("changed", "writer")
 INDEX_ROWS = 20_000  # above it, Lance's own approximate index is made
 KEPT = timedelta(days=7)  # how long old versions can still be read
+PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY")
 T = TypeVar("T")
 
 
@@ -42,7 +47,8 @@ class LanceIndex:
             import lancedb
         except ImportError as error:
             raise UserError("the catalogue needs the extra 'serve': pip install 'dcdt[serve]'.") from error
-        self._database = self._try(lambda: lancedb.connect(url))
+        patience = PATIENCE if "://" in url else None
+        self._database = self._try(lambda: lancedb.connect(url, storage_options=patience))
         self._table: Any = None
 
     @property
@@ -71,7 +77,7 @@ class LanceIndex:
 
     def build(self, videos: pa.Table) -> None:
         """Start from these videos; where there are many, make Lance's approximate index of each `vector_` column."""
-        table = _stamped(videos, 1)
+        table = _stamped(videos, 1, 0)
         self._table = self._try(lambda: self._database.create_table(TABLE, table, mode="overwrite"))
         if len(videos) > INDEX_ROWS:
             for name in [name for name in videos.column_names if name.startswith("vector_")]:
@@ -86,8 +92,9 @@ class LanceIndex:
         known = self._known(videos["id"].to_pylist())
         if known:
             raise UserError(f"the id '{sorted(known)[0]}' exists already; change it by update.")
-        table = _stamped(videos, self.version + 1)
-        self._try(lambda: self.table.merge_insert("id").when_not_matched_insert_all().execute(table))
+        taken = self._merge(videos, lambda merge: merge.when_not_matched_insert_all())
+        if taken:
+            raise UserError(f"another machine added the id '{taken[0]}' just now and keeps it; the others were added.")
 
     def update(self, videos: pa.Table) -> None:
         """Put these videos in the place of those with the same ids, in one version.
@@ -96,8 +103,7 @@ class LanceIndex:
             UserError: an id is unknown, or the catalogue cannot be written.
         """
         self._demand(videos["id"].to_pylist())
-        table = _stamped(videos, self.version + 1)
-        self._try(lambda: self.table.merge_insert("id").when_matched_update_all().execute(table))
+        self._merge(videos, lambda merge: merge.when_matched_update_all())
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos in one version.
@@ -112,6 +118,18 @@ class LanceIndex:
         self, vector: NDArray[np.float32], k: int, where: Sequence[Condition] = (), column: str = "vector_0"
     ) -> Hits:
         """The k videos with the largest inner product with a vector (W,), among those that meet all conditions."""
+        found = self.nearest(vector, k, where, column, ["id", "_distance"])
+        return Hits(found["id"].to_pylist(), 1 - found["_distance"].to_numpy().astype(np.float32))
+
+    def nearest(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        where: Sequence[Condition] = (),
+        column: str = "vector_0",
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows of the k videos with the largest inner product with a vector (W,), best first; all columns or some."""
 
         def run() -> pa.Table:
             query = self.table.search(vector, vector_column_name=column).distance_type("dot")
@@ -119,10 +137,15 @@ class LanceIndex:
                 query = query.where(sql(where), prefilter=True)
             if len(self) > INDEX_ROWS:
                 query = query.nprobes(20).refine_factor(10)
-            return query.select(["id", "_distance"]).limit(k).to_arrow()
+            return (query if columns is None else query.select(list(columns))).limit(k).to_arrow()
 
-        found = self._try(run)
-        return Hits(found["id"].to_pylist(), 1 - found["_distance"].to_numpy().astype(np.float32))
+        return self._try(run)
+
+    def lookup(self, ids: Sequence[str]) -> pa.Table:
+        """Rows of the videos with these ids, as far as they are there, in any order."""
+        some = ids if ids else [""]
+        query = lambda: self.table.search().where(_among(some)).limit(len(some)).to_arrow()  # noqa: E731
+        return self._try(query)
 
     def save(self, folder: Path) -> None:
         """Nothing to do: every change is on disk when it returns."""
@@ -144,7 +167,7 @@ class LanceIndex:
             return query.to_arrow()
 
         found = self._try(run)
-        return found.drop_columns([name for name in ("_rowid", "_score") if name in found.column_names])
+        return found.drop_columns([name for name in ("_rowid", "_score", "writer") if name in found.column_names])
 
     def at(self, version: int) -> None:
         """Read a version, whatever came after it; `refresh` goes back to the latest."""
@@ -159,6 +182,37 @@ class LanceIndex:
     def tidy(self) -> None:
         """Merge small files, index what came since, and drop versions older than a week."""
         self._try(lambda: self.table.optimize(cleanup_older_than=KEPT))
+
+    def _merge(self, videos: pa.Table, how: Callable[[Any], Any]) -> list[str]:
+        """Commit rows stamped with the version they come with; again, where another machine took that version.
+
+        Returns:
+            Ids that the other machine had added meanwhile, and that were given up.
+        """
+        stamp, writer, taken = self.version + 1, secrets.randbits(62), list[str]()
+        table = _stamped(videos, stamp, writer)
+        done = self._try(lambda: how(self.table.merge_insert("id")).execute(table))
+        if self._reached(done) > stamp:
+            taken = self._give_up(videos["id"].to_pylist(), writer)
+        mine = f"writer = {writer}" + (f" OR {_among(taken)}" if taken else "")
+        while (reached := self._reached(done)) > stamp:
+            stamp = reached + 1
+            done = self._try(lambda stamp=stamp: self.table.update(where=mine, values={"changed": stamp}))  # type: ignore[misc]
+        return taken
+
+    def _reached(self, done: Any) -> int:  # noqa: ANN401 - lancedb's own
+        """The version that a change became."""
+        return int(getattr(done, "version", None) or self.refresh())
+
+    def _give_up(self, ids: Sequence[str], writer: int) -> list[str]:
+        """Delete those of a writer's rows whose ids stand in the table twice."""
+        self.refresh()
+        found = self._try(lambda: self.table.search().where(_among(ids)).select(["id"]).to_arrow())
+        counts = Counter(found["id"].to_pylist())
+        taken = sorted(name for name, count in counts.items() if count > 1)
+        if taken:
+            self._try(lambda: self.table.delete(f"writer = {writer} AND {_among(taken)}"))
+        return taken
 
     def _make_index(self, column: str) -> None:
         width = self.table.schema.field(column).type.list_size
@@ -191,14 +245,46 @@ class LanceIndex:
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = without_secrets(" ".join(str(error).split()))[:200]
             remedy = "Free some space, or check the folder; python -m dcdt.index RUN build makes the catalogue anew."
+            if "://" in self.url:
+                remedy = "Check the address, the network, and the keys in the environment (AWS_ACCESS_KEY_ID, ...)."
             raise UserError(f"the catalogue {self.url} cannot be used: {reason}\n{remedy}") from error
 
 
-def _stamped(videos: pa.Table, version: int) -> pa.Table:
-    names = [name for name in videos.column_names if name != "changed"]
-    return videos.select(names).append_column("changed", pa.array(np.full(len(videos), version, dtype=np.int64)))
+def without_secrets(text: str) -> str:
+    """A text without the keys of the environment, which an object store may repeat in its errors."""
+    for name in SECRETS:
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    return text
+
+
+def check_address(text: str) -> str:
+    """The address of a catalogue: a folder, made absolute, or an object store without keys in it.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if "://" not in text:
+        return str(Path(text).expanduser().resolve())
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("s3", "gs", "az") or not rest.strip("/"):
+        raise UserError(
+            f"the catalogue's address begins with {scheme}://; give a folder, s3://BUCKET/PATH, gs:// or az://."
+        )
+    if set("@?#") & set(rest):
+        raise UserError(
+            "the catalogue's address holds @, ? or #; keys and options come from the environment (AWS_...)."
+        )
+    return text.rstrip("/")
+
+
+def _stamped(videos: pa.Table, version: int, writer: int) -> pa.Table:
+    kept = videos.select([name for name in videos.column_names if name not in STAMPS])
+    for name, value in zip(STAMPS, (version, writer), strict=True):
+        kept = kept.append_column(name, pa.array(np.full(len(videos), value, dtype=np.int64)))
+    return kept
 
 
 def _among(ids: Sequence[str]) -> str:

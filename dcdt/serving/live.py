@@ -21,15 +21,16 @@ class Live:
     Args:
         run: the run's folder, or a link that may be pointed to another one.
         threads: of the embedder.
+        engine: `memory` or `lance`.
 
     Raises:
         UserError: the run cannot be served to begin with.
     """
 
-    def __init__(self, run: Path, threads: int = 0) -> None:
-        self.run, self.threads = run, threads
+    def __init__(self, run: Path, threads: int = 0, engine: str = "memory") -> None:
+        self.run, self.threads, self.engine = run, threads, engine
         self.target = run.resolve()
-        self.served: ServedRecommender = load(self.target, log.info, threads)
+        self.served: ServedRecommender = load(self.target, log.info, threads, engine)
         self.warm(self.served)
         self.trouble: str | None = None
         self._stop = threading.Event()
@@ -57,7 +58,7 @@ class Live:
             target = self.run.resolve()
             state = self.served.store.refresh() if target == self.target else "other"
             if state == "other":
-                served = load(target, log.info, self.threads)
+                served = load(target, log.info, self.threads, self.engine)
                 self.warm(served)
                 self.served, self.target = served, target
             if state != "same":

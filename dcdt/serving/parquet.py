@@ -1,4 +1,4 @@
-"""Vectors and metadata as Parquet, to load into another vector database; docs/scaling_serving.md says how for three."""
+"""Vectors and metadata as Parquet, to load into another vector database; docs/scaling.md says how for three."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """A finished run that answers questions: what `dcdt.load` returns. Neither torch nor lightning is imported."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,34 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.collection import Documents, as_one, lent_texts
-from dcdt.data.tokens import tokenizer
+from dcdt.data.collection import Documents, lent_texts
 from dcdt.errors import UserError
+from dcdt.serving.arrow import positions
+from dcdt.serving.columns import ADDED
 from dcdt.serving.explain import explain, matched_words
-from dcdt.serving.filters import parse_filter
-from dcdt.serving.index import vector_column
-from dcdt.serving.layout import EMBEDDER, read_pointer
-from dcdt.serving.lexical import EMPTY
+from dcdt.serving.filters import Condition, parse_filter
+from dcdt.serving.layout import EMBEDDER, read_model, read_pointer
+from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.memory import View, rows_as_dicts
-from dcdt.serving.scoring import SCORERS, Asked, Question, fused
+from dcdt.serving.ondisk import TableStore
+from dcdt.serving.reranking import RankHead
+from dcdt.serving.scoring import SCORERS, Asked, Question, Rows, fused
+from dcdt.serving.shared import SharedStore
 from dcdt.serving.store import Store
-from dcdt.serving.towers import Floats, Towers
+from dcdt.serving.towers import Floats, Scores, Towers
 from dcdt.serving.videos import filter_kinds, table_of
 
 REMEMBERED = 2000  # texts whose vectors are kept for explanations: 12 MB at 1536 numbers
 MOST, LONGEST = 1000, 2000  # videos of one answer, characters of one question
 SHOWN = ("id", "title", "text", "series", "level", "link", "duration_s")
-READS_VECTORS = ("towers", "joint")
+ENGINES = ("memory", "lance")
+READS_VECTORS = ("towers", "joint", "history")
+NOTES = {  # of parts that read who asks, by kind: what they go by without
+    "popularity": "{} reads no question: without a learner's history videos come by popularity.",
+    "history": "{}: without a learner's history videos come by the question and by how often they are watched.",
+    "towers": "{} reads histories: without a learner's the question alone counts.",
+}
+UNKNOWN = "this learner is not known to the run, so the answer is that for anybody."
 
 
 @dataclass(frozen=True)
@@ -65,13 +76,15 @@ class ServedRecommender:
     Args:
         run: the run's folder; it must have a build (`python -m dcdt.index RUN build`, or `dcdt.load`).
         threads: of the embedder; 0: as many as there are cores.
+        engine: `memory`, or `lance`: the table is searched where it lies, and changed by others alone.
 
     Raises:
-        UserError: there is no build, or it is corrupt or of another run.
+        UserError: there is no build, it is corrupt or of another run, or the model needs the whole catalogue in memory.
     """
 
-    def __init__(self, run: str | Path, threads: int = 0) -> None:
-        self.store = Store(Path(run))
+    def __init__(self, run: str | Path, threads: int = 0, engine: str = "memory") -> None:
+        self.store: Any = open_store(Path(run), engine)
+        self.engine = engine
         self.threads = threads
         model = self.store.model
         self.name: str = model["model"]
@@ -82,15 +95,17 @@ class ServedRecommender:
         self.threshold: dict[str, Any] | None = model["threshold"]
         self.towers = [Towers(self.store.folder, at) for at in range(len(self.parts))]
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
-        self.reads_vectors = any(spec["kind"] in READS_VECTORS for spec in self.parts)
-        self.notes = ["collaborative reads no question: without a learner's history videos come by popularity."] * any(
-            spec["kind"] == "popularity" for spec in self.parts
-        )
+        head = model.get("head")
+        self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
+        self.reads_vectors = head is not None or any(spec["kind"] in READS_VECTORS for spec in self.parts)
+        readers = [spec for spec in self.parts if spec.get("reads_history")]
+        self.learners = Learners(self.store.folder / LEARNERS) if readers else None
+        self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
         self._embedder: Any = None
         self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
 
     def __len__(self) -> int:
-        return len(self.store.view)
+        return len(self.store)
 
     def recommend(
         self,
@@ -99,6 +114,7 @@ class ServedRecommender:
         where: str = "",
         explained: bool = False,
         abstain: bool = False,
+        user: str | None = None,
     ) -> list[list[Recommendation]]:
         """The best k videos for each question.
 
@@ -108,25 +124,35 @@ class ServedRecommender:
             where: filter, such as `level=intro,duration_s<600` (`dcdt.serving.filters`).
             explained: whether each video says what made up its score.
             abstain: leave out what scores below the threshold that validation chose, so that nothing may be left.
+            user: who asks, as interactions.csv names learners; one it does not name is answered like anybody.
 
         Raises:
-            UserError: a question is empty or too long, k is out of range, or the filter is none.
+            UserError: a question is empty or too long, k is out of range, the filter is none, or the model knows no
+                learners.
         """
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
         vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
-        view = self.store.view
-        allowed = view.allowed(conditions)
+        whole = self.store.view
+        watched = self._watched(user, whole)
+        view, allowed = whole, whole.allowed(conditions)
         answers = []
         for text, vector in zip(questions, vectors, strict=True):
-            asked = [scorer.ask(Question(text, vector), view) for scorer in self.scorers]
-            rows, scores = self._top(asked, view, k, allowed)
-            if abstain and self.threshold is not None:
-                keep = scores >= self.threshold["value"]
-                rows, scores = rows[keep], scores[keep]
+            question = Question(text, vector, watched)
+            if self.engine == "lance":
+                view = self._found(question, k, conditions)
+                allowed = view.allowed(conditions)
+            asked = [scorer.ask(question, view) for scorer in self.scorers]
+            rows, scores, evidence = self._top(question, asked, view, k, allowed)
+            if abstain and self.threshold is not None:  # the best come first
+                kept = int((scores >= self.threshold["value"]).sum())
+                rows, scores = rows[:kept], scores[:kept]
             shown = rows_as_dicts(view, rows, SHOWN)
-            reasons = [explain(self, asked, view, int(row)) if explained else None for row in rows]
+            reasons = [
+                explain(self, asked, view, int(row), found) if explained else None
+                for row, found in zip(rows, evidence, strict=False)
+            ]
             answers.append(
                 [
                     Recommendation(
@@ -137,10 +163,48 @@ class ServedRecommender:
             )
         return answers
 
-    def _top(self, asked: list[Asked], view: View, k: int, allowed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Any]:
+    def notes_for(self, user: str | None) -> list[str]:
+        """What is to be known of an answer to this learner, or to nobody in particular."""
+        if user is None:
+            return self.notes
+        return [] if self._items(user) is not None else [UNKNOWN, *self.notes]
+
+    def _items(self, user: str | None) -> NDArray[np.int64] | None:
+        """What a learner watched, as positions among the videos of the export; None for nobody or an unknown one."""
+        if user is None:
+            return None
+        if self.learners is None:
+            raise UserError(
+                f"model={self.name} knows no learners; leave the user out, or ask a run of a model that reads "
+                "histories (collaborative, dcdt_history, zero_shot_history, hybrid_history)."
+            )
+        return self.learners.items(check_user(user))
+
+    def _watched(self, user: str | None, view: View) -> Watched | None:
+        items = self._items(user)
+        if items is None or self.learners is None:
+            return None
+        places = self.learners.places
+        if self.engine == "lance":
+            view = self.store.lookup(places.ids.take(positions(np.unique(items))).to_pylist())
+        return Watched(items, places.rows(view), view)
+
+    def _found(self, question: Question, k: int, conditions: Sequence[Condition]) -> View:
+        """What the table finds for a question."""
+        asked = self.scorers[0].ask(question, self.store.view)
+        view: View = self.store.near(asked.vector, k, conditions, asked.column)
+        return view
+
+    def _top(
+        self, question: Question, asked: list[Asked], view: View, k: int, allowed: NDArray[np.bool_]
+    ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
+        """Rows and scores of the best k, and what a rank head added up for each."""
+        if self.head is not None:
+            ranked = self.head.top(question, asked, view, k, allowed)
+            return ranked.rows, ranked.scores, ranked.evidence
         if self.fusion is None:
-            return asked[0].top(k, allowed)
-        return fused(asked, self.fusion, view, k, allowed)
+            return *asked[0].top(k, allowed), repeat(None)
+        return *fused(asked, self.fusion, view, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
@@ -155,7 +219,7 @@ class ServedRecommender:
         Raises:
             UserError: an id exists, or the catalogue cannot be written.
         """
-        self.store.add(self.rows(videos))
+        self._writable().add(self.rows(videos))
 
     def update(self, videos: Documents) -> None:
         """Put these videos in the place of those with the same ids.
@@ -163,7 +227,7 @@ class ServedRecommender:
         Raises:
             UserError: an id is unknown, or the catalogue cannot be written.
         """
-        self.store.update(self.rows(videos))
+        self._writable().update(self.rows(videos))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos.
@@ -173,22 +237,35 @@ class ServedRecommender:
         """
         if len(set(ids)) >= len(self):
             raise UserError(f"deleting {len(set(ids))} of {len(self)} videos would leave none; keep at least one.")
-        self.store.delete(list(dict.fromkeys(ids)))
+        self._writable().delete(list(dict.fromkeys(ids)))
+
+    def _writable(self) -> Store:
+        if self.engine == "lance":
+            raise UserError("engine=lance reads the catalogue; change it by python -m dcdt.index, or by engine=memory.")
+        store: Store = self.store
+        return store
 
     def rows(self, videos: Documents) -> pa.Table:
         """Table rows of videos, with all that the parts of the model add."""
         table = table_of(videos, self.columns)
-        texts = {name: lent_texts(videos, name) for name in self.fields}
+        texts = {name: lent_texts(videos, name) for name in self.fields or ["title"]}
         vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True)) if self.reads_vectors else {}
         for at, spec in enumerate(self.parts):
-            for name, column in ADDED[spec["kind"]](self, at, spec, texts, vectors).items():
+            for name, column in ADDED[spec["kind"]](self.towers[at], self._near, at, spec, texts, vectors).items():
                 table = table.append_column(name, column)
+        for name, column in (self.head.columns(vectors) if self.head is not None else {}).items():
+            table = table.append_column(name, column)
         return table
+
+    def _near(self, vector: Floats, k: int, column: str) -> View:
+        view: View = self.store.view
+        return view
 
     @property
     def fields(self) -> list[str]:
         """Fields that some part reads."""
         names = [name for spec in self.parts for name in spec.get("fields", spec.get("config", {}).get("fields", []))]
+        names += self.head.fields if self.head is not None else []
         return list(dict.fromkeys(names))
 
     def embed_fields(self, fields: Sequence[Sequence[str]]) -> list[Floats]:
@@ -204,73 +281,31 @@ class ServedRecommender:
         return [np.stack([known[text] for text in part]) for part in fields]
 
 
-Columns = dict[str, pa.Array]
-Made = Callable[[ServedRecommender, int, dict[str, Any], dict[str, list[str]], dict[str, Floats]], Columns]
+def open_store(run: Path, engine: str) -> Store | TableStore:
+    """The catalogue of a run: in memory, in memory and shared with other machines, or where it lies.
 
-
-def _tower_columns(
-    served: ServedRecommender, at: int, spec: dict[str, Any], texts: dict[str, list[str]], vectors: dict[str, Floats]
-) -> Columns:
-    own, _ = served.towers[at].videos(np.stack([vectors[name] for name in spec["fields"]]))  # (n, W)
-    if not spec["lean"]:
-        return {f"vector_{at}": vector_column(own)}
-    view, name = served.store.view, f"raw_{at}"
-    leaning = [lean(vector, view.scores(vector, name), view, name, spec) for vector in own]
-    return {f"vector_{at}": vector_column(np.stack(leaning)), name: vector_column(own)}
-
-
-def lean(vector: Floats, alike: Floats, view: Any, column: str, spec: dict[str, Any]) -> Floats:  # noqa: ANN401
-    """A new video's unit vector (W,) leaning on its nearest ones in the catalogue, which do not lean back.
-
-    The videos that are there stay as they are until the next build.
+    Raises:
+        UserError: there is no such engine, no build, or it does not fit.
     """
-    alike = np.where(view.alive, alike, -np.inf)
-    k = min(int(spec["neighbours"]), int(view.alive.sum()))
-    rows = np.argpartition(-alike, k - 1)[:k]
-    mean = view.vectors_at(rows, column).mean(0)
-    mean /= max(float(np.linalg.norm(mean)), 1e-12)
-    total = vector + spec["lean"] * mean
-    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
+    if engine not in ENGINES:
+        raise UserError(f"engine is {engine!r}; it must be {' or '.join(ENGINES)}.")
+    if engine == "lance":
+        return TableStore(run)
+    pointer = read_pointer(run)
+    shared = pointer is not None and read_model(run, pointer).get("catalogue")
+    return SharedStore(run) if shared else Store(run)
 
 
-def _joint_columns(
-    served: ServedRecommender, at: int, spec: dict[str, Any], texts: dict[str, list[str]], vectors: dict[str, Floats]
-) -> Columns:
-    shown, _ = served.towers[at].videos(np.stack([vectors[name] for name in spec["fields"]]))
-    return {f"joint_{at}": vector_column(shown)}
-
-
-def _lexical_columns(
-    served: ServedRecommender, at: int, spec: dict[str, Any], texts: dict[str, list[str]], vectors: dict[str, Floats]
-) -> Columns:
-    config = spec["config"]
-    split = tokenizer(config["stem"], config["stop_words"])
-    joined = as_one([texts[name] for name in config["fields"]])
-    return {f"words_{at}": pa.array([split(text) or [EMPTY] for text in joined], pa.list_(pa.string()))}
-
-
-def _popularity_columns(
-    served: ServedRecommender, at: int, spec: dict[str, Any], texts: dict[str, list[str]], vectors: dict[str, Floats]
-) -> Columns:
-    n = len(next(iter(texts.values()))) if texts else 0
-    return {f"popularity_{at}": pa.array(np.full(n, float(spec["unseen"])))}
-
-
-ADDED: dict[str, Made] = {
-    "towers": _tower_columns,
-    "joint": _joint_columns,
-    "lexical": _lexical_columns,
-    "popularity": _popularity_columns,
-}
-
-
-def load(run: str | Path, say: Callable[[str], None] = lambda text: None, threads: int = 0) -> ServedRecommender:
+def load(
+    run: str | Path, say: Callable[[str], None] = lambda text: None, threads: int = 0, engine: str = "memory"
+) -> ServedRecommender:
     """A recommender of a finished run; its index is built first where there is none (which needs torch, once).
 
     Args:
         run: the run's folder.
         say: is told what is being built.
         threads: of the embedder; 0: as many as there are cores.
+        engine: `memory`, or `lance`, which searches the LanceDB table itself; for models with one vector a video.
 
     Raises:
         UserError: the run did not finish, has no saved state, or its index is of another run.
@@ -283,7 +318,7 @@ def load(run: str | Path, say: Callable[[str], None] = lambda text: None, thread
         from dcdt.serving.export import build
 
         build(folder, say)
-    return ServedRecommender(folder, threads)
+    return ServedRecommender(folder, threads, engine)
 
 
 def open_embedder(config: dict[str, Any], folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder

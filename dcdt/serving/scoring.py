@@ -5,6 +5,7 @@ chosen rows, so that a large catalogue need not be scored whole.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,22 +13,31 @@ from numpy.typing import NDArray
 
 from dcdt.data.tokens import tokenizer
 from dcdt.serving.arrow import numbers
+from dcdt.serving.histories import collaborative_scores, learner_vector, read_learned
 from dcdt.serving.index import best
+from dcdt.serving.learners import Watched
 from dcdt.serving.lexical import Lexical
 from dcdt.serving.memory import View
-from dcdt.serving.towers import Floats, Towers
+from dcdt.serving.towers import Floats, Scores, Towers, unit
 
 Rows = NDArray[np.int64]
-Scores = NDArray[np.float64]
+EARLIER = "earlier videos"  # what a reason calls the learner's part of a score
 CANDIDATES = 200  # of each part that a fusion over a large catalogue ranks, at least
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question as text and as a frozen vector (D,); None where no part reads vectors."""
+    """What is asked.
+
+    Attributes:
+        text: in words.
+        vector: (D,) frozen; None where no part reads vectors.
+        watched: what the learner who asks has watched, where that is known.
+    """
 
     text: str
     vector: Floats | None
+    watched: Watched | None = None
 
 
 class Asked(Protocol):
@@ -91,10 +101,27 @@ class _Whole:
 
 
 class AskedTowers(_Whole):
-    """The inner product of a query vector with the vectors of the catalogue."""
+    """The inner product of a query vector with the vectors of the catalogue.
 
-    def __init__(self, view: View, column: str, vector: Floats, weights: dict[str, float] | None) -> None:
+    Args:
+        view: the catalogue.
+        column: of its vectors.
+        vector: (W,) of the question and, in some models, of the learner.
+        weights: over the fields, where there are some.
+        beside: pieces of the vector (W,) that come from the learner, by name; the fields make up the rest.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        column: str,
+        vector: Floats,
+        weights: dict[str, float] | None = None,
+        beside: dict[str, Floats] | None = None,
+    ) -> None:
         self.view, self.column, self.vector, self.weights = view, column, vector, weights
+        self.beside = beside or {}
+        self.question = vector - sum(self.beside.values(), np.zeros_like(vector))  # (W,)
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
@@ -118,23 +145,59 @@ class AskedTowers(_Whole):
 
     def why(self, row: int) -> dict[str, Any]:
         """What made up the score of a row, beside its fields."""
-        return {"attention": self.weights} if self.weights else {}
+        found: dict[str, Any] = {"attention": self.weights} if self.weights else {}
+        if self.beside:
+            shown = self.view.vectors_at(np.array([row]), self.column)[0]
+            found["beside"] = {name: float(piece @ shown) for name, piece in self.beside.items()}
+        return found
 
 
 class TowersScorer:
-    """A decoupled model."""
+    """A decoupled model. One that reads histories adds the direction of what the learner watched to the question's."""
 
     def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
         self.spec, self.column, self.towers = spec, f"vector_{part}", towers
 
-    def ask(self, question: Question, view: View) -> Asked:
+    def ask(self, question: Question, view: View) -> AskedTowers:
         """Encode the question."""
         assert question.vector is not None
         encoded, weights = self.towers.query(question.vector[None])
         named = None
         if weights is not None:
             named = dict(zip(self.spec["fields"], map(float, weights[0]), strict=True))
-        return AskedTowers(view, self.column, encoded[0], named)
+        if not self.spec.get("reads_history") or question.watched is None:
+            return AskedTowers(view, self.column, encoded[0], named)
+        history = unit(question.watched.vectors(self.column).sum(0))
+        length = max(float(np.linalg.norm(encoded[0] + history)), 1e-12)
+        vector = np.asarray((encoded[0] + history) / length, dtype=np.float32)
+        return AskedTowers(view, self.column, vector, named, {EARLIER: np.asarray(history / length, dtype=np.float32)})
+
+
+class HistoryScorer:
+    """dcdt_history: a video's vector is `[v; t; p]`, of its texts, for the learner's tower, and its popularity.
+
+    The question's is `[question; weight * learner; weight * a]` (`dcdt.models.history`).
+    """
+
+    def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
+        self.spec, self.column, self.towers = spec, f"vector_{part}", towers
+        self.learned = read_learned(towers.folder, part)
+
+    def ask(self, question: Question, view: View) -> AskedTowers:
+        """Encode question and learner."""
+        assert question.vector is not None
+        asked, facts = self.towers.query(question.vector[None])[0][0], self.spec["learner"]
+        basis, narrow = self.learned["basis"], self.learned["map"]  # (D, d), (d, d)
+        learner = np.zeros(len(narrow), dtype=np.float32)
+        if question.watched is not None:
+            shown = question.watched.vectors(self.column, facts["length"])[:, len(asked) : -1]  # (L, d)
+            learner = learner_vector(facts, narrow, shown, unit(asked @ basis))
+        weight = float(facts["weight"])
+        pieces = np.zeros((2, len(asked) + len(narrow) + 1), dtype=np.float32)
+        pieces[0, len(asked) : -1] = weight * learner
+        pieces[1, -1] = weight * facts["prior"]
+        vector = np.r_[asked, np.zeros(len(narrow) + 1, dtype=np.float32)] + pieces.sum(0)
+        return AskedTowers(view, self.column, vector, None, {EARLIER: pieces[0], "popularity": pieces[1]})
 
 
 class AskedJoint(_Whole):
@@ -228,19 +291,44 @@ class AskedPopularity(_Whole):
         return np.asarray(numbers(self.view.table[self.column]), dtype=np.float64)
 
 
+class AskedLearner(_Whole):
+    """Scores (M,) of the videos of the export for one learner; what came later stands last."""
+
+    def __init__(self, view: View, known: Scores, places: Rows) -> None:
+        self.view, self.known, self.places = view, known, places
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        found = np.full(len(self.view.alive), float(self.known.min()))
+        here = self.places >= 0
+        found[self.places[here]] = self.known[here]
+        return found
+
+
 class PopularityScorer:
-    """collaborative: a question alone brings no learner with a history, so videos come by popularity."""
+    """collaborative: what those with a similar history watched; without a learner's history, by popularity."""
 
     def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
-        self.column = f"popularity_{part}"
+        self.spec, self.part, self.towers = spec, part, towers
+
+    @cached_property
+    def learned(self) -> dict[str, NDArray[Any]]:
+        """Factors or similarities, read when the first learner is named."""
+        return read_learned(self.towers.folder, self.part)
 
     def ask(self, question: Question, view: View) -> Asked:
-        """Nothing of the question is read."""
-        return AskedPopularity(view, self.column)
+        """Nothing of the question is read but who asks it."""
+        watched = question.watched
+        if watched is None or not len(watched.items):
+            return AskedPopularity(view, f"popularity_{self.part}")
+        return AskedLearner(
+            view, collaborative_scores(self.spec["config"], self.learned, watched.items), watched.places
+        )
 
 
 SCORERS: dict[str, Any] = {
     "towers": TowersScorer,
+    "history": HistoryScorer,
     "joint": JointScorer,
     "lexical": LexicalScorer,
     "popularity": PopularityScorer,

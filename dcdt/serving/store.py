@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dcdt.errors import UserError
+from dcdt.serving.arrow import positions
 from dcdt.serving.lance import LanceIndex
 from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_model, read_pointer, write_pointer, writing
 from dcdt.serving.memory import MemoryIndex, View
@@ -37,6 +39,9 @@ class Store:
         self.model: dict[str, Any] = read_model(run, self.pointer)
         self.memory = self._load(self.pointer)
 
+    def __len__(self) -> int:
+        return len(self.view)
+
     @property
     def folder(self) -> Path:
         """Folder of the build."""
@@ -50,7 +55,7 @@ class Store:
     @cached_property
     def catalogue(self) -> LanceIndex:
         """The durable catalogue, opened when it is first needed."""
-        return LanceIndex(str(self.folder / CATALOGUE))
+        return LanceIndex(self.model.get("catalogue") or str(self.folder / CATALOGUE))
 
     def refresh(self) -> str:
         """Follow what other processes did.
@@ -132,7 +137,7 @@ class Store:
         if memory.version == version:
             return
         self.catalogue.at(version)
-        changed = self.catalogue.rows(since=memory.version).drop_columns(["changed"])
+        changed = one_each(self.catalogue.rows(since=memory.version).drop_columns(["changed"]))
         gone: set[str] = set()
         if len(memory) + len(memory.unknown(changed["id"].to_pylist())) != len(self.catalogue):
             view = memory.state
@@ -145,3 +150,9 @@ class Store:
         for path in self.folder.glob("snapshot-*.arrow"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def one_each(videos: pa.Table) -> pa.Table:
+    """The last row of each id: two machines may have added one at once, until the later one gives it up."""
+    last = {name: row for row, name in enumerate(videos["id"].to_pylist())}
+    return videos if len(last) == len(videos) else videos.take(positions(np.array(sorted(last.values()))))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dcdt.errors import UserError
 
 Floats = NDArray[np.float32]
+Scores = NDArray[np.float64]
 
 
 class Towers:
@@ -59,3 +60,14 @@ def session(path: Path) -> Any:  # noqa: ANN401
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:100]}).") from error
+
+
+def unit(vectors: Floats) -> Floats:
+    """Vectors (..., D) of length 1; a vector of zeros stays."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
+
+
+def softmax(values: NDArray[Any]) -> Scores:
+    """Weights (n,) that sum to 1."""
+    found = np.exp(values.astype(np.float64) - values.max())
+    return np.asarray(found / found.sum())

@@ -19,8 +19,16 @@ from dcdt.errors import UserError
 
 SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
 BASE = {**SHOWN, "duration_s": "number"}
-RESERVED = {*BASE, "metadata", "changed", "alive"}
-MADE = ("vector_", "raw_", "joint_", "words_", "popularity_")  # how columns begin that a model adds
+RESERVED = {*BASE, "metadata", "changed", "writer", "alive"}
+MADE = (
+    "vector_",
+    "raw_",
+    "joint_",
+    "words_",
+    "popularity_",
+    "whitened_",
+    "mapped_",
+)  # how columns begin that a model adds
 TYPES = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _SERIES, _LINK, _LENGTH = ("series", "playlist", "course", "channel"), ("url", "link"), ("duration_s", "duration")

@@ -1,4 +1,4 @@
-"""The exported vectors, and the statements that load them elsewhere, as docs/scaling_serving.md has them."""
+"""The exported vectors, and the statements that load them elsewhere, as docs/scaling.md has them."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from dcdt.errors import UserError
 from dcdt.serving.parquet import write_parquet
 from dcdt.serving.recommender import ServedRecommender, load
 
-DOCS = Path(__file__).parents[2] / "docs" / "scaling_serving.md"
+DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 def blocks():

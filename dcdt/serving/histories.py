@@ -1,0 +1,128 @@
+"""Models that read what a learner watched, without torch: history towers, and collaborative filtering."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from dcdt.errors import UserError
+from dcdt.serving.towers import Floats, Scores, softmax, unit
+
+EPOCHS = 100  # of BPR's ascent for a history it was not fitted on, as many as in fitting
+ITEM_ITEM = ("cosine", "tfidf", "bm25")
+
+
+def learned_path(folder: Path, part: int) -> Path:
+    """Where the arrays of a part lie."""
+    return folder / f"learned_{part}.safetensors"
+
+
+def read_learned(folder: Path, part: int) -> dict[str, NDArray[Any]]:
+    """The arrays of a part.
+
+    Raises:
+        UserError: the file is missing or corrupt.
+    """
+    path = learned_path(folder, part)
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+
+
+def learner_vector(facts: dict[str, Any], matrix: Floats, watched: Floats, asked: Floats) -> Floats:
+    """The learner's unit vector (d,) of `dcdt.models.history_tower`.
+
+    Args:
+        facts: history, match and decay of the tower.
+        matrix: (d, d) the tower's map.
+        watched: (L, d) unit vectors of the last videos, the newest first.
+        asked: (d,) direction of the question.
+    """
+    if facts["history"] == "none" or not len(watched):
+        return np.zeros(len(matrix), dtype=np.float32)
+    weights = np.full(len(watched), 1 / len(watched))
+    if facts["history"] == "attention":
+        query = asked if asked.any() else watched[0]
+        weights = softmax(facts["match"] * (watched @ query) - facts["decay"] * np.log1p(np.arange(len(watched))))
+    pool = unit(weights.astype(np.float32) @ watched)
+    return unit(pool + pool @ matrix)
+
+
+def collaborative_scores(config: dict[str, Any], learned: dict[str, NDArray[Any]], items: NDArray[np.int64]) -> Scores:
+    """Scores (M,) of the videos of an export for a learner who watched these of them (L,).
+
+    Without one that the model was fitted on they come by popularity; a video nobody watched stands last.
+    """
+    popularity = learned["popularity"]
+    scores = popularity.astype(np.float64)
+    own, counts = np.unique(items, return_counts=True)  # (H,)
+    if config["kind"] != "popularity" and (popularity[own] > 0).any():
+        kind = config["kind"]
+        score = _item_item if kind in ITEM_ITEM else _als if kind == "als" else _bpr
+        scores = score(config, learned, own, counts.astype(np.float64))
+    unseen = popularity == 0
+    scores[unseen] = scores.min() - 1
+    return scores
+
+
+def _item_item(
+    config: dict[str, Any], learned: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores
+) -> Scores:
+    scores = np.zeros(len(learned["popularity"]))
+    for item, count in zip(own.tolist(), counts, strict=True):
+        part = slice(learned["indptr"][item], learned["indptr"][item + 1])
+        np.add.at(scores, learned["indices"][part], count * learned["data"][part])
+    return scores
+
+
+def _als(config: dict[str, Any], learned: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
+    """Least squares of the learner with the videos' factors held (Hu, Koren and Volinsky 2008)."""
+    factors = learned["items"].astype(np.float64)  # (M, F)
+    liked, trust = factors[own], config["alpha"] * counts  # (H, F), (H,)
+    left = factors.T @ factors + config["regularization"] * np.eye(factors.shape[1]) + (liked.T * (trust - 1)) @ liked
+    return np.asarray(factors @ np.linalg.solve(left, trust @ liked))
+
+
+def _bpr(config: dict[str, Any], learned: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
+    learner = bpr_learner(learned["items"], learned["popularity"], own, counts, config)
+    return np.asarray(learned["items"] @ np.r_[learner, 1.0])
+
+
+def bpr_learner(
+    items: NDArray[Any],
+    popularity: NDArray[Any],
+    own: NDArray[Any],
+    counts: Scores,
+    config: dict[str, Any],
+    epochs: int = EPOCHS,
+) -> Scores:
+    """Factors (F,) of a learner: as many epochs of BPR's own ascent as in fitting, with the videos' factors held.
+
+    An epoch takes its expected step: for each watch, negatives in proportion to how often they were watched, without
+    those of the history.
+
+    Args:
+        items: (M, F + 1) factors of the videos, the bias last.
+        popularity: (M,) how often each was watched in fitting.
+        own: (H,) distinct videos watched.
+        counts: (H,) how often.
+        config: learning_rate and regularization.
+        epochs: of the ascent.
+    """
+    factors, bias = items[:, :-1].astype(np.float64), items[:, -1].astype(np.float64)
+    learner = np.zeros(factors.shape[1])
+    weights = popularity.copy()
+    weights[own] = 0
+    others = np.flatnonzero(weights)
+    share = weights[others] / max(weights.sum(), 1)  # (J,)
+    liked, rest, rest_bias = factors[own], factors[others], bias[others]  # (H, F), (J, F), (J,)
+    for _ in range(epochs if len(others) else 0):
+        gap = (liked @ learner + bias[own])[:, None] - (rest @ learner + rest_bias)  # (H, J)
+        push = counts[:, None] * share / (1 + np.exp(gap))
+        step = push.sum(1) @ liked - push.sum(0) @ rest
+        learner += config["learning_rate"] * (step - config["regularization"] * counts.sum() * learner)
+    return learner

@@ -1,0 +1,129 @@
+"""What learners watched, by a hash of who they are, so that an answer can begin from their history.
+
+The file holds no id of a learner: each is hashed with a salt of the build. Who has the file and an id can still tell
+whether that learner is in it, and what was watched; treat it as personal data. No time of a watch is kept.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dcdt.errors import UserError
+from dcdt.serving.memory import View
+from dcdt.serving.places import Places
+
+LEARNERS, LONGEST = "learners.safetensors", 200
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a learner watched, the oldest first.
+
+    Attributes:
+        items: (L,) positions among the M videos of the export.
+        places: (M,) row of each of these in the view, -1 where it is gone.
+        view: the catalogue.
+    """
+
+    items: Rows
+    places: Rows
+    view: View
+
+    def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
+        """Vectors (l, W) of the last `length` videos, the newest first; those that are gone are left out."""
+        rows = self.places[self.items[-(length or 0) :]][::-1]
+        return self.view.vectors_at(rows[rows >= 0], column)
+
+
+class Learners:
+    """The histories of a build; the file is read when the first learner is named.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def items(self, user: str) -> Rows | None:
+        """Positions (L,) of what a learner watched, the oldest first; None for an unknown one."""
+        keys, salt = self._data["keys"], self._salt
+        first, second = hashed(salt, user)
+        start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")
+        found = np.flatnonzero(keys[start:end, 1] == second)
+        if not len(found):
+            return None
+        at = int(start + found[0])
+        return np.asarray(self._data["items"][self._data["starts"][at] : self._data["starts"][at + 1]], dtype=np.int64)
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the videos of the export stand."""
+        return Places(self._read[1]["ids"])
+
+    @property
+    def _data(self) -> dict[str, NDArray[Any]]:
+        return self._read[0]
+
+    @property
+    def _salt(self) -> bytes:
+        return bytes.fromhex(self._read[1]["salt"])
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        try:
+            with safe_open(self.path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
+                return arrays, json.loads(file.metadata()["facts"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+
+
+def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, ids: Sequence[str], salt: bytes) -> None:
+    """Write the histories.
+
+    Args:
+        path: of the file.
+        users: U learners.
+        starts: (U + 1,) where each one's watches begin.
+        items: (I,) rows of the videos watched, each learner's in order of time.
+        ids: of the M videos.
+        salt: of the hashes.
+    """
+    keys = np.array([hashed(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    lengths = np.diff(starts)[order]
+    moved = np.concatenate([np.zeros(0, dtype=np.int64), *(items[starts[at] : starts[at + 1]] for at in order)])
+    arrays: dict[str, NDArray[Any]] = {
+        "keys": np.ascontiguousarray(keys[order]),
+        "starts": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "items": moved.astype(np.int32),
+    }
+    save_file(arrays, path, {"facts": json.dumps({"salt": salt.hex(), "ids": list(ids)})})
+
+
+def hashed(salt: bytes, user: str) -> tuple[int, int]:
+    """128 bits that stand for a learner."""
+    digest = hashlib.sha256(salt + user.encode()).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
+
+
+def check_user(user: str) -> str:
+    """The id of a learner as it was written.
+
+    Raises:
+        UserError: it is empty, too long, or no text.
+    """
+    if not isinstance(user, str) or not 0 < len(user) <= LONGEST:
+        raise UserError(f"the learner's id must be a text of 1 to {LONGEST} characters.")
+    return user

@@ -1,0 +1,30 @@
+"""What an export holds of one part of a model."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+Graph = tuple[nn.Module, Tensor, str, list[str]]  # module, example inputs, names of the inputs and of the outputs
+PARITY = 5  # videos and queries on which an exported graph is compared
+
+
+@dataclass
+class PartExport:
+    """One part of a model: what is written of it.
+
+    Attributes:
+        spec: as model.json holds it.
+        columns: what it adds to the table of videos.
+        graphs: ONNX graphs by name.
+        learned: arrays that scoring reads beside the table.
+        probes: (P, W) query vectors on which the recall of an approximate index is measured.
+    """
+
+    spec: dict[str, Any]
+    columns: dict[str, pa.Array] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    learned: dict[str, np.ndarray] = field(default_factory=dict)
+    probes: np.ndarray | None = None

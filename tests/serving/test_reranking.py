@@ -1,0 +1,196 @@
+"""Two stages without torch: the trained model's scores, also after changes, under filters and beyond the depth."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from dcdt.data.collection import Documents, lent_texts
+from dcdt.data.tables import Tables
+from dcdt.errors import UserError
+from dcdt.evaluation.ranking import tie_order
+from dcdt.models.recommender import QueryBatch
+from dcdt.models.two_stage import BELOW, reranked
+from dcdt.recommend import reasons
+from dcdt.registry import MODELS, look_up
+from dcdt.restore import restore
+from dcdt.serving.ann import Ann
+from dcdt.serving.arrow import positions
+from dcdt.serving.export import build
+from dcdt.serving.memory import Part, View
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.reranking import HEAD, _fused_spread
+from dcdt.serving.videos import documents_of
+
+RECALL = ("model=two_stage", "model.depth=6", "model@model.recall=hybrid")
+JOINT = ("model=two_stage_joint", "model.depth=6", "model@model.recall=hybrid", "model.penalty=0.1")
+QUESTIONS = ["span rank question", "kernel image pivot", "eigen trace lesson 4"]
+
+
+def torch_model(restored, served, allowed=None):
+    """The trained model over today's catalogue, nothing fitted anew; the memory of what is gone is gone."""
+    view = served.store.view
+    table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
+    videos = documents_of(table)
+    old = restored.model
+    fields = served.embed_fields([lent_texts(videos, name) for name in restored.tables.fields])
+    vectors = torch.from_numpy(np.stack(fields))
+    tables = Tables(restored.tables.queries, vectors, vectors.sum(0), restored.tables.fields)
+    settings = restored.settings
+    model = look_up(MODELS, settings.model.name)(settings.model, tables, old.__dict__.get("loss"), settings.optimizer)
+    if hasattr(old, "joint"):
+        model.joint.load_state_dict(old.joint.state_dict())
+    model.weights, model.scale, model.order = old.weights, old.scale, tie_order(videos.ids)
+    model.recall.weight, model.recall.order = old.recall.weight, model.order
+    texts = [" ".join(dict.fromkeys([title, text])) for title, text in zip(videos.titles, videos.texts, strict=True)]
+    model.recall.first._index([model.recall.first.tokenize(text) for text in texts])
+    model.evidence.whitening, model.evidence.asked = old.evidence.whitening, old.evidence.asked
+    names = [restored.collection.videos.ids[row] for row in old.evidence.answers.tolist()]
+    row_of = {name: row for row, name in enumerate(videos.ids)}
+    kept = [at for at, name in enumerate(names) if name in row_of]
+    model.evidence.owner = old.evidence.owner[kept]
+    model.evidence.answers = torch.tensor([row_of[names[at]] for at in kept])
+    return model.eval(), videos.ids
+
+
+def scores_of(model, ids, served, text, allowed=None):
+    """Scores of the torch model; under a filter its recall is among the allowed videos, its z-scores are not."""
+    batch = QueryBatch(torch.from_numpy(served.embed([text])), [text], [None], [None])
+    with torch.no_grad():
+        if allowed is None:
+            return dict(zip(ids, model.score(batch)[0].tolist(), strict=True))
+        z = model.read(batch)[0]
+        keep = torch.tensor([name in allowed for name in ids])
+        top = z[0].masked_fill(~keep, float("-inf")).topk(min(model.config.depth, int(keep.sum())))[1]
+        evidence = model.evidence(batch.vectors, z, top, torch.tensor([-1]))
+        found = reranked(z[0], top, model.head(batch, top, evidence, model.weights), keep)[0]
+    return {name: float(found[row]) for row, name in enumerate(ids) if keep[row]}
+
+
+def agree(answer, wanted):
+    assert {item.id for item in answer} == set(wanted)
+    np.testing.assert_allclose([item.score for item in answer], [wanted[item.id] for item in answer], atol=1e-5)
+    assert [item.score for item in answer] == sorted((item.score for item in answer), reverse=True)
+
+
+@pytest.fixture
+def two_stages(own_copy, request):
+    """A run whose joint head, where it has one, says something: two epochs on so little leave it where it starts."""
+    folder = own_copy(*request.param)
+    path = folder / "checkpoints" / "best.ckpt"
+    state = torch.load(path, weights_only=True)
+    inner = state["state_dict"]
+    if "joint.output.weight" in inner:
+        inner["joint.output.weight"] = torch.randn(inner["joint.output.weight"].shape, generator=torch.Generator())
+    inner["weights"] = torch.linspace(1.0, 0.2, len(inner["weights"]))  # the fit may have refused the head
+    torch.save(state, path)
+    build(folder)
+    return ServedRecommender(folder), restore(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_stages", [RECALL, JOINT], indirect=True, ids=["weighted", "joint"])
+def test_scores_are_those_of_the_trained_model_also_after_changes_and_under_filters(two_stages):
+    served, restored = two_stages
+    for text in QUESTIONS:
+        model, ids = torch_model(restored, served)
+        assert scores_of(restored.model, ids, served, text) == pytest.approx(scores_of(model, ids, served, text))
+        agree(served.recommend(text, 1000)[0], scores_of(restored.model, ids, served, text))
+    text = "kernel eigen trace shear plane"
+    served.add(Documents(["new"], [text], [text], [{"level": "intro"}]))
+    answered = restored.collection.videos.ids[int(restored.model.evidence.answers[0])]
+    served.delete([answered])
+    served.update(Documents(["v7"], ["span rank"], ["span rank"], [{"level": "intro"}]))
+    model, ids = torch_model(restored, served)
+    assert "new" in ids and answered not in ids
+    for question in QUESTIONS:
+        agree(served.recommend(question, 1000)[0], scores_of(model, ids, served, question))
+        for allowed in (["new", "v7"], [name for name in ids if name != "v3"]):
+            found = served.recommend(question, 1000, "id=" + "|".join(allowed))[0]
+            agree(found, scores_of(model, ids, served, question, allowed))
+    again = ServedRecommender(served.store.run)  # another process
+    assert again.recommend(QUESTIONS, 1000) == served.recommend(QUESTIONS, 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_stages", [JOINT], indirect=True, ids=["joint"])
+def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
+    served, _ = two_stages
+    answer = served.recommend(QUESTIONS[0], 12, explained=True)[0]
+    for item in answer:
+        assert sum(item.why["evidence"].values()) == pytest.approx(item.score, abs=1e-6)
+    assert {"recall", "cosine_title", "cosine_text", "memory_0.05", "network"} <= set(answer[0].why["evidence"])
+    assert [set(item.why["evidence"]) for item in answer[6:]] == [{"recall", "beyond the first 6"}] * 6
+    assert answer[5].score - answer[6].score >= BELOW - 1e-6
+    assert "ranked by recall" in reasons(answer[0].why)
+    assert served.recommend(QUESTIONS[0], 1, abstain=True)[0] in ([], [served.recommend(QUESTIONS[0], 1)[0][0]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_stages", [RECALL], indirect=True, ids=["weighted"])
+def test_a_corrupt_head_is_named_and_the_service_needs_no_private_words(two_stages, tmp_path):
+    served, restored = two_stages
+    path = served.store.folder / HEAD
+    held = path.read_bytes()
+    assert not any(text.encode() in held for text in restored.collection.queries.texts)
+    path.write_bytes(held[: len(held) // 2])
+    with pytest.raises(UserError, match=r"head\.safetensors is missing or corrupt"):
+        ServedRecommender(served.store.run)
+
+
+def many(served, n, rng):
+    """The catalogue of a run grown to n videos by noisy copies, with an approximate index."""
+    view = served.store.view
+    rows = np.r_[np.arange(len(view.alive)), rng.integers(0, len(view.alive), n - len(view.alive))]
+    table = view.table.take(positions(rows))
+    ids = [f"{name}-{at}" for at, name in enumerate(table["id"].to_pylist())]
+    table = table.set_column(table.column_names.index("id"), "id", pa.array(ids))
+    vectors = {}
+    for name, matrix in view.main.vectors.items():
+        noisy = matrix[rows] + 0.3 / matrix.shape[1] ** 0.5 * rng.normal(size=(n, matrix.shape[1])).astype(np.float32)
+        vectors[name] = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+    part = Part(table.combine_chunks(), vectors)
+    empty = Part(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
+    whole = View(part, empty, rng.random(n) > 0.1, 1)
+    anns = {name: Ann.build(vectors[name], kind="ivf") for name in vectors if name.startswith("vector_")}
+    return whole, View(part, empty, whole.alive, 1, anns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recall", ["hybrid_towers", "zero_shot", "hybrid"], ids=["hybrid of towers", "towers", "reciprocal ranks"]
+)
+def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalogue(make_run, recall):
+    rank = ["model.recall.fusion=rrf"] if recall == "hybrid" else []
+    served = ServedRecommender(
+        build_once(make_run("model=two_stage", "model.depth=6", f"model@model.recall={recall}", *rank))
+    )
+    rng = np.random.default_rng(0)
+    whole, view = many(served, 3000, rng)
+    from dcdt.serving.scoring import Question
+
+    for text in QUESTIONS:
+        question = Question(text, served.embed([text])[0])
+        answers = []
+        for state in (whole, view):
+            asked = [scorer.ask(question, state) for scorer in served.scorers]
+            answers.append(served.head.top(question, asked, state, 10, state.allowed([])))
+            if recall == "hybrid_towers" and state is view:
+                rows = np.unique(np.concatenate([part.top(200, state.alive)[0] for part in asked]))
+                _, found = _fused_spread(asked, served.fusion, rows, state)
+                exact = [scorer.ask(question, whole) for scorer in served.scorers]
+                z = [(part.scores() - part.spread()[0]) / part.spread()[1] for part in exact]
+                weight = served.fusion["weight"]
+                wanted = (weight * z[0] + (1 - weight) * z[1])[whole.alive].std()
+                assert found == pytest.approx(wanted, rel=0.1)
+        exact, near = answers
+        assert len(set(exact.rows[:6].tolist()) & set(near.rows[:6].tolist())) >= 5
+        assert not set(near.rows.tolist()) - set(np.flatnonzero(view.alive).tolist())
+        np.testing.assert_allclose(exact.scores[:3], near.scores[:3], rtol=0.15)
+
+
+def build_once(folder):
+    from dcdt.serving.recommender import load
+
+    load(folder)
+    return folder
