@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from dcdt.data.collection import Documents, as_one, lent_texts
 from dcdt.data.tokens import tokenizer
+from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
+from dcdt.serving.checks import check_served
 from dcdt.serving.explain import explain, matched_words
 from dcdt.serving.filters import parse_filter
 from dcdt.serving.index import vector_column
-from dcdt.serving.layout import EMBEDDER, read_pointer
+from dcdt.serving.layout import EMBEDDER, MODEL, read_pointer
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import rows_as_dicts
 from dcdt.serving.scoring import SCORERS, Asked, Question, fused
@@ -74,13 +77,15 @@ class ServedRecommender:
         self.store = Store(Path(run))
         self.threads = threads
         model = self.store.model
+        check_served(model, self.store.view, self.store.folder / MODEL, self.store.run)
+        check_address(SimpleNamespace(**model["embedder"]))
         self.name: str = model["model"]
         self.parts: list[dict[str, Any]] = model["parts"]
         self.fusion: dict[str, Any] | None = model["fusion"]
         self.columns: dict[str, str] = model["columns"]
         self.kinds = filter_kinds(self.columns)
         self.threshold: dict[str, Any] | None = model["threshold"]
-        self.towers = [Towers(self.store.folder, at) for at in range(len(self.parts))]
+        self.towers = [Towers(self.store.folder, at, spec.get("width", 0)) for at, spec in enumerate(self.parts)]
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         self.reads_vectors = any(spec["kind"] in READS_VECTORS for spec in self.parts)
         self.notes = ["collaborative reads no question: without a learner's history videos come by popularity."] * any(
@@ -125,6 +130,8 @@ class ServedRecommender:
             if abstain and self.threshold is not None:
                 keep = scores >= self.threshold["value"]
                 rows, scores = rows[keep], scores[keep]
+            if not np.isfinite(scores).all():
+                raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
             shown = rows_as_dicts(view, rows, SHOWN)
             reasons = [explain(self, asked, view, int(row)) if explained else None for row in rows]
             answers.append(
