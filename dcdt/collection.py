@@ -19,7 +19,8 @@ from dcdt.data.collection import load_collection
 from dcdt.data.splits import make_split
 from dcdt.data.survey import Survey, survey
 from dcdt.data.weak import KINDS, add_weak_queries
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
+from dcdt.redact import guard_output
 from dcdt.words import counted
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
@@ -154,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    guard_output()
     given = parser().parse_args(arguments)
     try:
         warnings = new(given.folder, given) if given.action == "new" else []
@@ -161,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             demo(given.folder)
         show(check(given.folder), warnings)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     run = f"python -m dcdt.run data=files data.path={given.folder}"
     print(f"\n{given.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201

@@ -27,6 +27,7 @@ from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, parse, register_resolvers
 from dcdt.errors import MissingField, NotApplicable, UserError
 from dcdt.files import read_json, write_json
+from dcdt.redact import guard_output
 from dcdt.status import Status
 
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, MissingField, NotApplicable)}
@@ -164,6 +165,7 @@ def main() -> None:
     """One of the processes: read what to do, do it, and say in a file what went wrong."""
     spec: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    guard_output()
     register_resolvers()
     from dcdt.run import run  # not above: run.py imports this file
 

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from dcdt.config import cache_root, outputs_root
+from dcdt.redact import guard_output
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -89,6 +90,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; exit code 2 where something stands in the way of a run."""
+    guard_output()
     parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
     parser.parse_args(arguments)
     console = Console(highlight=False)

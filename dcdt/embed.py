@@ -13,7 +13,8 @@ import hydra
 from omegaconf import DictConfig
 
 from dcdt.config import EmbedJob, Settings, config_folder, parse, register_resolvers, take_embed_job
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words, mendable
+from dcdt.redact import guard_output
 
 if TYPE_CHECKING:
     from dcdt.data.embeddings import VectorCache
@@ -82,8 +83,10 @@ def job(config: DictConfig) -> None:
     try:
         own, rest = take_embed_job(config)
         run(parse(rest), own)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except (UserError, OSError) as error:
+        if not mendable(error):
+            raise
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201
@@ -92,6 +95,7 @@ def job(config: DictConfig) -> None:
 
 def main() -> None:
     """The command."""
+    guard_output()
     register_resolvers()
     job()
 

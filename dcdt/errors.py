@@ -1,4 +1,10 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can mend this; and the operating system's errors in the same words."""
+
+import errno
+import os
+
+_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
@@ -14,3 +20,31 @@ class MissingField(UserError):
 
 class NotApplicable(Exception):
     """The collection lacks what the model needs (no interactions, no text): a row in the table, not a failure."""
+
+
+def in_words(error: Exception) -> str:
+    """A mistake or an error of the operating system in one or two lines: the file, the reason and the remedy.
+
+    >>> print(in_words(OSError(28, "No space left on device", "table.md")))
+    table.md: No space left on device.
+    Free some space, then give the same command again; what is there stays as it was.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in _SPACE:
+        remedy = "\nFree some space, then give the same command again; what is there stays as it was."
+    elif error.errno in _RIGHTS:
+        remedy = "\nGive a folder that can be written and files that can be read."
+    else:
+        remedy = ""
+    return f"{place}{os.strerror(error.errno)}.{remedy}"
+
+
+def mendable(error: Exception) -> bool:
+    """Whether an error is one that the user can mend: a mistake, a full disk, or a folder without rights.
+
+    >>> mendable(OSError(28, "No space left on device")), mendable(ValueError("x"))
+    (True, False)
+    """
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS))

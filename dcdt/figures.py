@@ -66,7 +66,9 @@ def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
         flat, shown = np.zeros((len(vectors), 2)), torch.zeros(2)
     for at, topic in enumerate(sorted(set(topics))):
         here = [topic == other for other in topics]
-        axes.scatter(flat[here, 0], flat[here, 1], s=18, color=f"C{at}", label=f"{topic[:30]} ({sum(here)})")
+        axes.scatter(
+            flat[here, 0], flat[here, 1], s=18, color=f"C{at}", label=f"{as_written(topic[:30])} ({sum(here)})"
+        )
     labels = [f"component {at + 1} ({float(part):.0%})" for at, part in enumerate(shown)]
     axes.set(xlabel=labels[0], ylabel=labels[1], title=f"{name}: the videos")
     axes.legend(frameon=False, fontsize="x-small")
@@ -82,11 +84,20 @@ def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name
         text = f"{round(share[row, column] * number[row, column])}/{number[row, column]}"
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=5, color=colour)
-    short = [title if len(title) <= 28 else f"{title[:27]}\u2026" for title in titles]
+    short = [as_written(title if len(title) <= 28 else f"{title[:27]}\u2026") for title in titles]
     axes.set_xticks(range(len(short)), short, rotation=90, fontsize=5)
     axes.set_yticks(range(len(short)), short, fontsize=5)
     axes.set_title(f"{name}: test queries that rank a column's video above the row's, their answer", fontsize=7)
     return figure
+
+
+def as_written(text: str) -> str:
+    r"""Text that matplotlib shows as it is; a title such as "From $5 to $\frac" would be taken for a formula.
+
+    >>> print(as_written("a $5 b $6"))
+    a \$5 b \$6
+    """
+    return text.replace("$", r"\$")
 
 
 def _axes() -> tuple[Figure, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
+from dcdt.redact import guard_output
 from dcdt.serving.recommender import ServedRecommender, load
 from dcdt.serving.videos import one_video, read_file
 from dcdt.words import counted
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    guard_output()
     given = _parser().parse_args(arguments)
     say = lambda text: print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: E731, T201
     try:
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             print(_change(served, given))  # noqa: T201
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from dcdt.data.rows import find_column, plain_text, read_rows
-from dcdt.errors import UserError
-from dcdt.files import write_text
+from dcdt.errors import UserError, in_words
+from dcdt.files import cell_text, write_text
+from dcdt.redact import guard_output
 from dcdt.serving.recommender import Recommendation, ServedRecommender, load
 from dcdt.words import counted
 
@@ -96,8 +97,10 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argp
                 yield as_json(question, answer) + "\n"
                 continue
             for item in answer:
-                cells = (item.rank, f"{item.score:.6g}", item.id, item.title, item.series or "", item.link or "")
-                yield _csv_line((question, *cells))
+                texts = (item.id, item.title, item.series or "", item.link or "")
+                yield _csv_line(
+                    (cell_text(question), item.rank, f"{item.score:.6g}", *map(cell_text, texts))
+                )  # of a stranger's catalogue: what a spreadsheet opens must not be a formula
 
 
 def answer_one(served: ServedRecommender, question: str, given: argparse.Namespace, console: Console) -> None:
@@ -128,6 +131,7 @@ def converse(served: ServedRecommender, given: argparse.Namespace, console: Cons
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    guard_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
     )
@@ -164,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
 from dcdt.files import replacing, write_text
+from dcdt.redact import guard_output
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
@@ -80,6 +81,7 @@ def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    guard_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.report",
         description="Tables, tests and figures of finished runs.",
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             log_report(found, given.folders[0], {name: out / f"{name}.png" for name in FIGURES})
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     print(render.summary(found))  # noqa: T201
     print(f"report: {out / 'index.html'}")  # noqa: T201

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config import Settings, parse
 from dcdt.data.collection import Collection, load_collection
 from dcdt.data.tables import Tables, load_tables
+from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
 from dcdt.files import read_json
 from dcdt.models.recommender import Recommender
 from dcdt.registry import LOSSES, MODELS, look_up
 from dcdt.serving.runs import require_finished
+from dcdt.stored import read_config, refuse_interpolations
 
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
@@ -65,19 +65,16 @@ def run_settings(run: Path) -> Settings:
         UserError: it did not finish, or its configuration is missing or not one of ours.
     """
     require_finished(run)
-    path = run / "config.yaml"
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}).") from error
-    except Exception as error:  # the YAML parser's own kinds
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())[:120]}).") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path} must hold keys and values.")
-    if chosen := read_json(run / "tuning.json").get("chosen"):
-        config = OmegaConf.merge(config, {key: chosen[key] for key in ("model", "loss", "optimizer") if key in chosen})
-        assert isinstance(config, DictConfig)
-    return parse(config)
+    config = read_config(run / "config.yaml")
+    chosen, path = read_json(run / "tuning.json").get("chosen"), run / "tuning.json"
+    if path.is_file():
+        if not isinstance(chosen, dict):
+            raise UserError(f"{path} is corrupt: it does not say which trial was chosen.")
+        refuse_interpolations(chosen, path)
+        config.update({key: chosen[key] for key in ("model", "loss", "optimizer") if key in chosen})
+    settings = parse(config)
+    check_address(settings.embedder)
+    return settings
 
 
 def read_state(run: Path) -> dict[str, Any]:

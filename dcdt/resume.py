@@ -5,13 +5,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dcdt.config import Settings
 from dcdt.data.collection import load_collection
+from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
 from dcdt.provenance import code_version
 from dcdt.status import Status
+from dcdt.stored import read_config
 from dcdt.sweep import fingerprint
 
 log = logging.getLogger("dcdt")
@@ -45,9 +47,7 @@ def stored_config(config: DictConfig, overrides: Sequence[str], folder: Path, sw
         )
     if not (folder / "config.yaml").is_file() or not (folder / "status.json").is_file():
         raise UserError(f"resume={named}: this folder holds no run (no config.yaml and status.json).")
-    stored = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(stored, DictConfig)
-    return stored
+    return read_config(folder / "config.yaml")
 
 
 def goes_on(status: Status, config: DictConfig, settings: Settings, named: bool, sweeping: bool) -> bool:
@@ -65,6 +65,10 @@ def goes_on(status: Status, config: DictConfig, settings: Settings, named: bool,
     """
     if not named:
         status.refuse_existing(sweeping)
+    if named:
+        check_address(settings.embedder)
+        if status.key is None:
+            raise UserError(f"{status.path} is corrupt: it does not say which run this is. Start a new run.")
     collection, code = load_collection(settings.data.path).fingerprint, code_version()["code"]
     same = status.key == fingerprint(config, collection, code)
     found = any(status.folder.glob(STATES))

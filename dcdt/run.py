@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import hydra
@@ -13,7 +14,8 @@ from omegaconf import DictConfig
 from dcdt import distributed, resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.errors import MissingField, NotApplicable, UserError
+from dcdt.errors import MissingField, NotApplicable, in_words, mendable
+from dcdt.redact import guard_output, redacted
 from dcdt.status import Status
 from dcdt.sweep import FAILED
 
@@ -101,6 +103,7 @@ def job(config: DictConfig) -> float:
     try:
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
         status = Status(distributed.own_folder(folder, named, sweeping))
+        status.claim(wait=sweeping)
         logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
         settings = parse(config)
         settings.callbacks.progress &= not sweeping  # one line for the whole of it
@@ -120,25 +123,25 @@ def job(config: DictConfig) -> float:
         ending, reason = "not_applicable", str(error).splitlines()[0]
         status.not_applicable(config, reason)
         log.warning("not applicable: %s", reason)
-    except (UserError, NotApplicable) as error:
-        if not sweeping:
-            status.withdraw(error)
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
-            raise SystemExit(2) from None
-        status.fail(config, error)
-        log.error("failed: %s: %s", folder.name, error)
     except Exception as error:
+        known = isinstance(error, NotApplicable) or mendable(error)
+        if not sweeping and known:
+            status.withdraw(error)
+            print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+            raise SystemExit(2) from None
         status.fail(config, error)
         if not sweeping:
             raise
-        log.exception("failed: %s", folder.name)
+        log.error("failed: %s: %s", folder.name, redacted(in_words(error) if known else traceback.format_exc()))
     finally:
         logger.close(ending)
+        status.release()
     return float("nan")
 
 
 def main() -> None:
     """The command."""
+    guard_output()
     register_resolvers()
     job()
     if FAILED:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
+from dcdt.redact import guard_output
 
 
 class JsonLines(logging.Formatter):
@@ -39,6 +40,7 @@ def _log_to_stderr() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    guard_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
     )
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sockets = [_socket(given.host, given.port)]
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     host, port = sockets[0].getsockname()[:2]
     print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201

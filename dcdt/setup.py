@@ -1,9 +1,12 @@
 """Make the parts of a run from its settings: one function a part, called in order by `dcdt.run`."""
 
+import contextlib
+import io
 import logging
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,17 +156,19 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     last = LastState(state, settings.callbacks.checkpoint_seconds)  # the last callback: the others have had their epoch
     trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if model.fittable else [])
     use_threads(settings)
-    earlier = torch.load(state, weights_only=True) if state.is_file() else {}
+    earlier = _earlier(state)
     started = time.perf_counter()
     model.prepare(data)
     if "ended" in earlier:
-        ended = earlier["ended"]
-        model.load_state_dict(ended.pop("weights"))
-        return Trained(model, trainer, **ended)
+        with _readable(state):
+            ended = dict(earlier["ended"])
+            model.load_state_dict(ended.pop("weights"))
+            return Trained(model, trainer, **ended)
     if model.fittable:
         if model.starts_useful and not earlier:
             trainer.validate(model, datamodule=data, verbose=False)  # which the best weights count as well
-        trainer.fit(model, datamodule=data, ckpt_path=state if earlier else None, weights_only=True)
+        with _readable(state, last) if earlier else contextlib.nullcontext():
+            trainer.fit(model, datamodule=data, ckpt_path=state if earlier else None, weights_only=True)
         value = best.value
     else:
         found = trainer.validate(model, datamodule=data, verbose=False)
@@ -176,11 +181,52 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     return trained
 
 
+def _earlier(state: Path) -> dict[str, Any]:
+    """What an earlier attempt left, tensors and plain values alone; empty where it left nothing."""
+    if not state.is_file():
+        return {}
+    with _readable(state):
+        found = torch.load(state, weights_only=True)
+        if not isinstance(found, dict):
+            raise TypeError("no dictionary")
+        return found
+
+
+@contextlib.contextmanager
+def _readable(state: Path, last: LastState | None = None) -> Iterator[None]:
+    """Say which file is to blame where what it holds cannot be taken up.
+
+    Args:
+        state: the file.
+        last: a callback that knows when training goes on; an error after that has another cause.
+
+    Raises:
+        UserError: the file is corrupt, of another model, or holds more than tensors and plain values.
+    """
+    try:
+        yield
+    except Exception as error:  # torch, zip, pickle and Lightning each have their own kinds
+        if isinstance(error, OSError | UserError) or (last is not None and last.going):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{state} is corrupt, of another model, or holds more than tensors and plain values ({reason}).\n"
+            "Delete it, then give the same command again: training begins anew."
+        ) from error
+
+
 def _keep(trained: Trained, path: Path) -> None:
     """Write how a trial ended, so that a run which is cut off during a later one need not train it again."""
     facts = {name: getattr(trained, name) for name in ("history", "epoch", "value", "seconds")}
+    _save({"ended": {"weights": _weights(trained.model), **facts}}, path)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Write a state, whole or not at all. torch hides why a file cannot be written, so it writes to memory first."""
+    content = io.BytesIO()
+    torch.save(state, content)
     with replacing(path) as temporary:
-        torch.save({"ended": {"weights": _weights(trained.model), **facts}}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def _weights(model: Recommender) -> dict[str, Any]:
@@ -194,8 +240,7 @@ def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], fol
     The checkpoint holds tensors and plain values alone, so that it loads with `weights_only=True`.
     """
     state = {"state_dict": _weights(trained.model), "epoch": trained.epoch, settings.primary_metric: trained.value}
-    with replacing(folder / "checkpoints" / "best.ckpt") as temporary:
-        torch.save(state, temporary)
+    _save(state, folder / "checkpoints" / "best.ckpt")
     if settings.logger.name != "none":
         write_history(folder / "history.csv", trained.history)
     if len(trials) > 1:

@@ -1,10 +1,14 @@
 """The status of a run on disk: running, finished, failed or not applicable, with its configuration and cost."""
 
+import contextlib
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config import Settings
 from dcdt.data.collection import load_collection
@@ -12,6 +16,12 @@ from dcdt.errors import UserError
 from dcdt.files import read_json, write_json, write_text
 from dcdt.provenance import code_version
 from dcdt.sweep import fingerprint
+
+log = logging.getLogger("dcdt")
+
+
+class Taken(UserError):
+    """Another process is at work in this folder."""
 
 
 class Status:
@@ -25,6 +35,26 @@ class Status:
         self.folder = folder
         self.path = folder / "status.json"
         self.begun = False
+        self._lock: int | None = None
+
+    def claim(self, wait: bool) -> None:
+        """Keep other processes out of the folder until `release`, or until this process ends in whatever way.
+
+        The lock is on the folder itself, so that nothing of it is left behind.
+
+        Args:
+            wait: for another process that is at it, as a job of a sweep does, which then finds its work done.
+
+        Raises:
+            UserError: another process is at it.
+        """
+        self._lock = lock(self.folder, wait)
+
+    def release(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def key(self) -> str | None:
@@ -59,7 +89,10 @@ class Status:
         collection = load_collection(settings.data.path).fingerprint
         if known.get("key") != fingerprint(config, collection, code_version()["code"]):
             return None
-        return float(read_json(self.folder / "metrics.json").get(settings.primary_metric, "nan"))
+        found = read_json(self.folder / "metrics.json")
+        if settings.primary_metric not in found:  # no result is left of it: it is done again
+            return None
+        return float(found[settings.primary_metric] if found[settings.primary_metric] is not None else "nan")
 
     def start(self, config: DictConfig, provenance: dict[str, Any], resuming: bool = False) -> None:
         """Note that the run has begun (or goes on), with what and from what."""
@@ -78,9 +111,10 @@ class Status:
         self._write({"status": "finished", "finished": _now()})
 
     def fail(self, config: DictConfig, error: BaseException) -> None:
-        """Note why the run broke; its message only, no traceback."""
-        self._write_config(config)
-        self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
+        """Note why the run broke, as far as that can be written; its message only, no traceback."""
+        with contextlib.suppress(OSError):
+            self._write_config(config)
+            self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
 
     def not_applicable(self, config: DictConfig, reason: str) -> None:
         """Note what the collection lacks for this model."""
@@ -88,23 +122,58 @@ class Status:
         self._write({"status": "not_applicable", "error": reason, "finished": _now()})
 
     def withdraw(self, error: BaseException) -> None:
-        """Leave nothing behind of a run that never began; of one that did, why it stopped."""
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-        elif self.begun:
-            self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
+        """Leave nothing behind of a run that never began; of one that did, why it stopped, if that can be written."""
+        with contextlib.suppress(OSError):
+            if self.begun:
+                self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
+            elif self.folder.is_dir() and not any(self.folder.iterdir()) and not isinstance(error, Taken):
+                self.folder.rmdir()
 
     def cost(self, facts: dict[str, float]) -> None:
         """Write cost.json, which is never the same twice and so stands apart from the metrics."""
         write_json(self.folder / "cost.json", facts)
 
     def _write_config(self, config: DictConfig) -> None:
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        try:
+            text = OmegaConf.to_yaml(config, resolve=True)
+        except OmegaConfBaseException:  # which is what is wrong with it
+            text = OmegaConf.to_yaml(config)
+        write_text(self.folder / "config.yaml", text)
 
     def _write(self, facts: dict[str, Any]) -> None:
         known = read_json(self.path)
         kept = {key: known[key] for key in ("started", "key") if key in known and "started" not in facts}
         write_json(self.path, {**kept, **facts})
+
+
+def lock(folder: Path, wait: bool) -> int | None:
+    """Lock a folder that is there; the file descriptor to close, or None where the system knows no locks.
+
+    Raises:
+        Taken: another process has it, and is not waited for.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # no folder, no lock; what follows says so
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            os.close(handle)
+            raise Taken(
+                f"another process is writing the run {folder}.\n"
+                "Wait until it has ended, or name another folder: hydra.run.dir=FOLDER"
+            ) from None
+        log.warning("another process is at %s; waiting for it", folder.name)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass
+    return handle
 
 
 def _now() -> str:

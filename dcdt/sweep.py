@@ -3,8 +3,11 @@
 import hashlib
 import json
 import logging
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from dcdt.config import job_name, register_resolvers
+from dcdt.errors import in_words
 from dcdt.files import read_json, write_json
 from dcdt.watch import SweepWatch
 
@@ -34,6 +39,16 @@ class SweepSummary(Callback):
         """Launchers send the callback to their workers; what watches stays in the parent."""
         return {}
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Say at once where the run's folder cannot be made; Hydra would show a traceback."""
+        try:
+            folder = Path(config.hydra.run.dir)
+        except OmegaConfBaseException:  # said where the configuration is checked
+            return
+        with _said():
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
@@ -43,7 +58,8 @@ class SweepSummary(Callback):
         texts = [
             f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common
         ]  # as a job is given them
-        write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
+        with _said():
+            write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
         jobs = _jobs(asked)
         total = len(jobs) if jobs is not None else sweeper.get("n_trials")
         self.watch = SweepWatch(folder, jobs, total, Console(stderr=True))
@@ -61,6 +77,16 @@ class SweepSummary(Callback):
         for name in FAILED:
             log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
         log.warning("tables: python -m dcdt.report %s", folder)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """End the command in words where a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
 
 
 def differing(overrides: Sequence[str], folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import atexit
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class SweepWatch:
         self.folder, self.total = folder, total
         self.pending = set(names) if names is not None else None
         self.counts = dict.fromkeys((*SETTLED, "running"), 0)
-        self.began, self._stop = time.time(), threading.Event()
+        self._before, self._stop = _times(folder), threading.Event()
         self._thread: threading.Thread | None = None
         if console.is_terminal:
             columns = TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
@@ -62,7 +61,7 @@ class SweepWatch:
         for name in list(places):
             path = self.folder / name / "status.json"
             try:
-                new = path.stat().st_mtime >= self.began - 1
+                new = path.stat().st_mtime_ns != self._before.get(name)  # by no clock, which may go backwards
             except OSError:
                 continue
             status = str(read_json(path).get("status"))
@@ -88,3 +87,8 @@ class SweepWatch:
     def _show(self) -> None:
         self.look()
         self._bar.update(self._task, completed=self.settled, description=self.line())
+
+
+def _times(folder: Path) -> dict[str, int]:
+    """When the status of each job that is there was written, by its folder."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/status.json")}

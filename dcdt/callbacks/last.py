@@ -27,11 +27,12 @@ class LastState(L.Callback):
 
     Attributes:
         earlier: seconds of training before this process.
+        going: whether training has begun or gone on, so that what was loaded has been taken up.
     """
 
     def __init__(self, path: Path, seconds: float | None) -> None:
         self.path, self.seconds = path, seconds
-        self.earlier = 0.0
+        self.earlier, self.going = 0.0, False
         self._random: list[dict[str, Tensor]] = []
         self._started = self._written = time.monotonic()
 
@@ -39,6 +40,7 @@ class LastState(L.Callback):
         """Set the sources of randomness where a state was loaded."""
         if len(self._random) == trainer.world_size:
             set_random_state(self._random[trainer.global_rank])
+        self.going = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the state where it is due, unless training ends here."""

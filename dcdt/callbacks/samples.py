@@ -31,6 +31,7 @@ def sample_table(side: SideTensors, scores: Tensor, collection: Collection, n: i
         good = set(side.judged[at][side.grades[at] >= collection.positive_grade].tolist())
         for rank, (value, video) in enumerate(zip(values, videos, strict=True), start=1):
             link = str(collection.videos.metadata[video].get("url", ""))
+            link = link if link.startswith(("http://", "https://")) else ""  # what a stranger's page could run
             rows.append([text, rank, collection.videos.titles[video], link, value, video in good])
     return rows
 

@@ -23,6 +23,7 @@ from dcdt.errors import UserError
 from dcdt.files import read_json, write_json
 from dcdt.models.recommender import Recommender
 from dcdt.outcome import Outcome
+from dcdt.redact import redacted_values
 from dcdt.reporting.render import csv_wide
 from dcdt.reporting.structure import Table
 from dcdt.reporting.tables import Report
@@ -83,7 +84,7 @@ class WandbRun(RunLogger):
             job_type=OmegaConf.select(config, "model.name"),
             tags=[tag for tag in (config.get("experiment_name"), Path(config.data.path).name) if tag],
             config={
-                **cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
+                **redacted_values(OmegaConf.to_container(config, resolve=True)),
                 "folder": str(self.folder.resolve()),
             },
         )

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from dcdt.errors import MissingField, UserError
+from dcdt.stored import read_yaml
 from dcdt.words import counted
 
 Rows = NDArray[np.int64]
@@ -284,13 +284,8 @@ def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
 def _settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} must hold keys and values ({', '.join(SETTINGS)}).")
-    unknown = sorted({str(key) for key in settings} - set(SETTINGS))
+    settings = read_yaml(path)
+    unknown = sorted(settings.keys() - set(SETTINGS))
     if unknown:
         raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(SETTINGS)}.")
     grade = settings.get("positive_grade", 1)
@@ -299,7 +294,7 @@ def _settings(path: Path) -> dict[str, Any]:
     for key in ("languages", "simulated"):
         if not isinstance(settings.get(key, []), list):
             raise UserError(f"{path}: {key} must be a list, such as [en].")
-    return {str(key): value for key, value in settings.items()}
+    return settings
 
 
 def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:

@@ -41,13 +41,17 @@ class OnnxEmbedder(Runner):
         recipe = read_json(Path(folder) / RECIPE)
         if not recipe:
             raise UserError(f"{folder} is not an exported model: it has no {RECIPE}. Delete it; it is made again.")
-        self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
         options = SessionOptions()
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors alone
         path = str(Path(folder) / MODEL)
-        self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        try:
+            self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
+            self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        except Exception as error:  # neither library's errors share a base but Exception
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+            raise UserError(f"{folder} holds an exported model that is corrupt ({reason}). Delete it.") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(config.max_tokens)
 
@@ -66,7 +70,11 @@ class OnnxEmbedder(Runner):
         encoded = [item.ids for item in self.tokenizer.encode_batch([self.config.prefix + text for text in texts])]
         for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
             ids, mask = _padded([encoded[row] for row in rows], self.pad)
-            (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
+            try:
+                (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
+            except Exception as error:  # of onnxruntime: a graph that is not the one we export
+                reason = " ".join(str(error).split())[:120]
+                raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
             result[rows] = combine_layers(layers, weights)
             if progress:
                 progress(len(rows))

@@ -1,6 +1,7 @@
 """What is known of OpenAI's embedding models without asking: width and list price."""
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from dcdt.config import OpenAIEmbedderConfig
@@ -16,6 +17,7 @@ class Known(NamedTuple):
     shortens: bool  # takes the parameter `dimensions`
 
 
+ADDRESS = "OPENAI_BASE_URL"
 MODELS = {
     "text-embedding-3-small": Known(1536, 0.02, True),
     "text-embedding-3-large": Known(3072, 0.13, True),
@@ -78,4 +80,18 @@ def check_base_url(url: str | None) -> None:
         raise UserError(
             "embedder.base_url holds a user, a password or a query, and is written to every run's files.\n"
             "Give the key in the environment instead: export OPENAI_API_KEY=..."
+        )
+
+
+def check_address(config: Any) -> None:  # noqa: ANN401 - any embedder's configuration
+    """Refuse an address that only the files of a run name: questions, texts and the key would go there.
+
+    Raises:
+        UserError: it is neither OpenAI's nor the one in $OPENAI_BASE_URL.
+    """
+    url = getattr(config, "base_url", None)
+    if url is not None and url != os.environ.get(ADDRESS):
+        raise UserError(
+            f"this run's vectors come from {url}, to which what you ask and your key would be sent.\n"
+            f"If that is yours: export {ADDRESS}={url}"
         )

@@ -58,8 +58,9 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
     check_length(config)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        safe: Any = {"local_files_only": True, "trust_remote_code": False}  # nothing is asked, fetched or executed
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} is not a model that transformers can load: {reason}") from error

@@ -118,7 +118,7 @@ def _loss(variants: list[Variant]) -> Figure | None:
         epochs, mean, deviation = loss_curve(runs)
         colour, style = SERIES[at % len(SERIES)], ("-", "--", ":")[at // len(SERIES) % 3]
         marker = "o" if len(epochs) == 1 else None
-        axes.plot(epochs, mean, style, color=colour, label=_wrapped(label) if inside else label, marker=marker)
+        axes.plot(epochs, mean, style, color=colour, label=_wrapped(label, 30 if inside else 999), marker=marker)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_xlim(left=1)
@@ -214,14 +214,16 @@ def _learning(report: Report) -> Figure | None:
         axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrapped(name))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {report.reference.label}")
+    reference = _wrapped(report.reference.label, 999)
+    axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {reference}")
     axes.grid(alpha=0.6)
     figure.legend(frameon=False, fontsize=9.5, loc="outside upper left", ncols=2)
     return figure
 
 
 def _wrapped(label: str, width: int = 30) -> str:
-    return textwrap.fill(label, width, break_long_words=False)
+    """A label in lines, its dollars no signs of a formula."""
+    return textwrap.fill(label, width, break_long_words=False).replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dcdt.files import cell_text
 from dcdt.reporting.numbers import Number
 from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 
 NOTE = "Note"
-_FORMULA = ("=", "+", "-", "@")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -149,7 +149,9 @@ def csv_wide(table: Table) -> str:
     lines = [[table.stub.lower(), *(name for key, parts in fields.items() for name in _headings(key, parts))]]
     for row in table.rows:
         cells = _cells(table, row)
-        lines.append([_safe(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))])
+        lines.append(
+            [cell_text(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))]
+        )
     return _csv(lines)
 
 
@@ -160,7 +162,9 @@ def csv_long(tables: Sequence[Table]) -> str:
         for row in table.rows:
             for key, cell in row.cells.items():
                 if isinstance(cell, Number):
-                    lines.append([table.name, _safe(row.name), key, *_values(cell, ("value", "low", "high", "spread"))])
+                    lines.append(
+                        [table.name, cell_text(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
+                    )
     return _csv(lines)
 
 
@@ -168,16 +172,6 @@ def _csv(lines: list[list[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def _safe(text: str) -> str:
-    """Text in one line that no spreadsheet takes for a formula.
-
-    >>> _safe("=HYPERLINK(1)"), _safe("dcdt")
-    ("'=HYPERLINK(1)", 'dcdt')
-    """
-    line = " ".join(text.split())
-    return f"'{line}" if line.startswith(_FORMULA) else line
 
 
 def _parts_of(table: Table, key: str) -> tuple[str, ...]:
@@ -194,7 +188,7 @@ def _headings(key: str, parts: tuple[str, ...]) -> list[str]:
 
 def _values(cell: Cell, parts: tuple[str, ...]) -> list[str]:
     if not isinstance(cell, Number):
-        return [_safe(cell), *[""] * (len(parts) - 1)]
+        return [cell_text(cell), *[""] * (len(parts) - 1)]
     return ["" if math.isnan(value) else f"{value:.6f}" for value in (float(getattr(cell, part)) for part in parts)]
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from dcdt.errors import UserError
+from dcdt.stored import read_yaml
 
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
@@ -194,16 +194,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _config(path: Path) -> dict[str, Any]:
     def read(path: Path) -> dict[str, Any]:
-        try:
-            found = OmegaConf.to_container(OmegaConf.load(path))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # the YAML reader's errors share no base with OmegaConf's
-            raise ValueError(str(error)) from error
-        if not isinstance(found, dict):
-            raise ValueError("not a configuration")
+        found = read_yaml(path)
         _ = found["model"]["name"], found["split"]["index"], found["seed"]
-        return {str(key): value for key, value in found.items()}
+        return found
 
     return _guarded(path, read)
 

@@ -181,10 +181,15 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
             raise UserError(f"{folder} cannot be written ({error.strerror}). Free some space.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        earlier = read_pointer(run)
         pointer = Pointer(name, version, version)
+        try:
+            earlier = read_pointer(run)
+        except UserError:  # it says nothing of what was current: every build is kept
+            kept = {path.name for path in folder.iterdir()}
+        else:
+            kept = {name, earlier.build if earlier else name}
         write_pointer(run, pointer)
-        _drop_old(folder, {name, earlier.build if earlier else name})
+        _drop_old(folder, kept)
     return pointer
 
 

@@ -7,6 +7,7 @@ serving/.lock            held by the one process that changes the catalogue
 
 import fcntl
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
 )  # fmt: skip
 LOCK_SECONDS = 10.0
+BUILD = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")  # a name, never a path
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,27 @@ def fingerprint(run: Path) -> str:
 
 
 def read_pointer(run: Path) -> Pointer | None:
-    """The current build; None where there is none yet."""
-    found = read_json(run / FOLDER / POINTER)
-    try:
-        return Pointer(str(found["build"]), int(found["version"]), int(found["snapshot"]))
-    except (KeyError, TypeError, ValueError):
+    """The current build; None where there is none yet.
+
+    Raises:
+        UserError: what is there names no build of this folder.
+    """
+    path = run / FOLDER / POINTER
+    if not path.exists():
         return None
+    found = read_json(path)
+    build, version, snapshot = found.get("build"), found.get("version"), found.get("snapshot")
+    if (
+        not isinstance(build, str)
+        or not BUILD.fullmatch(build)
+        or not isinstance(version, int)
+        or not isinstance(snapshot, int)
+    ):
+        raise UserError(
+            f"{path} is corrupt: it names no build of this folder.\n"
+            f"Put the old file back. Else python -m dcdt.index {run} build begins anew, without the changes since."
+        )
+    return Pointer(build, version, snapshot)
 
 
 def write_pointer(run: Path, pointer: Pointer) -> None:

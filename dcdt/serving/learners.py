@@ -84,9 +84,22 @@ class Learners:
         try:
             with safe_open(self.path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
-                return arrays, json.loads(file.metadata()["facts"])
+                facts = json.loads(file.metadata()["facts"])
+            _check_arrays(arrays, facts)
+            return arrays, facts
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+
+
+def _check_arrays(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+    keys, starts, items = arrays.values()
+    bytes.fromhex(facts["salt"])
+    if keys.shape != (len(starts) - 1, 2) or starts.ndim != 1 or items.ndim != 1 or keys.dtype != np.uint64:
+        raise ValueError(f"keys {keys.shape}, starts {starts.shape} and items {items.shape} do not fit")
+    if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any():
+        raise ValueError("histories that overlap")
+    if len(items) and not 0 <= items.min() <= items.max() < len(facts["ids"]):
+        raise ValueError("a watch of a video that is not there")
 
 
 def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, ids: Sequence[str], salt: bytes) -> None:

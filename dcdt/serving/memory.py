@@ -293,13 +293,14 @@ class MemoryIndex:
         try:
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)  # offsets of a file from elsewhere may point anywhere
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             version, n = int(facts["version"]), int(facts["main"])
             alive = numbers(table["alive"])
+            columns = facts["anns"].split()
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise UserError(f"{path} is missing or corrupt ({str(error).splitlines()[0][:120]}).") from error
-        columns = facts["anns"].split()
+        except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
         anns = {column: Ann.load(folder / f"{column}.faiss", main.vectors[column]) for column in columns}
         self._take(View(main, fresh, alive, version, anns))
 

@@ -56,6 +56,11 @@ class TableStore:
         """Folder of the build."""
         return self.run / FOLDER / self.pointer.build
 
+    @property
+    def remedy(self) -> str:
+        """What makes a broken build whole."""
+        return f"Run: python -m dcdt.index {self.run} build"
+
     @cached_property
     def catalogue(self) -> LanceIndex:
         """The table."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.collection import Documents, lent_texts
+from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
 from dcdt.serving.arrow import positions
+from dcdt.serving.checks import check_served
 from dcdt.serving.columns import ADDED
 from dcdt.serving.explain import explain, matched_words
 from dcdt.serving.filters import Condition, parse_filter
-from dcdt.serving.layout import EMBEDDER, read_model, read_pointer
+from dcdt.serving.layout import EMBEDDER, MODEL, read_model, read_pointer
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.memory import View, rows_as_dicts
 from dcdt.serving.ondisk import TableStore
@@ -87,13 +90,15 @@ class ServedRecommender:
         self.engine = engine
         self.threads = threads
         model = self.store.model
+        check_served(model, self.store.view, self.store.folder / MODEL, self.store.run)
+        check_address(SimpleNamespace(**model["embedder"]))
         self.name: str = model["model"]
         self.parts: list[dict[str, Any]] = model["parts"]
         self.fusion: dict[str, Any] | None = model["fusion"]
         self.columns: dict[str, str] = model["columns"]
         self.kinds = filter_kinds(self.columns)
         self.threshold: dict[str, Any] | None = model["threshold"]
-        self.towers = [Towers(self.store.folder, at) for at in range(len(self.parts))]
+        self.towers = [Towers(self.store.folder, at, spec.get("width", 0)) for at, spec in enumerate(self.parts)]
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         head = model.get("head")
         self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
@@ -148,6 +153,8 @@ class ServedRecommender:
             if abstain and self.threshold is not None:  # the best come first
                 kept = int((scores >= self.threshold["value"]).sum())
                 rows, scores = rows[:kept], scores[:kept]
+            if not np.isfinite(scores).all():
+                raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
             shown = rows_as_dicts(view, rows, SHOWN)
             reasons = [
                 explain(self, asked, view, int(row), found) if explained else None

@@ -192,6 +192,23 @@ def read_head(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     try:
         with safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in ("whitening", "asked", "owner", "answers")}
-            return arrays, list(json.loads(file.metadata()["ids"]))
+            ids = list(json.loads(file.metadata()["ids"]))
+        _check_head_arrays(arrays, ids)
+        return arrays, ids
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+
+
+def _check_head_arrays(arrays: dict[str, NDArray[Any]], ids: list[Any]) -> None:
+    whitening, asked, owner, answers = arrays.values()
+    if whitening.ndim != 2 or asked.ndim != 2 or not len(whitening) == whitening.shape[1] == asked.shape[1]:
+        raise ValueError(f"whitening {whitening.shape} and questions {asked.shape} do not fit")
+    if not np.isfinite(whitening).all() or not np.isfinite(asked).all() or not all(isinstance(i, str) for i in ids):
+        raise ValueError("values that are no numbers, or ids that are no texts")
+    for name, places, n in (("owner", owner, len(asked)), ("answers", answers, len(ids))):
+        if (
+            places.shape != owner.shape
+            or places.dtype != np.int64
+            or (len(places) and not 0 <= places.min() <= places.max() < n)
+        ):
+            raise ValueError(f"{name} points beyond what is there")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.data.tokens import tokenizer
+from dcdt.errors import UserError
 from dcdt.serving.arrow import numbers
 from dcdt.serving.histories import collaborative_scores, learner_vector, read_learned
 from dcdt.serving.index import best
@@ -78,6 +79,8 @@ class _Whole:
         """Scores of all rows (N,), computed once."""
         if self._scores is None:
             self._scores = self.compute()
+            if not np.isfinite(self._scores).all():
+                raise UserError("the index holds numbers that are not finite. Run: python -m dcdt.index RUN build")
         return self._scores
 
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:

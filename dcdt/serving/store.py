@@ -48,6 +48,11 @@ class Store:
         return self.run / FOLDER / self.pointer.build
 
     @property
+    def remedy(self) -> str:
+        """What makes a broken build whole."""
+        return f"Run: python -m dcdt.index {self.run} build"
+
+    @property
     def view(self) -> View:
         """The current state of the catalogue."""
         return self.memory.state

@@ -19,20 +19,36 @@ class Towers:
     Args:
         folder: that holds `query_<part>.onnx` and `video_<part>.onnx`.
         part: number of the part.
+        width: W, of what both towers give.
+
+    Raises:
+        UserError: a graph is missing, corrupt, or gives vectors of another width.
     """
 
-    def __init__(self, folder: Path, part: int) -> None:
-        self.folder, self.part = folder, part
+    def __init__(self, folder: Path, part: int, width: int) -> None:
+        self.folder, self.part, self.width = folder, part, width
 
     def query(self, vectors: Floats) -> tuple[Floats, Floats | None]:
         """Query vectors (B, W) of frozen vectors (B, D), and the weights over the fields (B, F) where it has some."""
-        found = self._query.run(None, {"vectors": vectors})
+        found = self._run(self._query, "query", {"vectors": vectors}, len(vectors))
         return found[0], found[1] if len(found) > 1 else None
 
     def videos(self, fields: Floats) -> tuple[Floats, Floats]:
         """Video vectors (B, W) of frozen field vectors (F, B, D), and what each field adds to them (P, B, W)."""
-        found = self._video.run(None, {"fields": fields})
+        found = self._run(self._video, "video", {"fields": fields}, fields.shape[1])
         return found[0], found[1]
+
+    def _run(self, graph: Any, name: str, given: dict[str, Floats], n: int) -> list[Floats]:  # noqa: ANN401
+        """The outputs of a graph, the first of them (n, W)."""
+        try:
+            found: list[Floats] = graph.run(None, given)
+            shape = found[0].shape
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{self.folder / name}_{self.part}.onnx cannot be run ({reason}).") from error
+        if shape != (n, self.width):
+            raise UserError(f"{self.folder / name}_{self.part}.onnx gives {shape}; {(n, self.width)} is expected.")
+        return found
 
     @cached_property
     def _query(self) -> Any:  # noqa: ANN401 - onnxruntime has no types

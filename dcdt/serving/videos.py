@@ -78,7 +78,10 @@ def table_of(videos: Documents, columns: Mapping[str, str]) -> pa.Table:
 def documents_of(table: pa.Table) -> Documents:
     """Back from a table to ids, titles, texts and metadata."""
     ids, titles, texts, metadata = (table[name].to_pylist() for name in ("id", "title", "text", "metadata"))
-    return Documents(ids, titles, texts, [json.loads(value) for value in metadata])
+    try:
+        return Documents(ids, titles, texts, [dict(json.loads(value)) for value in metadata])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the index holds metadata that are not JSON ({error}). Build it anew.") from error
 
 
 def read_file(path: Path, names: Mapping[str, str] | None = None) -> Documents:

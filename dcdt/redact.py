@@ -1,0 +1,71 @@
+"""Keys and tokens of the environment never reach a log, a file or the terminal, whatever an error quotes."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
+SHORTEST = 8  # characters; a shorter value stands in too many innocent words to be told apart
+SHOWN = "***"
+
+
+def secret_values() -> list[str]:
+    """Values of the environment's variables that are named like a secret, the longest first."""
+    named = (value.strip() for name, value in os.environ.items() if NAMES.search(name))
+    return sorted({value for value in named if len(value) >= SHORTEST}, key=lambda value: -len(value))
+
+
+def redacted(text: str) -> str:
+    """The text with every secret of the environment left out.
+
+    >>> os.environ["DOCTEST_API_KEY"] = "sk-of-the-doctest"
+    >>> redacted("Authorization: Bearer sk-of-the-doctest")
+    'Authorization: Bearer ***'
+    >>> del os.environ["DOCTEST_API_KEY"]
+    """
+    for value in secret_values():
+        text = text.replace(value, SHOWN)
+    return text
+
+
+def redacted_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can hold
+    """The same for every text in plain lists and dictionaries."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {redacted_values(key): redacted_values(item) for key, item in value.items()}
+    return [redacted_values(item) for item in value] if isinstance(value, list) else value
+
+
+class Guarded:
+    """A stream of text that leaves secrets out of what is written to it.
+
+    Args:
+        stream: that the text goes to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text without secrets; the number of characters given, as of a file."""
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write every line without secrets."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
+
+
+def guard_output() -> None:
+    """Guard what this process prints, tracebacks and logs included; nothing changes where no secret is set."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if secret_values() and stream is not None and not isinstance(stream, Guarded):
+            setattr(sys, name, Guarded(stream))

@@ -1,0 +1,67 @@
+"""YAML and JSON that others wrote, read as data: no tags, no aliases, nothing that is resolved when it is looked at."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from dcdt.errors import UserError
+
+LARGEST = 1 << 20  # bytes of a configuration; ours have a few thousand
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file, as they stand there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is no YAML of keys and values, or repeats parts by aliases, which can fill any
+            memory.
+    """
+    try:
+        content = path.read_bytes()
+        if len(content) > LARGEST:
+            raise UserError(f"{path} has {len(content):,} bytes; at most {LARGEST:,} are read.")
+        text = content.decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
+        found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (FileNotFoundError, UserError):
+        raise
+    except Exception as error:  # the YAML reader's errors share no base with OmegaConf's
+        raise UserError(f"{path} is not readable YAML ({' '.join(str(error).split())[:160]}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold keys and values.")
+    return {str(key): value for key, value in found.items()}
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration that a run has left, which holds plain values.
+
+    One that names something to look up, such as a variable of the environment, was not written by a run; it is refused
+    before anything is looked up.
+
+    Raises:
+        UserError: it is missing, not YAML, or would be resolved.
+    """
+    try:
+        found = read_yaml(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: this folder holds no run.") from error
+    return DictConfig(refuse_interpolations(found, path))
+
+
+def refuse_interpolations(value: Any, path: Path) -> Any:  # noqa: ANN401 - plain values
+    """The value, where no text in it would be resolved as an interpolation.
+
+    Raises:
+        UserError: one would.
+    """
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{path} holds {value[:80]!r}, which would be looked up here; a run's files hold plain values.")
+    if isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_interpolations(part, path)
+    return value
