@@ -222,7 +222,7 @@ def test_mistakes_end_in_a_line_or_two(tmp_path, overrides, changes, said):
     done = embed(catalogue(tmp_path / "c", 3), *overrides, **changes)
     assert done.returncode == 2
     assert said in done.stderr
-    assert len(done.stderr.splitlines()) <= 3
+    assert len(done.stderr.splitlines()) <= 2
     assert not (tmp_path / "c" / "cache").exists()
 
 
@@ -264,6 +264,7 @@ def test_a_run_embeds_what_is_missing_by_the_same_code(tmp_path):
         again = subprocess.run(run, capture_output=True, text=True, timeout=180, env=environment())
     assert again.returncode == 0, again.stderr
     assert "to embed; about" in done.stdout
+    assert "HTTP Request" not in done.stdout + done.stderr  # the client's own lines would break the progress bar
     assert set(server.asked.values()) == {1}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in path.read_bytes() for path in files)

@@ -110,19 +110,23 @@ def _read_parquet(path: Path, collection: Collection, field: str) -> tuple[NDArr
 
 def _names(path: Path, collection: Collection, field: str) -> list[str]:
     """Texts of the rows, from a list of ids or of records."""
-    values, places, whole = [], [], False
+    values, places, kinds = [], [], set()
     for number, line in text_lines(path):
         if path.suffix == ".jsonl":
             try:
                 record = json.loads(line)
-                whole = "text" in record
-                values.append(str(record["text"] if whole else record["_id"]).strip())
+                kind = "text" if "text" in record else "_id"
+                values.append("" if record[kind] is None else str(record[kind]).strip())
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(f"{path}:{number}: a JSON object with 'text' or '_id' is needed.") from error
+            kinds.add(kind)
+            if len(kinds) > 1 or not values[-1]:
+                fault = "is not what the lines before have" if len(kinds) > 1 else "is empty"
+                raise UserError(f"{path}:{number}: '{kind}' {fault}. Every line needs 'text', or every line '_id'.")
         else:
             values.append(line.strip())
         places.append(f"{path}:{number}")
-    return _texts(whole, values, places, collection, field)
+    return _texts(kinds == {"text"}, values, places, collection, field)
 
 
 def _texts(whole: bool, values: Sequence[str], places: Sequence[str], collection: Collection, field: str) -> list[str]:

@@ -44,7 +44,7 @@ def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, tex
     lengths = [min(estimate_tokens(text), longest) for text in texts]
     tokens = sum(lengths)
     if len(texts) < WORTH_MEASURING:
-        return Forecast(tokens, None, None, "")
+        return Forecast(tokens, None, None, f"soon done: fewer than {WORTH_MEASURING} texts are not timed")
     from dcdt.embedders import make_embedder
 
     rows = range(0, len(texts), len(texts) // SAMPLE)
@@ -62,6 +62,9 @@ def sentence(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: f
 
     >>> sentence(LocalEmbedderConfig("local", "m"), 600, Forecast(9000, None, 90.0, "32 of them were timed"), 0.0)
     'about 9,000 tokens by embedder=local, under 1 MiB on disk; about 2 min (32 of them were timed)'
+    >>> local = LocalEmbedderConfig("local", "m", max_tokens=256)
+    >>> sentence(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
+    'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """
     size = f"{1024 * gibibytes:,.0f} MiB" if gibibytes >= 1 / 1024 else "under 1 MiB"
     parts = [f"about {found.tokens:,} tokens by embedder={config.name}, {size} on disk"]
@@ -69,6 +72,8 @@ def sentence(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: f
         parts.append(f"about {found.cost:.2f} USD" if found.cost >= 0.01 else "less than 0.01 USD")
     if found.seconds is not None:
         parts.append(f"about {_duration(found.seconds)} ({found.basis})")
+    elif found.basis:
+        parts.append(found.basis)
     return "; ".join(parts)
 
 

@@ -76,7 +76,7 @@ def fill(
     try:
         embedder = make_embedder(config)
     except UserError as error:
-        raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}.\n{error}") from error
+        raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}: {error}") from error
     cache.prepare()
     with _turn(cache.folder):
         cache.refresh()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ RETRIES = 4  # the client's own, with growing pauses and Retry-After obeyed; the
 REFUSED = (400, 413, 422)  # something in the request is not to the server's liking
 AGAIN = (408, 409, 429)
 QUOTA = b"insufficient_quota"
+CHATTY = ("httpx", "httpx2", "openai")  # a line for each request, in the middle of the progress bar
 
 
 def api_key(config: OpenAIEmbedderConfig) -> str:
@@ -59,6 +61,9 @@ class Connection:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.config, self.key = config, api_key(config)
+        if not os.environ.get("OPENAI_LOG"):  # the client's own switch: whoever sets it wants the lines
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.WARNING)
         self.client = AsyncOpenAI(
             api_key=self.key or "none",
             base_url=config.base_url or "https://api.openai.com/v1",
@@ -68,7 +73,7 @@ class Connection:
         )
         self.tokens = self.answers = 0
         self.answered = time.monotonic()
-        self.trouble = "it has not answered"
+        self.trouble = "nothing came back"
 
     async def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors (n, D) of the texts of one request, in their order; waits and asks again as long as it takes.
