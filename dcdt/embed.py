@@ -65,6 +65,8 @@ def run(settings: Settings, job: EmbedJob) -> None:
 def _verify(cache: "VectorCache") -> None:
     from dcdt.data.verify import verify
 
+    if not cache.folder.is_dir():
+        raise UserError(f"there is no cache {cache.folder}. Check data.cache and embedder; {cache.remedy} makes one.")
     found = verify(cache)
     _say(
         f"{cache.folder}: {found.files} files, {found.vectors:,} vectors of {found.texts:,} texts; {len(found.bad)} bad"

@@ -26,7 +26,7 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """(n, D) float32 vectors of n texts; `progress` is told the number of texts done after each batch."""
 
-    def embed_each(self, texts: Sequence[str], store: Store) -> None:
+    def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:
         """Hand texts and vectors to `store`, a part at a time, as soon as they are there."""
 
 

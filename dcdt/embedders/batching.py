@@ -19,11 +19,16 @@ class Runner(ABC):
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """(n, D) float32 vectors of n texts."""
 
-    def embed_each(self, texts: Sequence[str], store: Callable[[list[str], NDArray[np.float32]], None]) -> None:
-        """Hand texts and vectors to `store`, a part at a time."""
+    def embed_each(
+        self,
+        texts: Sequence[str],
+        store: Callable[[list[str], NDArray[np.float32]], None],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Hand texts and vectors to `store`, a part at a time; `progress` is told of every batch within it."""
         for start in range(0, len(texts), PART):
             part = list(texts[start : start + PART])
-            store(part, self.embed(part))
+            store(part, self.embed(part, progress))
 
 
 def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

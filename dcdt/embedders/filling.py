@@ -113,11 +113,10 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
         def store(part: list[str], vectors: NDArray[np.float32]) -> None:
             cache.add(part, vectors)
             done.embedded += len(part)
-            bar.update(task, advance=len(part))
             if len(cache.shards) % MANY == 0:
                 cache.merge()
 
-        embedder.embed_each(missing, store)
+        embedder.embed_each(missing, store, lambda n: bar.update(task, advance=n))
     cache.merge()
 
 

@@ -51,7 +51,8 @@ class OpenAIEmbedder:
             UserError: the server does not answer, or refuses a text.
         """
         held: dict[str, NDArray[np.float32]] = {}
-        self.embed_each(list(dict.fromkeys(texts)), lambda part, found: held.update(zip(part, found, strict=True)))
+        distinct = list(dict.fromkeys(texts))
+        self.embed_each(distinct, lambda part, found: held.update(zip(part, found, strict=True)), progress)
         if self.refused:
             text, reason = self.refused[0]
             raise UserError(f"the server refuses the text '{text[:60]}' ({reason}).")
@@ -59,7 +60,7 @@ class OpenAIEmbedder:
             return np.empty((0, width(self.config)), dtype=np.float32)
         return np.stack([held[text] for text in texts])
 
-    def embed_each(self, texts: Sequence[str], store: Store) -> None:
+    def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:
         """Embed distinct texts and hand each request's texts and vectors to `store` when its answer is there.
 
         A text that the server refuses is noted in `refused` and loses no other.
@@ -75,18 +76,20 @@ class OpenAIEmbedder:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run(self._run(texts, store))
+            asyncio.run(self._run(texts, store, progress))
             return
         with ThreadPoolExecutor(1) as thread:  # inside a notebook's event loop
-            thread.submit(asyncio.run, self._run(texts, store)).result()
+            thread.submit(asyncio.run, self._run(texts, store, progress)).result()
 
-    async def _run(self, texts: Sequence[str], store: Store) -> None:
+    async def _run(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None) -> None:
         connection = Connection(self.config)
         writing = asyncio.Lock()
 
         async def keep(part: list[str], vectors: NDArray[np.float32]) -> None:
             async with writing:
                 await asyncio.to_thread(store, part, vectors)
+            if progress:
+                progress(len(part))
 
         batches = (list(map(texts.__getitem__, rows)) for rows in self._batches(texts))
         work = asyncio.create_task(self._all(connection, batches, keep))
