@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcdt.evaluation.scored import Evaluation
+    from dcdt.scored import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
 __version__ = "0.1.0"
@@ -49,6 +49,6 @@ def evaluate(
     Raises:
         UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
     """
-    from dcdt.evaluation.scored import evaluate as evaluate_scores
+    from dcdt.scored import evaluate as evaluate_scores
 
     return evaluate_scores(scores, qrels, ks, positive_grade)

@@ -105,7 +105,10 @@ BLOCKS = [
     Block(
         "docs/embeddings.md",
         "python -m dcdt.embed data=files data.path=FOLDER embedder=local embedder.package",
-        instead={"FOLDER embedder=local": "small embedder=local data.cache=tiny_cache", "MODEL_FOLDER": "tiny"},
+        instead={
+            "FOLDER embedder=local": "small embedder=local data.cache=tiny_cache",
+            "MODEL_FOLDER": "tiny embedder.max_tokens=64",
+        },
     ),
     Block(
         "docs/embeddings.md",
@@ -168,9 +171,9 @@ BLOCKS = [
         "docs/scaling.md",
         "python -m dcdt.run trainer=ddp",
         instead={
-            "trainer.devices=4  ": f"{TWO_CPUS} ",
+            "trainer.devices=4  ": "trainer.devices=4 --cfg job ",  # a job of two processes is the next line's
             "trainer.devices=2 trainer.accelerator=cpu\n": f"{TWO_CPUS}\n",
-            "seed=0,1,2": f"seed=0 {TWO_CPUS}",
+            "-m trainer=ddp seed=0,1,2": "trainer=ddp seed=0 --cfg job",  # and tests/test_distributed.py's
             "--nnodes=2 --nproc-per-node=4": "--nnodes=1 --nproc-per-node=2",
             "HOST:29500": "127.0.0.1:29531",
             "trainer.num_nodes=2 trainer.devices=4": TWO_CPUS,

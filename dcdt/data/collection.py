@@ -262,6 +262,18 @@ def as_one(columns: Sequence[Sequence[str]]) -> list[str]:
     return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
 
 
+class _Spaces(dict[int, str]):
+    """Punctuation as spaces, other characters as they are; looked up once each, since catalogues are long."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = " " if unicodedata.category(char).startswith("P") else char
+        return self[code]
+
+
+_SPACES = _Spaces()
+
+
 def normalise_text(text: str) -> str:
     """Text by which queries are grouped: NFKC, case folded, punctuation and repeated spaces dropped.
 
@@ -269,7 +281,7 @@ def normalise_text(text: str) -> str:
     True
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(" " if unicodedata.category(char).startswith("P") else char for char in folded)
+    kept = folded.translate(_SPACES)
     return " ".join(kept.split()) or " ".join(folded.split())
 
 

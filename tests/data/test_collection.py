@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -366,3 +367,10 @@ def test_videos_without_a_description_are_twins_by_their_title(tmp_path):
     ]
     write_folder(tmp_path, videos, [{"_id": "q", "text": "what"}], qrels=["q\ta\t1"])
     assert load_collection(tmp_path).twins == {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]}
+
+
+@given(st.text())
+def test_punctuation_is_what_unicode_calls_so(text):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(" " if unicodedata.category(char).startswith("P") else char for char in folded)
+    assert normalise_text(text) == (" ".join(kept.split()) or " ".join(folded.split()))
