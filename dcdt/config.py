@@ -828,7 +828,8 @@ def typed(schema: type[T], values: DictConfig, place: str) -> T:
         raise UserError(f"{place}{key}: {reason}") from error
     for name, value in vars(part).items():
         numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
-        if not all(map(math.isfinite, numbers)):
+        wrong = math.isnan if name == "penalty" else lambda number: not math.isfinite(number)  # inf: no correction
+        if any(map(wrong, numbers)):
             raise UserError(f"{place}.{name} is {value}; it must be a finite number.")
     part.check()  # type: ignore[union-attr]
     return part  # type: ignore[return-value]

@@ -289,7 +289,7 @@ def _finite(value):
         for field in dataclasses.fields(value):
             _finite(getattr(value, field.name))
     elif isinstance(value, float):
-        assert math.isfinite(value), f"{value} was taken for a number"
+        assert not math.isnan(value), f"{value} was taken for a number"
     elif isinstance(value, list):
         for item in value:
             _finite(item)
