@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all lint format clean
+.PHONY: help run test test-slow test-all audit lint format clean
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ test-slow: .venv/.dev ## run the slow tests
 	$(BIN)/pytest -m "slow and not gpu"
 
 test-all: test test-slow ## everything that runs without a GPU
+
+audit: .venv/.dev ## look for insecure calls in the code and known vulnerabilities of the pinned packages
+	$(PIP) --editable '.[audit]'
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive dcdt baselines
+	$(BIN)/pip-audit --requirement .ci/constraints.txt --no-deps --disable-pip --progress-spinner off
 
 lint: .venv/.dev ## style and types only
 	$(BIN)/ruff check .

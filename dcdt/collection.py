@@ -69,7 +69,7 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
             load_collection(draft)  # what it refuses never stands under the folder's name
         except UserError as error:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
-        draft.replace(folder)
+        _place(draft, folder)
     return found.warnings
 
 
@@ -95,7 +95,7 @@ def demo(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place) / "collection"
         shutil.copytree(demo_collection(), draft, ignore=shutil.ignore_patterns("*.py", "__pycache__", "judging"))
-        draft.replace(folder)
+        _place(draft, folder)
 
 
 def _write(folder: Path, found: Found, settings: dict[str, object]) -> None:
@@ -105,11 +105,20 @@ def _write(folder: Path, found: Found, settings: dict[str, object]) -> None:
             lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records.values())
     with (folder / "qrels" / "all.tsv").open("w", encoding="utf-8") as lines:
         lines.write("query-id\tcorpus-id\tscore\n")
-        lines.writelines(f"{query}\t{video}\t{grade:g}\n" for (query, video), grade in found.grades.items())
+        lines.writelines(f"{query}\t{video}\t{grade:.15g}\n" for (query, video), grade in found.grades.items())
     if found.watches:
         with (folder / "interactions.csv").open("w", encoding="utf-8", newline="") as lines:
             csv.writer(lines).writerows([("user_id", "item_id", "timestamp"), *found.watches])
     OmegaConf.save(OmegaConf.create(settings), folder / "collection.yaml")
+
+
+def _place(draft: Path, folder: Path) -> None:
+    """Give the finished draft its name, unless another process has taken it meanwhile."""
+    try:
+        draft.replace(folder)
+    except OSError:
+        _refuse_existing(folder)
+        raise
 
 
 def _refuse_existing(folder: Path) -> None:

@@ -5,6 +5,7 @@ No schema holds a class path: models, losses and samplers are looked up by name,
 """
 
 import hashlib
+import math
 import os
 import re
 import secrets
@@ -765,6 +766,7 @@ def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
     return typed(EmbedJob, given, "embed"), rest
 
 
+LONGEST_KEY = 200  # characters
 METRICS = ("mrr", "map", "recall", "precision", "hit", "ndcg")
 
 
@@ -824,6 +826,11 @@ def typed(schema: type[T], values: DictConfig, place: str) -> T:
         reason = str(error).splitlines()[0]
         key = f".{error.full_key}" if error.full_key else ""
         raise UserError(f"{place}{key}: {reason}") from error
+    for name, value in vars(part).items():
+        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
+        wrong = math.isnan if name == "penalty" else lambda number: not math.isfinite(number)  # inf: no correction
+        if any(map(wrong, numbers)):
+            raise UserError(f"{place}.{name} is {value}; it must be a finite number.")
     part.check()  # type: ignore[union-attr]
     return part  # type: ignore[return-value]
 
@@ -908,6 +915,30 @@ def demo_collection() -> Path:
     return checkout if checkout.is_dir() else package / "demo" / "linear_algebra"
 
 
+def check_choices(arguments: list[str]) -> None:
+    """Refuse on the command line what Hydra would answer with a traceback: a number where an option is chosen.
+
+    Raises:
+        UserError: names the choice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Sweep
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for text in arguments:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:  # an option of the command, or something that Hydra itself refuses in words
+            continue
+        group, value = override.key_or_group, override.value()
+        if len(group) > LONGEST_KEY:
+            raise UserError(f"{group[:40]}... is no key of the configuration; see python -m dcdt.run --help.")
+        if (config_folder() / group).is_dir() and not isinstance(value, str | list | Sweep | None):
+            options = ", ".join(sorted(path.stem for path in (config_folder() / group).glob("*.yaml")))
+            raise UserError(f"{group}={value} chooses no option; choose one of {options}.")
+
+
 def register_resolvers() -> None:
     """Make the resolvers of conf/ known to OmegaConf."""
     resolvers: dict[str, Any] = {
@@ -946,7 +977,7 @@ def outputs_root() -> Path:
 def _vectors_of(path: str) -> str:
     """Cache of a collection: the vectors it brings, else the user's cache."""
     own = Path(path) / "embeddings"
-    return str(own if own.is_dir() else cache_root())
+    return str(own if os.path.isdir(own) else cache_root())  # false also for what no path can be
 
 
 ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=")  # where results go decides no result

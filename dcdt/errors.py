@@ -4,14 +4,21 @@ import errno
 import os
 
 _SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+LONGEST = 1000  # characters of a line
 
 
 class UserError(Exception):
     """A mistake the user can mend: one or two lines that name the value, the limit and the remedy.
 
-    The commands print it without a traceback and exit with code 2.
+    The commands print it without a traceback and exit with code 2. What it quotes may be anything: characters that a
+    terminal obeys are written out, and a line is cut where nobody would read on.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(_shown(line) for line in message.split("\n")))
 
 
 class MissingField(UserError):
@@ -47,4 +54,14 @@ def mendable(error: Exception) -> bool:
     >>> mendable(OSError(28, "No space left on device")), mendable(ValueError("x"))
     (True, False)
     """
-    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS))
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS, *_NAMES))
+
+
+def _shown(line: str) -> str:
+    r"""A line of a message without characters that are not printed.
+
+    >>> _shown("the id 'a\x1b[2J' is odd")
+    "the id 'a\\x1b[2J' is odd"
+    """
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line[:LONGEST])
+    return text if len(line) <= LONGEST else f"{text}\u2026"

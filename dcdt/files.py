@@ -66,10 +66,22 @@ def cell_text(text: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, or {} where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON can say
+    """What a text in JSON says.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deeply that nobody meant it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _without_nan(value: Any) -> Any:  # noqa: ANN401

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
@@ -61,6 +61,20 @@ class Guarded:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
         return getattr(self._stream, name)
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Refuse a secret on the command line: it would become part of names of folders, which are not redacted.
+
+    Raises:
+        SystemExit: one stands there (exit code 2).
+    """
+    if any(redacted(text) != text for text in arguments):
+        print(  # noqa: T201 - the command's own message
+            "error: a key stands on the command line. Leave it out: keys are read from the environment alone.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
 
 
 def guard_output() -> None:

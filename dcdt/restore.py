@@ -55,6 +55,8 @@ def restore(run: Path) -> Restored:
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{run / CHECKPOINT} does not fit the run's model: {reason}") from error
+    if not all(part.isfinite().all() for part in model.parameters()):
+        raise UserError(f"{run / CHECKPOINT} holds weights that are not finite. Train it again: python -m dcdt.run.")
     return Restored(settings, collection, tables, model.eval())
 
 

@@ -36,6 +36,7 @@ class Status:
         self.path = folder / "status.json"
         self.begun = False
         self._lock: int | None = None
+        self._written: list[Path] = []  # before there is a status.json, without which a folder is no run
 
     def claim(self, wait: bool) -> None:
         """Keep other processes out of the folder until `release`, or until this process ends in whatever way.
@@ -96,6 +97,7 @@ class Status:
 
     def start(self, config: DictConfig, provenance: dict[str, Any], resuming: bool = False) -> None:
         """Note that the run has begun (or goes on), with what and from what."""
+        self._written = [] if resuming else [self.folder / "config.yaml", self.folder / "provenance.json"]
         self._write_config(config)
         before = read_json(self.folder / "provenance.json") if resuming else {}
         if before:
@@ -126,7 +128,10 @@ class Status:
         with contextlib.suppress(OSError):
             if self.begun:
                 self._write({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
-            elif self.folder.is_dir() and not any(self.folder.iterdir()) and not isinstance(error, Taken):
+                return
+            for path in self._written:
+                path.unlink(missing_ok=True)
+            if self.folder.is_dir() and not any(self.folder.iterdir()) and not isinstance(error, Taken):
                 self.folder.rmdir()
 
     def cost(self, facts: dict[str, float]) -> None:

@@ -25,7 +25,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(content) > LARGEST:
             raise UserError(f"{path} has {len(content):,} bytes; at most {LARGEST:,} are read.")
         text = content.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
         found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except (FileNotFoundError, UserError):

@@ -45,6 +45,8 @@ class SweepSummary(Callback):
             folder = Path(config.hydra.run.dir)
         except OmegaConfBaseException:  # said where the configuration is checked
             return
+        if folder == Path():  # of a command that has no folder of its own
+            return
         with _said():
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()

@@ -112,7 +112,7 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
         return [{}]
     drawn = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
     drawn = [changes for changes in drawn if any(given.get(key) != value for key, value in changes.items())]
-    random.Random(seed).shuffle(drawn)
+    random.Random(seed).shuffle(drawn)  # nosec B311 # repeatable on purpose
     return [{}, *drawn[: trials - 1]]
 
 

@@ -77,6 +77,49 @@ def write_folder(folder, videos, queries, **qrels):
     return folder
 
 
+def small_run(collection, model, run_folder, *overrides):
+    """Train on a collection whose texts a sentence model of a few kilobytes embeds, in this process.
+
+    Args:
+        collection: a BEIR folder.
+        model: folder of the sentence model, made where it is not there; the vectors lie beside it.
+        run_folder: of the run.
+        overrides: of the configuration.
+
+    Returns:
+        The run's folder.
+    """
+    from embedders.tiny import write_model
+    from hydra import compose, initialize_config_dir
+
+    from dcdt.callbacks.logger import RunLogger
+    from dcdt.config import parse, register_resolvers
+    from dcdt.run import run
+    from dcdt.status import Status
+
+    if not model.is_dir():
+        write_model(model)
+    fixed = {
+        "data": "files",
+        "data.path": collection,
+        "data.cache": model.parent / "cache",
+        "embedder.package": model,
+        "embedder.layer_weights": "[0.2,1.0]",
+        "embedder.max_tokens": 32,
+        "trainer": "cpu",
+        "trainer.max_epochs": 2,
+        "logger": "none",
+        "callbacks.progress": "false",
+        "ks": "[1,5]",
+        "outputs": run_folder.parent / "out",
+    }
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
+    run(parse(config), config, Status(run_folder), RunLogger())
+    return run_folder
+
+
 def prepare(folder, split, fields=("title", "text"), pairs=True):
     """What a run has before its model: collection, split, tables and pairs of a folder made by `make_collection`."""
     collection = load_collection(folder)

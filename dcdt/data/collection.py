@@ -8,6 +8,7 @@ Files of a collection folder: `corpus.jsonl` (`_id`, `title`, `text`, optional `
 
 import hashlib
 import json
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.errors import MissingField, UserError
+from dcdt.files import parse_json
 from dcdt.stored import read_yaml
 from dcdt.words import counted
 
@@ -188,7 +190,7 @@ def load_collection(path: str | Path) -> Collection:
     A folder with interactions.csv and without queries.jsonl is read as one query a learner: what is watched next?
     """
     folder = Path(path)
-    if not (folder / "corpus.jsonl").is_file():
+    if not os.path.isfile(folder / "corpus.jsonl"):  # false also for what no path can be
         raise UserError(
             f"{folder} is not a collection: it has no corpus.jsonl.\n"
             "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
@@ -336,8 +338,8 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in text_lines(path):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
@@ -352,6 +354,8 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
         name = _whole(str(identifier).strip(), f"{path}:{number}")
+        if any(unicodedata.category(char) == "Cc" for char in name):
+            raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
         if name in first:
             raise UserError(f"{path}:{number}: the id '{name}' stands already at line {first[name]}; ids are unique.")
         first[name] = number
@@ -380,6 +384,10 @@ def _metadata_of(record: dict[str, Any], place: str) -> dict[str, Any]:
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise UserError(f"{place}: 'metadata' is {type(metadata).__name__}; it must be an object.")
+    try:
+        _whole(json.dumps(metadata, ensure_ascii=False), place)
+    except RecursionError as error:
+        raise UserError(f"{place}: 'metadata' is nested too deeply.") from error
     return metadata
 
 

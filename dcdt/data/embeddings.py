@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcdt.data.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
 from dcdt.errors import UserError
-from dcdt.files import write_json
+from dcdt.files import parse_json, write_json
 
 FORMAT = 1
 BLOCK = 2048  # vectors checked at a time
@@ -184,7 +184,7 @@ class VectorCache:
                 )
             return
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(manifest, dict):
                 raise ValueError("not an object")
         except (OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Vectors that people already have, brought into a cache: `.npy` or `.parquet`, with their texts or ids."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from dcdt.data.collection import Collection, text_lines
 from dcdt.data.embeddings import VectorCache, check_vectors
 from dcdt.errors import UserError
+from dcdt.files import parse_json
 
 PART = 20_000  # vectors a shard
 VECTOR_COLUMNS = ("vector", "embedding")
@@ -81,7 +81,9 @@ def _read(
         raise UserError(f"import.names is not set: the texts or ids of the rows of {vectors} (.jsonl or .txt).")
     try:
         matrix = np.load(vectors, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
+            raise TypeError("no array of numbers")
+    except Exception as error:  # numpy, its header's parser and zip each have their own kinds
         raise UserError(f"{vectors} is not a readable .npy file of numbers ({error}).") from error
     return matrix, _names(names, collection, field)
 
@@ -101,9 +103,9 @@ def _read_parquet(path: Path, collection: Collection, field: str) -> tuple[NDArr
             )
         flat = table[held[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         matrix = flat.reshape(table.num_rows, -1)
+        values = [str(value) for value in table[named[0]].to_pylist()]
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a readable table of vectors of one width ({error}).") from error
-    values = [str(value) for value in table[named[0]].to_pylist()]
     places = [f"{path} row {row}" for row in range(len(values))]
     return matrix, _texts(named[0] == "text", values, places, collection, field)
 
@@ -114,7 +116,7 @@ def _names(path: Path, collection: Collection, field: str) -> list[str]:
     for number, line in text_lines(path):
         if path.suffix == ".jsonl":
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 kind = "text" if "text" in record else "_id"
                 values.append("" if record[kind] is None else str(record[kind]).strip())
             except (ValueError, TypeError, KeyError) as error:

@@ -109,7 +109,6 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", record
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: not readable as Parquet after row {number} ({str(error).splitlines()[0]})."
-        ) from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8, odd dates
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: not readable as Parquet after row {number} ({reason}).") from error

@@ -7,7 +7,6 @@ one look-up, so that neither open files nor resident memory grow with the cache.
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dcdt.errors import UserError
-from dcdt.files import replacing
+from dcdt.files import parse_json, replacing
 
 Keys = NDArray[np.uint64]  # (n, 2)
 Halves = NDArray[np.float16]  # (n, D)
@@ -69,7 +68,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
             header_size = int.from_bytes(file.read(8), "little")
             if header_size > size:
                 raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(header_size))
+            header = parse_json(file.read(header_size))
             keys_at = _place(header["keys"], "U8", 1, 8 + header_size, size)
             vectors_at = _place(header["vectors"], "F16", 2, 8 + header_size, size)
             shapes = tuple(header["keys"]["shape"]), tuple(header["vectors"]["shape"])

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from dcdt.config import LocalEmbedderConfig
 from dcdt.data.embeddings import Space
 from dcdt.errors import UserError
+from dcdt.files import parse_json
 
 
 class Package(NamedTuple):
@@ -26,7 +26,7 @@ PACKAGES = {
         "all-MiniLM-L6-v2", 384, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     )
 }
-POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}  # of sentence-transformers
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}  # nosec B105 # sentence-transformers
 KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -136,14 +136,14 @@ def file_hash(*paths: Path) -> str:
 def _hidden_size(folder: Path) -> int:
     path = folder / "config.json"
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["hidden_size"])
+        return int(parse_json(path.read_text(encoding="utf-8"))["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not say the model's hidden_size ({error}).") from error
 
 
 def _json(path: Path, default: Any) -> Any:  # noqa: ANN401 - whatever the file says
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
     except (OSError, ValueError) as error:

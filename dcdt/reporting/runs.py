@@ -1,7 +1,6 @@
 """Read the folders of runs, finished or not; what is wrong with a file is said with its name."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcdt.errors import UserError
+from dcdt.files import parse_json
+from dcdt.reporting.shapes import check_config, check_provenance, numbers, trials_of
 from dcdt.stored import read_yaml
 
 Floats = NDArray[np.float64]
@@ -127,7 +128,6 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> Run:
-    config = _config(folder / "config.yaml")
     known = _object(folder / "status.json") if (folder / "status.json").is_file() else {"status": "running"}
     status = {
         "finished": FINISHED,
@@ -137,6 +137,7 @@ def _read(folder: Path) -> Run:
     }.get(str(known.get("status")))
     if status is None:
         raise UserError(f"{folder / 'status.json'} is corrupt: its status is {known.get('status')!r}.")
+    config = _guarded(folder / "config.yaml", lambda path: check_config(read_yaml(path), status == FINISHED))
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(known.get("error", ""))))
     optional = {name: (folder / name).is_file() for name in ("pairs.parquet", "history.csv", "tuning.json")}
@@ -144,13 +145,15 @@ def _read(folder: Path) -> Run:
         folder,
         status,
         config,
-        metrics=_object(folder / "metrics.json"),
-        provenance=_object(folder / "provenance.json"),
-        cost=_object(folder / "cost.json"),
+        metrics=_guarded(folder / "metrics.json", lambda path: numbers(_parsed(path))),
+        provenance=_guarded(folder / "provenance.json", lambda path: check_provenance(_parsed(path))),
+        cost=_guarded(folder / "cost.json", lambda path: numbers(_parsed(path))),
         sides=_guarded(folder / "per_query.parquet", _per_query),
         pairs=_guarded(folder / "pairs.parquet", _pairs) if optional["pairs.parquet"] else None,
         history=_guarded(folder / "history.csv", _history) if optional["history.csv"] else [],
-        trials=len(_object(folder / "tuning.json").get("trials", [])) or 1 if optional["tuning.json"] else 1,
+        trials=_guarded(folder / "tuning.json", lambda path: trials_of(_parsed(path)))
+        if optional["tuning.json"]
+        else 1,
     )
 
 
@@ -183,22 +186,14 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    def read(path: Path) -> dict[str, Any]:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
-        return found
-
-    return _guarded(path, read)
+    return _guarded(path, _parsed)
 
 
-def _config(path: Path) -> dict[str, Any]:
-    def read(path: Path) -> dict[str, Any]:
-        found = read_yaml(path)
-        _ = found["model"]["name"], found["split"]["index"], found["seed"]
-        return found
-
-    return _guarded(path, read)
+def _parsed(path: Path) -> dict[str, Any]:
+    found = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 def _per_query(path: Path) -> dict[str, SideScores]:

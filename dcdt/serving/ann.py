@@ -6,17 +6,15 @@ the narrow search finds is ranked again by exact inner products with the full ve
 chosen at build time by recall against exact search, and the recall that was found is kept with the index.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.errors import UserError
-from dcdt.files import replacing, write_json
+from dcdt.files import parse_json, replacing, write_json
 from dcdt.serving.index import Matrix
 
 EXACT_CELLS = 16_000_000  # numbers up to which a catalogue is searched exactly: 64 MB of fp32, a few milliseconds
@@ -40,6 +38,22 @@ class Facts:
     breadth: int
     depth: int
     recall: float
+
+    def check(self, learned: dict[str, NDArray[np.float32]], width: int) -> None:
+        """Raise ValueError where a fact, or what was learned of vectors of a width, is not what an index has."""
+        for name in ("n", "width", "breadth", "depth"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+                raise ValueError(f"{name} is {value!r}")
+        if self.kind not in ("hnsw", "ivf") or not isinstance(self.recall, int | float):
+            raise ValueError(f"kind is {self.kind!r}, recall {self.recall!r}")
+        project = (width, self.width) if self.width != width else (0, 0)
+        shapes = {"mean": (width,), "moment": (width, width), "project": project}
+        for name, shape in shapes.items():
+            if learned[name].shape != shape or learned[name].dtype != np.float32:
+                raise ValueError(f"{name} is of shape {learned[name].shape}")
+            if not np.isfinite(learned[name]).all():
+                raise ValueError(f"{name} is not finite")
 
 
 class Ann:
@@ -171,14 +185,18 @@ class Ann:
         import faiss
 
         try:
-            facts = Facts(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+            facts = Facts(**parse_json(path.with_suffix(".json").read_text(encoding="utf-8")))
             index = faiss.read_index(str(path))
+            kind = faiss.IndexHNSW if facts.kind == "hnsw" else faiss.IndexIVF
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
                 learned = {name: arrays[name] for name in ("mean", "moment", "project")}
+            facts.check(learned, matrix.shape[1])
+            if not isinstance(index, kind):
+                raise ValueError(f"it is no index of kind {facts.kind}")
             if index.ntotal != facts.n or facts.n != len(matrix) or index.d != facts.width:
                 raise ValueError(f"it holds {index.ntotal} vectors, the catalogue {len(matrix)}")
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, BadZipFile) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except Exception as error:  # faiss, numpy and zip each have their own kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise UserError(f"{path} is corrupt or of another catalogue ({reason[:120]}).") from error
         return Ann(index, matrix, learned, facts)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from dcdt.data.collection import lent_texts
 from dcdt.data.tokens import tokenizer
+from dcdt.errors import UserError
 from dcdt.serving.memory import View
 from dcdt.serving.scoring import Asked, z_scores
 from dcdt.serving.videos import documents_of
@@ -70,6 +71,10 @@ def explain(
             found["z"] = float(z_scores(question, rows)[0])
             found["share"] = weight * found["z"]
         parts.append(found)
+        numbers = [value for value in found.values() if isinstance(value, float)]
+        numbers += [value for group in found.values() if isinstance(group, dict) for value in group.values()]
+        if not np.isfinite(numbers).all():
+            raise UserError(f"{served.store.folder} holds numbers that are not finite. {served.store.remedy}")
     return {"parts": parts} if evidence is None else {"parts": parts, "evidence": evidence}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
 from dcdt.files import replacing
 from dcdt.serving.ann import EXACT_CELLS, Ann
 from dcdt.serving.arrow import numbers, positions
@@ -281,7 +281,7 @@ class MemoryIndex:
             ):
                 writer.write_table(table.combine_chunks())
         except OSError as error:
-            raise UserError(f"{folder / name} cannot be written ({error.strerror or error}).") from error
+            raise UserError(in_words(error)) from error
 
     def load(self, folder: Path, name: str = SNAPSHOT) -> None:
         """Restore what `save` wrote; the file is mapped, not read.

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.errors import UserError
+from dcdt.errors import UserError, in_words
 from dcdt.files import replacing
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender
@@ -42,7 +42,7 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
+        raise UserError(in_words(error)) from error
     return f"{path}: {len(rows)} videos, {', '.join(names)}"
 
 

@@ -218,7 +218,10 @@ class ServedRecommender:
         if self._embedder is None:
             self._embedder = open_embedder(self.store.model["embedder"], self.store.folder / EMBEDDER, self.threads)
         vectors = self._embedder.embed(texts).astype(np.float16).astype(np.float32)
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
+        return np.asarray(vectors / lengths, dtype=np.float32)
 
     def add(self, videos: Documents) -> None:
         """Embed new videos, pass them through the video towers and make them searchable, without training.

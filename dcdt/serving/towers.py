@@ -46,6 +46,8 @@ class Towers:
         except Exception as error:  # onnxruntime's errors share no base but Exception
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{self.folder / name}_{self.part}.onnx cannot be run ({reason}).") from error
+        if not all(np.isfinite(part).all() for part in found):
+            raise UserError(f"{self.folder / name}_{self.part}.onnx gives numbers that are not finite.")
         if shape != (n, self.width):
             raise UserError(f"{self.folder / name}_{self.part}.onnx gives {shape}; {(n, self.width)} is expected.")
         return found

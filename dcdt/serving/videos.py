@@ -16,6 +16,7 @@ import pyarrow as pa
 from dcdt.data.building import Found, add_videos
 from dcdt.data.collection import Documents, read_videos
 from dcdt.errors import UserError
+from dcdt.files import parse_json
 
 SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
 BASE = {**SHOWN, "duration_s": "number"}
@@ -79,7 +80,7 @@ def documents_of(table: pa.Table) -> Documents:
     """Back from a table to ids, titles, texts and metadata."""
     ids, titles, texts, metadata = (table[name].to_pylist() for name in ("id", "title", "text", "metadata"))
     try:
-        return Documents(ids, titles, texts, [dict(json.loads(value)) for value in metadata])
+        return Documents(ids, titles, texts, [dict(parse_json(value)) for value in metadata])
     except (ValueError, TypeError) as error:
         raise UserError(f"the index holds metadata that are not JSON ({error}). Build it anew.") from error
 

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import pytest
 from embedders.tiny import write_model
-from hydra import compose, initialize_config_dir
-from support import make_collection
-
-from dcdt.callbacks.logger import RunLogger
-from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.run import run
-from dcdt.status import Status
+from support import make_collection, small_run
 
 INTERACTIONS = [f"u{at % 7},v{at * 3 % 20},{at}\n" for at in range(60)]
 
@@ -38,23 +32,7 @@ def make_run(bench):
     def make(*overrides):
         if overrides not in made:
             folder = bench / "runs" / str(len(made))
-            fixed = {
-                "data": "files",
-                "data.path": bench / "small",
-                "embedder.package": bench / "tiny",
-                "embedder.layer_weights": "[0.2,1.0]",
-                "embedder.max_tokens": 32,
-                "trainer": "cpu",
-                "trainer.max_epochs": 2,
-                "logger": "none",
-                "callbacks.progress": "false",
-                "ks": "[1,5]",
-                "outputs": bench / "out",
-            }
-            register_resolvers()
-            with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
-            run(parse(config), config, Status(folder), RunLogger())
+            small_run(bench / "small", bench / "tiny", folder, *overrides)
             made[overrides] = folder
         return made[overrides]
 

@@ -1,0 +1,529 @@
+"""What strangers supply, and what may come of it: an error in words, or something that holds what it promises.
+
+A target lays out real files, replaces the content of one of them by whatever it is given, and reads it as the product
+does. Anything but an error in words is a defect: another exception, a promise that does not hold, or silence for too
+long.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from bases import cut, finished_run, real_folders, tables_of, write
+
+from dcdt.errors import NotApplicable, UserError
+
+SECONDS = 20  # for one input; ours take milliseconds
+SPLIT = b"\0\0"  # between the parts of an input that is no file
+
+
+class Hang(Exception):
+    """An input took too long."""
+
+
+@dataclasses.dataclass
+class Target:
+    """One kind of input.
+
+    Attributes:
+        files: what can be replaced; an input is one byte that chooses, and the content.
+        seeds: real contents of these files.
+        check: given a name and a content, raises where something is wrong.
+    """
+
+    files: list[str]
+    seeds: list[tuple[str, bytes]]
+    check: Callable[[str, bytes], object]
+
+    def run(self, data):
+        """Try one input; True where it was accepted, False where it was refused in words."""
+        if not data:
+            return False
+        try:
+            self.check(self.files[data[0] % len(self.files)], data[1:])
+        except (UserError, NotApplicable) as error:
+            said = str(error)
+            assert said.strip() and len(said.splitlines()) <= 3, f"not in words: {said!r}"
+            return False
+        return True
+
+    def corpus(self):
+        """The seeds as inputs."""
+        return [bytes([self.files.index(name)]) + content for name, content in self.seeds]
+
+
+@contextmanager
+def limited(seconds=SECONDS):
+    """Raise Hang where the block takes longer."""
+
+    def ring(*_):
+        raise Hang(f"no answer for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def replaced(module, **values):
+    """Other values for names of a module while the block lasts."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def folder_target(base, names, read, more=()):
+    """A target over some files of a folder: one is replaced, `read` looks at the folder, the file is put back."""
+    kept = {name: (base / name).read_bytes() for name in names if (base / name).is_file()}
+
+    def check(name, content):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_bytes(content)
+        try:
+            read()
+        finally:
+            if name in kept:
+                (base / name).write_bytes(kept[name])
+            else:
+                (base / name).unlink()
+
+    return Target(list(names), [*kept.items(), *more], check)
+
+
+def several(bases, names, read):
+    """A target over the files of several folders; `read` is given the folder one of whose files was replaced."""
+    chosen = SimpleNamespace(base=bases[0])
+    listed = [f"{base.name}/{name}" for base in bases for name in names if (base / name).is_file()]
+    target = folder_target(bases[0].parent, listed, lambda: read(chosen.base, chosen.name))
+
+    def check(name, content):
+        folder, _, chosen.name = name.partition("/")
+        chosen.base = bases[0].parent / folder
+        target.check(name, content)
+
+    return dataclasses.replace(target, check=check)
+
+
+def collection(place):
+    """A BEIR folder: texts, judgments, settings, interactions."""
+    from dcdt.config import SplitConfig
+    from dcdt.data.collection import load_collection
+    from dcdt.data.interactions import load_interactions
+    from dcdt.data.splits import make_split
+    from dcdt.data.survey import survey
+
+    bases = [cut(source, place / str(at)) for at, source in enumerate(real_folders())]
+    names = ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml", "interactions.csv"]
+
+    def read(base, name):
+        found = load_collection(base)
+        for documents in (found.videos, found.queries):
+            assert len(set(documents.ids)) == len(documents.ids) and all(documents.ids)
+            "".join([*documents.ids, *documents.titles, *documents.texts]).encode()
+        lines = [line for line in (base / "corpus.jsonl").read_bytes().split(b"\n") if line.strip()]
+        assert len(found.videos) == len(lines), "a video was dropped without a word"
+        assert np.isfinite(found.judgments.grade).all()
+        assert len(found.fingerprint) == 16
+        survey(found)
+        make_split(found, SplitConfig("query" if found.asked else "time", 0, 1, "all"))
+        if (base / "interactions.csv").is_file():
+            load_interactions(base / "interactions.csv", found.videos.row_of)
+
+    return several(bases, names, read)
+
+
+def tables(place):
+    """Tables that become a collection by `dcdt.collection new`."""
+    from dcdt.collection import new, parser
+    from dcdt.data.collection import load_collection
+    from dcdt.data.rows import read_rows
+
+    bases = [cut(source, place / "cut" / str(at)) for at, source in enumerate(real_folders())]
+    asked = [folder for folder in bases if (folder / "queries.jsonl").is_file()]
+    folders = [tables_of(folder, place / "tables" / str(at)) for at, folder in enumerate(asked)]
+    out = place / "made"
+    names = ["videos.csv", "videos.tsv", "videos.jsonl", "videos.parquet", "queries.csv", "watches.csv"]
+    columns = ["--id-column", "Clip", "--title-column", "Name", "--text-column", "Blurb", "--video-column", "clip"]
+    columns += ["--query-column", "question", "--user-column", "learner", "--item-column", "clip"]
+    columns += ["--time-column", "date"]
+
+    def read(base, name):
+        videos = base / (name if name.startswith("videos") else "videos.csv")
+        files = ["--videos", videos, "--queries", base / "queries.csv", "--interactions", base / "watches.csv"]
+        given = parser().parse_args(["new", str(out), *map(str, files), *columns])
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            new(out, given)
+        except BaseException:
+            assert not out.exists(), "half a collection"
+            raise
+        assert len(load_collection(out).videos) == sum(1 for _ in read_rows(videos)), "a video was dropped"
+        assert [path for path in place.iterdir() if path.name.startswith(".made")] == []
+
+    return several(folders, names, read)
+
+
+def vectors(place):
+    """An embedding cache, and vectors that are brought into one."""
+    from dcdt.data.collection import load_collection
+    from dcdt.data.embeddings import Space, VectorCache
+    from dcdt.data.imports import import_vectors
+    from dcdt.data.verify import verify
+
+    folder = cut(real_folders()[0], place / "c")
+    found = load_collection(folder)
+    space = Space("test", "model", 8, "l2")
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(len(found.videos), 8)).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    texts = list(dict.fromkeys(found.videos.texts))
+    VectorCache(place / "cache", space).add(texts, matrix[: len(texts)])
+    home = place / "cache" / space.folder
+    shard = next(home.glob("*.safetensors")).name
+    names = [f"{space.folder}/manifest.json", f"{space.folder}/{shard}"]
+
+    def read():
+        cache = VectorCache(place / "cache", space)
+        stored = cache.vectors(texts)
+        assert np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-4)
+        verify(VectorCache(place / "cache", space, lazy=True))
+
+    target = folder_target(place / "cache", names, read)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    given = place / "given"
+    given.mkdir()
+    np.save(given / "vectors.npy", matrix)
+    write(given / "names.txt", found.videos.ids)
+    write(given / "names.jsonl", [json.dumps({"_id": name}) for name in found.videos.ids])
+    pq.write_table(pa.table({"_id": found.videos.ids, "vector": matrix.tolist()}), given / "vectors.parquet")
+
+    def imported(name, content):
+        shutil.rmtree(place / "other", ignore_errors=True)
+        (given / name).write_bytes(content)
+        cache = VectorCache(place / "other", space)
+        parquet = name.endswith(".parquet")
+        listed = None if parquet else given / (name if name.startswith("names") else "names.txt")
+        added, _ = import_vectors(
+            cache, given / ("vectors.parquet" if parquet else "vectors.npy"), listed, found, "text", False
+        )
+        assert len(cache) == added
+        assert np.allclose(np.linalg.norm(cache.vectors(cache_texts(cache, found)), axis=1), 1, atol=1e-4)
+
+    kept = {path.name: path.read_bytes() for path in sorted(given.iterdir())}
+
+    def check(name, content):
+        if name in kept:
+            try:
+                return imported(name, content)
+            finally:
+                (given / name).write_bytes(kept[name])
+        return target.check(name, content)
+
+    return Target([*names, *kept], [*target.seeds, *kept.items()], check)
+
+
+def cache_texts(cache, found):
+    return [text for text, at in zip(found.videos.texts, cache.find(found.videos.texts), strict=True) if at >= 0]
+
+
+OVERRIDES = [
+    ["model=dcdt", "loss.margin=1.2", "seed=3"],
+    ["model=hybrid", "model.first.k1=1.2", "ks=[1,5]"],
+    ["experiment=best", "split=folds", "split.index=3"],
+    ["embedder=openai", "embedder.base_url=http://127.0.0.1:1/v1", "embedder.dimensions=64"],
+    ["sampler=mixed", "sampler.hard_share=0.5", "trainer.max_epochs=10", "optimizer.lr=1e-4"],
+    ["model=dcdt_ridge", "model.penalty=null", "callbacks.checkpoint_seconds=0.5", "+experiment_name=x"],
+    ["data=files", "data.path=/tmp/x y", "logger.mode=offline", "primary_metric=val/ndcg@10"],
+    ["model=two_stage_joint", "loss=margin_mse_bm25", "batch_size=8", "split.train_queries=20"],
+]
+
+
+def overrides(place):
+    """What a user types behind `dcdt.run`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from dcdt.config import check_choices, config_folder, parse, register_resolvers
+
+    register_resolvers()
+
+    def check(name, content):
+        given = [part for part in content.decode("utf-8", "replace").split("\n") if part][:8]
+        check_choices(given)
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            try:
+                config = compose("config", overrides=given)
+            except (HydraException, OmegaConfBaseException) as error:  # Hydra's own words, without a traceback
+                raise UserError(str(error).splitlines()[0] or "?") from None
+            settings = parse(config)
+        for part in vars(settings).values():
+            _finite(part)
+
+    return Target(["overrides"], [("overrides", "\n".join(lines).encode()) for lines in OVERRIDES], check)
+
+
+def _finite(value):
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _finite(getattr(value, field.name))
+    elif isinstance(value, float):
+        assert not math.isnan(value), f"{value} was taken for a number"
+    elif isinstance(value, list):
+        for item in value:
+            _finite(item)
+
+
+QUERIES = [
+    b"/search?q=what+is+a+basis&k=3",
+    b"/search?q=rank&filter=level%3Dintro,duration_s%3C600&explain=true",
+    b"/search?q=%E7%89%B9%E5%BE%81%E5%80%BC&k=100&model=1",
+    b"/search?q=a&filter=series~%22Strang%22%7CMIT",
+    b"/healthz",
+    b"/openapi.json",
+    b"/?q=x&both=1",
+]
+
+
+def http(place):
+    """Requests to the service."""
+    from fastapi.testclient import TestClient
+
+    from dcdt.serving.app import make_app
+    from dcdt.serving.live import Live
+
+    logging.getLogger("dcdt.serve").setLevel(logging.CRITICAL)
+    app = make_app([Live(finished_run(place, "model=bm25"))])
+    client = TestClient(app)
+
+    def check(name, content):
+        path, _, body = content.partition(SPLIT)
+        method = name.upper()
+        url = "http://testserver/" + path.decode("latin-1").lstrip("/").replace("\r", "").replace("\n", "")
+        try:
+            found = client.request(method, url, content=body)
+        except (ValueError, UnicodeError) as error:  # the client's: it cannot be sent
+            raise UserError(f"not a request: {error}") from None
+        except Exception as error:
+            if type(error).__module__.startswith("httpx"):
+                raise UserError(f"not a request: {error}") from None
+            raise
+        assert found.status_code < 500 or found.status_code == 503, found.text[:200]
+        if found.status_code == 422:
+            raise UserError(str(found.json()["detail"])[:200].replace("\n", " "))
+        if method == "GET" and found.status_code == 200 and path.startswith(b"/search"):
+            answer = found.json()
+            assert len(answer["videos"]) <= 100
+            assert all(math.isfinite(video["score"]) for video in answer["videos"])
+
+    return Target(["GET", "POST", "HEAD"], [("GET", path) for path in QUERIES], check)
+
+
+def report(place):
+    """Folders of runs that are compared."""
+    from reporting.run_folders import write_run
+
+    from dcdt.reporting import page as pages
+    from dcdt.reporting import render
+    from dcdt.reporting.figures import make_figures
+    from dcdt.reporting.runs import read_runs
+    from dcdt.reporting.tables import make_report
+
+    sweep = place / "sweep"
+    for fold in (0, 1):
+        write_run(sweep, "zero_shot", fold)
+        write_run(sweep, "bm25", fold, skill=0.4)
+    base = write_run(sweep, "dcdt", 0, skill=2.0, trials=2)
+    names = ["config.yaml", "status.json", "metrics.json", "provenance.json", "cost.json", "per_query.parquet"]
+    names += ["pairs.parquet", "history.csv", "tuning.json", "run.trec"]
+    state = SimpleNamespace(seen=0)
+    none = lambda found: {}  # noqa: E731
+
+    def read():
+        found = make_report(read_runs([sweep]))
+        for table in (*found.tables, found.cost):
+            render.markdown([table])
+            render.latex([table])
+            render.csv_wide(table)
+        json.loads(render.as_json(found))
+        pair = (found.best, found.reference) if found.reference and found.best is not found.reference else None
+        state.seen += 1
+        if state.seen % 50 == 1:  # figures take a hundred times as long
+            make_figures(found)
+            pages.page(found, place, pair)
+        else:
+            with replaced(pages, make_figures=none, score_panels=none):
+                pages.page(found, place, pair)
+
+    return folder_target(base, names, read)
+
+
+def restore(place):
+    """A run's folder as `recommend`, `serve` and `resume` take it up."""
+    from omegaconf import DictConfig
+
+    from dcdt import resume
+    from dcdt.config import parse
+    from dcdt.embedders import filling
+    from dcdt.restore import restore as take_up
+    from dcdt.setup import _earlier
+    from dcdt.status import Status
+
+    run = finished_run(place, "model=dcdt", "model.width=4")
+    shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
+    (run / "tuning.json").write_text(json.dumps({"trials": [], "chosen": {}}))
+    names = ["config.yaml", "status.json", "provenance.json", "tuning.json", "checkpoints/best.ckpt"]
+    names += ["checkpoints/last.ckpt"]
+
+    def none_here(config):
+        raise UserError("another embedder is asked for, whose model would have to be exported first")
+
+    def read():
+        with replaced(filling, make_embedder=none_here):
+            model = take_up(run).model
+        assert all(part.isfinite().all() for part in model.parameters()), "weights that are not finite"
+        config = resume.stored_config(DictConfig({"resume": str(run)}), [f"resume={run}"], run, False)
+        settings = parse(config)
+        resume.goes_on(Status(run), config, settings, True, False)
+        _earlier(run / "checkpoints" / "last.ckpt")
+
+    return folder_target(run, names, read)
+
+
+def index(place):
+    """An exported run: its description, snapshot, graphs and embedder."""
+    from dcdt.serving.layout import read_pointer
+    from dcdt.serving.recommender import load
+
+    run = finished_run(place, "model=hybrid_towers")
+    build = f"serving/{read_pointer(run).build}"
+    files = sorted(path.relative_to(run).as_posix() for path in (run / build).iterdir() if path.is_file())
+    inside = sorted(path.relative_to(run).as_posix() for path in (run / build / "embedder").iterdir())
+    names = ["serving/current.json", *files, *inside]
+
+    def read():
+        served = load(run)
+        answer = served.recommend("what is the rank of a basis", 5, explained=True)[0]
+        assert all(math.isfinite(item.score) for item in answer)
+        json.dumps([item.as_dict() for item in answer], allow_nan=False)
+
+    return folder_target(run, names, read)
+
+
+def approximate(place):
+    """The approximate index of a large catalogue."""
+    from dcdt.serving.ann import Ann
+
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(300, 16)).astype(np.float32)
+    place.mkdir(parents=True, exist_ok=True)
+    for kind in ("hnsw", "ivf"):
+        Ann.build(matrix, kind=kind).save(place / f"{kind}.faiss")
+    names = sorted(path.name for path in place.iterdir())
+    chosen = SimpleNamespace(kind="hnsw")
+
+    def read():
+        found = Ann.load(place / f"{chosen.kind}.faiss", matrix)
+        rows, scores = found.search(matrix[0], 5)
+        assert ((rows >= 0) & (rows < 300)).all() and np.isfinite(scores).all()
+        assert all(map(math.isfinite, found.spread(matrix[0])))
+
+    target = folder_target(place, names, read)
+    check = target.check
+
+    def choosing(name, content):
+        chosen.kind = name.split(".")[0]
+        check(name, content)
+
+    return dataclasses.replace(target, check=choosing)
+
+
+def catalogue(place):
+    """The durable catalogue of an exported run."""
+    from dcdt.data.collection import Documents
+    from dcdt.serving.layout import read_pointer
+    from dcdt.serving.recommender import ServedRecommender
+
+    source = finished_run(place / "source", "model=bm25")
+    base = f"serving/{read_pointer(source).build}/catalogue"
+    names = sorted(path.relative_to(source).as_posix() for path in (source / base).rglob("*") if path.is_file())
+    run = place / "run"
+
+    def check(name, content):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(source, run)
+        (run / name).write_bytes(content)
+        served = ServedRecommender(run)
+        served.add(Documents(["new"], ["A basis"], ["of a plane"], [{}]))
+        assert len(ServedRecommender(run)) == len(served)
+
+    return Target(names, [(name, (source / name).read_bytes()) for name in names], check)
+
+
+def changes(place):
+    """Videos that are added to an index, questions of a batch, filters."""
+    from dcdt.recommend import batch_lines, read_questions
+    from dcdt.serving.filters import mask, parse_filter, sql
+    from dcdt.serving.recommender import load
+    from dcdt.serving.videos import read_file
+
+    served = load(finished_run(place, "model=bm25"))
+    base = tables_of(place / "collection", place / "tables")
+    table = served.store.view.table
+    filters = [b"level=intro,duration_s<600", b'series~"MIT 18.06"|Strang', b"id!=x|y", b"duration_s>=1e3"]
+    seeds = [
+        ("new.jsonl", (place / "collection" / "corpus.jsonl").read_bytes()),
+        ("new.csv", (base / "videos.csv").read_bytes().replace(b"Clip,Name,Blurb", b"id,title,text")),
+        ("batch.csv", (base / "queries.csv").read_bytes()),
+        *(("filter", text) for text in filters),
+    ]
+    given = SimpleNamespace(json=False, k=2, filter="", explain=False, abstain=False)
+
+    def check(name, content):
+        if name == "filter":
+            conditions = parse_filter(content.decode("utf-8", "replace"), served.kinds)
+            mask(conditions, table)
+            sql(conditions)
+            return
+        (place / name).write_bytes(content)
+        if name == "batch.csv":
+            lines = list(batch_lines(served, read_questions(place / name)[:5], given))
+            assert not any(line.startswith(("=", "+", "-", "@", '"=', '"+', '"-', '"@')) for line in lines)
+            return
+        served.rows(read_file(place / name))
+
+    return Target(["new.jsonl", "new.csv", "batch.csv", "filter"], seeds, check)
+
+
+TARGETS = {
+    made.__name__: made
+    for made in (
+        collection, tables, vectors, overrides, http, report, restore, index, approximate, catalogue, changes,
+    )
+}  # fmt: skip
+
+
+def make(name, place):
+    """A target, laid out in an empty folder."""
+    return TARGETS[name](Path(place))
