@@ -1,0 +1,99 @@
+"""How near is full-ranking evaluation to the matrix product and the top-k it cannot do without?
+
+    python benchmarks/evaluation.py [--queries 10000] [--videos 100000] [--repeats 3]
+
+Every query is ranked among all videos: all metrics, the rate of ties, the best 100 for run.trec. The vectors of the
+catalogue (`model=dcdt`, 256-d) are computed before the clock starts, on both sides. Turn by turn:
+
+- test: the test steps of a run on one side, with what they keep;
+- validation: the validation steps, which need no best 100;
+- product and top-k: chunks of scores and `torch.topk`, of 100 and of the 10 that the largest cut-off needs.
+"""
+
+import argparse
+
+import torch
+from measured import RESULTS, Row, interleaved, median, ratio, row, write
+from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tables_of
+
+from dcdt import setup
+from dcdt.data.datamodule import Positions, RankingDataModule
+from dcdt.models.recommender import TREC_DEPTH, Recommender
+
+
+@torch.inference_mode()
+def test_side(model: Recommender, data: RankingDataModule) -> None:
+    """The test steps of the first side."""
+    model.on_test_epoch_start()
+    for at, positions in enumerate(Positions(data.sides["val"])):
+        model.test_step(positions, at, 0)
+    model.on_test_epoch_end()
+
+
+@torch.inference_mode()
+def validate(model: Recommender, data: RankingDataModule) -> None:
+    """The validation steps; the means are computed and not logged."""
+    model.on_validation_epoch_start()
+    for at, positions in enumerate(Positions(data.sides["val"])):
+        model.validation_step(positions, at)
+    model._metrics.compute()
+
+
+@torch.inference_mode()
+def product(model: Recommender, data: RankingDataModule, k: int) -> None:
+    """Scores and the best k alone."""
+    side = data.sides["val"]
+    for positions in Positions(side):
+        asked = model.encode_queries(model.tables.queries[side.queries[positions]])
+        (asked @ model.video_vectors().T).topk(k)
+
+
+def ready(n_queries: int, n_videos: int, width: int) -> tuple[Recommender, RankingDataModule]:
+    """A model with its catalogue encoded, attached to a trainer, and data with as many validation queries."""
+    settings = settings_of("sampler=random")
+    collection = collection_of(2 * n_queries + 2, n_videos)
+    split = split_of(collection, n_queries)
+    tables = tables_of(len(collection.queries), n_videos, width)
+    data = data_of(settings, collection, split, tables)
+    model = setup.make_model(settings, tables)
+    trainer = setup.make_trainer(settings, [])
+    trainer.datamodule = data  # what trainer.test does
+    model.trainer = trainer
+    model.setup("test")
+    model.eval()
+    with torch.inference_mode():
+        model.video_vectors()
+    return model, data
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--videos", type=int, default=100_000)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", default=str(RESULTS / "evaluation.json"))
+    given = parser.parse_args()
+    model, data = ready(given.queries, given.videos, given.width)
+    depth, k = min(TREC_DEPTH, given.videos), max(data.ks)
+    seconds = interleaved(
+        {
+            "test": lambda: test_side(model, data),
+            "validation": lambda: validate(model, data),
+            "top 100": lambda: product(model, data, depth),
+            "top 10": lambda: product(model, data, k),
+        },
+        given.repeats,
+    )
+    rows: list[Row] = []
+    for name, peer, size in (("test", "top 100", depth), ("validation", "top 10", k)):
+        found = ratio(seconds, name, peer)
+        what = f"full ranking, {given.queries:,} queries x {given.videos:,} videos, all metrics: {name}"
+        against = f"matrix product and torch.topk of {size}, {median(seconds[peer]):.2f} s"
+        rows.append(row(what, median(seconds[name]), "s", against, found, "<= 1.3", found <= 1.3))
+    write(given.out, rows, given.videos)
+
+
+if __name__ == "__main__":
+    main()
