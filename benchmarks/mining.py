@@ -19,7 +19,7 @@ from synthetic import WIDTH, clustered
 from dcdt.samplers.mining import BLOCK, CHUNK, mine
 
 
-def peak_rate(size: int = 4096) -> float:
+def peak_rate(size: int) -> float:
     """Seconds a GFLOP of a square product of fp32 matrices."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     started = time.perf_counter()
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=50_000)
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--pool", type=int, default=200)
+    parser.add_argument("--square", type=int, default=4096, help="size of the matrices that give the peak")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="print the growth of the peak alone")
     parser.add_argument("--out", default=str(RESULTS / "mining.json"))
@@ -70,7 +71,7 @@ def main() -> None:
     gflop = 2 * given.queries * given.videos * given.width / 1e9
     seconds = interleaved(
         {
-            "peak": peak_rate,
+            "peak": lambda: peak_rate(given.square),
             "mine": lambda: mine(queries, videos, everything, forbidden, given.pool) is None or None,
             "search": lambda: semantic_search(queries, videos, given.pool, 100),
             "chunks": lambda: semantic_search(queries, videos, given.pool, CHUNK),

@@ -12,7 +12,7 @@ from dcdt.config import Settings, config_folder, parse, register_resolvers
 from dcdt.data.collection import Collection, Documents, Judgments
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Side, Split
-from dcdt.data.tables import Tables, room
+from dcdt.data.tables import Tables, make_unit, room
 from dcdt.registry import SAMPLERS, look_up
 from dcdt.samplers.pool import training_pool
 
@@ -77,7 +77,7 @@ def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | 
         clustered(len(table), width, seed, into=table)
     for start in range(0, n_videos, BLOCK):
         summed[start : start + BLOCK] = videos[:, start : start + BLOCK].float().sum(0)
-    return Tables(queries, videos, summed, ["title", "text"])
+    return Tables(queries, videos, make_unit(summed), ["title", "text"])
 
 
 def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:

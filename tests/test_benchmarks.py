@@ -14,8 +14,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 KEYS = {"question", "value", "unit", "against", "ratio", "target", "holds"}
 TOY = {
     "training": "--queries 40 --videos 30 --width 16 --batch 16 --repeats 1",
-    "small_run": "--epochs 1 --repeats 1",
-    "mining": "--queries 20 --videos 40 --width 16 --pool 5 --repeats 1",
+    "mining": "--queries 20 --videos 40 --width 16 --pool 5 --square 64 --repeats 1",
     "evaluation": "--queries 12 --videos 60 --width 16 --repeats 1",
     "metrics": "--queries 30 --videos 20 --repeats 1",
     "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
@@ -68,11 +67,12 @@ def test_without_a_gpu_nothing_is_measured_on_one(tmp_path, monkeypatch, capsys)
     ("name", "arguments"),
     [
         ("startup", "--repeats 1"),
+        ("small_run", "--epochs 1 --repeats 1"),
         ("memory", "--videos 300 --queries 200 --width 16"),
-        ("mining", "--queries 20 --videos 40 --width 16 --pool 5 --repeats 1"),
+        ("mining", "--queries 20 --videos 40 --width 16 --pool 5 --square 64 --repeats 1"),
     ],
 )
-def test_scripts_that_start_processes(name, arguments, tmp_path, monkeypatch):
+def test_scripts_that_take_longer(name, arguments, tmp_path, monkeypatch):
     out = tmp_path / "found.json"
     run(name, [*arguments.split(), "--out", str(out)], monkeypatch)
     assert len(read_json(out)["rows"]) >= 2

@@ -19,7 +19,7 @@ from dcdt.embedders.filling import fill
 from dcdt.errors import UserError
 
 FROZEN_FIELDS = ("title", "text")
-BLOCK = 16_384  # vectors of half precision that are worked on at a time, in fp32
+BLOCK = 16_384  # vectors that are read, and those of half precision that are worked on in fp32, at a time
 
 
 class Tables(nn.Module):
@@ -40,7 +40,8 @@ class Tables(nn.Module):
         super().__init__()
         self.register_buffer("queries", queries, persistent=False)
         self.register_buffer("videos", videos, persistent=False)
-        self.register_buffer("frozen", unit(frozen), persistent=False)
+        single = frozen.dtype not in HALVES  # a table of half precision is of length 1 already: it is not copied
+        self.register_buffer("frozen", nn.functional.normalize(frozen, dim=-1) if single else frozen, persistent=False)
         self.fields = list(fields)
         self._gather_queries, self._gather_videos = Gather(), Gather()
 
@@ -107,7 +108,7 @@ def load_tables(
         _read(cache, [field_texts[name]], layer)
     summed = room((n, width), dtype, home)
     _read(cache, [field_texts[name] for name in frozen], summed)
-    return Tables(queries, videos, summed, fields)
+    return Tables(queries, videos, make_unit(summed) if dtype in HALVES else summed, fields)
 
 
 def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -> Tensor:
@@ -133,21 +134,18 @@ def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -
     return held
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors (N, D) of length 1; of half precision in place, block by block, since they may be many."""
-    if vectors.dtype not in HALVES:
-        return nn.functional.normalize(vectors, dim=-1)
+def make_unit(vectors: Tensor) -> Tensor:
+    """Bring vectors (N, D) to length 1 in place, block by block."""
     for part in torch.split(vectors, BLOCK):
         part.copy_(nn.functional.normalize(part.float(), dim=-1))
     return vectors
 
 
 def _read(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
-    """Fill a table (n, D) with the sum of the vectors of several texts each."""
-    step = BLOCK if table.dtype in HALVES else max(1, len(table))
-    for start in range(0, len(table), step):
-        found = [torch.from_numpy(cache.vectors(texts[start : start + step])) for texts in columns]
-        table[start : start + step] = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+    """Fill a table (n, D) with the sum of the vectors of several texts each, block by block."""
+    for start in range(0, len(table), BLOCK):
+        found = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
+        table[start : start + BLOCK] = found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
 def padded(lists: Sequence[Sequence[float]], fill: float) -> Tensor:

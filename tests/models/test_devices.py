@@ -48,7 +48,7 @@ def made_tables(dtype=torch.float32, seed=0):
         torch.randn(2, N_VIDEOS, WIDTH, generator=generator),
     )
     queries, videos = (normalize(part, dim=-1).bfloat16().float() for part in (queries, videos))
-    return Tables(queries.to(dtype), videos.to(dtype), videos.sum(0).to(dtype), ["title", "text"])
+    return Tables(queries.to(dtype), videos.to(dtype), normalize(videos.sum(0), dim=-1).to(dtype), ["title", "text"])
 
 
 def loss_of(name):
