@@ -20,7 +20,7 @@ from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 
 from dcdt import setup
-from dcdt.data.datamodule import IndexBatches
+from dcdt.data.datamodule import IndexBatches, Positions
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.mining import mine
 from dcdt.serving.ann import Ann
@@ -53,7 +53,7 @@ def costs(n: int, width: int, repeats: int, index: bool) -> dict[str, float]:
 
     def validation() -> None:
         model.train().eval()  # forgets the catalogue's vectors
-        validate(model, data)
+        validate(model, data, list(Positions(data.sides["val"])))
 
     found["evaluation"] = timed(validation, repeats)
     if index:

@@ -14,7 +14,7 @@ SET = {
     "training": "--queries 8192 --videos 8192 --repeats 3",
     "small_run": "--epochs 20 --repeats 3",
     "mining": "--queries 2000 --videos 20000 --repeats 3",
-    "evaluation": "--queries 1000 --videos 50000 --repeats 3",
+    "evaluation": "--queries 2000 --videos 50000 --portions 5",
     "metrics": "--queries 2000 --repeats 1",
     "bm25": "--videos 20000 --queries 50 --repeats 1",
     "startup": "--repeats 2",

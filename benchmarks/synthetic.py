@@ -25,9 +25,10 @@ def clustered(n: int, width: int = WIDTH, seed: int = 0, clusters: int = 256, in
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(clusters, width, generator=torch.Generator().manual_seed(1))
     found = torch.empty(n, width) if into is None else into
-    for part in found.split(BLOCK):
+    noise = torch.randn(min(n, BLOCK), width, generator=generator)  # drawn once; other blocks have it shifted
+    for at, part in enumerate(found.split(BLOCK)):
         chosen = torch.randint(clusters, (len(part),), generator=generator)
-        vectors = centres[chosen] + torch.randn(len(part), width, generator=generator)
+        vectors = centres[chosen] + noise[: len(part)].roll(at, dims=1)
         part.copy_(torch.nn.functional.normalize(vectors, dim=-1))
     return found
 

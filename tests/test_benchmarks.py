@@ -15,7 +15,7 @@ KEYS = {"question", "value", "unit", "against", "ratio", "target", "holds"}
 TOY = {
     "training": "--queries 40 --videos 30 --width 16 --batch 16 --repeats 1 --every 1",
     "mining": "--queries 20 --videos 40 --width 16 --pool 5 --square 64 --repeats 1",
-    "evaluation": "--queries 12 --videos 60 --width 16 --repeats 1",
+    "evaluation": "--queries 12 --videos 60 --width 16 --portions 1",
     "metrics": "--queries 30 --videos 20 --repeats 1",
     "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
     "growth": "--sizes 20 40 --width 16 --repeats 1 --no-index",
