@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all lint format clean
+.PHONY: help run test test-slow test-all bench lint format clean
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-slow: .venv/.dev ## run the slow tests
 	$(BIN)/pytest -m "slow and not gpu"
 
 test-all: test test-slow ## everything that runs without a GPU
+
+bench: .venv/.dev ## quick benchmarks, a few minutes; results in outputs/bench, the full ones: docs/performance.md
+	$(BIN)/python benchmarks/quick.py
 
 lint: .venv/.dev ## style and types only
 	$(BIN)/ruff check .
