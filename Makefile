@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all audit lint format clean
+.PHONY: help run test test-slow test-all bench audit lint format clean
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ audit: .venv/.dev ## look for insecure calls in the code and known vulnerabiliti
 	$(PIP) --editable '.[audit]'
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive dcdt baselines
 	$(BIN)/pip-audit --requirement .ci/constraints.txt --no-deps --disable-pip --progress-spinner off
+
+bench: .venv/.dev ## quick benchmarks, a few minutes; results in outputs/bench, the full ones: docs/performance.md
+	$(BIN)/python benchmarks/quick.py
 
 lint: .venv/.dev ## style and types only
 	$(BIN)/ruff check .

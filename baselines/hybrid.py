@@ -104,7 +104,7 @@ def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
             measure = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
             for weight in WEIGHTS:
                 scores = fuse(first, second, weight, queries.candidates)
-                _, metrics = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)
+                _, metrics, _ = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)
                 sums[weight] += float(measure(metrics).sum())
     return {weight: total / sum(len(side.queries) for side in sides) for weight, total in sums.items()}
 

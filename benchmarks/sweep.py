@@ -59,6 +59,21 @@ def raw(settings: Settings, folder: Path) -> dict[str, float]:
     clock = Clock()
     tables, data = job(settings)
     clock("prepare")
+    model, weights, ties = train_raw(settings, tables, data)
+    clock("train")
+    model.load_state_dict(weights)
+    for side in data.sides:
+        validate(model, data, ties, side)
+    clock("test")
+    torch.save(weights, folder / "raw.ckpt")
+    clock("write")
+    return clock.parts
+
+
+def train_raw(
+    settings: Settings, tables: Tables, data: RankingDataModule
+) -> tuple[torch.nn.Module, dict[str, Tensor], Tensor]:
+    """A plain loop: the model, its best weights by validation after every epoch, and how ties are broken."""
     torch.set_num_threads(1)
     model = setup.make_model(settings, tables)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
@@ -82,14 +97,7 @@ def raw(settings: Settings, folder: Path) -> dict[str, float]:
         value = validate(model, data, ties, "val")
         if value > best:
             best, weights = value, {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    clock("train")
-    model.load_state_dict(weights)
-    for side in data.sides:
-        validate(model, data, ties, side)
-    clock("test")
-    torch.save(weights, folder / "raw.ckpt")
-    clock("write")
-    return clock.parts
+    return model, weights, ties
 
 
 @torch.no_grad()

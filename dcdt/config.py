@@ -582,6 +582,9 @@ class TrainerConfig:
     threads: int = MISSING
     strategy: str = "auto"
     num_nodes: int = 1
+    tables: str = "float32"
+    mapped: bool = False
+    compile: bool = False
 
     @property
     def world_size(self) -> int:
@@ -593,6 +596,9 @@ class TrainerConfig:
         for name in ("max_epochs", "validate_every", "devices", "num_nodes"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         one_of("trainer.strategy", self.strategy, ("auto", "ddp"))
+        one_of("trainer.tables", self.tables, ("float32", "float16", "bfloat16"))
+        if self.mapped and self.tables == "float32":
+            raise UserError("trainer.mapped=true holds vectors in half precision; choose trainer.tables=float16.")
         if self.world_size > 1 and self.strategy != "ddp":
             raise UserError(
                 f"trainer.devices is {self.devices} and trainer.num_nodes {self.num_nodes}; trainer={self.name} takes "

@@ -28,6 +28,7 @@ from dcdt.data import tables as vector_tables
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.embeddings import Space
+from dcdt.data.gather import HALVES, single
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.tables import FROZEN_FIELDS, Tables
@@ -76,6 +77,12 @@ def use_threads(settings: Settings) -> None:
     torch.set_num_threads(settings.trainer.threads or max(1, small // settings.trainer.devices))
 
 
+def mining_device(settings: Settings) -> torch.device:
+    """Where hard negatives are searched for before training: the GPU that will train, else the CPU."""
+    gpu = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+
+
 def space(settings: Settings) -> Space:
     """The embedding space of a run."""
     return space_of(settings.embedder)
@@ -83,8 +90,16 @@ def space(settings: Settings) -> Space:
 
 def load_tables(settings: Settings, collection: Collection) -> Tables:
     """The frozen vectors of the model's fields, embedded first where they are missing."""
+    progress, held = settings.callbacks.progress, settings.trainer
+    halves = look_up(MODELS, settings.model.name).reads_halves  # other models read single precision
     return vector_tables.load_tables(
-        collection, settings.fields, settings.embedder, settings.data.cache, settings.callbacks.progress
+        collection,
+        settings.fields,
+        settings.embedder,
+        settings.data.cache,
+        progress,
+        getattr(torch, held.tables) if halves else torch.float32,
+        halves and held.mapped,
     )
 
 
@@ -92,13 +107,14 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     """The DataModule of a run: pair file, sampler (where the model is trained) and sides."""
     check_cutoffs(split, settings.ks)  # before anything is written
     folder = Path(settings.outputs) / "pairs"
-    queries, videos = tables.queries.numpy(), tables.frozen.numpy()
+    queries, videos = single(tables.queries).numpy(), single(tables.frozen).numpy()
     pairs = {}  # the pair protocol labels pairs of a question and a video
     if collection.asked:
         pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
     sampler = None
     if look_up(MODELS, settings.model.name).fittable:
-        sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
+        pool = training_pool(collection, split, mining_device(settings))
+        sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
     return RankingDataModule(collection, split, pairs, sampler, settings.batch_size, settings.seed, settings.ks)
 
 
@@ -154,6 +170,8 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     if settings.callbacks.progress:
         callbacks.append(EpochProgress(settings.primary_metric))
     last = LastState(state, settings.callbacks.checkpoint_seconds)  # the last callback: the others have had their epoch
+    if settings.trainer.compile:
+        model.compile_step()
     trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if model.fittable else [])
     use_threads(settings)
     earlier = _earlier(state)
@@ -276,7 +294,7 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     """
     history = "none" if data.collection.asked else "mean"
     config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
-    if not set(FROZEN_FIELDS) <= set(tables.fields):  # their normalised sum is at hand
+    if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALVES:  # their sum is at hand
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
         config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
     model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields))

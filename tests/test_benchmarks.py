@@ -1,15 +1,86 @@
-"""The scripts behind every figure are run by hand; what they import must not go away unnoticed."""
+"""Benchmark scripts find their imports, run at toy size and write what docs/performance.md reads."""
 
+import importlib
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+from dcdt.files import read_json
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+KEYS = {"question", "value", "unit", "against", "ratio", "target", "holds"}
+TOY = {
+    "training": "--queries 40 --videos 30 --width 16 --batch 16 --repeats 1 --every 1",
+    "mining": "--queries 20 --videos 40 --width 16 --pool 5 --square 64 --repeats 1",
+    "evaluation": "--queries 12 --videos 60 --width 16 --portions 1",
+    "metrics": "--queries 30 --videos 20 --repeats 1",
+    "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
+    "growth": "--sizes 20 40 --width 16 --repeats 1 --no-index",
+}
+PROCESSES = {"mining"}  # scripts that start a process of their own, which a fast test does not wait for
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def run(name, arguments, monkeypatch):
+    """Call a script's main in this process."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    threads = torch.get_num_threads()
+    try:
+        importlib.import_module(name).main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", TOY)
+def test_a_script_writes_its_rows(name, tmp_path, monkeypatch):
+    out = tmp_path / "found.json"
+    monkeypatch.setenv("DCDT_OUTPUTS", str(tmp_path / "outputs"))
+    extra = ["--image", str(tmp_path / "growth.png")] if name == "growth" else []
+    if name in PROCESSES:
+        monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"stdout": "1.0"}))
+    run(name, [*TOY[name].split(), *extra, "--out", str(out)], monkeypatch)
+    found = read_json(out)
+    assert found.keys() == {"rows", "date", "machine", "n"}
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found["date"])
+    assert isinstance(found["n"], int) and "torch" in found["machine"]
+    assert found["rows"]
+    for row in found["rows"]:
+        assert row.keys() == KEYS
+        assert row["value"] >= 0 or name == "growth"
+        assert row["holds"] in (True, False, None)
+        assert (row["holds"] is None) == (row["target"] == "stated" or row["target"].startswith("report"))
+    assert name != "growth" or (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_without_a_gpu_nothing_is_measured_on_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run("gpu", ["--out", str(tmp_path / "gpu.json")], monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("startup", "--repeats 1"),
+        ("small_run", "--epochs 1 --repeats 1"),
+        ("memory", "--videos 300 --queries 200 --width 16"),
+        ("mining", "--queries 20 --videos 40 --width 16 --pool 5 --square 64 --repeats 1"),
+    ],
+)
+def test_scripts_that_take_longer(name, arguments, tmp_path, monkeypatch):
+    out = tmp_path / "found.json"
+    run(name, [*arguments.split(), "--out", str(out)], monkeypatch)
+    assert len(read_json(out)["rows"]) >= 2
+    assert all(row.keys() == KEYS for row in read_json(out)["rows"])
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_a_benchmark_finds_all_that_it_imports(script, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    monkeypatch.syspath_prepend(str(FOLDER))
     runpy.run_path(str(script), run_name="imported")

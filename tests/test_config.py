@@ -170,7 +170,8 @@ def test_every_sampler_instantiates(made, name):
     drawn = sampler.draw(torch.Generator())
     rows = torch.cat([sampler.pairs, drawn], dim=1)
     batch = sampler.batch(rows[:8])
-    assert batch.keys() in ({"query", "video", "negatives"}, {"query", "columns", "label", "weight"})
+    explicit, shared = {"query", "video", "negatives", "distinct", "place"}, {"query", "columns", "label", "weight"}
+    assert batch.keys() in (explicit, shared)
     assert drawn.shape[1] == getattr(sampler, "negatives", 0)
     assert isinstance(sampler.due(0), bool)
     assert all(isinstance(value, int | float) for value in sampler.facts().values())

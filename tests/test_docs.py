@@ -184,6 +184,9 @@ BLOCKS = [
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
+    Block(
+        "docs/performance.md", "make bench", "takes half an hour; tests/test_benchmarks.py runs the scripts at toy size"
+    ),
     *(
         Block(f"docs/results/{page}.md", starts, ACCEPTED)
         for page, starts in {
@@ -399,3 +402,10 @@ def test_messages_that_the_faq_quotes_are_those_of_the_code():
 def test_every_model_has_a_line_of_its_own():
     said = (ROOT / "docs" / "models.md").read_text()
     assert [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if f"`{path.stem}`" not in said] == []
+
+
+def test_the_tables_of_performance_are_those_of_the_results():
+    made = runpy.run_path(str(ROOT / "docs" / "performance.py"))
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert made["page"](text) == text, "run: python docs/performance.py"
+    assert text.count("<!-- results: ") == text.count("<!-- end -->") >= 10

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from dcdt.data.tables import BLOCK
 from dcdt.models.recommender import Recommender
 
 
@@ -56,7 +57,10 @@ class CollapseAlarm(L.Callback):
 
 def mean_pairwise_cosine(vectors: Tensor) -> float:
     """Mean cosine over all pairs of different rows of (N, W), in one pass: (|sum|^2 - N) / (N (N - 1))."""
-    unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
-    n = len(unit)
-    squared = float(unit.sum(0).square().sum() - unit.square().sum())
-    return squared / (n * (n - 1)) if n > 1 else 0.0
+    n, squared = len(vectors), 0.0
+    total = vectors.new_zeros(vectors.shape[1], dtype=torch.float32)
+    for part in torch.split(vectors, BLOCK):  # a large catalogue is not copied whole
+        unit = torch.nn.functional.normalize(part.float(), dim=-1)
+        total += unit.sum(0)
+        squared += float(unit.square().sum())
+    return (float(total.square().sum()) - squared) / (n * (n - 1)) if n > 1 else 0.0

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from dcdt.callbacks.samples import topics
+from dcdt.data.gather import single
 from dcdt.evaluation.duplicates import closest_pairs, confusion
 from dcdt.figures import confusion_map, projection
 from dcdt.outcome import Outcome
@@ -30,7 +31,7 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
 def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 - a figure
     side, collection = outcome.data.sides["test"], outcome.data.collection
     candidates = side.candidates.nonzero().squeeze(1)
-    frozen = outcome.model.tables.frozen.cpu()
+    frozen = single(outcome.model.tables.frozen).cpu()
     pairs = candidates[closest_pairs(frozen[candidates], PAIRS)]  # (P, 2)
     videos = torch.tensor(list(dict.fromkeys(pairs.flatten().tolist())))
     judged = side.judged.masked_fill(side.grades < collection.positive_grade, -1)

@@ -29,8 +29,8 @@ class Sampler(Protocol):
         """Video rows of the negatives of every pair, (R, K)."""
         ...
 
-    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
-        """What a model trains on, of B rows (B, 2 + K), which several processes took from those of `whole`."""
+    def batch(self, rows: Tensor, whole: Tensor | None, device: torch.device) -> dict[str, Tensor]:
+        """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
         ...
 
     def due(self, epoch: int) -> bool:
@@ -111,15 +111,15 @@ class IndexBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
-        rows = rows[torch.randperm(len(rows), generator=generator)].to(self.device)  # once an epoch, indices only
+        rows = rows[torch.randperm(len(rows), generator=generator)]
         for start in range(0, len(rows), self.batch_size):
             whole = rows[start : start + self.batch_size]
             if self.world == 1:
-                yield self.sampler.batch(whole)
+                yield self.sampler.batch(whole, None, self.device)
                 continue
             mine = whole[self.rank :: self.world]
             share = len(mine) * self.world / len(whole)
-            yield {**self.sampler.batch(mine if len(mine) else whole[:1], whole), "share": share}
+            yield {**self.sampler.batch(mine if len(mine) else whole[:1], whole, self.device), "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):

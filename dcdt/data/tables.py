@@ -1,6 +1,11 @@
 """The frozen embedding tables of a collection, as tensors that follow their model to its device."""
 
+import math
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +13,17 @@ from torch import Tensor, nn
 from dcdt.config import EmbedderConfig
 from dcdt.data.collection import Collection
 from dcdt.data.embeddings import VectorCache
+from dcdt.data.gather import HALVES, Gather
 from dcdt.embedders import space_of
 from dcdt.embedders.filling import fill
+from dcdt.errors import UserError
 
 FROZEN_FIELDS = ("title", "text")
+BLOCK = 16_384  # vectors that are read, and those of half precision that are worked on in fp32, at a time
 
 
 class Tables(nn.Module):
-    """Frozen vectors; buffers that no checkpoint carries.
+    """Frozen vectors; buffers that no checkpoint carries, in one precision (`trainer.tables`).
 
     Attributes:
         queries: (Q, D) one row a query of the collection; zeros where nobody asks.
@@ -32,8 +40,18 @@ class Tables(nn.Module):
         super().__init__()
         self.register_buffer("queries", queries, persistent=False)
         self.register_buffer("videos", videos, persistent=False)
-        self.register_buffer("frozen", nn.functional.normalize(frozen, dim=-1), persistent=False)
+        single = frozen.dtype not in HALVES  # a table of half precision is of length 1 already: it is not copied
+        self.register_buffer("frozen", nn.functional.normalize(frozen, dim=-1) if single else frozen, persistent=False)
         self.fields = list(fields)
+        self._gather_queries, self._gather_videos = Gather(), Gather()
+
+    def query_rows(self, rows: Tensor) -> Tensor:
+        """Vectors (R, D) of the queries of these rows (R,), until the next call."""
+        return self._gather_queries(self.queries.unsqueeze(0), rows)[0]
+
+    def video_rows(self, rows: Tensor) -> Tensor:
+        """Field vectors (F, R, D) of the videos of these rows (R,), until the next call."""
+        return self._gather_videos(self.videos, rows)
 
     def of(self, fields: Sequence[str]) -> "Tables":
         """The same vectors with these of the fields, in this order."""
@@ -49,9 +67,24 @@ class Tables(nn.Module):
 
 
 def load_tables(
-    collection: Collection, fields: Sequence[str], embedder: EmbedderConfig, cache_folder: str, progress: bool = True
+    collection: Collection,
+    fields: Sequence[str],
+    embedder: EmbedderConfig,
+    cache_folder: str,
+    progress: bool = True,
+    dtype: torch.dtype = torch.float32,
+    mapped: bool = False,
 ) -> Tables:
     """Vectors of all queries and of every field of all videos; what the cache lacks is embedded first.
+
+    Args:
+        collection: texts.
+        fields: the model's.
+        embedder: makes the vectors that are missing.
+        cache_folder: of the vectors.
+        progress: whether to show how far embedding is.
+        dtype: precision in which the vectors are held; half of it halves the memory.
+        mapped: hold the vectors in a file that the system reads as needed, for catalogues beyond the memory.
 
     Raises:
         UserError: the cache is corrupt or of another model, or what is missing cannot be embedded here.
@@ -63,16 +96,56 @@ def load_tables(
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
     cache = VectorCache(cache_folder, space_of(embedder), remedy)
     fill(cache, texts, embedder, progress)
-    videos = torch.empty(len(fields), len(collection.videos), cache.space.dimensions)  # (F, N, D)
-    total = torch.zeros(videos.shape[1:])  # (N, D); one field at a time, since a large catalogue is gigabytes
-    for name, part in field_texts.items():
-        vectors = torch.from_numpy(cache.vectors(part))  # (N, D)
-        for at in [at for at, field in enumerate(fields) if field == name]:
-            videos[at] = vectors
-        if name in frozen:
-            total += vectors
-    nothing = torch.zeros(1, cache.space.dimensions).expand(len(collection.queries), -1)  # (Q, D)
-    return Tables(torch.from_numpy(cache.vectors(asked)) if asked else nothing, videos, total, fields)
+    width, n = cache.space.dimensions, len(collection.videos)
+    home = Path(cache_folder) if mapped else None
+    if asked:
+        queries = room((len(asked), width), dtype)
+        _read(cache, [asked], queries)
+    else:
+        queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
+    videos = room((len(fields), n, width), dtype, home)
+    for layer, name in zip(videos, fields, strict=True):
+        _read(cache, [field_texts[name]], layer)
+    summed = room((n, width), dtype, home)
+    _read(cache, [field_texts[name] for name in frozen], summed)
+    return Tables(queries, videos, make_unit(summed) if dtype in HALVES else summed, fields)
+
+
+def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -> Tensor:
+    """Room for so many numbers, in memory or in a file of this folder that is gone when nobody uses it any more.
+
+    Raises:
+        UserError: the folder has too little space.
+    """
+    if home is None:
+        return torch.empty(shape, dtype=dtype)
+    size = math.prod(shape)
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    if free < size * dtype.itemsize:
+        raise UserError(
+            f"trainer.mapped=true needs {size * dtype.itemsize / 2**30:.1f} GB in {home}, which has {free / 2**30:.1f}."
+            "\nMake room, or name another folder: data.cache=FOLDER"
+        )
+    handle, name = tempfile.mkstemp(prefix=".tables.", suffix=".tmp", dir=home)
+    os.close(handle)
+    held = torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
+    os.unlink(name)  # the map keeps it until the tensor goes
+    return held
+
+
+def make_unit(vectors: Tensor) -> Tensor:
+    """Bring vectors (N, D) to length 1 in place, block by block."""
+    for part in torch.split(vectors, BLOCK):
+        part.copy_(nn.functional.normalize(part.float(), dim=-1))
+    return vectors
+
+
+def _read(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
+    """Fill a table (n, D) with the sum of the vectors of several texts each, block by block."""
+    for start in range(0, len(table), BLOCK):
+        found = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
+        table[start : start + BLOCK] = found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
 def padded(lists: Sequence[Sequence[float]], fill: float) -> Tensor:

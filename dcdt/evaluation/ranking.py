@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dcdt.evaluation.top import top
+
 DEFAULT_KS = (1, 5, 10)
 
-_CHUNK_CELLS = 2**22  # score cells ranked at once: 32 MB of int64 order keys
+_CHUNK_CELLS = 2**21  # score cells ranked at once: 8 MB stay in the processor's cache while they are counted
 _LAST = torch.iinfo(torch.int64).min  # order key of a video that is not a candidate: after -inf
 
 
@@ -61,15 +63,39 @@ def judged_ranks(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: 
     Raises:
         ValueError: scores that are not float32 or hold NaN, a judged video that is no candidate, shapes that disagree.
     """
+    return ranks_and_ties(scores, judged, tie_order, candidates)[0]
+
+
+def ranks_and_ties(
+    scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The ranks of `judged_ranks`, and whether another candidate has exactly the score of a judged video.
+
+    Scores that are higher, and those that are equal, are counted; only where some are equal is the order among them
+    looked at.
+
+    Returns:
+        Ranks (B, J) int64, 0 at padding; ties (B, J) bool, false at padding.
+
+    Raises:
+        ValueError: as in `judged_ranks`.
+    """
     _check_scores(scores, tie_order, candidates)
     _check_judged(scores, judged, candidates)
-    ranks = torch.zeros_like(judged)
+    some = None if candidates is None or bool(candidates.all()) else candidates
+    ranks, alike = torch.zeros_like(judged), torch.zeros_like(judged)  # (B, J)
     for part in _row_chunks(scores):
-        keys = _order_keys(scores[part], tie_order, candidates)  # (b, N)
-        own = keys.gather(1, judged[part].clamp(min=0))  # (b, J)
+        shown = scores[part] if some is None else scores[part].masked_fill(~some, -torch.inf)  # (b, N)
+        own = shown.gather(1, judged[part].clamp(min=0))  # (b, J)
         for column in range(judged.shape[1]):  # never (b, J, N)
-            ranks[part, column] = 1 + (keys > own[:, column, None]).sum(dim=1)
-    return ranks.masked_fill(judged < 0, 0)
+            ranks[part, column] = 1 + count(shown > own[:, column, None])
+            alike[part, column] = count(shown == own[:, column, None])
+    alike = alike.masked_fill(judged < 0, 0)
+    rows = (alike > 1).any(dim=1).nonzero().flatten()
+    for few in torch.split(rows, max(1, _CHUNK_CELLS // scores.shape[1])):
+        before, alike[few] = _among_equals(scores[few], judged[few], tie_order, some)
+        ranks[few] += before
+    return ranks.masked_fill(judged < 0, 0), (alike > 1) & (judged >= 0)
 
 
 def top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -91,9 +117,10 @@ def top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None =
     available = scores.shape[1] if candidates is None else int(candidates.sum())
     if not 1 <= k <= available:
         raise ValueError(f"k is {k}, it must lie between 1 and the number of candidates, {available}")
+    some = None if available == scores.shape[1] else candidates
     rows = torch.empty((len(scores), k), dtype=torch.int64, device=scores.device)  # (B, k)
     for part in _row_chunks(scores):
-        rows[part] = _order_keys(scores[part], tie_order, candidates).topk(k, dim=1).indices
+        rows[part] = _top_k(scores[part], k, tie_order, some)
     return scores.gather(1, rows), rows
 
 
@@ -111,15 +138,8 @@ def tie_rate(scores: Tensor, judged: Tensor, candidates: Tensor | None = None) -
     Raises:
         ValueError: as in `judged_ranks`.
     """
-    _check_scores(scores, None, candidates)
-    _check_judged(scores, judged, candidates)
-    tied = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)  # (B,)
-    for video in judged.T:  # (B,)
-        equal = scores == scores.gather(1, video.clamp(min=0)[:, None])  # (B, N)
-        if candidates is not None:
-            equal &= candidates
-        tied |= (equal.sum(dim=1) > 1) & (video >= 0)
-    return tied.float()
+    any_order = torch.arange(scores.shape[-1], device=scores.device)
+    return ranks_and_ties(scores, judged, any_order, candidates)[1].any(dim=1).float()
 
 
 def metric_names(ks: Sequence[int] = DEFAULT_KS) -> list[str]:
@@ -193,6 +213,49 @@ def _ndcg(ranks: Tensor, grades: Tensor, k: int) -> Tensor:
     return gained / ideal
 
 
+def count(mask: Tensor) -> Tensor:
+    """How many are true in each row of (B, N) bool: (B,) int64.
+
+    Read eight bytes at a time, up to 255 of them add up without a carry from one byte to the next; `sum` goes through
+    the bytes one by one, which takes ten times as long as the comparison before it.
+    """
+    whole = mask.shape[1] // 8 * 8
+    total = mask[:, whole:].sum(dim=1)
+    held = mask[:, :whole].clone(memory_format=torch.contiguous_format)  # at an address that eight divides
+    words = held.flatten().view(torch.int64).view(len(mask), whole // 8)  # each byte 0 or 1
+    even = words.shape[1] // 255 * 255
+    for part in (words[:, :even].reshape(len(mask), even // 255, 255), words[:, even:].unsqueeze(1)):
+        total = total + part.sum(dim=2).view(torch.uint8).sum(dim=1)
+    return total
+
+
+def _among_equals(
+    scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """How many candidates have the score of a judged video, and how many of these precede it: (b, J) each."""
+    before, alike = torch.zeros_like(judged), torch.zeros_like(judged)  # (b, J)
+    for column, video in enumerate(judged.clamp(min=0).T):
+        equal = scores == scores.gather(1, video[:, None])  # (b, N)
+        if candidates is not None:
+            equal &= candidates
+        alike[:, column] = count(equal)
+        before[:, column] = count(equal & (tie_order < tie_order[video][:, None]))
+    return before, alike
+
+
+def _top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None) -> Tensor:
+    """Rows (b, k) of the best candidates; one more is looked at, to see whether equal ones are cut off."""
+    shown = scores if candidates is None else scores.masked_fill(~candidates, -torch.inf)  # (b, N)
+    values, rows = top(shown, min(k + 1, shown.shape[1]))
+    cut = values[:, -1] == values[:, -2] if values.shape[1] > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
+    by_ties = tie_order[rows[:, :k]].argsort(dim=1)  # (b, k)
+    values, rows = values.gather(1, by_ties), rows.gather(1, by_ties)
+    rows = rows.gather(1, values.sort(dim=1, descending=True, stable=True).indices)
+    if cut.any():
+        rows[cut] = _order_keys(scores[cut], tie_order, candidates).topk(k, dim=1).indices
+    return rows
+
+
 def _order_keys(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) -> Tensor:
     """One integer a cell that orders videos as (score, tie order) does: (b, N) float32 -> (b, N) int64, all distinct.
 
@@ -209,18 +272,18 @@ def _row_chunks(scores: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(scores), step)]
 
 
-def _check_scores(scores: Tensor, tie_order: Tensor | None, candidates: Tensor | None) -> None:
+def _check_scores(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) -> None:
     if scores.dim() != 2 or scores.shape[1] == 0:
         raise ValueError(f"scores of shape {tuple(scores.shape)}: (B, N) with at least one video is needed")
     if scores.dtype != torch.float32:
         raise ValueError(f"scores are {scores.dtype}: rank in torch.float32, lower precision makes ties")
-    if scores.isnan().any():
+    if scores.amax(dim=1).isnan().any():  # the maximum of a row is NaN where any score is
         raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
     n_videos = scores.shape[1]
-    if tie_order is not None:
-        expected = torch.arange(n_videos, device=tie_order.device)
-        if not torch.equal(tie_order.sort().values, expected):
-            raise ValueError(f"tie_order {tuple(tie_order.shape)} is not a permutation of 0 to {n_videos - 1}")
+    seen = torch.zeros(n_videos, dtype=torch.bool, device=tie_order.device)
+    seen[tie_order[(tie_order >= 0) & (tie_order < n_videos)]] = True
+    if tie_order.shape != (n_videos,) or not seen.all():
+        raise ValueError(f"tie_order {tuple(tie_order.shape)} is not a permutation of 0 to {n_videos - 1}")
     if candidates is not None and (candidates.shape != (n_videos,) or candidates.dtype != torch.bool):
         raise ValueError(f"candidates are {candidates.dtype} {tuple(candidates.shape)}, not torch.bool ({n_videos},)")
 

@@ -1,9 +1,12 @@
 """DCDT: query, title and description towers, decoupled so that video vectors are computed once."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from dcdt.config import DCDTConfig, OptimizerConfig
+from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import chord, dot, euclidean
 from dcdt.models.pairs import PairRecommender
@@ -25,6 +28,8 @@ class DualTower(PairRecommender):
         loss: a loss that takes distances or similarities (B, 1 + K) and labels.
         optimizer: learning rate, weight decay and schedule.
     """
+
+    reads_halves: ClassVar[bool] = True
 
     def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -81,6 +86,6 @@ class DualTower(PairRecommender):
 
     def silent_towers(self) -> list[str]:
         """Names of towers that output only zeros on the first 256 queries or videos."""
-        inputs = [part[:256] for part in (self.tables.queries, *self.tables.videos)]
+        inputs = [single(part[:256]) for part in (self.tables.queries, *self.tables.videos)]
         towers = zip(["query", *self.tables.fields], [self.query_tower, *self.field_towers], inputs, strict=True)
         return [name for name, tower, part in towers if not tower(part).any()]

@@ -156,7 +156,7 @@ class HistoryTowers(Recommender):
             question, learner = self._two_scores(queries)
             for weight in WEIGHTS:
                 scores = question + weight * learner
-                _, metrics = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
+                _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
                 sums[weight] += float(metrics["mrr"].double().sum())
         return {weight: total / len(side.queries) for weight, total in sums.items()}
 

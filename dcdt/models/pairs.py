@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dcdt.config import ModelConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, side_tensors
+from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot
 from dcdt.models.parts import make_part, z_scores
@@ -40,7 +41,7 @@ class PairRecommender(Recommender):
         side = side_tensors("train", data.split.train, data.collection)
         queries = query_batch(data.collection, self.tables, side.queries, side.candidates)
         z = z_scores(teacher.score_parts(queries, side.queries)[0].float(), side.candidates)  # (U, N)
-        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ self.tables.frozen[side.candidates].T
+        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ single(self.tables.frozen[side.candidates]).T
         self._taught = torch.zeros(len(self.tables.queries), z.shape[1])
         self._taught[side.queries] = z * cosine.std(1, correction=0, keepdim=True)
 
@@ -57,26 +58,45 @@ class PairRecommender(Recommender):
         """
         raise NotImplementedError
 
+    def objective(
+        self,
+        queries: Tensor,
+        videos: Tensor,
+        place: Tensor | None,
+        label: Tensor | None,
+        weight: Tensor | None,
+        teacher: Tensor | None,
+    ) -> Tensor:
+        """Mean loss of gathered vectors, as `match` takes them; without labels (B, C) the first column is positive."""
+        measured = self.match(queries, videos, place)
+        if label is None:
+            label = torch.zeros_like(measured)  # (B, 1 + K)
+            label[:, 0] = 1
+        loss: Tensor = self.loss(measured, label, weight, teacher).mean()
+        return loss
+
+    def compile_step(self) -> None:
+        """Let torch compile what a step computes once its vectors are gathered, for batches of any size."""
+        self.objective = torch.compile(self.objective, dynamic=True)  # type: ignore[method-assign]
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Mean loss of a batch of row numbers.
 
-        A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), or `columns` (C,) that all its
-        queries share with their `label` and `weight`, both (B, C). Of several processes each has a `share`: what its
-        loss counts, so that the mean of their gradients is that of the whole batch.
+        A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), with the `distinct` videos (U,) and
+        the `place` of each (B, 1 + K), or `columns` (C,) that all its queries share with their `label` and `weight`,
+        both (B, C). Of several processes each has a `share`: what its loss counts, so that the mean of their gradients
+        is that of the whole batch. Nothing here waits for the device.
         """
-        queries, weight = self.tables.queries[batch["query"]], batch.get("weight")
+        queries, weight = self.tables.query_rows(batch["query"]), batch.get("weight")
         rows: Tensor
         if "columns" in batch:
-            rows, label = batch["columns"], batch["label"]  # (C,), (B, C)
-            measured = self.match(queries, self.tables.videos[:, rows], None)
+            rows, place, shown = batch["columns"], None, batch["columns"]  # (C,)
         else:
             rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)  # (B, 1 + K)
-            distinct, place = torch.unique(rows, return_inverse=True)  # a video that stands there often: encoded once
-            measured = self.match(queries, self.tables.videos[:, distinct], place)
-            label = torch.zeros_like(measured)  # (B, 1 + K)
-            label[:, 0] = 1
+            place, shown = batch["place"], batch["distinct"]
         teacher = self._teacher(batch["query"], rows) if self.loss.taught else None
-        loss: Tensor = self.loss(measured, label, weight, teacher).mean()
+        videos = self.tables.video_rows(shown)  # (F, U, D)
+        loss = self.objective(queries, videos, place, batch.get("label"), weight, teacher)
         share = batch.get("share", 1.0)
         self.note_loss(loss.detach(), len(queries) if share else 0)
         return loss * share if "share" in batch else loss
@@ -104,5 +124,6 @@ class PairRecommender(Recommender):
             self._taught = self._taught.to(rows.device)
             said = self._taught[queries]  # (B, N)
             return said[:, rows] if rows.ndim == 1 else said.gather(1, rows)
-        asked, shown = nn.functional.normalize(self.tables.queries[queries], dim=-1), self.tables.frozen[rows]
+        asked = nn.functional.normalize(single(self.tables.queries[queries]), dim=-1)
+        shown = single(self.tables.frozen[rows])
         return asked @ shown.T if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)

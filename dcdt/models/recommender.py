@@ -14,10 +14,11 @@ from torch import Tensor
 from dcdt.config import OptimizerConfig
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
-from dcdt.data.tables import Tables
+from dcdt.data.gather import HALVES, single
+from dcdt.data.tables import BLOCK, Tables
 from dcdt.errors import UserError
 from dcdt.evaluation.metric import RankingMetrics
-from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order, tie_rate, top_k
+from dcdt.evaluation.ranking import ranking_metrics, ranks_and_ties, tie_order, top_k
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
@@ -86,6 +87,7 @@ class Recommender(L.LightningModule):
     starts_useful: ClassVar[bool] = False
     n_parts: ClassVar[int] = 1  # score matrices of `score_parts`
     needs_question: bool = True
+    reads_halves: ClassVar[bool] = False  # whether its tables may be of half precision
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()
@@ -104,13 +106,16 @@ class Recommender(L.LightningModule):
             NotApplicable: the collection lacks what the model needs.
         """
 
+    def compile_step(self) -> None:
+        """Compile a training step (`trainer.compile`); nothing where there is none."""
+
     def facts(self) -> dict[str, float]:
         """What the model found out about itself (a chosen weight, cold queries), written into metrics.json."""
         return {}
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B queries against all N videos, (B, N) fp32: higher is better."""
-        return self.encode_queries(queries.vectors) @ self.video_vectors().T
+        return products(self.encode_queries(queries.vectors), self.video_vectors())
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Scores (B, N) of queries that the model may have been fitted on, rows (B,), as if it had not.
@@ -147,8 +152,23 @@ class Recommender(L.LightningModule):
     def video_vectors(self) -> Tensor:
         """Vectors of the whole catalogue (N, W), computed once until the weights change again."""
         if self._vectors is None:
-            self._vectors = self.encode_videos(self.tables.videos)
+            videos = self.tables.videos
+            if videos.dtype not in HALVES:
+                self._vectors = self.encode_videos(videos)
+            else:  # block by block, so that no second table stands in memory
+                self._vectors = self._by_block(videos)
         return self._vectors
+
+    def _by_block(self, videos: Tensor) -> Tensor:
+        """Vectors (N, W) of a table (F, N, D) of half precision, encoded in fp32."""
+        found: Tensor | None = None
+        for start in range(0, videos.shape[1], BLOCK):
+            part = self.encode_videos(videos[:, start : start + BLOCK].float())  # (b, W)
+            if found is None:
+                found = part.new_empty(videos.shape[1], part.shape[1])
+            found[start : start + BLOCK] = part
+        assert found is not None
+        return found
 
     def silent_towers(self) -> list[str]:
         """Names of towers that output only zeros; a model without towers has none."""
@@ -270,18 +290,24 @@ class Recommender(L.LightningModule):
             queries = query_batch(self.data.collection, self.tables, rows, side.candidates)
             left_out = self.reads_validation and side.name == "val"
             scores = (self.score_left_out(queries, rows) if left_out else self.score(queries)).float()
-        positive_grade = self.data.collection.positive_grade
-        scores, metrics = rank_side(side, positions, scores, self.ties, positive_grade, self.data.ks)
-        judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)
-        positives = judged.masked_fill(grades < positive_grade, -1)
-        return scores, metrics, tie_rate(scores, positives, side.candidates.to(scores.device))
+        return rank_side(side, positions, scores, self.ties, self.data.collection.positive_grade, self.data.ks)
+
+
+def products(asked: Tensor, videos: Tensor) -> Tensor:
+    """Dot products (B, N) in fp32 of vectors (B, W) with a catalogue's (N, W), which may be of half precision."""
+    if videos.dtype not in HALVES:
+        return asked @ videos.T
+    scores = asked.new_empty(len(asked), len(videos))
+    for start in range(0, len(videos), BLOCK):
+        scores[:, start : start + BLOCK] = asked @ videos[start : start + BLOCK].float().T
+    return scores
 
 
 def query_batch(collection: Collection, tables: Tables, rows: Tensor, candidates: Tensor | None = None) -> QueryBatch:
     """What the queries of these rows (B,) carry."""
     queries, listed, vectors = collection.queries, rows.tolist(), tables.queries
     return QueryBatch(
-        vectors[rows.to(vectors.device)],
+        single(vectors[rows.to(vectors.device)]),
         [queries.texts[row] for row in listed],
         [queries.metadata[row].get("user_id") for row in listed],
         [queries.metadata[row].get("timestamp") for row in listed],
@@ -291,7 +317,7 @@ def query_batch(collection: Collection, tables: Tables, rows: Tensor, candidates
 
 def rank_side(
     side: SideTensors, positions: Tensor, scores: Tensor, ties: Tensor, positive_grade: float, ks: Sequence[int]
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Rank a chunk of a side among its candidates.
 
     Args:
@@ -303,16 +329,22 @@ def rank_side(
         ks: cut-offs.
 
     Returns:
-        The scores with -inf where a video is no candidate of the query, and the metrics, name to (B,).
+        The scores with -inf where a video is no candidate of the query, the metrics, name to (B,), and (B,) 1 where
+        a positive has the score of another candidate.
     """
     candidates, ties = side.candidates.to(scores.device), ties.to(scores.device)
-    scores = scores.masked_fill(~candidates, float("-inf"))
-    removed = side.removed[positions].to(scores.device)
-    padded = torch.nn.functional.pad(scores, (0, 1))  # padding -1 points to the added column
-    scores = padded.scatter_(1, removed % padded.shape[1], float("-inf"))[:, :-1]
+    removed = side.removed[positions]
+    query, at = (removed >= 0).nonzero(as_tuple=True)
+    if not candidates.all():
+        scores = scores.masked_fill(~candidates, float("-inf"))
+    elif len(query):
+        scores = scores.clone()
+    if len(query):
+        scores[query.to(scores.device), removed[query, at].to(scores.device)] = float("-inf")
     judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)
-    ranks = judged_ranks(scores, judged, ties, candidates)
-    return scores, ranking_metrics(ranks, grades, positive_grade, ks)
+    ranks, tied = ranks_and_ties(scores, judged, ties, candidates)
+    metrics = ranking_metrics(ranks, grades, positive_grade, ks)
+    return scores, metrics, (tied & (grades >= positive_grade)).any(1).float()
 
 
 def _pair_scores(side: SideTensors, positions: Tensor, scores: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class ResidualTowers(PairRecommender):
     """
 
     starts_useful: ClassVar[bool] = True
+    reads_halves: ClassVar[bool] = True
 
     def __init__(self, config: DCDTResidualConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)

@@ -85,7 +85,7 @@ class RidgeTowers(Recommender):
         for side in sides:
             for positions in Positions(side):
                 scores = self._scores_left_out(side.queries[positions])
-                _, metrics = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
+                _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
                 total += float(quality(metrics, data.ks).sum())
         return total / sum(len(side.queries) for side in sides)
 

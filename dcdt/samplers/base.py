@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.pool import CPU, TrainingPool
 
 Score = Callable[[Tensor], Tensor]  # query rows (B,) to the current scores of all videos (B, N)
 
@@ -29,9 +29,9 @@ class Sampler:
         """Video rows of the negatives of every pair, (R, K)."""
         raise NotImplementedError
 
-    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
-        """What a model trains on, of B rows (B, 2 + K), which several processes took from those of `whole`."""
-        return {"query": rows[:, 0], "video": rows[:, 1], "negatives": rows[:, 2:]}
+    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Tensor]:
+        """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
+        return explicit(rows, device)
 
     def due(self, epoch: int) -> bool:
         """Whether `mine_again` is wanted before this epoch."""
@@ -50,3 +50,19 @@ class Sampler:
     def facts(self) -> dict[str, float]:
         """What the sampler found out, written into metrics.json."""
         return {}
+
+
+def explicit(rows: Tensor, device: torch.device = CPU) -> dict[str, Tensor]:
+    """A batch of rows (B, 2 + K) of query, video and negatives.
+
+    The `distinct` videos (U,), each of which is encoded once, and the `place` (B, 1 + K) of each row's videos among
+    them are found on the CPU: how many they are is then known without waiting for the device.
+    """
+    distinct, place = torch.unique(rows[:, 1:], return_inverse=True)
+    parts = {"query": rows[:, 0], "video": rows[:, 1], "negatives": rows[:, 2:], "distinct": distinct, "place": place}
+    return {name: sent(part, device) for name, part in parts.items()}
+
+
+def sent(part: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU fetches it while the CPU goes on."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)

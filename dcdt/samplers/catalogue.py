@@ -36,5 +36,4 @@ class CatalogueSampler(ColumnSampler):
 
     def columns(self, rows: Tensor) -> Tensor:
         """All candidates, (C,)."""
-        self._all = self._all.to(rows.device)
         return self._all

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from dcdt.data.tables import padded
-from dcdt.samplers.base import Sampler
-from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.base import Sampler, sent
+from dcdt.samplers.pool import CPU, TrainingPool
 
 
 class ColumnSampler(Sampler):
@@ -34,40 +34,50 @@ class ColumnSampler(Sampler):
         return torch.zeros(len(self.pairs), 0, dtype=torch.int64)
 
     def columns(self, rows: Tensor) -> Tensor:
-        """Positions among the candidates of the videos that stand in the columns of a batch, (C,)."""
+        """Positions among the candidates of the videos that stand in the columns of a batch, (C,), ascending."""
         raise NotImplementedError
 
     def weigh(self, weight: Tensor, label: Tensor, columns: Tensor, size: int) -> Tensor:
-        """What each cell counts, (B, C), where `size` rows gave the columns; subclasses correct for their sampling."""
+        """What each cell counts, (B, C), where `size` rows gave the columns (C,), which are on the CPU.
+
+        Subclasses correct for their sampling.
+        """
         return weight
 
-    def batch(self, rows: Tensor, whole: Tensor | None = None) -> dict[str, Tensor]:
-        """Row numbers of queries (B,) and columns (C,), with label and weight of every cell, (B, C).
+    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Tensor]:
+        """Row numbers of queries (B,) and columns (C,), with label and weight of every cell, (B, C), on the device.
 
         Every process knows the rows of all, so gathering their columns sends nothing: each encodes them itself, and
-        the mean of the processes' gradients is the gradient of the whole batch.
+        the mean of the processes' gradients is the gradient of the whole batch. Which columns there are is found on
+        the CPU, where nobody has to wait for it; their cells are filled on the device.
         """
-        self._follow(rows.device)
+        self._follow(device)
         seen = whole if whole is not None and self.gather else rows
         columns = self.columns(seen)
-        owner = torch.searchsorted(self._queries, rows[:, 0].contiguous())
-        label = self._marked(self._positives[owner])[:, columns].float()
-        forbidden = self._marked(self._forbidden[owner])[:, columns]
-        weight = (~forbidden | (label > 0)).float()
+        query, shown = sent(rows[:, 0], device), sent(columns, device)
+        owner = torch.searchsorted(self._queries, query.contiguous())
+        positive, forbidden = (columns_of(places[owner], shown) for places in (self._positives, self._forbidden))
+        cells = torch.zeros(len(rows), len(shown) + 1, device=device)  # the added column takes what stands in none
+        label = cells.scatter(1, positive, 1.0)[:, :-1]  # (B, C)
+        weight = cells.fill_(1.0).scatter_(1, forbidden, 0.0).scatter_(1, positive, 1.0)[:, :-1]
         return {
-            "query": rows[:, 0],
-            "columns": self._candidates[columns],
+            "query": query,
+            "columns": self._candidates[shown],
             "label": label,
             "weight": self.weigh(weight, label, columns, len(seen)),
         }
-
-    def _marked(self, places: Tensor) -> Tensor:
-        """True at these positions (B, F), padded with C, of all candidates, (B, C)."""
-        marked = torch.zeros(len(places), len(self._candidates) + 1, dtype=torch.bool, device=places.device)
-        return marked.scatter_(1, places, True)[:, :-1]
 
     def _follow(self, device: torch.device) -> None:
         """Move the lists to where the batches are, once."""
         if self._queries.device != device:
             self._queries, self._candidates = self._queries.to(device), self._candidates.to(device)
             self._positives, self._forbidden = self._positives.to(device), self._forbidden.to(device)
+
+
+def columns_of(places: Tensor, columns: Tensor) -> Tensor:
+    """In which of the columns (C,), which ascend, these positions (B, F) stand: (B, F), C where in none.
+
+    The work is B x F log C, whatever the size of the catalogue.
+    """
+    at = torch.searchsorted(columns, places).clamp(max=len(columns) - 1)  # (B, F)
+    return at.masked_fill(columns[at] != places, len(columns))

@@ -6,7 +6,8 @@ from torch import Tensor
 from dcdt.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Score
-from dcdt.samplers.hard import HardSampler, hardest
+from dcdt.samplers.hard import HardSampler
+from dcdt.samplers.mining import hardest_of
 from dcdt.samplers.pool import TrainingPool
 
 CHUNK = 256  # queries that are scored at a time
@@ -40,7 +41,7 @@ class DynamicHardSampler(HardSampler):
         parts = zip(torch.split(pool.queries, CHUNK), torch.split(pool.forbidden, CHUNK), strict=True)
         for queries, forbidden in parts:
             scores: Tensor = score(queries).cpu()[:, pool.candidates]  # (chunk, C)
-            mined.append(hardest(scores, forbidden, size))
+            mined.append(hardest_of(scores, forbidden, size)[1])
         self.hard = pool.candidates[torch.cat(mined)]
 
     def state(self) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dcdt.config import InBatchSamplerConfig
 from dcdt.data.tables import Tables
+from dcdt.samplers.base import sent
 from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
 
@@ -33,13 +34,13 @@ class InBatchSampler(ColumnSampler):
 
     def columns(self, rows: Tensor) -> Tensor:
         """Positions of the distinct positives of the batch, (C,)."""
-        return torch.searchsorted(self._candidates, torch.unique(rows[:, 1]))
+        return torch.searchsorted(self.pool.candidates, torch.unique(rows[:, 1]))
 
     def weigh(self, weight: Tensor, label: Tensor, columns: Tensor, size: int) -> Tensor:
         """A negative weighs 1 / pi, where asked for."""
         if not self.logq:
             return weight
-        chance = self.chance(size)[columns.cpu()].to(weight)  # (C,)
+        chance = sent(self.chance(size)[columns].to(weight.dtype), weight.device)  # (C,)
         return torch.where(label > 0, weight, weight / chance)
 
     def chance(self, size: int) -> Tensor:

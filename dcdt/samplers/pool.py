@@ -12,6 +12,8 @@ from dcdt.data.splits import Split
 from dcdt.data.tables import padded
 from dcdt.errors import UserError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class TrainingPool:
@@ -23,6 +25,7 @@ class TrainingPool:
         owner: (P,) position in `queries` of each pair's query.
         candidates: (C,) video rows that training may see.
         forbidden: (U, F) ascending positions in `candidates`, padded with C.
+        device: where hard negatives are searched for.
     """
 
     pairs: Tensor
@@ -30,6 +33,7 @@ class TrainingPool:
     owner: Tensor
     candidates: Tensor
     forbidden: Tensor
+    device: torch.device = CPU
 
     @property
     def free(self) -> Tensor:
@@ -37,7 +41,7 @@ class TrainingPool:
         return len(self.candidates) - (self.forbidden < len(self.candidates)).sum(1)
 
 
-def training_pool(collection: Collection, split: Split) -> TrainingPool:
+def training_pool(collection: Collection, split: Split, device: torch.device = CPU) -> TrainingPool:
     """The pool of a split: videos related to a query at any grade, and videos with the text of one, are forbidden.
 
     Raises:
@@ -61,6 +65,7 @@ def training_pool(collection: Collection, split: Split) -> TrainingPool:
         torch.from_numpy(owner.reshape(-1)),
         torch.from_numpy(candidates),
         padded(lists, fill=len(candidates)),
+        device,
     )
 
 

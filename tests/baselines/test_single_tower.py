@@ -10,6 +10,7 @@ from dcdt.config import ContrastiveConfig, OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.models.recommender import QueryBatch
+from dcdt.samplers.base import explicit
 
 N_QUERIES, N_VIDEOS, WIDTH = 5, 13, 6
 
@@ -80,9 +81,9 @@ def test_the_loss_is_given_one_minus_the_score_as_distance(measure):
 
 def test_a_training_step_is_equation_7():
     model = make_model()
-    batch = {"query": torch.tensor([0, 4]), "video": torch.tensor([3, 3]), "negatives": torch.tensor([[5, 12], [0, 7]])}
+    batch = explicit(torch.tensor([[0, 3, 5, 12], [4, 3, 0, 7]]))
     losses = []
-    for query, video, negatives in zip(*batch.values(), strict=True):
+    for query, video, negatives in zip(*(batch[name] for name in ("query", "video", "negatives")), strict=True):
         for row, y in [(video, 1), *((negative, 0) for negative in negatives)]:
             d = 1 - naive(model, model.tables.queries[query], model.tables.videos[:, row])
             losses.append(y * d + (1 - y) * max(0.8 - d, 0) ** 2)
@@ -91,7 +92,7 @@ def test_a_training_step_is_equation_7():
 
 def test_training_moves_the_positive_above_the_negatives():
     model = make_model(dropout=0.2).train()
-    batch = {"query": torch.tensor([0]), "video": torch.tensor([3]), "negatives": torch.tensor([[5, 12, 1]])}
+    batch = explicit(torch.tensor([[0, 3, 5, 12, 1]]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(100):
         optimizer.zero_grad()

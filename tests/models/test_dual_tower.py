@@ -9,6 +9,7 @@ from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.measures import euclidean
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
+from dcdt.samplers.base import explicit
 
 N_QUERIES, N_VIDEOS, WIDTH = 7, 11, 12
 ATTENTION = ["none", "query"]
@@ -42,7 +43,8 @@ def batch_of(tables):
 def index_batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     query, video = (torch.randint(n, (4,), generator=generator) for n in (N_QUERIES, N_VIDEOS))
-    return {"query": query, "video": video, "negatives": torch.randint(N_VIDEOS, (4, 3), generator=generator)}
+    negatives = torch.randint(N_VIDEOS, (4, 3), generator=generator)
+    return explicit(torch.column_stack([query, video, negatives]))
 
 
 def step(model, lr=0.1):
@@ -145,7 +147,7 @@ def test_the_loss_of_a_batch_by_brute_force(attention):
     model = make_model(attention, dropout=0.0)
     batch, tables = index_batch(), model.tables
     total = 0
-    for query, video, negatives in zip(*batch.values(), strict=True):
+    for query, video, negatives in zip(batch["query"], batch["video"], batch["negatives"], strict=True):
         for place, other in enumerate([video, *negatives]):
             q = model.encode_queries(tables.queries[query][None])
             v = model.encode_videos(tables.videos[:, other][:, None])

@@ -28,8 +28,9 @@ from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
-from dcdt.samplers.hard import HardSampler, hardest
+from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
+from dcdt.samplers.mining import hardest_of
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 
@@ -338,11 +339,8 @@ def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatc
         assert not model.training
         plain(score)
         videos = model.encode_videos(made.tables.videos)
-        wanted = hardest(
-            model.encode_queries(made.tables.queries[pool.queries]) @ videos[pool.candidates].T,
-            pool.forbidden,
-            sampler.hard.shape[1],
-        )
+        scores = model.encode_queries(made.tables.queries[pool.queries]) @ videos[pool.candidates].T
+        _, wanted = hardest_of(scores, pool.forbidden, sampler.hard.shape[1])
         mined.append((model.current_epoch, torch.equal(sampler.hard, pool.candidates[wanted])))
 
     monkeypatch.setattr(sampler, "mine_again", noted)

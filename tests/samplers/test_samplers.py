@@ -13,7 +13,8 @@ from dcdt.config import HardSamplerConfig, RandomSamplerConfig, SplitConfig
 from dcdt.data.collection import Judgments, normalise_text
 from dcdt.data.tables import Tables
 from dcdt.errors import UserError
-from dcdt.samplers.hard import HardSampler, mine
+from dcdt.samplers.hard import HardSampler
+from dcdt.samplers.mining import mine
 from dcdt.samplers.pool import TrainingPool, draw_distinct, training_pool
 from dcdt.samplers.random import RandomSampler
 
@@ -132,14 +133,17 @@ def test_every_subset_is_drawn_equally_often(count, k):
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 4  # far in the tail
 
 
-@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 12), st.integers(1, 5), st.integers(0, 1000))
-def test_mining_by_brute_force(n_videos, n_queries, size, chunk, seed):
+@given(*(st.integers(1, most) for most in (12, 8, 12, 5, 13)), st.integers(0, 1000))
+def test_mining_by_brute_force(n_videos, n_queries, size, chunk, block, seed):
     rng = np.random.default_rng(seed)
     queries, videos = (torch.from_numpy(rng.normal(size=(n, 4))) for n in (n_queries, n_videos))
     forbidden = [sorted(rng.choice(n_videos, rng.integers(n_videos), replace=False)) for _ in range(n_queries)]
     width = max(map(len, forbidden))
     padded = torch.tensor([[*part, *[n_videos] * (width - len(part))] for part in forbidden], dtype=torch.int64)
-    mined = mine(queries, videos, padded.reshape(n_queries, width), size, chunk)
+    rows = torch.from_numpy(np.sort(rng.permutation(2 * n_videos)[:n_videos]))  # the others are no candidates
+    table = torch.from_numpy(rng.normal(size=(2 * n_videos, 4)))
+    table[rows] = videos
+    mined = mine(queries, table, rows, padded.reshape(n_queries, width), size, chunk, block)
     assert mined.shape == (n_queries, min(size, n_videos))
     for query, taken, row in zip(queries, forbidden, mined.tolist(), strict=True):
         scores = videos @ query

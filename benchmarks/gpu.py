@@ -1,0 +1,169 @@
+"""How near is training on a GPU to what the GPU can do? Runs only where there is one.
+
+    python benchmarks/gpu.py [--videos 1000000] [--queries 262144] [--batches 1024 4096 16384 65536]
+
+`trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `setup.train`, four explicit negatives,
+with and without `trainer.compile`, against what is measured in the same run: the rate of a square bf16 product, the
+bandwidth of a copy, and a DataLoader of single items on the same GPU. The roofline of a step is the longer of its
+operations at the measured rate and its bytes (gathered vectors, once read and once written) at the measured bandwidth.
+Mining and full ranking are timed at the same catalogue. The device's name is the machine's in the result.
+"""
+
+import argparse
+import time
+
+import torch
+from measured import RESULTS, Row, median, row, write
+from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
+from training import Turns, fresh, item_batches, step, turns
+
+from dcdt import setup
+from dcdt.config import Settings
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.tables import Tables
+from dcdt.samplers.mining import mine
+
+TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
+TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
+
+
+def seconds_of(job: object, repeats: int = 5) -> float:
+    """Median seconds of a job on the GPU, warmed up."""
+    found = []
+    for turn in range(-2, repeats):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        job()
+        torch.cuda.synchronize()
+        if turn >= 0:
+            found.append(time.perf_counter() - started)
+    return median(found)
+
+
+def limits() -> tuple[float, float]:
+    """Operations a second of a square bf16 product, and bytes a second of a copy (read and written)."""
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    rate = 2 * size**3 / seconds_of(lambda: a @ b)
+    room = torch.empty(2**28, device="cuda", dtype=torch.float16)
+    other = torch.empty_like(room)
+    return rate, 2 * room.numel() * room.itemsize / seconds_of(lambda: other.copy_(room))
+
+
+def roofline(distinct: float, batch: int, width: int, rate: float, bandwidth: float) -> float:
+    """Seconds that a step cannot do without: forward and the gradients of the weights, or moving its vectors."""
+    encoded = batch + FIELDS * distinct
+    operations = 2 * 2 * encoded * width * TOWER + 3 * 2 * distinct * FIELDS * TOWER * TOWER
+    moved = 2 * 2 * encoded * width  # gathered: read and written in half precision
+    return max(operations / rate, moved / bandwidth)
+
+
+def train(settings: Settings, tables: Tables, data: RankingDataModule) -> float:
+    """Seconds a sample of the second epoch, since the first one starts the GPU and compiles.
+
+    The GPU is waited for at the end of a turn, not at every step.
+    """
+    steps = len(data.sampler.pairs) // settings.batch_size
+    found = turns(settings, tables, data, Turns({}, max(1, steps // 2), torch.cuda.synchronize))
+    return found.seconds["framework"][-1] / settings.batch_size
+
+
+def items(settings: Settings, tables: Tables, rows: torch.Tensor, count: int = 4) -> float:
+    """Seconds a sample with a DataLoader of single items on the GPU."""
+    device = torch.device("cuda")
+    model, optimizer, schedule = fresh(settings, tables, device)
+    stream = item_batches(settings, tables, rows, device)
+    step(model, optimizer, schedule, next(stream))
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        step(model, optimizer, schedule, next(stream))
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / (count * settings.batch_size)
+
+
+def training_rows(given: argparse.Namespace, collection: object, split: object, tables: Tables) -> list[Row]:
+    """Throughput at every batch size."""
+    rate, bandwidth = limits()
+    rows = [
+        row("bf16 matrix rate", rate / 1e12, "TFLOP/s", "measured"),
+        row("memory bandwidth", bandwidth / 1e9, "GB/s", "measured"),
+    ]
+    for batch in given.batches:
+        overrides = ["trainer=gpu", "sampler=random", f"batch_size={batch}", "trainer.max_epochs=2"]
+        settings = settings_of(*overrides)
+        data = data_of(settings, collection, split, tables)
+        drawn = torch.cat([data.sampler.pairs, data.sampler.draw(torch.Generator().manual_seed(0))], dim=1)
+        distinct = float(len(drawn[:batch, 1:].unique()))
+        least = roofline(distinct, batch, tables.width, rate, bandwidth) / batch
+        plain = train(settings, tables, data)
+        compiled = train(settings_of(*overrides, "trainer.compile=true"), tables, data)
+        best, what = min(plain, compiled), f"training on the GPU, batch {batch:,}"
+        last = batch == max(given.batches)
+        rows.append(
+            row(
+                what,
+                1 / best,
+                "samples/s",
+                f"roofline of its arithmetic, {1 / least:.0f} samples/s",
+                least / best,
+                f">= {SHARE}" if last else "report",
+                least / best >= SHARE if last else None,
+            )
+        )
+        rows.append(row(f"{what}: compiled", 1 / compiled, "samples/s", f"not, {1 / plain:.0f}", plain / compiled))
+        if batch <= 4096:
+            single = items(settings, tables, drawn)
+            rows.append(
+                row(
+                    what,
+                    1 / best,
+                    "samples/s",
+                    f"DataLoader of single items, {1 / single:.0f} samples/s",
+                    single / best,
+                    f">= {TIMES}",
+                    single / best >= TIMES,
+                )
+            )
+    return rows
+
+
+def ranking_rows(given: argparse.Namespace, split: object, collection: object, tables: Tables) -> list[Row]:
+    """Mining and one validation, both over the whole catalogue."""
+    device, n = torch.device("cuda"), given.videos
+    tables.cpu()  # mining sends the table block by block, as before a run
+    asked, forbidden = tables.queries[:10_000], (torch.arange(min(10_000, len(tables.queries))) % n).unsqueeze(1)
+    everything = torch.arange(n)
+    mined = seconds_of(lambda: mine(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
+    settings = settings_of("trainer=gpu", "sampler=random", "trainer.max_epochs=1")
+    data = data_of(settings, collection, split, tables)
+    model, trainer = setup.make_model(settings, tables), setup.make_trainer(settings, [])
+    ranked = seconds_of(lambda: trainer.validate(model, datamodule=data, verbose=False), 2)
+    return [
+        row(f"mining, {len(asked):,} queries x {n:,} videos, pool {POOL}", mined, "s", "no other"),
+        row(f"full ranking, {HELD_OUT} queries x {n:,} videos, catalogue encoded", ranked, "s", "no other"),
+    ]
+
+
+def main() -> None:
+    """Measure, print, write; one line where there is no GPU."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=262_144)
+    parser.add_argument("--videos", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--batches", nargs="*", type=int, default=[1024, 4096, 16_384, 65_536])
+    parser.add_argument("--out", default=str(RESULTS / "gpu.json"))
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        print(f"no GPU that torch {torch.__version__} can use: nothing measured, nothing written")
+        return
+    n_queries = given.queries + 2 * HELD_OUT
+    collection = collection_of(n_queries, given.videos)
+    split = split_of(collection, HELD_OUT)
+    tables = half_tables(n_queries, given.videos, given.width)
+    rows = [*training_rows(given, collection, split, tables), *ranking_rows(given, split, collection, tables)]
+    write(given.out, rows, given.videos)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What the benchmarks of this folder share: medians of interleaved repeats, rows with their target, one result file."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+
+from dcdt.files import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Row = dict[str, object]
+Job = Callable[[], float | None]
+
+
+def interleaved(jobs: Mapping[str, Job], repeats: int, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of each job, run in turn so that what else the machine does falls on all of them.
+
+    Args:
+        jobs: name to what is timed; a job that returns a number has timed itself.
+        repeats: rounds that count.
+        warm: rounds before them that do not.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(-warm, repeats):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            own = job()
+            took = time.perf_counter() - started if own is None else own
+            if turn >= 0:
+                seconds[name].append(took)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """How many times as long the first took as the second: the median over the rounds."""
+    return statistics.median(one / other for one, other in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def median(values: list[float]) -> float:
+    """The median of a job's seconds."""
+    return statistics.median(values)
+
+
+def row(
+    question: str,
+    value: float,
+    unit: str,
+    against: str,
+    ratio: float | None = None,
+    target: str = "report",
+    holds: bool | None = None,
+) -> Row:
+    """One line of a result, rounded to three digits, and printed."""
+    found = {
+        "question": question,
+        "value": _rounded(value),
+        "unit": unit,
+        "against": against,
+        "ratio": None if ratio is None else _rounded(ratio),
+        "target": target,
+        "holds": None if holds is None else bool(holds),
+    }
+    verdict = {None: "", True: "  holds", False: "  DOES NOT HOLD"}[found["holds"]]
+    shown = "" if ratio is None else f"  ratio {found['ratio']:g}"
+    print(f"{question}: {found['value']:g} {unit}{shown} against {against} (target: {target}){verdict}", flush=True)
+    return found
+
+
+def forget_peak() -> float:
+    """Start measuring the peak memory of this process anew; MB that it holds now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> float:
+    """Peak resident memory of this process since `forget_peak`, MB."""
+    return _status("VmHWM")
+
+
+def anonymous() -> float:
+    """Resident memory of this process that no file backs, MB: what the system cannot take back."""
+    return _status("RssAnon")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(name))) / 1024
+
+
+def machine() -> str:
+    """Processor, cores, Python and torch of this machine."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def write(out: str | Path, rows: list[Row], n: int) -> None:
+    """Write the result file: rows, date, machine and the size that was measured.
+
+    Args:
+        out: the file.
+        rows: what was measured.
+        n: the size (of the catalogue, unless a row says otherwise).
+    """
+    write_json(Path(out), {"rows": rows, "date": date.today().isoformat(), "machine": machine(), "n": n})
+    print(json.dumps({"written": str(out), "rows": len(rows)}), flush=True)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

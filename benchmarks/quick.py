@@ -1,0 +1,41 @@
+"""The quick set of `make bench`: every question of docs/performance.md at a size that takes minutes in all.
+
+Results go to outputs/bench, not to benchmarks/results, whose figures are of full size. One script after the other, each
+in a process of its own, so that none measures what another left in memory.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent / "outputs" / "bench"
+SET = {
+    "training": "--queries 8192 --videos 8192 --repeats 3",
+    "small_run": "--epochs 20 --repeats 3",
+    "mining": "--queries 2000 --videos 20000 --repeats 3",
+    "evaluation": "--queries 2000 --videos 50000 --portions 5",
+    "metrics": "--queries 2000 --repeats 1",
+    "bm25": "--videos 20000 --queries 50 --repeats 1",
+    "startup": "--repeats 2",
+    "memory": "--videos 50000 --queries 4000",
+    "growth": "--sizes 1000 10000 50000 --repeats 1 --no-index",
+    "gpu": "",
+}
+
+
+def main() -> None:
+    """Run them; exit code 1 where a script failed."""
+    failed = []
+    for name, arguments in SET.items():
+        print(f"== {name}", flush=True)
+        extra = ["--image", str(OUT / "growth.png")] if name == "growth" else []
+        command = [sys.executable, str(HERE / f"{name}.py"), *arguments.split(), *extra]
+        if subprocess.run([*command, "--out", str(OUT / f"{name}.json")]).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Collections of any size without texts to embed: clustered unit vectors, one related video a query."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from dcdt import setup
+from dcdt.config import Settings, config_folder, parse, register_resolvers
+from dcdt.data.collection import Collection, Documents, Judgments
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.splits import Side, Split
+from dcdt.data.tables import Tables, make_unit, room
+from dcdt.registry import SAMPLERS, look_up
+from dcdt.samplers.pool import training_pool
+
+WIDTH = 1536
+BLOCK = 16_384
+
+
+def clustered(n: int, width: int = WIDTH, seed: int = 0, clusters: int = 256, into: Tensor | None = None) -> Tensor:
+    """Unit vectors (n, width) around so many centres, made block by block; in the tensor `into` where there is one."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(clusters, width, generator=torch.Generator().manual_seed(1))
+    found = torch.empty(n, width) if into is None else into
+    noise = torch.randn(min(n, BLOCK), width, generator=generator)  # drawn once; other blocks have it shifted
+    for at, part in enumerate(found.split(BLOCK)):
+        chosen = torch.randint(clusters, (len(part),), generator=generator)
+        vectors = centres[chosen] + noise[: len(part)].roll(at, dims=1)
+        part.copy_(torch.nn.functional.normalize(vectors, dim=-1))
+    return found
+
+
+def settings_of(*overrides: str) -> Settings:
+    """Settings as the command line would give them, without a logger and without a progress bar."""
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", ["logger=csv", "callbacks.progress=false", "trainer=cpu", *overrides])
+    return parse(config)
+
+
+def collection_of(n_queries: int, n_videos: int) -> Collection:
+    """Ids and judgments alone: query i asks for video i, over and over."""
+    videos = Documents(*_texts("v", n_videos))
+    queries = Documents(*_texts("q", n_queries))
+    rows = np.arange(n_queries)
+    judgments = Judgments(rows, rows % n_videos, np.ones(n_queries, dtype=np.float32))
+    return Collection(Path("synthetic"), "synthetic", videos, queries, judgments, {})
+
+
+def split_of(collection: Collection, held_out: int) -> Split:
+    """The last queries are validation, those before them test, all others training; every video is a candidate."""
+    n = len(collection.queries)
+    everything = np.ones(len(collection.videos), dtype=bool)
+
+    def side(start: int, stop: int) -> Side:
+        inside = (collection.judgments.query >= start) & (collection.judgments.query < stop)
+        return Side(np.arange(start, stop), everything, collection.judgments.where(inside))
+
+    train = side(0, n - 2 * held_out)
+    pairs = np.stack([train.judgments.query, train.judgments.video], axis=1)
+    return Split("query", 0, pairs, train, side(n - held_out, n), side(n - 2 * held_out, n - held_out))
+
+
+def tables_of(n_queries: int, n_videos: int, width: int = WIDTH) -> Tables:
+    """Random tables of two fields."""
+    videos = torch.stack([clustered(n_videos, width, seed) for seed in (2, 3)])
+    return Tables(clustered(n_queries, width, 4), videos, videos.sum(0), ["title", "text"])
+
+
+def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | None = None) -> Tables:
+    """The same in half precision, block by block; in a file of the folder `home` where one is named."""
+    queries, videos = room((n_queries, width), torch.float16), room((2, n_videos, width), torch.float16, home)
+    summed = room((n_videos, width), torch.float16, home)
+    for seed, table in enumerate((queries, *videos)):
+        clustered(len(table), width, seed, into=table)
+    for start in range(0, n_videos, BLOCK):
+        summed[start : start + BLOCK] = videos[:, start : start + BLOCK].float().sum(0)
+    return Tables(queries, videos, make_unit(summed), ["title", "text"])
+
+
+def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
+    """As `setup.make_datamodule`, without a pair file, for which there are no texts."""
+    setup.prepare(settings)
+    sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
+    return RankingDataModule(collection, split, {}, sampler, settings.batch_size, settings.seed, settings.ks)
+
+
+def _texts(kind: str, n: int) -> tuple[list[str], list[str], list[str], list[dict[str, object]]]:
+    ids = [f"{kind}{at}" for at in range(n)]
+    return ids, ids, ids, [{} for _ in ids]

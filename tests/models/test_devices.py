@@ -1,0 +1,186 @@
+"""What trainer=gpu relies on, tested without a GPU: no step waits for its device, and vectors of half precision."""
+
+import shutil
+
+import pytest
+import torch
+from support import EMBEDDER, make_collection
+from torch.nn.functional import normalize
+
+from baselines.zero_shot import ZeroShot
+from dcdt.config import (
+    CatalogueSamplerConfig,
+    ContrastiveConfig,
+    DCDTConfig,
+    DCDTResidualConfig,
+    HardSamplerConfig,
+    InBatchSamplerConfig,
+    InfoNCEConfig,
+    OptimizerConfig,
+    ZeroShotConfig,
+)
+from dcdt.data import gather, tables
+from dcdt.data.collection import load_collection
+from dcdt.data.tables import Tables, load_tables, room
+from dcdt.errors import UserError
+from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.dual_tower import DualTower
+from dcdt.models.recommender import QueryBatch
+from dcdt.models.residual import ResidualTowers
+from dcdt.samplers.base import explicit
+from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.hard import HardSampler
+from dcdt.samplers.in_batch import InBatchSampler
+from dcdt.samplers.mining import mine
+from dcdt.samplers.pool import TrainingPool
+
+META = torch.device("meta")  # shapes without data: whatever has to wait for a value fails there
+OPTIMIZER = OptimizerConfig(1e-3, 0.01, "constant")
+N_QUERIES, N_VIDEOS, WIDTH = 6, 40, 16
+
+
+def made_tables(dtype=torch.float32, seed=0):
+    """Tables whose numbers are the same in every precision."""
+    generator = torch.Generator().manual_seed(seed)
+    queries, videos = (
+        torch.randn(N_QUERIES, WIDTH, generator=generator),
+        torch.randn(2, N_VIDEOS, WIDTH, generator=generator),
+    )
+    queries, videos = (normalize(part, dim=-1).bfloat16().float() for part in (queries, videos))
+    return Tables(queries.to(dtype), videos.to(dtype), normalize(videos.sum(0), dim=-1).to(dtype), ["title", "text"])
+
+
+def loss_of(name):
+    if name == "infonce":
+        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+    return ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
+
+
+def model_of(kind, found, loss="contrastive"):
+    torch.manual_seed(0)
+    if kind is DualTower:
+        config = DCDTConfig("dcdt", found.fields, 12, 0.0, "none", "concat")
+    else:
+        config = DCDTResidualConfig("dcdt_residual", found.fields, 4, "all", 0.0, "none", "sum")
+    model = kind(config, found, loss_of(loss), OPTIMIZER)
+    model.note_loss = lambda *_: None  # there is no trainer
+    return model
+
+
+def made_pool():
+    rows = torch.arange(N_QUERIES)
+    pairs = torch.stack([rows, rows * 3], dim=1)
+    return TrainingPool(pairs, rows, rows, torch.arange(N_VIDEOS), (rows * 3).unsqueeze(1))
+
+
+SAMPLERS = {
+    "hard": lambda pool, found: HardSampler(HardSamplerConfig("hard", 3, 0.5, 200), pool, found),
+    "in_batch": lambda pool, found: InBatchSampler(InBatchSamplerConfig("in_batch", True), pool, found),
+    "catalogue": lambda pool, found: CatalogueSampler(CatalogueSamplerConfig("catalogue"), pool, found),
+}
+
+
+@pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
+@pytest.mark.parametrize("loss", ["contrastive", "infonce"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_step_waits_for_nothing_of_its_device(kind, loss, name):
+    found, pool = made_tables(torch.float16), made_pool()
+    sampler = SAMPLERS[name](pool, found)
+    rows = torch.cat([sampler.pairs, sampler.draw(torch.Generator().manual_seed(0))], dim=1)
+    model = model_of(kind, found, loss).to(META)
+    batch = sampler.batch(rows, None, META)
+    assert {part.device.type for part in batch.values()} == {"meta"}
+    loss = model.training_step(batch, 0)
+    loss.backward()
+    assert loss.device.type == "meta"
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_the_meta_device_shows_what_waits():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.unique(torch.zeros(3, dtype=torch.int64, device=META))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.zeros(3, device=META).sum().item()
+
+
+@pytest.mark.parametrize("least", [0, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
+def test_half_tables_train_and_score_as_the_same_numbers_in_fp32(kind, dtype, least, monkeypatch):
+    monkeypatch.setattr(gather, "LEAST", least)
+    monkeypatch.setattr("dcdt.models.recommender.BLOCK", 7)
+    whole, half = model_of(kind, made_tables()), model_of(kind, made_tables(dtype))
+    batch = explicit(torch.tensor([[0, 1, 2, 3], [4, 5, 1, 30]]))
+    losses = [model.training_step(batch, 0) for model in (whole, half)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(whole.parameters(), half.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    asked = QueryBatch(made_tables().queries, ["?"] * N_QUERIES, [None] * N_QUERIES, [None] * N_QUERIES)
+    with torch.no_grad():
+        scores = [model.eval().score(asked) for model in (whole, half)]
+    assert scores[1].dtype == torch.float32
+    torch.testing.assert_close(*scores)
+    assert half.silent_towers() == whole.silent_towers()
+
+
+def test_the_reference_ranks_by_the_half_table_itself(monkeypatch):
+    monkeypatch.setattr("dcdt.models.recommender.BLOCK", 7)
+    half = made_tables(torch.float16)
+    frozen = Tables(half.queries, half.frozen.unsqueeze(0), half.frozen, ["frozen"])
+    model = ZeroShot(ZeroShotConfig("zero_shot", ["frozen"], "none", "none"), frozen)
+    assert model.video_vectors().data_ptr() == half.frozen.data_ptr()
+    asked = QueryBatch(made_tables().queries, ["?"] * N_QUERIES, [None] * N_QUERIES, [None] * N_QUERIES)
+    expected = normalize(asked.vectors, dim=-1) @ made_tables().frozen.T
+    torch.testing.assert_close(model.score(asked), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mining_halves_is_mining_their_numbers_in_fp64(dtype):
+    found, pool = made_tables(dtype), made_pool()
+    queries, videos = found.queries.double(), found.frozen.double()
+    mined = mine(found.queries, found.frozen, pool.candidates, pool.forbidden, 9, chunk=4, block=11)
+    scores = (queries @ videos.T).scatter(1, pool.forbidden, -torch.inf)
+    torch.testing.assert_close(scores.gather(1, mined), scores.topk(9).values, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_half_tables_are_read_block_by_block(tmp_path, mapped, monkeypatch):
+    folder = make_collection(tmp_path / "c", n_videos=20, n_queries=8)
+    collection, cache = load_collection(folder), folder / "embeddings"
+    whole = load_tables(collection, ["title", "text"], EMBEDDER, str(cache), progress=False)
+    before = sorted(path.name for path in cache.iterdir())
+    monkeypatch.setattr(tables, "BLOCK", 7)
+    half = load_tables(
+        collection, ["title", "text"], EMBEDDER, str(cache), progress=False, dtype=torch.float16, mapped=mapped
+    )
+    for name in ("queries", "videos", "frozen"):
+        assert getattr(half, name).dtype == torch.float16
+        torch.testing.assert_close(getattr(half, name).float(), getattr(whole, name), atol=1e-3, rtol=0)
+    assert sorted(path.name for path in cache.iterdir()) == before  # nothing is left where the file was
+
+
+def test_a_disk_that_is_full_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(UserError, match="mapped=true needs"):
+        room((4, 4), torch.float16, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["contrastive", "infonce"])
+def test_a_compiled_step_is_the_step(loss):
+    if shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on CPUs")
+    plain, compiled = (model_of(DualTower, made_tables(), loss).double() for _ in range(2))
+    compiled.compile_step()
+    for rows in ([[0, 1, 2, 3], [4, 5, 1, 30]], [[1, 2, 9, 8], [3, 3, 3, 3], [5, 0, 1, 2]]):
+        batch = explicit(torch.tensor(rows))
+        losses = [model.training_step(batch, 0) for model in (plain, compiled)]
+        torch.testing.assert_close(*losses)
+        for one in losses:
+            one.backward()
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
