@@ -33,7 +33,7 @@ class Plain:
     def draw(self, generator):
         return torch.zeros(23, 0, dtype=torch.int64)
 
-    def batch(self, rows, whole=None):
+    def batch(self, rows, whole=None, device=None):
         return {"rows": rows, "whole": rows if whole is None else whole}
 
 

@@ -185,7 +185,7 @@ BLOCKS = [
     Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block(
-        "docs/performance.md", "make bench", "takes half an hour; tests/test_benchmarks.py runs the scripts at toy size"
+        "docs/performance.md", "python benchmarks/training.py", "tests/test_benchmarks.py runs the scripts at toy size"
     ),
     *(
         Block(f"docs/results/{page}.md", starts, ACCEPTED)

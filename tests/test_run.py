@@ -199,7 +199,11 @@ def spoil(folder, name, change):
     ("name", "change", "expected"),
     [
         ("queries.jsonl", lambda text: text.replace('"text": "', '"text": "", "was": "', 1), "queries.jsonl:1"),
-        ("qrels/all.tsv", lambda text: text + "q0\tnowhere\t1\n", "'nowhere' is not in corpus.jsonl"),
+        (
+            "qrels/all.tsv",
+            lambda text: text + "".join(f"q{n}\tnowhere\t1\n" for n in range(20)),
+            "'nowhere' is not in corpus.jsonl",
+        ),
         ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "stands already at line 1"),
         ("qrels/all.tsv", lambda text: "".join(text.splitlines(True)[:2]), "leaves no"),
     ],

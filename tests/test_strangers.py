@@ -294,7 +294,7 @@ def test_a_formula_in_a_title_is_text_in_a_batch(run, tmp_path, text):
 
     served = load(run)
     served.add(Documents(["=new"], [text], ["rank of a span"], [{"series": text, "url": text}]))
-    given = Namespace(json=False, k=21, filter="", explain=False, abstain=False)
+    given = Namespace(json=False, k=21, filter="", explain=False, abstain=False, user=None)
     rows = list(csv.reader(io.StringIO("".join(batch_lines(served, [text], given)))))
     assert len(rows) == 22
     cells = [cell for row in rows[1:] for cell in (row[0], *row[3:])]

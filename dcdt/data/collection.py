@@ -176,6 +176,10 @@ class Collection:
         slices: dict[str, list[int]] = {}
         for row, metadata in enumerate(self.queries.metadata):
             language = metadata.get("lang")
+            if language is not None and not isinstance(language, str):
+                raise UserError(
+                    f"the query '{self.queries.ids[row]}' has 'lang' {str(language)[:40]!r}; give a text, as en."
+                )
             if spoken and language is not None and language not in spoken:
                 slices.setdefault(str(language), []).append(row)
         return {language: np.array(rows, dtype=np.int64) for language, rows in sorted(slices.items())}

@@ -22,6 +22,7 @@ from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
 
 TABLE, STAMPS = "videos", ("changed", "writer")
+PROBES, REFINED = 8, 3  # cells that are searched, and how many times k are ranked by their full vectors
 INDEX_ROWS = 20_000  # above it, Lance's own approximate index is made
 KEPT = timedelta(days=7)  # how long old versions can still be read
 PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
@@ -136,7 +137,7 @@ class LanceIndex:
             if where:
                 query = query.where(sql(where), prefilter=True)
             if len(self) > INDEX_ROWS:
-                query = query.nprobes(20).refine_factor(10)
+                query = query.nprobes(PROBES).refine_factor(REFINED)
             return (query if columns is None else query.select(list(columns))).limit(k).to_arrow()
 
         return self._try(run)
