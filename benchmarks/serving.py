@@ -326,9 +326,7 @@ def main() -> None:
         change(given.hybrid or given.run, given.scratch)
     known = {row["question"]: row for row in read_json(OUT).get("rows", [])}
     known |= {row["question"]: row for row in ROWS}
-    machine = (
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, shared with other work"
-    )
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     facts = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine,

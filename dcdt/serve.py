@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _socket(host: str, port: int) -> socket.socket:
     """A bound socket, so that a taken port is told before anything is served."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -18,7 +18,7 @@ from typing import Any
 from dcdt.errors import UserError
 from dcdt.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
 )  # fmt: skip
