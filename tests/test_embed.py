@@ -235,7 +235,7 @@ def test_a_file_that_is_not_utf_8_and_an_empty_text_are_named_with_their_line(tm
     assert (done.returncode, done.stdout) == (2, "")
     assert "corpus.jsonl:2: not UTF-8" in done.stderr
     corpus.write_text('{"_id": "v0", "title": " ", "text": ""}\n')
-    assert "corpus.jsonl:1: the video 'v0' has neither title nor text" in embed(folder).stderr
+    assert "corpus.jsonl holds no video with a word" in embed(folder).stderr
 
 
 @SLOW

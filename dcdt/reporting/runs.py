@@ -226,7 +226,10 @@ def _pairs(path: Path) -> PairScores:
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
     labels, accepted = (table[name].to_numpy().astype(np.bool_) for name in ("label", "accepted"))
-    return PairScores(table["query_id"].to_pylist(), labels, scores, accepted)
+    queries = table["query_id"].to_pylist()
+    if not all(isinstance(name, str) for name in queries):
+        raise ValueError("the id of a query is no text")
+    return PairScores(queries, labels, scores, accepted)
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -155,6 +155,8 @@ class Ann:
             params = faiss.SearchParametersIVF(nprobe=self.facts.breadth, **options)
         _, found = self.index.search(np.ascontiguousarray(narrow, dtype=np.float32), depth, params=params)
         rows = found[0][found[0] >= 0]
+        if len(rows) and rows.max() >= len(self.matrix):
+            raise UserError("the approximate index is corrupt: it finds videos that are not there. Build it anew.")
         scores = self.matrix[rows].astype(np.float32) @ vector  # (depth, W) @ (W,)
         order = np.argsort(-scores, kind="stable")[:k]
         return rows[order], scores[order]

@@ -92,6 +92,7 @@ def _check_popularity(spec: Spec, at: int, view: View) -> None:
 def _check_history(spec: Spec, at: int, view: View) -> None:
     learner = spec["learner"]
     _check_towers(spec, at, view)
+    _demand(_whole(spec["asked"]) and spec["asked"] < spec["width"], f"width of part {at}")
     _demand(
         all(map(_number, (learner[name] for name in ("weight", "prior", "match", "decay")))), f"learner of part {at}"
     )

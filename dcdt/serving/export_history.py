@@ -63,6 +63,7 @@ def history_towers(model: HistoryTowers, restored: Restored, at: int) -> PartExp
         "kind": "history",
         "fields": tables.fields,
         "width": vectors.shape[1],
+        "asked": shown.shape[1],
         "adds": list(model.video_parts(tables.videos[:, :1])),
         "lean": 0.0,
         "reads_history": True,

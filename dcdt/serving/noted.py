@@ -27,18 +27,25 @@ class Noted:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status, lost = time.perf_counter(), 0, False
 
         async def send_noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, lost
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
-            await send(message)
+            try:
+                await send(message)
+            except Exception:  # the other side is gone, or what it sent was no whole request
+                lost = True
+                raise
 
         try:
             await self.app(scope, receive, send_noted)
         except Exception:
+            if lost:
+                log.info("a connection was lost", extra={"facts": {"path": scope["path"]}})
+                return
             log.exception("a request failed")
             if status:  # the answer has begun
                 raise

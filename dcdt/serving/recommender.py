@@ -98,7 +98,9 @@ class ServedRecommender:
         self.columns: dict[str, str] = model["columns"]
         self.kinds = filter_kinds(self.columns)
         self.threshold: dict[str, Any] | None = model["threshold"]
-        self.towers = [Towers(self.store.folder, at, spec.get("width", 0)) for at, spec in enumerate(self.parts)]
+        self.towers = [
+            Towers(self.store.folder, at, spec.get("width", 0), spec.get("asked")) for at, spec in enumerate(self.parts)
+        ]
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         head = model.get("head")
         self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None

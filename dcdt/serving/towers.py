@@ -19,37 +19,39 @@ class Towers:
     Args:
         folder: that holds `query_<part>.onnx` and `video_<part>.onnx`.
         part: number of the part.
-        width: W, of what both towers give.
+        width: W, of what the video tower gives.
+        asked: of what the query tower gives, where it is less: a learner's history makes up the rest.
 
     Raises:
         UserError: a graph is missing, corrupt, or gives vectors of another width.
     """
 
-    def __init__(self, folder: Path, part: int, width: int) -> None:
+    def __init__(self, folder: Path, part: int, width: int, asked: int | None = None) -> None:
         self.folder, self.part, self.width = folder, part, width
+        self.asked = width if asked is None else asked
 
     def query(self, vectors: Floats) -> tuple[Floats, Floats | None]:
         """Query vectors (B, W) of frozen vectors (B, D), and the weights over the fields (B, F) where it has some."""
-        found = self._run(self._query, "query", {"vectors": vectors}, len(vectors))
+        found = self._run(self._query, "query", {"vectors": vectors}, (len(vectors), self.asked))
         return found[0], found[1] if len(found) > 1 else None
 
     def videos(self, fields: Floats) -> tuple[Floats, Floats]:
         """Video vectors (B, W) of frozen field vectors (F, B, D), and what each field adds to them (P, B, W)."""
-        found = self._run(self._video, "video", {"fields": fields}, fields.shape[1])
+        found = self._run(self._video, "video", {"fields": fields}, (fields.shape[1], self.width))
         return found[0], found[1]
 
-    def _run(self, graph: Any, name: str, given: dict[str, Floats], n: int) -> list[Floats]:  # noqa: ANN401
-        """The outputs of a graph, the first of them (n, W)."""
+    def _run(self, graph: Any, name: str, given: dict[str, Floats], shape: tuple[int, int]) -> list[Floats]:  # noqa: ANN401
+        """The outputs of a graph, the first of them of this shape."""
         try:
             found: list[Floats] = graph.run(None, given)
-            shape = found[0].shape
+            gives = found[0].shape
         except Exception as error:  # onnxruntime's errors share no base but Exception
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{self.folder / name}_{self.part}.onnx cannot be run ({reason}).") from error
         if not all(np.isfinite(part).all() for part in found):
             raise UserError(f"{self.folder / name}_{self.part}.onnx gives numbers that are not finite.")
-        if shape != (n, self.width):
-            raise UserError(f"{self.folder / name}_{self.part}.onnx gives {shape}; {(n, self.width)} is expected.")
+        if gives != shape:
+            raise UserError(f"{self.folder / name}_{self.part}.onnx gives {gives}; {shape} is expected.")
         return found
 
     @cached_property

@@ -498,7 +498,7 @@ def changes(place):
         ("batch.csv", (base / "queries.csv").read_bytes()),
         *(("filter", text) for text in filters),
     ]
-    given = SimpleNamespace(json=False, k=2, filter="", explain=False, abstain=False)
+    given = SimpleNamespace(json=False, k=2, filter="", explain=False, abstain=False, user=None)
 
     def check(name, content):
         if name == "filter":
