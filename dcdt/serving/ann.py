@@ -153,7 +153,10 @@ class Ann:
             params = faiss.SearchParametersHNSW(efSearch=max(self.facts.breadth, depth), **options)
         else:
             params = faiss.SearchParametersIVF(nprobe=self.facts.breadth, **options)
-        _, found = self.index.search(np.ascontiguousarray(narrow, dtype=np.float32), depth, params=params)
+        try:
+            _, found = self.index.search(np.ascontiguousarray(narrow, dtype=np.float32), depth, params=params)
+        except RuntimeError as error:
+            raise UserError("the approximate index is corrupt: faiss cannot search it. Build it anew.") from error
         rows = found[0][found[0] >= 0]
         if len(rows) and rows.max() >= len(self.matrix):
             raise UserError("the approximate index is corrupt: it finds videos that are not there. Build it anew.")
