@@ -12,12 +12,10 @@ Prints ratios and writes benchmarks/results/embedding.json.
 
 import argparse
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -25,39 +23,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+from measured import Job, Row, interleaved, row, write  # noqa: E402
+from measured import ratio as ratio_of  # noqa: E402
+
 from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder, typed  # noqa: E402
-from dcdt.files import write_json  # noqa: E402
-
-Row = dict[str, object]
 
 
-def row(question: str, value: float, unit: str, against: str, ratio: float | None, target: str, holds: bool) -> Row:
-    """One line of the result, rounded as it is printed."""
-    return {
-        "question": question,
-        "value": float(f"{value:.3g}"),
-        "unit": unit,
-        "against": against,
-        "ratio": None if ratio is None else float(f"{ratio:.3g}"),
-        "target": target,
-        "holds": bool(holds),
-    }
+def timed_by_others(job: Callable[[], object]) -> Job:
+    """The job without what it returns, which `interleaved` would take for seconds."""
 
+    def run() -> None:
+        job()
 
-def interleaved(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each job, run in turn so that what else the machine does falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def ratio_of(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Median over the repeats of how many times as long the first took."""
-    return float(np.median(np.array(seconds[slow]) / np.array(seconds[fast])))
+    return run
 
 
 def mixed_texts(collections: Path | None, n: int) -> list[str]:
@@ -99,9 +77,7 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
         "onnx": lambda: onnx.embed(texts),
         "torch": lambda: torch_way.embed(texts),
     }
-    for job in jobs.values():
-        job()  # warm
-    seconds = interleaved(jobs, repeats)
+    seconds = interleaved({name: timed_by_others(job) for name, job in jobs.items()}, repeats)
     for name, found in seconds.items():
         print(f"{name}: {n / np.median(found):.0f} texts/s (median of {repeats}, {n} texts, {threads} threads)")
     against = f"SentenceTransformer.encode, {len(texts)} texts of mixed length, {threads} threads"
@@ -195,8 +171,7 @@ def main() -> None:
             f"| {found['question']} | {found['value']:g} {found['unit']} | {ratio} | {found['target']} | "
             f"{'yes' if found['holds'] else 'NO'} | {found['against']} |"
         )
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    write_json(Path(given.out), {"rows": rows, "date": date.today().isoformat(), "machine": machine, "n": given.texts})
+    write(given.out, rows, given.texts)
 
 
 if __name__ == "__main__":

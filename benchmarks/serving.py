@@ -72,6 +72,14 @@ def cpu(what: str, worked: np.ndarray) -> None:
     note(f"{what}: CPU p50", p(worked, 50), "ms", f"CPU p99 {p(worked, 99)} ms", None, "", None)
 
 
+def search_rows(what: str, fast: np.ndarray, worked: np.ndarray, slow: np.ndarray, against: str, limit: int) -> None:
+    """Milliseconds of searches beside those of exact search, with the limit (ms) that the slowest percent must keep."""
+    half, last, exact = p(fast, 50), p(fast, 99), p(slow, 50)
+    note(f"{what}: p50", half, "ms", against, round(exact / half, 1), "", None)
+    note(f"{what}: p99", last, "ms", against, round(exact / last, 1), f"p99 under {limit} ms", last < limit)
+    cpu(what, worked)
+
+
 def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
     """Vector in, top 10 out, over n videos; recall against exact search on questions that chose nothing."""
     base, questions = real_vectors(served)
@@ -91,17 +99,7 @@ def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
     how = f"{ann.facts.kind}, {ann.facts.width} wide, {ann.facts.depth} re-ranked"
     what = f"vector in, 10 of {n:,} x {matrix.shape[1]} out ({how})"
     against = f"exact search: p50 {p(slow, 50)} ms"
-    note(f"{what}: p50", p(fast, 50), "ms", against, round(p(slow, 50) / p(fast, 50), 1), "", None)
-    note(
-        f"{what}: p99",
-        p(fast, 99),
-        "ms",
-        against,
-        round(p(slow, 50) / p(fast, 99), 1),
-        "p99 under 1 ms",
-        p(fast, 99) < 1,
-    )
-    cpu(what, worked)
+    search_rows(what, fast, worked, slow, against, 1)
     note(f"{what}: recall@10", round(recall, 4), "share", "exact search", None, "at least 0.98", recall >= 0.98)
     note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
     return index
@@ -124,17 +122,7 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
     slow, _ = timed(lambda at: multiply(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
     what = f"LanceDB, 10 of {n:,} x {matrix.shape[1]}"
     against = f"exact search in memory: p50 {p(slow, 50)} ms"
-    note(f"{what}: p50", p(fast, 50), "ms", against, round(p(slow, 50) / p(fast, 50), 1), "", None)
-    note(
-        f"{what}: p99",
-        p(fast, 99),
-        "ms",
-        against,
-        round(p(slow, 50) / p(fast, 99), 1),
-        "p99 under 10 ms",
-        p(fast, 99) < 10,
-    )
-    cpu(what, worked)
+    search_rows(what, fast, worked, slow, against, 10)
     note(f"{what}: recall@10", round(recall, 4), "share", "exact search", None, "", None)
     note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
 

@@ -24,6 +24,26 @@ HELP = "\n".join(
 )
 
 
+def prepare_hydra() -> None:
+    """What `run` and `embed` do before Hydra reads the command line.
+
+    Raises:
+        SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
+    """
+    from dcdt.config import check_choices, register_resolvers
+    from dcdt.errors import UserError
+    from dcdt.redact import guard_output, refuse_arguments
+
+    guard_output()
+    refuse_arguments(sys.argv[1:])
+    try:
+        check_choices(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
+    register_resolvers()
+
+
 def main() -> None:
     """Hand the arguments on to a command's own module, imported only then."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"

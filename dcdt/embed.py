@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from dcdt.config import EmbedJob, Settings, check_choices, config_folder, parse, register_resolvers, take_embed_job
+from dcdt.cli import prepare_hydra
+from dcdt.config import EmbedJob, Settings, config_folder, parse, take_embed_job
 from dcdt.errors import UserError, in_words, mendable
-from dcdt.redact import guard_output, refuse_arguments
 
 if TYPE_CHECKING:
     from dcdt.data.embeddings import VectorCache
@@ -97,14 +97,7 @@ def job(config: DictConfig) -> None:
 
 def main() -> None:
     """The command."""
-    guard_output()
-    refuse_arguments(sys.argv[1:])
-    try:
-        check_choices(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
-    register_resolvers()
+    prepare_hydra()
     job()
 
 

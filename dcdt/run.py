@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 
 from dcdt import distributed, resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
-from dcdt.config import Settings, check_choices, config_folder, parse, register_resolvers
-from dcdt.errors import MissingField, NotApplicable, UserError, in_words, mendable
-from dcdt.redact import guard_output, redacted, refuse_arguments
+from dcdt.cli import prepare_hydra
+from dcdt.config import Settings, config_folder, parse
+from dcdt.errors import MissingField, NotApplicable, in_words, mendable
+from dcdt.redact import redacted
 from dcdt.status import Status
 from dcdt.sweep import FAILED
 
@@ -141,14 +142,7 @@ def job(config: DictConfig) -> float:
 
 def main() -> None:
     """The command."""
-    guard_output()
-    refuse_arguments(sys.argv[1:])
-    try:
-        check_choices(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
-    register_resolvers()
+    prepare_hydra()
     job()
     if FAILED:
         raise SystemExit(1)

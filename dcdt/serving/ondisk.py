@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +15,15 @@ from numpy.typing import NDArray
 
 from dcdt.errors import UserError
 from dcdt.serving.filters import Condition
-from dcdt.serving.lance import STAMPS, LanceIndex
-from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_model, read_pointer
+from dcdt.serving.lance import STAMPS
+from dcdt.serving.layout import Pointer, read_pointer
 from dcdt.serving.memory import Part, View
+from dcdt.serving.opened import Opened
 
 SEARCHED = ("towers", "history")  # kinds of models with one vector a video
 
 
-class TableStore:
+class TableStore(Opened):
     """The current build of a run, read-only, whose catalogue stays where it is.
 
     Args:
@@ -34,37 +34,17 @@ class TableStore:
     """
 
     def __init__(self, run: Path) -> None:
-        self.run = run
-        pointer = read_pointer(run)
-        if pointer is None:
-            raise UserError(f"{run} has no index yet. Run: python -m dcdt.index {run} build")
-        self.pointer: Pointer = pointer
-        self.model: dict[str, Any] = read_model(run, pointer)
+        super().__init__(run)
         parts = self.model["parts"]
         if len(parts) != 1 or parts[0]["kind"] not in SEARCHED or self.model.get("head") is not None:
             raise UserError(
                 f"engine=lance searches one vector a video; model={self.model['model']} needs the whole catalogue in "
                 "memory. Use engine=memory."
             )
-        self._open(pointer, self._latest(pointer))
+        self._open(self.pointer, self._latest(self.pointer))
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the build."""
-        return self.run / FOLDER / self.pointer.build
-
-    @property
-    def remedy(self) -> str:
-        """What makes a broken build whole."""
-        return f"Run: python -m dcdt.index {self.run} build"
-
-    @cached_property
-    def catalogue(self) -> LanceIndex:
-        """The table."""
-        return LanceIndex(self.model.get("catalogue") or str(self.folder / CATALOGUE))
 
     @cached_property
     def view(self) -> View:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from dcdt.data.collection import Documents, lent_texts
 from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
+from dcdt.files import read_json
 from dcdt.serving.arrow import positions
 from dcdt.serving.checks import check_served
 from dcdt.serving.columns import ADDED
 from dcdt.serving.explain import explain, matched_words
 from dcdt.serving.filters import Condition, parse_filter
-from dcdt.serving.layout import EMBEDDER, MODEL, read_model, read_pointer
+from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.memory import View, rows_as_dicts
 from dcdt.serving.ondisk import TableStore
@@ -304,7 +305,7 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
     if engine == "lance":
         return TableStore(run)
     pointer = read_pointer(run)
-    shared = pointer is not None and read_model(run, pointer).get("catalogue")
+    shared = pointer is not None and read_json(run / FOLDER / pointer.build / MODEL).get("catalogue")
     return SharedStore(run) if shared else Store(run)
 
 

@@ -6,24 +6,22 @@ names its version, and readers only ever look there.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dcdt.errors import UserError
 from dcdt.serving.arrow import positions
-from dcdt.serving.lance import LanceIndex
-from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_model, read_pointer, write_pointer, writing
+from dcdt.serving.layout import FOLDER, Pointer, read_pointer, write_pointer, writing
 from dcdt.serving.memory import MemoryIndex, View
+from dcdt.serving.opened import Opened
 
 SNAPSHOT_ROWS = 50_000  # videos up to which the snapshot follows every change
 TIDY_EVERY = 50  # changes after which small files are merged
 
 
-class Store:
+class Store(Opened):
     """The current build of a run.
 
     Args:
@@ -34,33 +32,16 @@ class Store:
     """
 
     def __init__(self, run: Path) -> None:
-        self.run = run
-        self.pointer = self._pointer()
-        self.model: dict[str, Any] = read_model(run, self.pointer)
+        super().__init__(run)
         self.memory = self._load(self.pointer)
 
     def __len__(self) -> int:
         return len(self.view)
 
     @property
-    def folder(self) -> Path:
-        """Folder of the build."""
-        return self.run / FOLDER / self.pointer.build
-
-    @property
-    def remedy(self) -> str:
-        """What makes a broken build whole."""
-        return f"Run: python -m dcdt.index {self.run} build"
-
-    @property
     def view(self) -> View:
         """The current state of the catalogue."""
         return self.memory.state
-
-    @cached_property
-    def catalogue(self) -> LanceIndex:
-        """The durable catalogue, opened when it is first needed."""
-        return LanceIndex(self.model.get("catalogue") or str(self.folder / CATALOGUE))
 
     def refresh(self) -> str:
         """Follow what other processes did.
@@ -121,12 +102,6 @@ class Store:
             write_pointer(self.run, new)
             self.pointer, self.memory = new, memory
             self._drop_old({pointer.snapshot_name, new.snapshot_name})
-
-    def _pointer(self) -> Pointer:
-        pointer = read_pointer(self.run)
-        if pointer is None:
-            raise UserError(f"{self.run} has no index yet. Run: python -m dcdt.index {self.run} build")
-        return pointer
 
     def _load(self, pointer: Pointer) -> MemoryIndex:
         """The memory at a pointer: its snapshot and, where that is older, what the catalogue says came since."""
