@@ -441,3 +441,10 @@ def test_a_configuration_read_back_is_the_same(tmp_path):
     config = compose("config", overrides=["experiment=paper", "seed=7"])
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     assert parse(OmegaConf.load(tmp_path / "config.yaml")) == parse(config)
+
+
+def test_a_group_that_is_a_list_is_refused_in_words(main_job):
+    config = main_job.copy()
+    config.loss = ["contrastive"]
+    with pytest.raises(UserError, match=r"loss\.name is None"):
+        parse(config)

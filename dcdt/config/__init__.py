@@ -1,0 +1,98 @@
+"""Typed schema of the whole configuration: names, types and limits. The values live in conf/.
+
+Every option of a group names a schema here by its `name`; what a configuration says beyond its schema is an error.
+No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
+"""
+
+from dcdt.config.composing import check_choices, job_name, model_presets, register_resolvers
+from dcdt.config.inputs import (
+    EmbedderConfig,
+    EmbedJob,
+    LocalEmbedderConfig,
+    MultilingualEmbedderConfig,
+    OpenAIEmbedderConfig,
+    SplitConfig,
+)
+from dcdt.config.models import (
+    BM25_VARIANTS,
+    BM25Config,
+    CollaborativeConfig,
+    DCDTConfig,
+    DCDTResidualConfig,
+    HistoryConfig,
+    HybridConfig,
+    JointTwoStageConfig,
+    ModelConfig,
+    RidgeConfig,
+    SingleTowerConfig,
+    TwoStageConfig,
+    ZeroShotConfig,
+)
+from dcdt.config.places import cache_home, cache_root, config_folder, demo_collection, outputs_root
+from dcdt.config.reading import typed
+from dcdt.config.reporting import LoggerConfig
+from dcdt.config.settings import SCHEMAS, SINGLE, Settings, parse, take_embed_job
+from dcdt.config.training import (
+    CatalogueSamplerConfig,
+    ContrastiveConfig,
+    DynamicHardSamplerConfig,
+    HardSamplerConfig,
+    InBatchSamplerConfig,
+    InfoNCEConfig,
+    MarginMSEConfig,
+    MixedSamplerConfig,
+    OptimizerConfig,
+    RandomSamplerConfig,
+    TripletConfig,
+    WindowSamplerConfig,
+)
+
+__all__ = [
+    "BM25_VARIANTS",
+    "SCHEMAS",
+    "SINGLE",
+    "BM25Config",
+    "CatalogueSamplerConfig",
+    "CollaborativeConfig",
+    "ContrastiveConfig",
+    "DCDTConfig",
+    "DCDTResidualConfig",
+    "DynamicHardSamplerConfig",
+    "EmbedJob",
+    "EmbedderConfig",
+    "HardSamplerConfig",
+    "HistoryConfig",
+    "HybridConfig",
+    "InBatchSamplerConfig",
+    "InfoNCEConfig",
+    "JointTwoStageConfig",
+    "LocalEmbedderConfig",
+    "LoggerConfig",
+    "MarginMSEConfig",
+    "MixedSamplerConfig",
+    "ModelConfig",
+    "MultilingualEmbedderConfig",
+    "OpenAIEmbedderConfig",
+    "OptimizerConfig",
+    "RandomSamplerConfig",
+    "RidgeConfig",
+    "Settings",
+    "SingleTowerConfig",
+    "SplitConfig",
+    "TripletConfig",
+    "TwoStageConfig",
+    "WindowSamplerConfig",
+    "ZeroShotConfig",
+    "cache_home",
+    "cache_root",
+    "check_choices",
+    "config_folder",
+    "demo_collection",
+    "job_name",
+    "model_presets",
+    "outputs_root",
+    "parse",
+    "register_resolvers",
+    "take_embed_job",
+    "typed",
+]

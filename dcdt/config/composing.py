@@ -1,0 +1,102 @@
+"""What Hydra needs to compose a configuration: resolvers, names of runs and sweeps, checks of the command line."""
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from dcdt.config.places import cache_root, config_folder, demo_collection, outputs_root, project_root
+from dcdt.errors import UserError
+
+LONGEST_KEY = 200  # characters
+ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=")  # where results go decides no result
+
+
+def model_presets() -> dict[str, dict[str, Any]]:
+    """The values of every option of conf/model by its name, which is what a user chose; `model.name` is its class."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    options = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
+    GlobalHydra.instance().clear()
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        found = {name: compose("config", overrides=[f"model={name}"]).model for name in options}
+    return {name: cast(dict[str, Any], OmegaConf.to_container(values, resolve=True)) for name, values in found.items()}
+
+
+def check_choices(arguments: list[str]) -> None:
+    """Refuse on the command line what Hydra would answer with a traceback: a number where an option is chosen.
+
+    Raises:
+        UserError: names the choice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Sweep
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for text in arguments:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:  # an option of the command, or something that Hydra itself refuses in words
+            continue
+        group, value = override.key_or_group, override.value()
+        if len(group) > LONGEST_KEY:
+            raise UserError(f"{group[:40]}... is no key of the configuration; see python -m dcdt.run --help.")
+        if (config_folder() / group).is_dir() and not isinstance(value, str | list | Sweep | None):
+            options = ", ".join(sorted(path.stem for path in (config_folder() / group).glob("*.yaml")))
+            raise UserError(f"{group}={value} chooses no option; choose one of {options}.")
+
+
+def register_resolvers() -> None:
+    """Make the resolvers of conf/ known to OmegaConf."""
+    resolvers: dict[str, Any] = {
+        "project_root": lambda: str(project_root()),
+        "demo_collection": lambda: str(demo_collection()),
+        "cache_root": lambda: str(cache_root()),
+        "outputs_root": lambda: str(outputs_root()),
+        "vectors_of": _vectors_of,
+        "stem": lambda path: _plain(Path(path).name),
+        "job_name": job_name,
+        "run_folder": lambda resumed, new: resumed or new,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    once: dict[str, Any] = {"unique": lambda: secrets.token_hex(2), "sweep_name": lambda: _sweep_name(sys.argv[1:])}
+    for name, resolver in once.items():  # cached: all jobs of a sweep see the parent's value
+        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
+
+
+def _vectors_of(path: str) -> str:
+    """Cache of a collection: the vectors it brings, else the user's cache."""
+    own = Path(path) / "embeddings"
+    return str(own if os.path.isdir(own) else cache_root())  # false also for what no path can be
+
+
+def _sweep_name(arguments: list[str]) -> str:
+    """Folder of a sweep: its experiment and a hash of the command line, so that the same command finds it again."""
+    overrides = [item for item in arguments if not item.startswith(("-", "hydra", *ELSEWHERE))]
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    path = Path(given.get("data.path", given.get("data", "linear_algebra"))).name
+    return f"{_plain(given.get('experiment', 'sweep'))}_{_plain(path)}_{_digest(sorted(overrides))}"
+
+
+def job_name(overrides: list[str]) -> str:
+    """Folder of one job of a sweep: the choices in words, as far as they fit, and a hash of all of them."""
+    deciding = [item for item in overrides if not item.startswith(ELSEWHERE)]
+    shown = [item for item in deciding if not item.startswith(("experiment=", "data=", "data.path=", "data.cache="))]
+    return f"{_plain(','.join(shown))[:90]}_{_digest(sorted(deciding))}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9=.,_-]+", "-", text)
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

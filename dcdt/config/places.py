@@ -1,0 +1,40 @@
+"""Where configurations, collections, caches and runs lie."""
+
+import os
+from pathlib import Path
+
+
+def config_folder() -> Path:
+    """Folder of the configuration files: conf/ of the checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+def project_root() -> Path:
+    """Folder that relative paths of shipped configurations start from: the checkout, or where the user stands."""
+    root = Path(__file__).resolve().parent.parent.parent
+    return root if (root / "conf" / "config.yaml").is_file() else Path.cwd()
+
+
+def demo_collection() -> Path:
+    """Folder of the linear-algebra videos: in the checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent / "data" / "linear_algebra"
+    return checkout if checkout.is_dir() else package / "demo" / "linear_algebra"
+
+
+def cache_home() -> Path:
+    """Folder of what can be made again: $DCDT_CACHE, or dcdt in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt"
+    return Path(os.environ.get("DCDT_CACHE") or default)
+
+
+def cache_root() -> Path:
+    """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
+    return Path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
+
+
+def outputs_root() -> Path:
+    """Folder of runs: $DCDT_OUTPUTS, or outputs/ of the checkout, or where the user stands."""
+    return Path(os.environ.get("DCDT_OUTPUTS") or project_root() / "outputs")
