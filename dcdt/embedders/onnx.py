@@ -72,10 +72,10 @@ class OnnxEmbedder(Runner):
             ids, mask = _padded([encoded[row] for row in rows], self.pad)
             try:
                 (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
-            except Exception as error:  # of onnxruntime: a graph that is not the one we export
+                result[rows] = combine_layers(layers, weights)
+            except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
                 reason = " ".join(str(error).split())[:120]
                 raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
-            result[rows] = combine_layers(layers, weights)
             if progress:
                 progress(len(rows))
         return result

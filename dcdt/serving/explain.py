@@ -90,6 +90,9 @@ def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score:
     fields = served.embed_fields([lent_texts(videos, name) for name in spec["fields"]])
     own, adds = served.towers[at].videos(np.stack(fields))  # (1, W), (P, 1, W)
     width = adds.shape[-1]
+    if len(adds) != len(spec["adds"]):
+        what = f"part {at} names {len(spec['adds'])} things that make up a video, its tower gives {len(adds)}"
+        raise UserError(f"{served.store.folder} is corrupt: {what}. {served.store.remedy}")
     products = adds[:, 0] @ asked.question[:width]  # (P,)
     length = float(np.linalg.norm(adds.sum(0)[0])) / max(float(np.linalg.norm(own[0, :width])), 1e-12)
     shares = products / max(length, 1e-12)

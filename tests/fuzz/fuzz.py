@@ -9,6 +9,7 @@ the counts into results.json, from which docs/reliability.md is made.
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import re
@@ -131,6 +132,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="put the counts into results.json")
     given = parser.parse_args()
     if given.place:
+        logging.getLogger("dcdt.serve").setLevel(logging.CRITICAL)  # each request tried would be a line
         campaign(given.targets[0], given.seconds, given.place, given.seed)
         return
     from targets import TARGETS

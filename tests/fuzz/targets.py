@@ -7,7 +7,6 @@ long.
 
 import dataclasses
 import json
-import logging
 import math
 import shutil
 import signal
@@ -313,7 +312,6 @@ def http(place):
     from dcdt.serving.app import make_app
     from dcdt.serving.live import Live
 
-    logging.getLogger("dcdt.serve").setLevel(logging.CRITICAL)
     app = make_app([Live(finished_run(place, "model=bm25"))])
     client = TestClient(app)
 

@@ -75,7 +75,6 @@ def test_changed_files_are_refused_in_words_or_good(laid_out, name):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="one target is not clean on the merged code yet; tests/fuzz/fuzz.py finds it", strict=False)
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_changed_files_are_refused_in_words_or_good(laid_out, name):
     target = laid_out(name)

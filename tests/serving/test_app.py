@@ -88,9 +88,9 @@ def test_below_the_threshold_nothing_fits(make_run):
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_what_was_asked_is_logged_only_where_that_was_asked_for(make_run, caplog, told):
+def test_what_was_asked_is_logged_only_where_that_was_asked_for(make_run, caplog, monkeypatch, told):
+    monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
     with caplog.at_level(logging.INFO, "dcdt.serve"):
-        logging.getLogger("dcdt.serve").propagate = True
         TestClient(make_app([Live(make_run("model=bm25"))], log_questions=told)).get(
             "/search", params={"q": "my secret"}
         )

@@ -88,7 +88,7 @@ def test_histories_outlive_changes_of_the_catalogue(own_copy, overrides):
 
 
 @pytest.mark.slow
-def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, environment, caplog):
+def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, environment, caplog, monkeypatch):
     folder = make_run("model=zero_shot_history")
     served = dcdt.load(folder)
     done = command("dcdt.recommend", folder, TEXTS[0], "--user", "u3", "--json", env=environment)
@@ -100,8 +100,8 @@ def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, en
     done = command("dcdt.recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", env=environment)
     assert done.returncode == 2 and "model=bm25 knows no learners" in done.stderr and "Traceback" not in done.stderr
     client = TestClient(make_app([Live(folder)]))
-    with caplog.at_level(logging.INFO):
-        logging.getLogger("dcdt.serve").propagate = True
+    monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
+    with caplog.at_level(logging.INFO, "dcdt.serve"):
         known, unknown = (client.get("/search", params={"q": "rank", "user": name}) for name in ("u3", "stranger"))
         assert client.get("/search", params={"q": "rank", "user": "a" * 201}).status_code == 422
         assert client.get("/search", params={"q": "rank", "user": ""}).status_code == 422
