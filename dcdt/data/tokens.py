@@ -23,6 +23,8 @@ def tokenize(text: str) -> list[str]:
     >>> tokenize("特征值 SVD")
     ['特征', '征值', 'svd']
     """
+    if text.isascii():
+        return _WORD.findall(text.lower())
     tokens: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
         for part in _HAN.split(word):

@@ -17,6 +17,7 @@ from dcdt.serving.arrow import numbers
 from dcdt.serving.filters import Condition
 
 Matrix = NDArray[np.float32] | NDArray[np.float16]
+SAMPLE, FEW = 8192, 16  # scores that are looked at to guess how high the best ones are, and how many of them at least
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,26 @@ def vector_column(matrix: Matrix) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
 
 
-def best(scores: NDArray[np.floating], order: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Positions of the k largest scores (n,), of equals the first in `order` (n,); -inf is never among them."""
-    k = min(k, int((scores > -np.inf).sum()))
+def best(scores: NDArray[np.floating], order: NDArray[np.int64] | None, k: int) -> NDArray[np.int64]:
+    """Positions of the k largest scores (n,), of equals the first in `order` (n,) or as given; never one of -inf."""
+    rows = _likely(scores, k)
+    k = min(k, len(rows))
     if k == 0:
-        return np.zeros(0, dtype=np.int64)
-    least = np.partition(scores, len(scores) - k)[len(scores) - k]
-    rows = np.flatnonzero(scores >= least)
-    return rows[np.lexsort((order[rows], -scores[rows]))][:k]
+        return rows[:0]
+    found = scores[rows]
+    keep = found >= np.partition(found, len(found) - k)[len(found) - k]
+    rows, found = rows[keep], found[keep]
+    first: NDArray[np.int64] = rows[np.lexsort((rows if order is None else order[rows], -found))][:k]
+    return first
+
+
+def _likely(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Positions of the k largest scores and some more: of many scores, those above what a sample says."""
+    step = len(scores) // SAMPLE
+    if step > 1:
+        sample = scores[::step]
+        wanted = min(len(sample), 2 * k // step + FEW)
+        least = np.partition(sample, len(sample) - wanted)[len(sample) - wanted]
+        if least > -np.inf and len(rows := np.flatnonzero(scores >= least)) >= k:
+            return rows
+    return np.flatnonzero(scores > -np.inf)

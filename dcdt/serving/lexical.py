@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 EMPTY = ""  # stands in a video without a word; no query holds it
 DELTA = {("rank_bm25", "l"): 0.5, ("rank_bm25", "plus"): 1.0, ("bm25s", "l"): 0.5, ("bm25s", "plus"): 1.0}
+REMEMBERED = 12  # occurrences for each video whose gains are kept, so that a word asked for again costs an addition
+WORD = 100  # occurrences' worth of memory that a kept word takes beside them
 EPSILON = 0.25  # of the mean weight, which rank_bm25's Okapi gives to words of more than half of the videos
 
 # Weight of a word in n of N videos, and what a word that occurs tf times in a text of relative length
@@ -150,6 +152,8 @@ class Lexical:
         mean = lengths[alive].mean() if self.n else 1.0
         self.norm = self.k1 * (1 - b + b * lengths / mean)  # (N,)
         self.offsets = np.cumsum([0, *(len(part.lengths) for part in self.parts)])
+        self._known: dict[str, tuple[Ints, Floats, float]] = {}
+        self._held = 0  # occurrences' worth of memory
 
     @cached_property
     def floor(self) -> float:
@@ -178,18 +182,30 @@ class Lexical:
 
     def contribution(self, word: str) -> tuple[Ints, Floats, float]:
         """Videos that hold a word, what it adds to each, and what it adds to all others."""
+        found = self._known.get(word)
+        if found is None:
+            found = self._contribution(word)
+            if self._held > REMEMBERED * len(self.norm) + 1000 * WORD:
+                self._known, self._held = {}, 0
+            self._known[word] = found
+            self._held += len(found[0]) + WORD
+        return found
+
+    def _contribution(self, word: str) -> tuple[Ints, Floats, float]:
         rows, counts = self._occurrences(word)
         if not len(rows) or word == EMPTY:
             return rows[:0], np.zeros(0), 0.0
         weight = float(self.formula.weight(np.array(float(len(rows))), self.n))
         if self.floored and weight < 0:
             weight = self.floor
-        gains = weight * self.formula.gain(counts, self.norm[rows], self.k1, self.delta)
+        gains = weight * self.formula.gain(counts.astype(float), self.norm[rows], self.k1, self.delta)
         return rows, gains, weight * self.formula.away(self.k1, self.delta)
 
-    def _occurrences(self, word: str) -> tuple[Ints, Floats]:
+    def _occurrences(self, word: str) -> tuple[Ints, NDArray[np.float32]]:
         found = [part.occurrences(word) for part in self.parts]
+        if self.n == len(self.alive) and len(found) == 1:  # as built
+            return found[0][0].astype(np.int64), found[0][1]
         rows = np.concatenate([part.astype(np.int64) + at for (part, _), at in zip(found, self.offsets, strict=False)])
-        counts = np.concatenate([part for _, part in found]).astype(float)
+        counts = np.concatenate([part for _, part in found])
         keep = self.alive[rows]
         return (rows, counts) if keep.all() else (rows[keep], counts[keep])

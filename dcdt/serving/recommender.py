@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from dcdt.data.collection import Documents, lent_texts
 from dcdt.embedders.openai_models import check_address
@@ -110,6 +111,7 @@ class ServedRecommender:
         self.learners = Learners(self.store.folder / LEARNERS) if readers else None
         self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
         self._embedder: Any = None
+        self._blas = ThreadpoolController()  # threads of a product would take turns with those of the embedder
         self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
 
     def __len__(self) -> int:
@@ -141,6 +143,18 @@ class ServedRecommender:
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
+        with self._blas.limit(limits=1, user_api="blas"):
+            return self._recommend(questions, k, conditions, explained, abstain, user)
+
+    def _recommend(
+        self,
+        questions: Sequence[str],
+        k: int,
+        conditions: Sequence[Condition],
+        explained: bool,
+        abstain: bool,
+        user: str | None,
+    ) -> list[list[Recommendation]]:
         vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
         whole = self.store.view
         watched = self._watched(user, whole)

@@ -19,7 +19,7 @@ from dcdt.errors import UserError
 from dcdt.serving.index import best, vector_column
 from dcdt.serving.memory import View
 from dcdt.serving.places import Places
-from dcdt.serving.scoring import CANDIDATES, Asked, Question, Rows, fuse, z_scores
+from dcdt.serving.scoring import CANDIDATES, Asked, Question, Rows, fuse, tie_order, z_scores
 from dcdt.serving.towers import Floats, Scores, session, softmax, unit
 
 HEAD, WHITENED, MAPPED = "head.safetensors", "whitened_0", "mapped_0"
@@ -91,7 +91,7 @@ class RankHead:
         if len(rest) and rest[0] > found.min():
             lowered = rest - (rest[0] - found.min()) - BELOW
         every = np.r_[found, lowered]
-        at = best(every, _ties(view, rows), k)
+        at = best(every, tie_order(view, rows), k)
         reasons = [
             dict(zip(self._said, map(float, added[place]), strict=True))
             if place < depth
@@ -157,13 +157,8 @@ class RankHead:
             keep = allowed[rows]
             rows, scores = rows[keep], scores[keep]
         z = (scores - mean) / deviation if deviation > 0 else np.zeros(len(rows))
-        at = best(z, _ties(view, rows), wide)
+        at = best(z, tie_order(view, rows), wide)
         return rows[at], z[at]
-
-
-def _ties(view: View, rows: Rows) -> Rows:
-    """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
-    return rows if view.anns else view.order[rows]
 
 
 def _fused_spread(parts: Sequence[Asked], fusion: dict[str, Any], rows: Rows, view: View) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from dcdt.serving.towers import Floats, Scores, Towers, unit
 
 Rows = NDArray[np.int64]
 EARLIER = "earlier videos"  # what a reason calls the learner's part of a score
+ALIKE = 1e-6  # of the mean square: a variance below it would lose digits as a difference
 CANDIDATES = 200  # of each part that a fusion over a large catalogue ranks, at least
 
 
@@ -79,14 +80,14 @@ class _Whole:
         """Scores of all rows (N,), computed once."""
         if self._scores is None:
             self._scores = self.compute()
-            if not np.isfinite(self._scores).all():
+            if not np.isfinite([self._scores.min(initial=0), self._scores.max(initial=0)]).all():
                 raise UserError("the index holds numbers that are not finite. Run: python -m dcdt.index RUN build")
         return self._scores
 
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows."""
-        scores = np.where(allowed, self.scores(), -np.inf)
-        rows = best(scores, self.view.order, k)
+        scores = self.scores() if allowed.all() else np.where(allowed, self.scores(), -np.inf)
+        rows = best(scores, None if self.view.anns else self.view.order, k)
         return rows, scores[rows]
 
     def at(self, rows: Rows) -> Scores:
@@ -95,8 +96,11 @@ class _Whole:
 
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
-        scores = self.scores()[self.view.alive]
-        return float(scores.mean()), float(scores.std()) if scores.max() > scores.min() else 0.0
+        scores = self.scores() if self.view.alive.all() else self.scores()[self.view.alive]
+        mean, square = float(scores.mean()), float(scores @ scores) / len(scores)
+        if square - mean**2 > ALIKE * square:
+            return mean, (square - mean**2) ** 0.5
+        return mean, float(scores.std()) if scores.max() > scores.min() else 0.0
 
     def why(self, row: int) -> dict[str, Any]:
         """What made up the score of a row, beside its fields."""
@@ -124,6 +128,7 @@ class AskedTowers(_Whole):
     ) -> None:
         self.view, self.column, self.vector, self.weights = view, column, vector, weights
         self.beside = beside or {}
+        self._found: tuple[Rows, Scores] = np.zeros(0, dtype=np.int64), np.zeros(0)  # what was searched
         self.question = vector - sum(self.beside.values(), np.zeros_like(vector))  # (W,)
 
     def compute(self) -> Scores:
@@ -133,13 +138,19 @@ class AskedTowers(_Whole):
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows."""
         rows, scores = self.view.search(self.vector, k, allowed, self.column)
-        return rows, scores.astype(np.float64)
+        self._found = rows, scores.astype(np.float64)
+        return self._found
 
     def at(self, rows: Rows) -> Scores:
         """Scores of some rows (n,)."""
-        if self._scores is None and self.column in self.view.anns:
-            return self.view.scores_at(rows, self.vector, self.column).astype(np.float64)
-        return super().at(rows)
+        if self._scores is not None or self.column not in self.view.anns:
+            return super().at(rows)
+        found = np.full(len(rows), np.nan)
+        _, here, there = np.intersect1d(rows, self._found[0], return_indices=True)
+        found[here] = self._found[1][there]
+        missing = np.flatnonzero(np.isnan(found))
+        found[missing] = self.view.scores_at(rows[missing], self.vector, self.column)
+        return found
 
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
@@ -167,6 +178,8 @@ class TowersScorer:
         encoded, weights = self.towers.query(question.vector[None])
         named = None
         if weights is not None:
+            if weights.shape[1] != len(self.spec["fields"]):
+                raise UserError(f"{self.towers.folder} is corrupt: its query tower weighs {weights.shape[1]} fields.")
             named = dict(zip(self.spec["fields"], map(float, weights[0]), strict=True))
         if not self.spec.get("reads_history") or question.watched is None:
             return AskedTowers(view, self.column, encoded[0], named)
@@ -357,7 +370,7 @@ def fused(
     wide = max(CANDIDATES, 4 * k)
     rows = np.unique(np.concatenate([part.top(wide, allowed)[0] for part in asked]))
     scores = fuse(asked, fusion, rows, view)
-    found = best(scores, rows, k)
+    found = best(scores, None, k)
     return rows[found], scores[found]
 
 
@@ -375,8 +388,13 @@ def z_scores(asked: Asked, rows: Rows) -> Scores:
     return (asked.at(rows) - mean) / deviation if deviation > 0 else np.zeros(len(rows))
 
 
+def tie_order(view: View, rows: Rows) -> Rows:
+    """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
+    return rows if view.anns else view.order[rows]
+
+
 def _ranks(scores: Scores, view: View, rows: Rows) -> Scores:
-    ties = rows if view.anns else view.order[rows]
+    ties = tie_order(view, rows)
     ranks = np.empty(len(rows))
     ranks[np.lexsort((ties, -scores))] = np.arange(1, len(rows) + 1)
     return ranks

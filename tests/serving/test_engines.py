@@ -11,7 +11,7 @@ from dcdt.data.collection import Documents
 from dcdt.errors import UserError
 from dcdt.serving.ann import Ann, exact_top
 from dcdt.serving.filters import mask, parse_filter
-from dcdt.serving.index import vector_column
+from dcdt.serving.index import best, vector_column
 from dcdt.serving.lance import LanceIndex
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.videos import filter_kinds, table_of
@@ -63,6 +63,22 @@ def agree(index, brute, rng, text=""):
     ids, scores = brute.search(vector, 5, text)
     assert found.ids == ids
     np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+@given(
+    kept=st.sampled_from([0.0, 1e-4, 0.3, 1.0]),
+    values=st.sampled_from([2, 50, 10**9]),
+    k=st.sampled_from([1, 10, 500, 70_000]),
+    seed=st.integers(0, 999),
+)
+@profile(max_examples=40)
+def test_the_best_of_many_are_those_of_a_sort(kept, values, k, seed):
+    rng = np.random.default_rng(seed)
+    scores = np.where(rng.random(60_000) < kept, rng.integers(0, values, 60_000) / 7, -np.inf)
+    order = rng.permutation(len(scores))
+    count = min(k, int((scores > -np.inf).sum()))
+    np.testing.assert_array_equal(best(scores, order, k), np.lexsort((order, -scores))[:count])
+    np.testing.assert_array_equal(best(scores, None, k), np.argsort(-scores, kind="stable")[:count])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

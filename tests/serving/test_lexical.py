@@ -58,3 +58,10 @@ def test_what_single_words_add_makes_up_the_score():
         total[rows] += gains - away
     np.testing.assert_allclose(total, index.score(["rank", "pivot"]))
     assert index.known("span") and not index.known("kernel")
+
+
+def test_words_that_nobody_wrote_do_not_fill_the_memory():
+    index = lexical("rank_bm25", "okapi", [[["span", "rank"], ["rank"]]], [True] * 2)
+    for at in range(5000):
+        index.score([f"word{at}", "rank"])
+    assert len(index._known) < 1500
