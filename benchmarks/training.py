@@ -8,6 +8,7 @@ else the machine does falls on all of them alike:
 
 - compute only: forward, backward and optimizer step of the same model on one batch that was gathered before;
 - a bare loop: the same with index batches and gathering, without Lightning;
+- gathering alone: the vectors of the Trainer's batches, by the means of the Trainer, with nothing computed;
 - a DataLoader that gives single items (query, positive and negatives as vectors), as sentence-transformers has it,
   where every row is encoded.
 
@@ -34,6 +35,7 @@ from dcdt import setup
 from dcdt.callbacks.logger import RunLogger
 from dcdt.config import Settings
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
+from dcdt.data.gather import Gather
 from dcdt.data.tables import Tables
 from dcdt.models.pairs import PairRecommender
 
@@ -206,8 +208,17 @@ def measure(name: str, given: argparse.Namespace, collection: Any, split: Any, t
             step(model, optimizer, schedule, next(stream))
         return (time.perf_counter() - started) / count
 
+    gather, indices = Gather(), endless(settings, data)
+
+    def gathering() -> float:
+        started = time.perf_counter()
+        for batch in itertools.islice(indices, given.every):
+            gather(tables.videos, batch["columns"] if "columns" in batch else batch["distinct"])
+            tables.queries[batch["query"]]
+        return (time.perf_counter() - started) / given.every
+
     counts = {"compute": given.every, "bare": given.every, "items": 1}
-    others = {kind: lambda kind=kind: job(streams[kind], counts[kind]) for kind in streams}
+    others = {kind: lambda kind=kind: job(streams[kind], counts[kind]) for kind in streams} | {"gathering": gathering}
     for other in others.values():
         other()  # warm
     found = turns(settings, tables, data, Turns(others, given.every))
@@ -220,9 +231,11 @@ def measure(name: str, given: argparse.Namespace, collection: Any, split: Any, t
     items = ratio(seconds, "items", "framework")
     what = f"training, {name}, {size}"
     limit, peer = f"compute only, {speed['compute']:.0f} samples/s", f"{speed['items']:.0f} samples/s"
+    alone, whole = (1000 * median(seconds[kind]) for kind in ("gathering", "framework"))
     return [
         row(what, speed["framework"], "samples/s", limit, share, f">= {target}", share >= target),
         row(f"{what}: a bare loop", speed["bare"], "samples/s", limit, loop),
+        row(f"{what}: gathering alone", alone, "ms", f"a step of {whole:.1f} ms", alone / whole),
         row(what, speed["framework"], "samples/s", f"DataLoader of single items, {peer}", items),
     ]
 

@@ -22,7 +22,8 @@ from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
 
 TABLE, STAMPS = "videos", ("changed", "writer")
-PROBES, REFINED = 8, 3  # cells that are searched, and how many times k are ranked by their full vectors
+GRAPH_ROWS = 500_000  # of one graph: several at once are each searched, and cells miss what lies at their borders
+PROBES, BREADTH, REFINED = 8, 100, 3  # graphs searched, candidates in each, how many times k full vectors are compared
 INDEX_ROWS = 20_000  # above it, Lance's own approximate index is made
 KEPT = timedelta(days=7)  # how long old versions can still be read
 PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
@@ -137,7 +138,7 @@ class LanceIndex:
             if where:
                 query = query.where(sql(where), prefilter=True)
             if len(self) > INDEX_ROWS:
-                query = query.nprobes(PROBES).refine_factor(REFINED)
+                query = query.nprobes(PROBES).ef(max(BREADTH, REFINED * k)).refine_factor(REFINED)
             return (query if columns is None else query.select(list(columns))).limit(k).to_arrow()
 
         return self._try(run)
@@ -216,11 +217,9 @@ class LanceIndex:
         return taken
 
     def _make_index(self, column: str) -> None:
-        width = self.table.schema.field(column).type.list_size
-        cells = int(max(1, min(4096, len(self) ** 0.5)))
         self.table.create_index(
-            metric="dot", vector_column_name=column, index_type="IVF_HNSW_SQ", num_partitions=cells // 8 or 1,
-            m=20, ef_construction=150, num_sub_vectors=width,
+            metric="dot", vector_column_name=column, index_type="IVF_HNSW_SQ", m=20, ef_construction=150,
+            num_partitions=-(-len(self) // GRAPH_ROWS),
         )  # fmt: skip
 
     def _known(self, ids: Sequence[str]) -> set[str]:
