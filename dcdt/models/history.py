@@ -106,7 +106,8 @@ class HistoryTowers(Recommender):
         name, tower = self.config.name, self.tower
         found = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}
         cold = {f"{side}/cold_queries": number for side, number in self.cold.items()}
-        return {f"{name}/{key}": round(float(value), 4) for key, value in found.items()} | cold
+        values = {f"{name}/{key}": torch.as_tensor(value).item() for key, value in found.items()}
+        return {key: round(value, 4) for key, value in values.items()} | cold
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Unit vectors of the questions alone (B, D), of frozen vectors (B, D); 0 where there is none."""
