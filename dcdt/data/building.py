@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from dcdt.data.collection import read_grade
 from dcdt.data.rows import Row, find_column, plain_text, read_rows
 from dcdt.errors import UserError
 
@@ -110,7 +111,7 @@ def add_queries(found: Found, path: Path, names: Names) -> None:
             known.setdefault("metadata", metadata)
         video = plain_text(row.get(of_video)) if of_video else ""
         if video:
-            grade = _grade(plain_text(row.get(of_grade)) if of_grade else "1", place)
+            grade = read_grade(plain_text(row.get(of_grade)) if of_grade else "1", "grade", place)
             _refuse_unknown(found, video, place)
             repeated += (name, video) in found.grades
             found.grades[name, video] = max(grade, found.grades.get((name, video), grade))
@@ -203,13 +204,6 @@ def _refuse_unknown(found: Found, video: str, place: str) -> None:
         raise UserError(
             f"{place}: the video '{video}' is not among the {len(found.videos)} videos; correct or remove this row."
         )
-
-
-def _grade(text: str, place: str) -> float:
-    grade = float(text) if _is_number(text) else math.nan
-    if not math.isfinite(grade):
-        raise UserError(f"{place}: the grade '{text}' is not a finite number; 0 is not relevant, higher is better.")
-    return grade
 
 
 def _is_number(text: str) -> bool:

@@ -27,6 +27,7 @@ from dcdt.words import counted
 Rows = NDArray[np.int64]
 TEXTS = ("title", "text")
 UNKNOWN_SHARE = 0.05  # of the judgments may be of ids that are not there; public sets have some
+HIGHEST = 1_000_000  # grade, up to which single precision holds every whole number
 SETTINGS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
@@ -491,9 +492,21 @@ def _judgment(parts: Sequence[str], place: str) -> tuple[str, str, float]:
             f"{place}: {len(parts)} columns; three are needed, separated by tabs: query-id, corpus-id, score."
         )
     query, video, grade = (part.strip() for part in parts)
-    if not _is_number(grade):
-        raise UserError(f"{place}: the score '{grade}' is not a finite number.")
-    return query, video, float(grade)
+    return query, video, read_grade(grade, "score", place)
+
+
+def read_grade(text: str, name: str, place: str) -> float:
+    """A grade of a judgment: 0 is not relevant, higher is better.
+
+    Raises:
+        UserError: it is not a finite number, or beyond what single precision tells apart.
+    """
+    if not _is_number(text):
+        said = f"{place}: the {name} '{text[:40]}' is not a finite number"
+        raise UserError(f"{said}; 0 is not relevant, higher is better.")
+    if abs(float(text)) > HIGHEST:
+        raise UserError(f"{place}: the {name} '{text[:40]}' is out of range; at most {HIGHEST:,} is read.")
+    return float(text)
 
 
 def _is_number(text: str) -> bool:

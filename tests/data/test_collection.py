@@ -61,6 +61,12 @@ def test_a_score_that_is_no_number_is_no_header(folder, header, grade):
     refused(folder, f"all.tsv:{2 if header else 1}: the score '{grade}'", "not a finite number")
 
 
+@pytest.mark.parametrize("grade", ["1e300", "-1e300", "1000001"])
+def test_a_score_that_single_precision_cannot_hold_is_refused(folder, grade):
+    (folder / "qrels/all.tsv").write_text(f"q1\tv1\t{grade}\n")
+    refused(folder, "all.tsv:1", "out of range; at most 1,000,000")
+
+
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv"])
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(folder, name):
     path = folder / name
