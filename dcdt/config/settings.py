@@ -14,6 +14,7 @@ from dcdt.config.reading import typed
 from dcdt.config.reporting import CallbacksConfig, LoggerConfig
 from dcdt.config.training import LOSSES, SAMPLERS, LossConfig, OptimizerConfig, SamplerConfig, TrainerConfig
 from dcdt.errors import UserError
+from dcdt.words import listed
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": MODELS,
@@ -97,7 +98,7 @@ def parse(config: DictConfig) -> Settings:
     plain = {item.name for item in fields(Settings)} - values.keys()
     unknown = {str(key) for key in config} - plain - values.keys()
     if unknown:
-        raise UserError(f"unknown setting {', '.join(sorted(unknown))}; see python -m dcdt.run --help.")
+        raise UserError(f"unknown setting {listed(sorted(unknown))}; see python -m dcdt.run --help.")
     given = {item.name for item in fields(Settings) if item.default is not NO_DEFAULT}
     for key in plain - (given - config.keys()):  # an older configuration may lack what has a default
         value = config[key]

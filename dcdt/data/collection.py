@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dcdt.errors import MissingField, UserError
 from dcdt.files import parse_json
 from dcdt.stored import read_yaml
-from dcdt.words import counted
+from dcdt.words import counted, listed
 
 Rows = NDArray[np.int64]
 TEXTS = ("title", "text")
@@ -306,7 +306,7 @@ def _settings(path: Path) -> dict[str, Any]:
     settings = read_yaml(path)
     unknown = sorted(settings.keys() - set(SETTINGS))
     if unknown:
-        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(SETTINGS)}.")
+        raise UserError(f"{path}: unknown key {listed(unknown)}; known are {listed(SETTINGS)}.")
     grade = settings.get("positive_grade", 1)
     if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
         raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
