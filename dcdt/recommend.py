@@ -105,12 +105,13 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argp
 
 def answer_one(served: ServedRecommender, question: str, given: argparse.Namespace, console: Console) -> None:
     """Print the answer to one question."""
-    answer = served.recommend(question, given.k, given.filter, given.explain, given.abstain, given.user)[0]
+    found = served.answer(question, given.k, given.filter, given.explain, given.abstain, given.user)
+    answer = found.videos[0]
     if given.json:
         print(as_json(question, answer), flush=True)  # noqa: T201
     elif answer:
         console.print(table(question, answer, given.explain))
-    elif given.abstain:
+    elif found.unfit[0]:
         console.print("Nothing here fits the question.")
     else:
         console.print("No video meets the filter.")

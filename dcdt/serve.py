@@ -1,6 +1,7 @@
 """HTTP API and search page over a finished run: `python -m dcdt.serve RUN [--host 127.0.0.1] [--port 8000]`."""
 
 import argparse
+import errno
 import json
 import logging
 import socket
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     host, port = sockets[0].getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201
     server.run(sockets=sockets)
 
@@ -102,9 +104,10 @@ def _socket(host: str, port: int) -> socket.socket:
         listener.listen(128)  # who comes before the service is ready waits
     except OSError as error:
         listener.close()
-        raise UserError(
-            f"{host}:{port} cannot be listened on ({error.strerror}). Give another --port; 0 takes a free one."
-        ) from error
+        remedy = "Give another --port; 0 takes a free one."
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            remedy = "Give a --host that is an address of this machine, such as 127.0.0.1."
+        raise UserError(f"{host}:{port} cannot be listened on ({error.strerror}). {remedy}") from error
     return listener
 
 

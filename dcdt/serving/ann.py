@@ -26,6 +26,7 @@ PROBES = 400  # queries that recall is measured on, half to choose by and half t
 TARGET = 0.99  # recall@10 that the search is widened for; on the other half it is reported
 AT = 10
 HNSW_LINKS, HNSW_BUILD = 32, 80
+BLOCK = 16_384  # vectors that are compared at once
 DEPTHS = (100, 200, 400)  # candidates that are ranked again
 
 
@@ -137,34 +138,62 @@ class Ann:
     def search(
         self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and inner products of the best k for a vector (W,), the best first; fewer where not enough is found.
+        """Rows and inner products of the best k for a vector (W,), the best first; fewer where fewer are allowed.
+
+        More that is asked for, and fewer rows that may be found, widen the search in proportion; where it still finds
+        too few, it is widened until all is searched. Where a filter leaves less than half of a graph, which holds at
+        most `HNSW_LIMIT` rows, what is left is compared exactly.
 
         Args:
             vector: the query.
             k: how many.
             allowed: (N,) rows that may be found; None for all.
         """
-        import faiss
-
+        n = self.facts.n
+        may = n if allowed is None else int(np.count_nonzero(allowed))
         depth = max(self.facts.depth, 2 * k)
         narrow = vector[None] if self.project is None else vector[None] @ self.project  # (1, w)
+        narrow = np.ascontiguousarray(narrow, dtype=np.float32)
+        whole = n if self.facts.kind == "hnsw" else int(self.index.nlist)
+        breadth = min(whole, int(np.ceil(self.facts.breadth * depth / self.facts.depth * n / max(may, 1))))
+        scarce = self.facts.kind == "hnsw" and 2 * may < n  # a graph is walked through rows that do not count
+        rows = np.zeros(0, dtype=np.int64) if scarce else self._candidates(narrow, depth, breadth, allowed)
+        while not scarce and len(rows) < min(depth, may) and breadth < whole:
+            breadth = min(whole, 4 * breadth)
+            rows = self._candidates(narrow, depth, breadth, allowed)
+        if len(rows) < min(k, may):
+            rows = np.arange(n) if allowed is None else np.flatnonzero(allowed)
+        scores = np.concatenate(
+            [self.matrix[part].astype(np.float32) @ vector for part in np.array_split(rows, 1 + len(rows) // BLOCK)]
+        )  # (depth, W) @ (W,)
+        order = np.argsort(-scores, kind="stable")[:k]
+        return rows[order], scores[order]
+
+    def _candidates(
+        self,
+        narrow: NDArray[np.float32],
+        depth: int,
+        breadth: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> NDArray[np.int64]:
+        """Rows that the narrow index finds for a narrow vector (1, w), at most `depth`."""
+        import faiss
+
         options: dict[str, Any] = {}
         if allowed is not None:
             options["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if self.facts.kind == "hnsw":
-            params = faiss.SearchParametersHNSW(efSearch=max(self.facts.breadth, depth), **options)
+            params = faiss.SearchParametersHNSW(efSearch=max(breadth, depth), **options)
         else:
-            params = faiss.SearchParametersIVF(nprobe=self.facts.breadth, **options)
+            params = faiss.SearchParametersIVF(nprobe=breadth, **options)
         try:
-            _, found = self.index.search(np.ascontiguousarray(narrow, dtype=np.float32), depth, params=params)
+            _, found = self.index.search(narrow, depth, params=params)
         except RuntimeError as error:
             raise UserError("the approximate index is corrupt: faiss cannot search it. Build it anew.") from error
-        rows = found[0][found[0] >= 0]
+        rows: NDArray[np.int64] = found[0][found[0] >= 0]
         if len(rows) and rows.max() >= len(self.matrix):
             raise UserError("the approximate index is corrupt: it finds videos that are not there. Build it anew.")
-        scores = self.matrix[rows].astype(np.float32) @ vector  # (depth, W) @ (W,)
-        order = np.argsort(-scores, kind="stable")[:k]
-        return rows[order], scores[order]
+        return rows
 
     def spread(self, vector: NDArray[np.float32]) -> tuple[float, float]:
         """Mean and standard deviation of a query's inner products with all vectors, without computing them.

@@ -53,7 +53,7 @@ class Answer(BaseModel):
     model: str
     version: int = Field(description="of the index that answered")
     milliseconds: float
-    nothing_fits: bool = Field(description="true where all scores are below the threshold that validation chose")
+    nothing_fits: bool = Field(description="true where all videos score below what validation chose")
     notes: list[str]
     videos: list[Video]
 
@@ -111,20 +111,20 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
         served = lives[model - 1].served
         started = time.perf_counter()
         async with waiting:
-            answer = partial(served.recommend, q, k, filter, explained=explain, abstain=abstain, user=user)
+            answer = partial(served.answer, q, k, filter, explained=explain, abstain=abstain, user=user)
             try:
-                found = (await asyncio.get_running_loop().run_in_executor(pool, answer))[0]
+                found = await asyncio.get_running_loop().run_in_executor(pool, answer)
             except UserError as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
         return JSONResponse(
             {
                 "question": q,
                 "model": served.name,
-                "version": served.store.pointer.version,
+                "version": found.version,
                 "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-                "nothing_fits": abstain and not found and not filter and served.threshold is not None,
+                "nothing_fits": found.unfit[0],
                 "notes": served.notes_for(user),
-                "videos": [item.as_dict() for item in found],
+                "videos": [item.as_dict() for item in found.videos[0]],
             }
         )
 

@@ -52,6 +52,7 @@ class LanceIndex:
         patience = PATIENCE if "://" in url else None
         self._database = self._try(lambda: lancedb.connect(url, storage_options=patience))
         self._table: Any = None
+        self._columns: set[str] | None = None  # that an index was made of, as far as that was looked up
 
     @property
     def table(self) -> Any:  # noqa: ANN401 - lancedb's own type is not exported
@@ -75,15 +76,14 @@ class LanceIndex:
     def refresh(self) -> int:
         """Go to the latest version and return it."""
         self._try(lambda: self.table.checkout_latest())
+        self._columns = None
         return self.version
 
     def build(self, videos: pa.Table) -> None:
         """Start from these videos; where there are many, make Lance's approximate index of each `vector_` column."""
         table = _stamped(videos, 1, 0)
         self._table = self._try(lambda: self._database.create_table(TABLE, table, mode="overwrite"))
-        if len(videos) > INDEX_ROWS:
-            for name in [name for name in videos.column_names if name.startswith("vector_")]:
-                self._try(lambda name=name: self._make_index(name))  # type: ignore[misc]
+        self._make_indexes()
 
     def add(self, videos: pa.Table) -> None:
         """Add new videos in one version.
@@ -137,7 +137,7 @@ class LanceIndex:
             query = self.table.search(vector, vector_column_name=column).distance_type("dot")
             if where:
                 query = query.where(sql(where), prefilter=True)
-            if len(self) > INDEX_ROWS:
+            if column in self._indexed():
                 query = query.nprobes(PROBES).ef(max(BREADTH, REFINED * k)).refine_factor(REFINED)
             return (query if columns is None else query.select(list(columns))).limit(k).to_arrow()
 
@@ -174,6 +174,7 @@ class LanceIndex:
     def at(self, version: int) -> None:
         """Read a version, whatever came after it; `refresh` goes back to the latest."""
         self._try(lambda: self.table.checkout(version))
+        self._columns = None
 
     def restore(self, version: int) -> None:
         """Make an earlier version the latest again."""
@@ -183,6 +184,7 @@ class LanceIndex:
 
     def tidy(self) -> None:
         """Merge small files, index what came since, and drop versions older than a week."""
+        self._make_indexes()
         self._try(lambda: self.table.optimize(cleanup_older_than=KEPT))
 
     def _merge(self, videos: pa.Table, how: Callable[[Any], Any]) -> list[str]:
@@ -216,6 +218,23 @@ class LanceIndex:
             self._try(lambda: self.table.delete(f"writer = {writer} AND {_among(taken)}"))
         return taken
 
+    def _indexed(self) -> set[str]:
+        """Columns that an approximate index was made of; what came since, Lance searches beside it."""
+        if self._columns is None:
+            found = self._try(lambda: self.table.list_indices())
+            self._columns = {name for index in found for name in index.columns}
+        return self._columns
+
+    def _make_indexes(self) -> None:
+        """Of every `vector_` column that has none, where there are many videos."""
+        self._columns = None
+        if len(self) <= INDEX_ROWS:
+            return
+        names = [name for name in self.table.schema.names if name.startswith("vector_")]
+        for name in [name for name in names if name not in self._indexed()]:
+            self._try(lambda name=name: self._make_index(name))  # type: ignore[misc]
+        self._columns = None
+
     def _make_index(self, column: str) -> None:
         self.table.create_index(
             metric="dot", vector_column_name=column, index_type="IVF_HNSW_SQ", m=20, ef_construction=150,
@@ -234,7 +253,8 @@ class LanceIndex:
         return self.table.search().where(_among(ids)).select(["id"]).limit(len(ids)).to_arrow()
 
     def _demand(self, ids: Sequence[str]) -> None:
-        unknown = [name for name in ids if name not in self._known(ids)]
+        known = self._known(ids)
+        unknown = [name for name in ids if name not in known]
         if unknown:
             raise UserError(f"there is no video with the id '{unknown[0][:200]}'.")
 

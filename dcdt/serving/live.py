@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from dcdt.errors import UserError
+from dcdt.serving.layout import read_pointer
 from dcdt.serving.recommender import ServedRecommender, load
 
 log = logging.getLogger("dcdt.serve")
@@ -58,6 +59,8 @@ class Live:
             target = self.run.resolve()
             state = self.served.store.refresh() if target == self.target else "other"
             if state == "other":
+                if read_pointer(target) is None:  # a service that only reads builds nothing
+                    raise UserError(f"{target} has no index; make it: python -m dcdt.index {target} build")
                 served = load(target, log.info, self.threads, self.engine)
                 self.warm(served)
                 self.served, self.target = served, target

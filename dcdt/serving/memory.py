@@ -147,7 +147,7 @@ class View:
         if count * len(vector) <= EXACT_CELLS:  # a filter that leaves little is searched exactly
             rows = np.flatnonzero(allowed)
             scores = self.scores_at(rows, vector, column)
-            at = best(scores, self.order[rows], k)
+            at = best(scores, None, k)
             return rows[at], scores[at]
         n = len(self.main)
         rows, scores = ann.search(vector, k, None if count == len(allowed) else allowed[:n])
@@ -172,6 +172,7 @@ class MemoryIndex:
         self.kind, self.exact_cells = kind, exact_cells
         self.view: View | None = None
         self._row_of: dict[str, int] = {}
+        self._unsaved: set[str] = set()  # columns whose approximate index is on no disk
         self._lock = threading.Lock()
 
     @property
@@ -203,12 +204,13 @@ class MemoryIndex:
             for name, matrix in main.vectors.items()
             if name.startswith("vector_") and matrix.size > self.exact_cells
         }
+        self._unsaved = set(anns)
         self._take(View(main, Part.of(videos.slice(0, 0)), np.ones(len(main), dtype=bool), version, anns))
 
     def copy(self) -> "MemoryIndex":
         """Another index over the same view; what changes in one is not seen in the other."""
         other = MemoryIndex(self.kind, self.exact_cells)
-        other.view, other._row_of = self.view, dict(self._row_of)
+        other.view, other._row_of, other._unsaved = self.view, dict(self._row_of), set(self._unsaved)
         return other
 
     def relabel(self, version: int) -> None:
@@ -271,8 +273,9 @@ class MemoryIndex:
         facts = {"version": str(view.version), "main": str(len(view.main)), "anns": " ".join(sorted(view.anns))}
         table = table.replace_schema_metadata(facts)
         for column, ann in view.anns.items():
-            if not (folder / f"{column}.faiss").exists():
+            if column in self._unsaved or not (folder / f"{column}.faiss").exists():
                 ann.save(folder / f"{column}.faiss")
+        self._unsaved = set()
         try:
             with (
                 replacing(folder / name) as temporary,
@@ -326,6 +329,9 @@ class MemoryIndex:
         if not view.anns and len(view.alive) > 1000 + 1.25 * len(view.main):
             self._take(compacted(view))
             return
+        if view.anns and len(view.fresh) > 1000 + 2 * np.count_nonzero(view.alive[len(view.main) :]):
+            self._take(without_gone(view))
+            return
         for row in gone:
             del self._row_of[view.table["id"][row].as_py()]
         start = len(view.alive) - (videos.num_rows if videos is not None else 0)
@@ -340,6 +346,14 @@ def compacted(view: View) -> View:
     table = pa.concat_tables([_whole(part) for part in view.parts]).take(rows).combine_chunks()
     main = Part.of(table)
     return View(main, Part.of(table.slice(0, 0)), np.ones(len(main), dtype=bool), view.version)
+
+
+def without_gone(view: View) -> View:
+    """The same catalogue without what came since the build and is gone again; the built part stays as it is."""
+    n = len(view.main)
+    rows = positions(np.flatnonzero(view.alive[n:]))
+    fresh = Part.of(_whole(view.fresh).take(rows).combine_chunks())
+    return replace(view, fresh=fresh, alive=np.concatenate([view.alive[:n], np.ones(len(fresh), dtype=bool)]))
 
 
 def multiply(matrix: Matrix, vector: NDArray[np.float32], chunk: int = 16_384) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from dcdt.data.collection import Documents, lent_texts
 from dcdt.embedders.openai_models import check_address
@@ -29,6 +28,7 @@ from dcdt.serving.reranking import RankHead
 from dcdt.serving.scoring import SCORERS, Asked, Question, Rows, fused
 from dcdt.serving.shared import SharedStore
 from dcdt.serving.store import Store
+from dcdt.serving.threads import one_thread
 from dcdt.serving.towers import Floats, Scores, Towers
 from dcdt.serving.videos import filter_kinds, table_of
 
@@ -75,6 +75,21 @@ class Recommendation:
         return found if self.why is not None else {key: value for key, value in found.items() if key != "why"}
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What was found for some questions.
+
+    Attributes:
+        version: of the catalogue that answered.
+        videos: of each question, the best first.
+        unfit: of each question, whether there were videos and all of them scored below the threshold.
+    """
+
+    version: int
+    videos: list[list[Recommendation]]
+    unfit: list[bool]
+
+
 class ServedRecommender:
     """Answers questions from an exported run, and changes its catalogue.
 
@@ -111,7 +126,6 @@ class ServedRecommender:
         self.learners = Learners(self.store.folder / LEARNERS) if readers else None
         self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
         self._embedder: Any = None
-        self._blas = ThreadpoolController()  # threads of a product would take turns with those of the embedder
         self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
 
     def __len__(self) -> int:
@@ -140,52 +154,58 @@ class ServedRecommender:
             UserError: a question is empty or too long, k is out of range, the filter is none, or the model knows no
                 learners.
         """
+        return self.answer(texts, k, where, explained, abstain, user).videos
+
+    def answer(
+        self,
+        texts: str | Sequence[str],
+        k: int = 10,
+        where: str = "",
+        explained: bool = False,
+        abstain: bool = False,
+        user: str | None = None,
+    ) -> Answers:
+        """As `recommend`, with the version of the catalogue and which questions nothing fits."""
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        with self._blas.limit(limits=1, user_api="blas"):
-            return self._recommend(questions, k, conditions, explained, abstain, user)
+        view, found = self.store.view, Answers(self.store.view.version, [], [])
+        least = self.threshold["value"] if abstain and self.threshold is not None else -np.inf
+        with one_thread():
+            vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
+            watched = self._watched(user, view)
+            for text, vector in zip(questions, vectors, strict=True):
+                one = Question(text, vector, watched)
+                videos, unfit = self._answer(one, k, conditions, view, least, explained)
+                found.videos.append(videos)
+                found.unfit.append(unfit)
+        return found
 
-    def _recommend(
-        self,
-        questions: Sequence[str],
-        k: int,
-        conditions: Sequence[Condition],
-        explained: bool,
-        abstain: bool,
-        user: str | None,
-    ) -> list[list[Recommendation]]:
-        vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
-        whole = self.store.view
-        watched = self._watched(user, whole)
-        view, allowed = whole, whole.allowed(conditions)
-        answers = []
-        for text, vector in zip(questions, vectors, strict=True):
-            question = Question(text, vector, watched)
-            if self.engine == "lance":
-                view = self._found(question, k, conditions)
-                allowed = view.allowed(conditions)
-            asked = [scorer.ask(question, view) for scorer in self.scorers]
-            rows, scores, evidence = self._top(question, asked, view, k, allowed)
-            if abstain and self.threshold is not None:  # the best come first
-                kept = int((scores >= self.threshold["value"]).sum())
-                rows, scores = rows[:kept], scores[:kept]
-            if not np.isfinite(scores).all():
-                raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
-            shown = rows_as_dicts(view, rows, SHOWN)
-            reasons = [
-                explain(self, asked, view, int(row), found) if explained else None
-                for row, found in zip(rows, evidence, strict=False)
-            ]
-            answers.append(
-                [
-                    Recommendation(
-                        at, float(score), **video, matched=matched_words(text, video["title"], video["text"]), why=why
-                    )
-                    for at, (score, video, why) in enumerate(zip(scores, shown, reasons, strict=True), start=1)
-                ]
+    def _answer(
+        self, question: Question, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
+    ) -> tuple[list[Recommendation], bool]:
+        """The best k videos that score at least so much, and whether all that were found score less."""
+        if self.engine == "lance":
+            view = self._found(question, k, conditions)
+        asked = [scorer.ask(question, view) for scorer in self.scorers]
+        rows, scores, evidence = self._top(question, asked, view, k, view.allowed(conditions))
+        if not np.isfinite(scores).all():
+            raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
+        kept = int((scores >= least).sum())  # the best come first
+        unfit, rows, scores = kept < 1 <= len(rows), rows[:kept], scores[:kept]
+        reasons = [
+            explain(self, asked, view, int(row), facts) if explained else None
+            for row, facts in zip(rows, evidence, strict=False)
+        ]
+        videos = [
+            Recommendation(
+                at, float(score), **shown, matched=matched_words(question.text, shown["title"], shown["text"]), why=why
             )
-        return answers
+            for at, (score, shown, why) in enumerate(
+                zip(scores, rows_as_dicts(view, rows, SHOWN), reasons, strict=True), start=1
+            )
+        ]
+        return videos, unfit
 
     def notes_for(self, user: str | None) -> list[str]:
         """What is to be known of an answer to this learner, or to nobody in particular."""

@@ -84,7 +84,9 @@ def test_below_the_threshold_nothing_fits(make_run):
     found = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank"}).json()
     assert found["nothing_fits"] is True and found["videos"] == []
     filtered = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank", "filter": "id=v1"}).json()
-    assert filtered["nothing_fits"] is False
+    assert filtered["nothing_fits"] is True  # there is a video, and it does not fit
+    empty = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank", "filter": "id=x"}).json()
+    assert empty["nothing_fits"] is False and empty["videos"] == []
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -117,6 +119,16 @@ def test_a_changed_index_another_build_and_another_run_are_followed(own_copy, ma
     link.symlink_to(other)
     live.look()
     assert live.served.name == "hybrid"
+
+
+def test_a_service_builds_nothing_where_the_index_is_taken_away(own_copy, monkeypatch):
+    folder = own_copy("model=bm25")
+    live = Live(folder)
+    (folder / "serving" / "current.json").unlink()
+    monkeypatch.setattr("dcdt.serving.export.build", lambda *given: pytest.fail("it builds"))
+    live.look()
+    assert "has no index; make it: python -m dcdt.index" in live.trouble
+    assert live.served.recommend("shear", 3)[0] and not (folder / "serving" / "current.json").exists()
 
 
 @pytest.mark.parametrize("harm", ["pointer", "snapshot", "gone"])
@@ -216,6 +228,12 @@ def test_the_page_in_a_browser(page):
     assert page.locator("li").count() == 10 and "10 videos" in page.inner_text("#status")
     assert {text.lower() for text in page.locator("mark").all_inner_texts()} <= {"rank", "basis"}
     assert page.locator("mark").count() and "q=rank" in page.url
+    page.wait_for_selector("li .why")  # which come after the answer
+    assert page.locator("li .why").first.inner_text().startswith("Why: ")
+    shown = page.evaluate("marked('p', '矩阵的特征值和 rank', ['特征', '征值', 'rank'], 'text').innerHTML")
+    assert shown == "矩阵的<mark>特征值</mark>和 <mark>rank</mark>"
+    assert page.evaluate("excerpt('线'.repeat(400) + '特征', ['特征']).length") < 300
+    assert page.evaluate("excerpt('a '.repeat(400), ['b'])").endswith("a …")
     for width, scheme in ((390, "dark"), (390, "light"), (1280, "dark"), (1280, "light")):
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme)

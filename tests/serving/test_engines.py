@@ -1,11 +1,14 @@
 """Both engines against brute force: search, filters, changes, saving; and what they refuse."""
 
+import threading
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from dcdt.data.collection import Documents
 from dcdt.errors import UserError
@@ -14,6 +17,7 @@ from dcdt.serving.filters import mask, parse_filter
 from dcdt.serving.index import best, vector_column
 from dcdt.serving.lance import LanceIndex
 from dcdt.serving.memory import MemoryIndex
+from dcdt.serving.threads import OneThread
 from dcdt.serving.videos import filter_kinds, table_of
 
 LEVELS = ["intro", "middle", "advanced"]
@@ -172,6 +176,108 @@ def test_recall_of_the_approximate_index_is_measured_and_kept(kind, tmp_path):
     ann.save(tmp_path / "vector_0.faiss")
     again = Ann.load(tmp_path / "vector_0.faiss", matrix)
     assert again.facts == ann.facts and again.search(probes[0], 10)[0].tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filter_far_from_the_query_and_many_answers_are_found_too(kind):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(60, 32))
+    matrix = (centres[rng.integers(0, 60, 6000)] + 0.6 * rng.normal(size=(6000, 32))).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    ann = Ann.build(matrix, kind=kind)
+    for probe in matrix[:5]:
+        scores = matrix @ probe
+        far = scores <= np.quantile(scores, 0.3)
+        rows, found = ann.search(probe, 10, far)
+        assert len(rows) == 10 and far[rows].all() and (np.diff(found) <= 0).all()
+        best_far = np.argsort(-np.where(far, scores, -np.inf))[:10]
+        assert np.isin(rows, best_far).mean() >= 0.5
+        rows, _ = ann.search(probe, 1000)
+        assert len(rows) == 1000 and np.isin(rows, np.argsort(-scores)[:1000]).mean() > 0.8
+        few = np.zeros(6000, dtype=bool)
+        few[rng.choice(6000, 3, replace=False)] = True
+        assert set(ann.search(probe, 10, few)[0].tolist()) == set(np.flatnonzero(few).tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_came_and_went_since_the_build_takes_no_room(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    index = MemoryIndex(kind, 64)
+    index.build(videos([f"v{n}" for n in range(200)], rng))
+    brute = Brute(videos([], rng))
+    for turn in range(30):
+        table = videos([f"v{n}" for n in range(100)], rng)
+        index.update(table)
+        brute.rows = Brute(table).rows
+        assert len(index.state.fresh) <= 1000 + 3 * 100, turn
+    assert len(index) == 200
+    vector = table["vector_0"][7].values.to_numpy()
+    assert index.search(vector, 1).ids == ["v7"]
+    index.save(tmp_path)
+    again = MemoryIndex()
+    again.load(tmp_path)
+    assert again.search(vector, 1).ids == ["v7"] and len(again) == 200
+    index.build(videos([f"w{n}" for n in range(200)], rng))  # as many as before, but others
+    index.save(tmp_path)
+    again.load(tmp_path)
+    found = index.search(vector, 5)
+    assert again.search(vector, 5).ids == found.ids and found.ids[0].startswith("w")
+
+
+def test_lance_goes_by_the_index_it_has_whatever_is_added_or_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr("dcdt.serving.lance.INDEX_ROWS", 300)
+    rng = np.random.default_rng(0)
+    index = LanceIndex(str(tmp_path))
+    table = videos([f"v{n}" for n in range(310)], rng)
+    index.build(table)
+    index.delete([f"v{n}" for n in range(200, 220)])
+    assert index._indexed() == {"vector_0"} and len(index) < 300
+    vector = table["vector_0"][7].values.to_numpy()
+    found = index.search(vector, 5)
+    assert found.ids[0] == "v7" and abs(found.scores[0] - 1) < 1e-5  # by its full vector
+    small = LanceIndex(str(tmp_path / "small"))
+    small.build(videos([f"v{n}" for n in range(290)], rng))
+    assert small._indexed() == set()
+    small.add(videos([f"w{n}" for n in range(20)], rng))
+    small.tidy()
+    assert small._indexed() == {"vector_0"}
+
+
+def test_many_ids_are_looked_up_at_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    index = LanceIndex(str(tmp_path))
+    index.build(videos([f"v{n}" for n in range(60)], rng))
+    asked = []
+    known = index._known
+    monkeypatch.setattr(index, "_known", lambda ids: asked.append(ids) or known(ids))
+    index.delete([f"v{n}" for n in range(50)])
+    assert len(asked) == 1 and len(index) == 10
+
+
+def test_blocks_of_several_threads_hold_products_to_one_thread_until_the_last_ends():
+    limits = OneThread()
+    before = blas_threads()
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with limits():
+            inside.set()
+            leave.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(10)
+    with limits():
+        assert blas_threads() == [1]
+    assert blas_threads() == [1]
+    leave.set()
+    holder.join()
+    assert blas_threads() == before
+
+
+def blas_threads():
+    """Of numpy's own products; the number is the process's."""
+    return [pool["num_threads"] for pool in threadpool_info() if "numpy" in pool["filepath"]]
 
 
 def test_exact_top_goes_by_blocks():
