@@ -31,7 +31,7 @@ test: .venv/.dev ## set up, check style and types, and run the fast tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: .venv/.dev ## run the slow tests
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu"
 
 test-all: test test-slow ## everything that runs without a GPU
 

@@ -66,7 +66,7 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
         draft = Path(place) / "collection"
         _write(draft, found, settings)
         try:
-            load_collection(draft)  # what it refuses never stands under the folder's name
+            check(draft)  # what it refuses never stands under the folder's name
         except UserError as error:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
         _place(draft, folder)

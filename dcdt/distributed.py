@@ -138,7 +138,9 @@ def start(command: Sequence[str], n: int, text: str = "") -> int | None:
     try:
         for at in range(n):
             own = {**common, "RANK": str(at), "LOCAL_RANK": str(at)}
-            running[at] = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, text=True)  # nosec B603 # our own
+            running[at] = subprocess.Popen(  # nosec B603 # this command again
+                command, env=own, stdin=subprocess.PIPE, text=True
+            )
         for process in running.values():
             assert process.stdin is not None
             process.stdin.write(text)

@@ -3,38 +3,52 @@
 import argparse
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from rich.console import Console
 
-from dcdt.config import cache_root, outputs_root
 from dcdt.redact import guard_output
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
     "OPENAI_BASE_URL": "another server that speaks OpenAI's protocol",
     "WANDB_API_KEY": "or `wandb login`; without either runs stay offline",
+    "AWS_ACCESS_KEY_ID": "for a catalogue at s3://",
 }
+EXTRA = re.compile(r'extra == "([^"]+)"')
 Line = tuple[str, str]
 
 
 def packages() -> tuple[list[Line], list[str]]:
-    """Versions of what the package requires, by extra, and what is missing of the core."""
-    lines, missing = [("dcdt", version("dcdt")), ("python", platform.python_version())], []
+    """Versions of what the package requires, by extra, and what is missing of the core or older than it may be."""
+    lines, problems = [("dcdt", version("dcdt")), ("python", platform.python_version())], []
     for requirement in map(Requirement, requires("dcdt") or []):
-        extra = str(requirement.marker).split('"')[1] if requirement.marker else ""
-        if extra == "dev":
+        found = EXTRA.search(str(requirement.marker))
+        extra = f"[{found[1]}]" if found else ""
+        if extra in ("[dev]", "[audit]") or not _applies(requirement, extra):
             continue
+        remedy = f"pip install 'dcdt{extra}'"
         try:
-            lines.append((requirement.name, version(requirement.name) + (f"  [{extra}]" if extra else "")))
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            lines.append((requirement.name, f"not installed: pip install 'dcdt{f'[{extra}]' if extra else ''}'"))
-            missing += [] if extra else [f"{requirement.name} is missing: pip install dcdt"]
-    return lines, missing
+            lines.append((requirement.name, f"not installed: {remedy}"))
+            problems += [] if extra else [f"{requirement.name} is missing: {remedy}"]
+            continue
+        fits = requirement.specifier.contains(installed, prereleases=True)
+        lines.append((requirement.name, installed + (f"  {extra}" if extra else "")))
+        if not fits:
+            said = f"{requirement.name} is {installed}; dcdt{extra} needs {requirement.specifier}"
+            problems.append(f"{said}: pip install --upgrade 'dcdt{extra}'")
+    return lines, problems
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    """Whether a requirement is one of this machine, its extra taken as chosen."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra.strip("[]")})
 
 
 def devices() -> list[Line]:
@@ -56,6 +70,8 @@ def keys() -> list[Line]:
 
 def folders() -> tuple[list[Line], list[str]]:
     """Sizes of the caches and of the outputs, and what cannot be written."""
+    from dcdt.config import cache_root, outputs_root
+
     lines, problems = [], []
     for name, folder, remedy in (
         ("vectors", cache_root(), "export DCDT_CACHE=FOLDER"),
@@ -93,17 +109,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     guard_output()
     parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
     parser.parse_args(arguments)
-    console = Console(highlight=False)
-    installed, missing = packages()
-    where, problems = folders()
-    problems = missing + problems
-    for name, value in [*installed, *keys(), *where, *([] if missing else [*wandb_mode(), *devices()])]:
-        console.print(f"{name:<24}{value}", soft_wrap=True, markup=False)
+    lines, problems = packages()
+    lines += keys()
+    if not problems:  # what follows needs the packages
+        where, problems = folders()
+        lines += [*where, *wandb_mode(), *devices()]
+    for name, value in lines:
+        print(f"{name:<34}{value}")  # noqa: T201 - the command's own answer
     for problem in problems:
-        console.print(f"mend: {problem}", soft_wrap=True, markup=False)
+        print(f"mend: {problem}")  # noqa: T201
     if problems:
         raise SystemExit(2)
-    console.print("nothing stands in the way of a run: python -m dcdt.run")
+    print("nothing stands in the way of a run: python -m dcdt.run")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -83,6 +83,14 @@ def test_questions_that_no_video_answers_are_refused_by_the_names_the_user_gave(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_too_few_questions_to_divide_leave_nothing(tmp_path, tables):
+    (tables / "one.csv").write_text("q,clip\nwhat is a basis,V1\n")
+    given = ["--videos", tables / "Export.csv", *columns(), "--queries", tables / "one.csv"]
+    code, out, err = command("new", tmp_path / "mine", *given, "--query-column", "q", "--video-column", "clip")
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert err.startswith("error: ") and err.count("\n") <= 2
+
+
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, tables):
     (tmp_path / "note").write_text("mine")
     code, _, err = command("new", tmp_path, "--videos", tables / "Export.csv", *columns(), *queries(tables))

@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+from dcdt import doctor as module
+
 
 def doctor(**changes):
     command = [sys.executable, "-m", "dcdt.doctor"]
@@ -29,3 +31,21 @@ def test_it_says_what_to_mend_where_a_folder_cannot_hold_a_run():
     code, out = doctor(DCDT_OUTPUTS=target)
     assert code == 2
     assert any(line.startswith("mend: ") and target in line for line in out.splitlines())
+
+
+def test_what_is_older_than_it_may_be_and_what_is_missing_is_to_mend(monkeypatch):
+    needed = [
+        'torch>=99; python_version >= "3.8"',
+        "nowhere>=1",
+        "numpy>=1",
+        'atheris>=1; sys_platform == "linux" and extra == "fuzz"',
+        'wheel>=1; sys_platform == "win32" and extra == "serve"',
+        'absent>=1; extra == "serve"',
+    ]
+    monkeypatch.setattr(module, "requires", lambda name: needed)
+    lines, problems = module.packages()
+    assert len(problems) == 2 and problems[0].startswith("torch is ") and "needs >=99" in problems[0]
+    assert problems[1] == "nowhere is missing: pip install 'dcdt'"
+    told = dict(lines)
+    assert told["absent"] == "not installed: pip install 'dcdt[serve]'" and "wheel" not in told
+    assert "[fuzz]" in told["atheris"]

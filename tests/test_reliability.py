@@ -36,7 +36,9 @@ def test_every_promise_names_its_test():
     assert bare == []
 
 
-@pytest.mark.parametrize("fault", ["`kill -9`", "disk full", "read-only folder", "cut short", "clock goes back"])
+@pytest.mark.parametrize(
+    "fault", ["`kill -9`", "disk full", "read-only folder", "cut short", "clock goes back", "two processes in one"]
+)
 def test_every_kind_of_fault_is_there(fault):
     assert f"| {fault} |" in PAGE
 
@@ -50,7 +52,6 @@ def test_the_counts_are_those_that_were_measured():
 
 @pytest.mark.slow
 def test_bandit_finds_nothing_that_is_not_justified():
-    pytest.importorskip("bandit")
     command = [sys.executable, "-m", "bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive"]
     done = subprocess.run([*command, "dcdt", "baselines"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout

@@ -97,7 +97,9 @@ def parse(config: DictConfig) -> Settings:
     plain = {item.name for item in fields(Settings)} - values.keys()
     unknown = {str(key) for key in config} - plain - values.keys()
     if unknown:
-        raise UserError(f"unknown setting {', '.join(sorted(unknown))}; see python -m dcdt.run --help.")
+        raise UserError(
+            f"unknown setting {', '.join(' '.join(key.split())[:60] for key in sorted(unknown))}; see python -m dcdt.run --help."
+        )
     given = {item.name for item in fields(Settings) if item.default is not NO_DEFAULT}
     for key in plain - (given - config.keys()):  # an older configuration may lack what has a default
         value = config[key]

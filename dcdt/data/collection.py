@@ -306,7 +306,9 @@ def _settings(path: Path) -> dict[str, Any]:
     settings = read_yaml(path)
     unknown = sorted(settings.keys() - set(SETTINGS))
     if unknown:
-        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(SETTINGS)}.")
+        raise UserError(
+            f"{path}: unknown key {', '.join(' '.join(key.split())[:60] for key in unknown)}; known are {', '.join(SETTINGS)}."
+        )
     grade = settings.get("positive_grade", 1)
     if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
         raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")

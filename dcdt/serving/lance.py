@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.errors import UserError
+from dcdt.redact import redacted
 from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
 
@@ -27,7 +28,6 @@ PROBES, BREADTH, REFINED = 8, 100, 3  # graphs searched, candidates in each, how
 INDEX_ROWS = 20_000  # above it, Lance's own approximate index is made
 KEPT = timedelta(days=7)  # how long old versions can still be read
 PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY")
 T = TypeVar("T")
 
 
@@ -245,19 +245,11 @@ class LanceIndex:
         except UserError:
             raise
         except Exception as error:
-            reason = without_secrets(" ".join(str(error).split()))[:200]
+            reason = redacted(" ".join(str(error).split()))[:200]
             remedy = "Free some space, or check the folder; python -m dcdt.index RUN build makes the catalogue anew."
             if "://" in self.url:
                 remedy = "Check the address, the network, and the keys in the environment (AWS_ACCESS_KEY_ID, ...)."
             raise UserError(f"the catalogue {self.url} cannot be used: {reason}\n{remedy}") from error
-
-
-def without_secrets(text: str) -> str:
-    """A text without the keys of the environment, which an object store may repeat in its errors."""
-    for name in SECRETS:
-        if value := os.environ.get(name):
-            text = text.replace(value, "***")
-    return text
 
 
 def check_address(text: str) -> str:

@@ -330,7 +330,7 @@ def http(place):
         assert found.status_code < 500 or found.status_code == 503, found.text[:200]
         if found.status_code == 422:
             raise UserError(str(found.json()["detail"])[:200].replace("\n", " "))
-        if method == "GET" and found.status_code == 200 and path.startswith(b"/search"):
+        if method == "GET" and found.status_code == 200 and found.url.path == "/search":  # /search/../ is the page
             answer = found.json()
             assert len(answer["videos"]) <= 100
             assert all(math.isfinite(video["score"]) for video in answer["videos"])

@@ -17,7 +17,7 @@ from test_engines import videos
 from dcdt.data.collection import Documents
 from dcdt.errors import UserError
 from dcdt.serving.export import build
-from dcdt.serving.lance import LanceIndex, check_address, without_secrets
+from dcdt.serving.lance import LanceIndex, check_address
 from dcdt.serving.recommender import ServedRecommender, load
 
 RIDGE = "model=dcdt_ridge"
@@ -235,7 +235,12 @@ def test_addresses_hold_no_keys_and_errors_repeat_none(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="the catalogue's address"):
             check_address(text)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    assert SECRET not in without_secrets(f"failed with {SECRET}")
+
+    def denied():
+        raise RuntimeError(f"denied with {SECRET}")
+
+    with pytest.raises(UserError, match=r"denied with \*\*\*"):
+        LanceIndex(str(tmp_path))._try(denied)
 
 
 def test_an_address_that_cannot_be_written_leaves_no_build(own_copy, tmp_path):
