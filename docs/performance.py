@@ -13,7 +13,7 @@ VERDICT = {True: "met", False: "**not met**", None: ""}
 
 
 def table(name: str) -> str:
-    """The rows of a result file with its date, machine and n; a sentence where it was not measured."""
+    """The rows of a result file with its dates, machine and n; a sentence where it was not measured."""
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return f"Not measured: no `benchmarks/results/{name}.json`."
@@ -23,7 +23,10 @@ def table(name: str) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
         cells = [row["question"], f"{row['value']:g} {row['unit']}".strip(), row["against"], ratio, row["target"]]
         lines.append("| " + " | ".join([*cells, VERDICT[row["holds"]]]) + " |")
-    return "\n".join([*lines, "", f"{found['date']}, {found['machine']}, n = {found['n']:,}."])
+    dates = sorted({row.get("date", found["date"]) for row in found["rows"]})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    size = f"n = {found['n']:,}" if "n" in found else "sizes as in the rows"
+    return "\n".join([*lines, "", f"{when}, {found['machine']}, {size}."])
 
 
 def page(text: str) -> str:
