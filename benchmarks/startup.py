@@ -91,7 +91,6 @@ def wandb_rows(repeats: int) -> list[Row]:
     kept = zip(names, zip(*found[1:], strict=True), strict=True)  # the first one fills the file cache
     return [
         row(name, median(seconds), "s", f"a fresh process after torch and lightning, median of {repeats}")
-        | {"date": date.today().isoformat()}
         for name, seconds in kept
     ]
 
@@ -104,7 +103,8 @@ def main() -> None:
     parser.add_argument("--wandb-alone", action="store_true", help="renew the rows of wandb itself in the results")
     given = parser.parse_args()
     if given.wandb_alone:
-        known, rows = read_json(Path(given.out)), wandb_rows(given.repeats)
+        known, today = read_json(Path(given.out)), {"date": date.today().isoformat()}
+        rows = [made | today for made in wandb_rows(given.repeats)]
         names = {made["question"] for made in rows}
         kept = [old for old in known["rows"] if old["question"] not in names]
         write_json(Path(given.out), {**known, "rows": kept + rows})
