@@ -4,8 +4,10 @@
 
 `trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `setup.train`, four explicit negatives,
 with and without `trainer.compile`, against what is measured in the same run: the rate of a square bf16 product, the
-bandwidth of a copy, and a DataLoader of single items on the same GPU. The roofline of a step is the longer of its
-operations at the measured rate and its bytes (gathered vectors, once read and once written) at the measured bandwidth.
+bandwidth of a copy, and a DataLoader of single items on the same GPU, under the same autocast. The roofline of a step
+is the longer of its operations at the measured rate and its bytes (gathered vectors, once read and once written) at the
+measured bandwidth; beside it stand the shares of either that training reaches. The DataLoader is tried up to a batch of
+4,096: it collects items one by one on the CPU, so that steps of larger batches take that much longer to time.
 Mining and full ranking are timed at the same catalogue. The device's name is the machine's in the result.
 """
 
@@ -25,6 +27,7 @@ from dcdt.samplers.mining import mine
 
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
 TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
+ITEMS_UP_TO = 4096  # batch sizes of the DataLoader, which collects them item by item on the CPU
 
 
 def seconds_of(job: object, repeats: int = 5) -> float:
@@ -50,12 +53,11 @@ def limits() -> tuple[float, float]:
     return rate, 2 * room.numel() * room.itemsize / seconds_of(lambda: other.copy_(room))
 
 
-def roofline(distinct: float, batch: int, width: int, rate: float, bandwidth: float) -> float:
-    """Seconds that a step cannot do without: forward and the gradients of the weights, or moving its vectors."""
+def needs(distinct: float, batch: int, width: int) -> tuple[float, float]:
+    """What a step cannot do without: operations (forward, gradients of the weights) and bytes of its vectors."""
     encoded = batch + FIELDS * distinct
     operations = 2 * 2 * encoded * width * TOWER + 3 * 2 * distinct * FIELDS * TOWER * TOWER
-    moved = 2 * 2 * encoded * width  # gathered: read and written in half precision
-    return max(operations / rate, moved / bandwidth)
+    return operations, 2 * 2 * encoded * width  # gathered: read and written in half precision
 
 
 def train(settings: Settings, tables: Tables, data: RankingDataModule) -> float:
@@ -69,17 +71,38 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule) -> float:
 
 
 def items(settings: Settings, tables: Tables, rows: torch.Tensor, count: int = 4) -> float:
-    """Seconds a sample with a DataLoader of single items on the GPU."""
+    """Seconds a sample with a DataLoader of single items on the GPU, in bf16 as the Trainer computes."""
     device = torch.device("cuda")
     model, optimizer, schedule = fresh(settings, tables, device)
-    stream = item_batches(settings, tables, rows, device)
-    step(model, optimizer, schedule, next(stream))
+    stream, cast = item_batches(settings, tables, rows, device), autocast(settings, device)
+    step(model, optimizer, schedule, next(stream), cast)
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(count):
-        step(model, optimizer, schedule, next(stream))
+        step(model, optimizer, schedule, next(stream), cast)
     torch.cuda.synchronize()
     return (time.perf_counter() - started) / (count * settings.batch_size)
+
+
+def autocast(settings: Settings, device: torch.device) -> torch.autocast:
+    """What Lightning makes of `trainer.precision` around forward and loss; nothing for full precision."""
+    mixed = settings.trainer.precision == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed, cache_enabled=False)
+
+
+def shares(what: str, took: float, needed: tuple[float, float], rate: float, bandwidth: float) -> list[Row]:
+    """What a step of so many seconds reaches of the measured matrix rate and of the measured bandwidth."""
+    reached, moved = (amount / took for amount in needed)
+    return [
+        row(
+            f"{what}: matrix rate",
+            reached / 1e12,
+            "TFLOP/s",
+            f"measured, {rate / 1e12:.0f} TFLOP/s",
+            reached / rate,
+        ),
+        row(f"{what}: bandwidth", moved / 1e9, "GB/s", f"measured, {bandwidth / 1e9:.0f} GB/s", moved / bandwidth),
+    ]
 
 
 def training_rows(given: argparse.Namespace, collection: object, split: object, tables: Tables) -> list[Row]:
@@ -95,7 +118,8 @@ def training_rows(given: argparse.Namespace, collection: object, split: object, 
         data = data_of(settings, collection, split, tables)
         drawn = torch.cat([data.sampler.pairs, data.sampler.draw(torch.Generator().manual_seed(0))], dim=1)
         distinct = float(len(drawn[:batch, 1:].unique()))
-        least = roofline(distinct, batch, tables.width, rate, bandwidth) / batch
+        needed = needs(distinct, batch, tables.width)
+        least = max(needed[0] / rate, needed[1] / bandwidth) / batch
         plain = train(settings, tables, data)
         compiled = train(settings_of(*overrides, "trainer.compile=true"), tables, data)
         best, what = min(plain, compiled), f"training on the GPU, batch {batch:,}"
@@ -111,8 +135,9 @@ def training_rows(given: argparse.Namespace, collection: object, split: object, 
                 least / best >= SHARE if last else None,
             )
         )
+        rows += shares(what, best * batch, needed, rate, bandwidth)
         rows.append(row(f"{what}: compiled", 1 / compiled, "samples/s", f"not, {1 / plain:.0f}", plain / compiled))
-        if batch <= 4096:
+        if batch <= ITEMS_UP_TO:
             single = items(settings, tables, drawn)
             rows.append(
                 row(

@@ -5,8 +5,9 @@
 Synthetic clustered vectors in half precision (`trainer.tables=float16`), a process: seconds of a training step (batch
 1024, four negatives drawn from the whole catalogue), of mining pools of 200 for 256 queries, of a validation of 256
 queries (the catalogue is encoded, then every query ranked among all videos), and of building the index that serving
-searches (faiss, over the towers' 256-d vectors). Medians of a few repeats each. Writes docs/images/growth.png beside
-the result file; a slope is that of a line through the logarithms from 10,000 videos on (1: as the catalogue grows).
+searches (faiss, over the towers' 256-d vectors). Medians of a few repeats one after the other; the index is built
+once. Writes docs/images/growth.png beside the result file; a slope is that of a line through the logarithms from 10,000
+videos on (1: as the catalogue grows).
 """
 
 import argparse

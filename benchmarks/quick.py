@@ -1,5 +1,6 @@
-"""The quick set of `make bench`: every question of docs/performance.md at a size that takes minutes in all.
+"""The quick set of `make bench`: the questions of docs/performance.md at a size that takes minutes in all.
 
+Serving and embedding are not among them: they need a finished run or an embedder (benchmarks/serving.py, embedding.py).
 Results go to outputs/bench, not to benchmarks/results, whose figures are of full size. One script after the other, each
 in a process of its own, so that none measures what another left in memory.
 """

@@ -5,7 +5,7 @@
 RUN is a finished run of a model with towers. The catalogue is made of real vectors: those of its collection and of
 the folders in $DCDT_COLLECTIONS that the cache holds, each copied with noise of half its length along the directions in
 which real vectors vary (their covariance). Queries are the collections' own questions. Results are merged into
-benchmarks/results/serving.json.
+benchmarks/results/serving.json, each row with the date on which it was measured.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def note(
 ) -> None:
     """Keep one row, in place of an earlier one of the same question, and show it."""
     row = {"question": question, "value": value, "unit": unit, "against": against, "ratio": ratio, "target": target}
-    row["holds"] = holds
+    row |= {"holds": holds, "date": time.strftime("%Y-%m-%d")}
     ROWS.append(row)
     print(json.dumps(row), flush=True)
 
@@ -315,12 +315,8 @@ def main() -> None:
     known = {row["question"]: row for row in read_json(OUT).get("rows", [])}
     known |= {row["question"]: row for row in ROWS}
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    facts = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine,
-        "n": given.videos if "vectors" in given.only else len(served),
-    }
-    write_json(OUT, {"rows": list(known.values()), **facts})
+    rows = list(known.values())
+    write_json(OUT, {"rows": rows, "date": max(row["date"] for row in rows), "machine": machine})
 
 
 def questions_of(served: ServedRecommender) -> dict[str, list[str]]:

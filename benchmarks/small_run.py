@@ -2,7 +2,7 @@
 
     python benchmarks/small_run.py [--epochs 200] [--repeats 5]
 
-`model=dcdt` on the 46 linear-algebra videos, one thread, with all pairs of the default division (some eighty batches an
+`model=dcdt` on the 46 linear-algebra videos, one thread, with all pairs of the default division (some twenty batches an
 epoch) and with the 32 samples of the paper's division (two batches an epoch, so that almost all is overhead):
 `setup.train` and `setup.save` (Trainer, early stopping, best weights, collapse alarm, history.csv, checkpoint) against
 a plain loop of PyTorch with the same model, batches, validation after every epoch, copy of the weights at every

@@ -1,6 +1,6 @@
 """How near is training to the arithmetic it does?
 
-    python benchmarks/training.py [--queries 50000] [--videos 50000] [--width 1536] [--batch 1024] [--repeats 5]
+    python benchmarks/training.py [--queries 50000] [--videos 50000] [--width 1536] [--batch 1024] [--repeats 3]
 
 Epochs through `dcdt.run`'s own Trainer (`setup.train`: drawing, gathering, callbacks, history; the validation at their
 end is taken out). After every few batches the Trainer is held up, and as many are computed by the others, so that what
@@ -21,6 +21,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ WAYS = {
     "4 explicit negatives, contrastive": (["sampler=random", "loss=contrastive"], 0.9),
     "in-batch InfoNCE": (["sampler=in_batch", "loss=infonce"], 0.93),
 }
-CPU = torch.device("cpu")
+CPU, NO_CAST = torch.device("cpu"), nullcontext()
 HELD_OUT = 64  # validation queries: what a validation costs is another question (evaluation.py)
 
 
@@ -133,10 +134,17 @@ def gathered(tables: Tables, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
     return queries, tables.videos[:, batch["distinct"]], batch["place"], label, None
 
 
-def step(model: PairRecommender, optimizer: Any, schedule: Any, held: tuple) -> None:  # noqa: ANN401
-    """Forward, backward, update."""
+def step(
+    model: PairRecommender,
+    optimizer: Any,  # noqa: ANN401
+    schedule: Any,  # noqa: ANN401
+    held: tuple,
+    cast: AbstractContextManager = NO_CAST,
+) -> None:
+    """Forward, backward, update; `cast` is the autocast of forward and loss."""
     queries, videos, place, label, weight = held
-    loss = model.loss(model.match(queries, videos, place), label, weight, None).mean()
+    with cast:
+        loss = model.loss(model.match(queries, videos, place), label, weight, None).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -262,7 +262,10 @@ def test_a_sweep_survives_a_failing_job_and_resumes(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(tmp_path):
+@pytest.mark.parametrize(
+    "model", [["model=bm25"], ["model=dcdt", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"]], ids=["bm25", "dcdt"]
+)
+def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(model, tmp_path):
     """Whole numbers as ids, no titles, an empty document, unjudged queries, a dangling judgment, grades up to 2."""
     folder = make_collection(tmp_path / "beir", n_videos=30, n_queries=60, grades=(1, 2))
     videos = [{"_id": n, "title": "", "text": text} for n, text in enumerate(load_collection(folder).videos.texts)]
@@ -274,7 +277,7 @@ def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(tm
     (folder / "qrels" / "qrels.tsv").unlink()
     (folder / "collection.yaml").unlink()
     vectors_for(folder)
-    done = dcdt("run", *on(folder, tmp_path), "model=bm25", "split.part=all", f"hydra.run.dir={tmp_path}/run")
+    done = dcdt("run", *on(folder, tmp_path), *model, "split.part=all", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "10 queries, 30 videos ranked" in said

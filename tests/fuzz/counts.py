@@ -25,19 +25,28 @@ def table():
     """One row a target, and the command and date of each."""
     results = json.loads((HERE / "results.json").read_text())
     head = ["target", "what is changed", "real inputs", "executions", "accepted", "refused in words", "edges"]
-    head += ["defects now", "inputs kept"]
+    head += ["kept by coverage", "defects now", "inputs of defects"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
     for name, what in WHAT.items():
         counts = results[name]
         kept = len(list((HERE / "found" / name).glob("*")))
-        numbers = [counts[key] for key in ("seeds", "executions", "accepted", "refused", "edges", "defects")]
+        numbers = [counts[key] for key in ("seeds", "executions", "accepted", "refused", "edges", "corpus", "defects")]
         cells = [name, what, *(f"{number:,}" for number in numbers), f"{kept:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     commands = sorted({(facts["date"], facts["command"].replace(name, "TARGET")) for name, facts in results.items()})
     lines += ["", *(f"{date}: `{command}`" for date, command in commands)]
-    facts = next(iter(results.values()))
-    lines += ["", f"atheris {facts['atheris']}, real files of {facts['collections']} collections."]
+    files = [f"{n} ({', '.join(names)})" for n, names in by_value(results, "collections").items()]
+    lines += ["", f"atheris {', '.join(by_value(results, 'atheris'))}. Collections whose real files were there:"]
+    lines += [f"{'; '.join(files)}."]
     return "\n".join(lines) + "\n"
+
+
+def by_value(results, key):
+    """The targets of each value of a fact."""
+    found = {}
+    for name in WHAT:
+        found.setdefault(results[name][key], []).append(name)
+    return dict(sorted(found.items()))
 
 
 def page():
