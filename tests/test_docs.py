@@ -49,9 +49,8 @@ class Block:
 
 
 JOURNEY = "tests/journey walks this page, command by command"
-INSTALLS = (
-    "installs packages; the extras it names are checked below, installing them is checked by tests/test_packaging.py"
-)
+EXTRA = "installs an extra that the quickstart installs with another one"
+INSTALLS = "tests/journey runs it in a clone of its own, into a new environment"
 README, QUICKSTART = "README.md", "docs/quickstart.md"
 BLOCKS = [
     Block(README, "make run", instead={"make run": f"make -C {ROOT} -n run", "make test": f"make -C {ROOT} -n test"}),
@@ -115,7 +114,7 @@ BLOCKS = [
         "python -m dcdt.embed data=files data.path=FOLDER embedder=openai import",
         instead={"FOLDER": "small data.cache=imported"},
     ),
-    Block("docs/serving.md", "pip install", INSTALLS),
+    Block("docs/serving.md", "pip install", EXTRA),
     Block(
         "docs/serving.md",
         "python -m dcdt.recommend",
@@ -309,7 +308,7 @@ def room(template, tmp_path):
     return folder
 
 
-NOT_RUN = {JOURNEY, INSTALLS, ACCEPTED}
+NOT_RUN = {JOURNEY, INSTALLS, EXTRA, ACCEPTED}
 RUN = [(block, body) for block, body in matched() if block.how == "run"]
 REASONS = [block for block in BLOCKS if block.how not in (*NOT_RUN, "run")]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from documented import ROOT
-from journey.walk import commands, walk
+from journey.walk import commands, install, walk
 
 from dcdt.files import read_json
 
@@ -37,7 +37,13 @@ def khan():
 def test_two_tables_become_a_search_page(source, tmp_path, monkeypatch, doc_cache):
     collection, videos = source()
     monkeypatch.setenv("DCDT_CACHE", str(doc_cache))
-    steps = walk(collection, tmp_path, videos)
+    clone = None
+    if source is shipped:  # as somebody does who has nothing yet: clone, new environment, the page's own installation
+        (tmp_path / "home").mkdir()
+        for step in install(tmp_path / "home"):
+            assert step.code == 0, f"{step.command}\n{step.err}"
+        clone = tmp_path / "home" / "dcdt"
+    steps = walk(collection, tmp_path, videos, clone=clone)
     for step in steps:
         assert step.code == 0, f"{step.command}\n{step.err}"
         noise = [line for line in (step.out + step.err).splitlines() if NOISE.search(line)]
