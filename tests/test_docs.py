@@ -49,7 +49,7 @@ class Block:
 
 
 JOURNEY = "tests/journey walks this page, command by command"
-EXTRA = "installs an extra that the quickstart installs with another one"
+EXTRA = "the quickstart installs the same extras, pinned"
 INSTALLS = "tests/journey runs it in a clone of its own, into a new environment"
 README, QUICKSTART = "README.md", "docs/quickstart.md"
 BLOCKS = [
