@@ -19,7 +19,7 @@ from dcdt.errors import UserError, in_words
 from dcdt.files import cell_text, write_text
 from dcdt.redact import guard_output
 from dcdt.serving.recommender import Recommendation, ServedRecommender, load
-from dcdt.words import counted
+from dcdt.words import counted, listed
 
 QUESTION_COLUMNS = ("question", "query", "text")
 COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
@@ -81,7 +81,7 @@ def read_questions(path: Path, column: str | None = None) -> list[str]:
         raise UserError(f"{path} holds {len(rows)} questions; 1 to {LARGEST:,} can be asked at once.")
     found = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
     if found is None:
-        raise UserError(f"{path}: no column of questions among {', '.join(columns)}.\nName it: --query-column NAME")
+        raise UserError(f"{path}: no column of questions among {listed(columns)}.\nName it: --query-column NAME")
     return [plain_text(row.get(found)) for _, row in rows]
 
 

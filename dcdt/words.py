@@ -12,10 +12,19 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
+def shown(name: str) -> str:
+    r"""What a file or a command line gave, on one line and not long.
+
+    >>> shown("two\nlines")
+    'two lines'
+    """
+    return " ".join(name.split())[:80]
+
+
 def listed(names: Iterable[str]) -> str:
-    r"""Names that a file or a command line gave, on one line and none of them long.
+    r"""Names that a file or a command line gave, each as `shown`.
 
     >>> listed(["width", "two\nlines"])
     'width, two lines'
     """
-    return ", ".join(" ".join(name.split())[:60] for name in names)
+    return ", ".join(shown(name) for name in names)

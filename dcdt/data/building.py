@@ -9,6 +9,7 @@ from typing import Any
 from dcdt.data.collection import read_grade
 from dcdt.data.rows import Row, find_column, plain_text, read_rows
 from dcdt.errors import UserError
+from dcdt.words import listed, shown
 
 USUAL = {  # names under which a column is found when none is given
     "id": ("_id", "id", "video_id", "item_id", "course_id", "doc_id", "youtube_id"),
@@ -63,13 +64,15 @@ def add_videos(found: Found, path: Path, names: Names, keep: list[str] | None = 
     for place, row in rows:
         name = plain_text(row.get(of_id))
         if not name:
-            raise UserError(f"{place}: the id in column '{of_id}' is empty; every video needs one.")
+            raise UserError(f"{place}: the id in column '{shown(of_id)}' is empty; every video needs one.")
         if name in first:
-            raise UserError(f"{place}: the id '{name}' stands already at {first[name]}; ids are unique.")
+            raise UserError(f"{place}: the id '{shown(name)}' stands already at {first[name]}; ids are unique.")
         first[name] = place
         title, text = (plain_text(row.get(column)) if column else "" for column in (of_title, of_text))
         if not title and not text:
-            raise UserError(f"{place}: the video '{name}' has neither title nor description; give it one or remove it.")
+            raise UserError(
+                f"{place}: the video '{shown(name)}' has neither title nor description; give it one or remove it."
+            )
         metadata = {column: value for column in kept if (value := _value(row.get(str(column)))) not in (None, "", [])}
         found.videos[name] = {"_id": name, "title": title, "text": text} | ({"metadata": metadata} if metadata else {})
     if not found.videos:
@@ -97,13 +100,15 @@ def add_queries(found: Found, path: Path, names: Names) -> None:
     for place, row in rows:
         text = plain_text(row.get(of_text))
         if not text:
-            raise UserError(f"{place}: the query in column '{of_text}' is empty; give it a text or remove the row.")
+            raise UserError(
+                f"{place}: the query in column '{shown(of_text)}' is empty; give it a text or remove the row."
+            )
         name = plain_text(row.get(of_id)) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
-        if not name:
-            raise UserError(f"{place}: the query id in column '{of_id}' is empty; every query needs one.")
+        if of_id and not name:
+            raise UserError(f"{place}: the query id in column '{shown(of_id)}' is empty; every query needs one.")
         known = found.queries.setdefault(name, {"_id": name, "text": text})
         if known["text"] != text:
-            raise UserError(f"{place}: the query id '{name}' stands above with another text; one id, one text.")
+            raise UserError(f"{place}: the query id '{shown(name)}' stands above with another text; one id, one text.")
         metadata: Record = {"user_id": plain_text(row.get(of_user))} if of_user else {}
         if of_time and plain_text(row.get(of_time)):
             metadata["timestamp"] = seconds(row[of_time], place)
@@ -134,9 +139,9 @@ def add_interactions(found: Found, path: Path, names: Names) -> None:
     for place, row in rows:
         user, item = plain_text(row.get(of_user)), plain_text(row.get(of_item))
         if not user:
-            raise UserError(f"{place}: the learner in column '{of_user}' is empty.")
+            raise UserError(f"{place}: the learner in column '{shown(of_user)}' is empty.")
         if item not in found.videos:
-            unknown.append(f"'{item}' at {place}")
+            unknown.append(f"'{shown(item)}' at {place}")
             continue
         found.watches.append((user, item, seconds(row.get(of_time), place)))
     if not found.watches:
@@ -167,7 +172,7 @@ def seconds(value: Any, place: str) -> float | int:  # noqa: ANN401 - whatever a
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"{place}: the time '{text}' is neither a number of seconds nor a date such as 2026-01-31T12:00:00."
+            f"{place}: the time '{shown(text)}' is neither a number of seconds nor a date such as 2026-01-31T12:00:00."
         )
     return int(number) if number.is_integer() else number
 
@@ -196,13 +201,14 @@ def _unnamed(path: Path, columns: list[str], roles: list[str]) -> UserError:
     """No column has a usual name for these roles: all of them at once, so that one more try is enough."""
     options = " ".join(f"--{role}-column NAME" for role in roles)
     said = " or ".join(f"'{role}'" for role in roles)
-    return UserError(f"{path}: no column {said} among {', '.join(columns)}.\nName what is there: {options}")
+    return UserError(f"{path}: no column {said} among {listed(columns)}.\nName what is there: {options}")
 
 
 def _refuse_unknown(found: Found, video: str, place: str) -> None:
     if video not in found.videos:
         raise UserError(
-            f"{place}: the video '{video}' is not among the {len(found.videos)} videos; correct or remove this row."
+            f"{place}: the video '{shown(video)}' is not among the {len(found.videos)} videos; "
+            "correct or remove this row."
         )
 
 

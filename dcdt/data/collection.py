@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dcdt.errors import MissingField, UserError
 from dcdt.files import parse_json
 from dcdt.stored import read_yaml
-from dcdt.words import counted, listed
+from dcdt.words import counted, listed, shown
 
 Rows = NDArray[np.int64]
 TEXTS = ("title", "text")
@@ -151,7 +151,7 @@ class Collection:
         fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
         if fatal:
             raise MissingField(
-                f"field '{fatal[0]}': no video of {self.name} has it.\n"
+                f"field '{shown(fatal[0])}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
             )
 
@@ -179,7 +179,7 @@ class Collection:
             language = metadata.get("lang")
             if language is not None and not isinstance(language, str):
                 raise UserError(
-                    f"the query '{self.queries.ids[row]}' has 'lang' {str(language)[:40]!r}; give a text, as en."
+                    f"the query '{shown(self.queries.ids[row])}' has 'lang' {str(language)[:40]!r}; give a text, as en."
                 )
             if spoken and language is not None and language not in spoken:
                 slices.setdefault(str(language), []).append(row)
@@ -362,7 +362,9 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if any(unicodedata.category(char) == "Cc" for char in name):
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
         if name in first:
-            raise UserError(f"{path}:{number}: the id '{name}' stands already at line {first[name]}; ids are unique.")
+            raise UserError(
+                f"{path}:{number}: the id '{shown(name)}' stands already at line {first[name]}; ids are unique."
+            )
         first[name] = number
         yield number, name, record
 
@@ -412,7 +414,9 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
         title, text = _text_of(record, "title", place), _text_of(record, "text", place)
         if not title and not text:
             if empty is None:
-                raise UserError(f"{place}: the video '{name}' has neither title nor text; give it one or remove it.")
+                raise UserError(
+                    f"{place}: the video '{shown(name)}' has neither title nor text; give it one or remove it."
+                )
             empty.add(name)
             continue
         documents.ids.append(name)
@@ -430,7 +434,9 @@ def _read_queries(path: Path) -> Documents:
         place = f"{path}:{number}"
         text = _text_of(record, "text", place)
         if not text:
-            raise UserError(f"{place}: the query '{name}' is empty; give it a text or remove it and its judgments.")
+            raise UserError(
+                f"{place}: the query '{shown(name)}' is empty; give it a text or remove it and its judgments."
+            )
         documents.ids.append(name)
         documents.titles.append("")
         documents.texts.append(text)
@@ -465,9 +471,9 @@ def _read_qrels(
             if -1 in pair:
                 if video not in empty:
                     missing = (
-                        f"query id '{query}' is not in queries"
+                        f"query id '{shown(query)}' is not in queries"
                         if pair[0] < 0
-                        else f"video id '{video}' is not in corpus"
+                        else f"video id '{shown(video)}' is not in corpus"
                     )
                     unknown.append(f"{place}: the {missing}.jsonl")
                 continue
@@ -502,10 +508,10 @@ def read_grade(text: str, name: str, place: str) -> float:
         UserError: it is not a finite number, or beyond what single precision tells apart.
     """
     if not _is_number(text):
-        said = f"{place}: the {name} '{text[:40]}' is not a finite number"
+        said = f"{place}: the {name} '{shown(text)}' is not a finite number"
         raise UserError(f"{said}; 0 is not relevant, higher is better.")
     if abs(float(text)) > HIGHEST:
-        raise UserError(f"{place}: the {name} '{text[:40]}' is out of range; at most {HIGHEST:,} is read.")
+        raise UserError(f"{place}: the {name} '{shown(text)}' is out of range; at most {HIGHEST:,} is read.")
     return float(text)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dcdt.data.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
 from dcdt.errors import UserError
 from dcdt.files import parse_json, write_json
+from dcdt.words import shown
 
 FORMAT = 1
 BLOCK = 2048  # vectors checked at a time
@@ -252,7 +253,7 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{source}: {int(bad.sum())} of {len(texts)} vectors are zero, not finite or not of length 1; "
-            f"the first has length {norms[row]:.4g} (text '{texts[row][:60]}').\n{advice}"
+            f"the first has length {norms[row]:.4g} (text '{shown(texts[row])}').\n{advice}"
         )
     if space.normalisation == "l2":
         vectors /= norms[:, None]

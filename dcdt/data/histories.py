@@ -13,6 +13,7 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.interactions import Interactions
 from dcdt.data.tables import padded
 from dcdt.errors import NotApplicable, UserError
+from dcdt.words import shown
 
 Asked = tuple[str | None, float | None]  # who asks, and when
 
@@ -100,7 +101,9 @@ def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
         for row in side.queries.tolist():
             user, time = (queries.metadata[row].get(key) for key in ("user_id", "timestamp"))
             if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
-                raise UserError(f"the query '{queries.ids[row]}' has the timestamp {time!r}; give a number of seconds.")
+                raise UserError(
+                    f"the query '{shown(queries.ids[row])}' has the timestamp {time!r}; give a number of seconds."
+                )
             asked[name].append((None if user is None else str(user), time))
     return asked
 

@@ -10,6 +10,7 @@ from dcdt.data.collection import Collection, text_lines
 from dcdt.data.embeddings import VectorCache, check_vectors
 from dcdt.errors import UserError
 from dcdt.files import parse_json
+from dcdt.words import shown
 
 PART = 20_000  # vectors a shard
 VECTOR_COLUMNS = ("vector", "embedding")
@@ -140,5 +141,7 @@ def _texts(whole: bool, values: Sequence[str], places: Sequence[str], collection
     texts = collection.queries.texts if asked else collection.field_texts(field)
     for value, place in zip(values, places, strict=True):
         if value not in rows:
-            raise UserError(f"{place}: the id '{value}' is no {'query' if asked else 'video'} of {collection.path}.")
+            raise UserError(
+                f"{place}: the id '{shown(value)}' is no {'query' if asked else 'video'} of {collection.path}."
+            )
     return [texts[rows[value]] for value in values]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from dcdt.data.collection import json_objects, text_lines
 from dcdt.errors import UserError
+from dcdt.words import listed, shown
 
 Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")
@@ -46,7 +47,7 @@ def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str]
     if wanted is not None:
         alike = [column for column in columns if column.casefold() == wanted.strip().casefold()]
         if wanted not in columns and len(alike) != 1:
-            raise UserError(f"{option} '{wanted}': there is no such column; the file has: {', '.join(columns)}.")
+            raise UserError(f"{option} '{shown(wanted)}': there is no such column; the file has: {listed(columns)}.")
         return wanted if wanted in columns else alike[0]
     by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
     return next((by_name[name] for name in usual if name in by_name), None)
@@ -93,7 +94,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path}:1: the first line must name the columns; it is empty.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{path}:1: the column '{twice[0]}' stands there twice; name each once.")
+        raise UserError(f"{path}:1: the column '{shown(twice[0])}' stands there twice; name each once.")
 
 
 def _json_lines(path: Path) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dcdt.config import SplitConfig
 from dcdt.data.collection import Collection, Judgments, Rows, normalise_text
 from dcdt.errors import NotApplicable, UserError
+from dcdt.words import shown
 
 Mask = NDArray[np.bool_]
 PARTS = ("open", "sealed", "all")
@@ -227,7 +228,7 @@ def _by_time(collection: Collection, config: SplitConfig) -> _Rule:
         value = collection.queries.metadata[row].get("timestamp")
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise UserError(
-                f"split=time: the query '{collection.queries.ids[row]}' has the timestamp {value!r}.\n"
+                f"split=time: the query '{shown(collection.queries.ids[row])}' has the timestamp {value!r}.\n"
                 "Give every query a number (seconds) as metadata.timestamp, or choose split=query."
             )
         times[row] = float(value)
@@ -372,7 +373,7 @@ def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict
             text, name = normalise_text(collection.units[int(row)]), collection.queries.ids[int(row)]
             other_side, other = home.setdefault(text, (side, name))
             if other_side != side:
-                leaks.append(f"'{other}' ({other_side}) = '{name}' ({side})")
+                leaks.append(f"'{shown(other)}' ({other_side}) = '{shown(name)}' ({side})")
     if leaks:
         more = f" and {len(leaks) - 10} more" if len(leaks) > 10 else ""
         raise UserError(
@@ -421,10 +422,12 @@ def _canonical_queries(collection: Collection) -> dict[int, int]:
         if name is None:
             continue
         if str(name) not in collection.videos.row_of:
-            raise UserError(f"query '{ids[row]}': canonical_for names the unknown video '{name}'.")
+            raise UserError(f"query '{shown(ids[row])}': canonical_for names the unknown video '{shown(name)}'.")
         chosen[row] = collection.videos.row_of[str(name)]
         if (row, chosen[row]) not in positive:
-            raise UserError(f"query '{ids[row]}': canonical_for names '{name}', which is no positive of this query.")
+            raise UserError(
+                f"query '{shown(ids[row])}': canonical_for names '{shown(name)}', which is no positive of this query."
+            )
     if not chosen:
         best = _best_video(collection)
         videos: set[int] = set()

@@ -27,6 +27,7 @@ from dcdt.data.shards import MANY
 from dcdt.embedders import PROVIDERS, Embedder, make_embedder
 from dcdt.embedders.estimate import sentence
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 log = logging.getLogger("dcdt")
 
@@ -91,7 +92,8 @@ def fill(
     if done.refused:
         text, reason = done.refused[0]
         raise UserError(
-            f"the server refuses {len(done.refused)} of {len(missing)} texts, the first with {reason}: '{text[:60]}'.\n"
+            f"the server refuses {len(done.refused)} of {len(missing)} texts, "
+            f"the first with {reason}: '{shown(text)}'.\n"
             f"The other {done.embedded} are stored. Change or remove these texts, then run the same command again."
         )
     return done

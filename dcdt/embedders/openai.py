@@ -14,6 +14,7 @@ from dcdt.embedders.openai_client import Connection, RefusedRequest, api_key
 from dcdt.embedders.openai_models import width
 from dcdt.embedders.tokens import estimate_tokens, request_batches, shortened
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 Store = Callable[[list[str], NDArray[np.float32]], None]
 PROBE = 16  # texts of the first request, alone: a wrong key, model or width shows before many are sent
@@ -55,7 +56,7 @@ class OpenAIEmbedder:
         self.embed_each(distinct, lambda part, found: held.update(zip(part, found, strict=True)), progress)
         if self.refused:
             text, reason = self.refused[0]
-            raise UserError(f"the server refuses the text '{text[:60]}' ({reason}).")
+            raise UserError(f"the server refuses the text '{shown(text)}' ({reason}).")
         if not texts:
             return np.empty((0, width(self.config)), dtype=np.float32)
         return np.stack([held[text] for text in texts])

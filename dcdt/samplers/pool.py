@@ -11,6 +11,7 @@ from dcdt.data.collection import Collection, positives_by_query
 from dcdt.data.splits import Split
 from dcdt.data.tables import padded
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 CPU = torch.device("cpu")
 
@@ -57,7 +58,8 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
         if len(lists[-1]) >= len(candidates):
             name = collection.queries.ids[query]
             raise UserError(
-                f"query '{name}' is related to all {len(candidates)} videos of training: it has no negative. Remove it."
+                f"query '{shown(name)}' is related to all {len(candidates)} videos of training: "
+                "it has no negative. Remove it."
             )
     return TrainingPool(
         torch.from_numpy(split.pairs),

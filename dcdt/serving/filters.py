@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dcdt.errors import UserError
 from dcdt.serving.arrow import numbers
+from dcdt.words import listed, shown
 
 LONGEST, MOST = 1000, 20  # characters of a filter, conditions in one
 OPERATORS = ("<=", ">=", "!=", "<", ">", "=", "~")
@@ -74,11 +75,11 @@ def _condition(text: str, kinds: Mapping[str, str]) -> Condition:
         raise UserError(f"the filter has the part {text.strip()!r}; {HOW}.")
     field, operator, rest = found[1], found[2], found[3]
     if field not in kinds:
-        raise UserError(f"the filter names the field '{field}'; fields here are {', '.join(sorted(kinds))}.")
+        raise UserError(f"the filter names the field '{shown(field)}'; fields here are {listed(sorted(kinds))}.")
     kind = kinds[field]
     if (operator in ("<", ">", "<=", ">=")) != (kind == "number") and operator not in ("=", "!="):
         better = "~, = and !=" if kind != "number" else "=, !=, <, <=, > and >="
-        raise UserError(f"the filter compares '{field}' by {operator}; a field of kind {kind} takes {better}.")
+        raise UserError(f"the filter compares '{shown(field)}' by {operator}; a field of kind {kind} takes {better}.")
     values: list[str | float] = []
     at = 0
     while at < len(rest):
@@ -97,7 +98,7 @@ def _number(field: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"the filter compares '{field}', a number, with {value!r}.")
+        raise UserError(f"the filter compares '{shown(field)}', a number, with {value!r}.")
     return number
 
 

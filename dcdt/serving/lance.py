@@ -21,6 +21,7 @@ from dcdt.errors import UserError
 from dcdt.redact import redacted
 from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
+from dcdt.words import shown
 
 TABLE, STAMPS = "videos", ("changed", "writer")
 GRAPH_ROWS = 500_000  # of one graph: several at once are each searched, and cells miss what lies at their borders
@@ -93,10 +94,12 @@ class LanceIndex:
         """
         known = self._known(videos["id"].to_pylist())
         if known:
-            raise UserError(f"the id '{sorted(known)[0]}' exists already; change it by update.")
+            raise UserError(f"the id '{shown(sorted(known)[0])}' exists already; change it by update.")
         taken = self._merge(videos, lambda merge: merge.when_not_matched_insert_all())
         if taken:
-            raise UserError(f"another machine added the id '{taken[0]}' just now and keeps it; the others were added.")
+            raise UserError(
+                f"another machine added the id '{shown(taken[0])}' just now and keeps it; the others were added."
+            )
 
     def update(self, videos: pa.Table) -> None:
         """Put these videos in the place of those with the same ids, in one version.
@@ -256,7 +259,7 @@ class LanceIndex:
         known = self._known(ids)
         unknown = [name for name in ids if name not in known]
         if unknown:
-            raise UserError(f"there is no video with the id '{unknown[0][:200]}'.")
+            raise UserError(f"there is no video with the id '{shown(unknown[0])}'.")
 
     def _try(self, action: Callable[[], T]) -> T:
         """Lance's errors, of which there are many kinds, in the words of the user."""

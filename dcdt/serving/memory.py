@@ -24,6 +24,7 @@ from dcdt.serving.arrow import numbers, positions
 from dcdt.serving.filters import Condition, mask
 from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
 from dcdt.serving.lexical import Postings
+from dcdt.words import shown
 
 SNAPSHOT = "snapshot.arrow"
 
@@ -226,7 +227,7 @@ class MemoryIndex:
         with self._lock:
             for name in videos["id"].to_pylist():
                 if name in self._row_of:
-                    raise UserError(f"the id '{name}' exists already; change it by update.")
+                    raise UserError(f"the id '{shown(name)}' exists already; change it by update.")
             self._change([], videos)
 
     def update(self, videos: pa.Table) -> None:
@@ -310,7 +311,7 @@ class MemoryIndex:
     def _rows(self, ids: Sequence[str]) -> list[int]:
         for name in ids:
             if name not in self._row_of:
-                raise UserError(f"there is no video with the id '{name[:200]}'.")
+                raise UserError(f"there is no video with the id '{shown(name)}'.")
         return [self._row_of[name] for name in ids]
 
     def _take(self, view: View) -> None:

@@ -55,6 +55,7 @@ def test_no_file_is_not_applicable(tmp_path):
         ("user_id,item_id\nu1,a\n", r"csv:1: no column timestamp"),
         (HEADER, "holds no interaction"),
         (HEADER + "u1,a,3\nu1,d,4\n", r"csv:3: the item id 'd' is not in corpus\.jsonl"),
+        (HEADER + 'u1,"d\n\u2028\ne",3\n', r"csv:4: the item id 'd e' is not in corpus\.jsonl\.$"),
         (HEADER + "u1,a,3\nu1,b\n", r"csv:3: 2 columns; the header names 3"),
         (HEADER + ",a,3\n", r"csv:2: the user_id is empty"),
         (HEADER + "u1,a,yesterday\n", r"csv:2: the timestamp 'yesterday' is not a finite number"),
