@@ -356,8 +356,9 @@ def fused(
 ) -> tuple[Rows, Scores]:
     """The best k of two parts together: exactly over a catalogue that is scored whole, else among their candidates.
 
-    Over a large catalogue z-scores are exact (their mean and deviation are known) and so is the fused score of every
-    candidate; a video outside the best `CANDIDATES` of both parts is not considered. Ranks are counted among the
+    Over a large catalogue a candidate's scores are exact, and so is their mean over the catalogue; the deviation of
+    vectors that are searched narrowed is that along the directions kept, with what is left spread evenly
+    (`Ann.spread`). A video outside the best `CANDIDATES` of both parts is not considered. Ranks are counted among the
     candidates.
     """
     if not view.anns:
