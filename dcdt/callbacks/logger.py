@@ -1,6 +1,8 @@
 """What a run tells a logger: opened, curves while it trains, closed on every path."""
 
+import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,17 @@ def choose_logger(config: DictConfig, folder: Path, overrides: Sequence[str] | N
     """
     if OmegaConf.select(config, "logger.name") != "wandb":
         return RunLogger()
+    _import_wandb()
     from dcdt.callbacks.wandb import WandbRun
 
     return WandbRun(config, folder, overrides)
+
+
+def _import_wandb() -> None:
+    """Import all that `wandb.init` would import, ahead of torch and lightning.
+
+    The models in `wandb.sdk.launch` search every module loaded for their documentation: with torch among them the same
+    import takes several times as long.
+    """
+    with suppress(ImportError):  # a part that another version may lack
+        importlib.import_module("wandb.sdk.launch")

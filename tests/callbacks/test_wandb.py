@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -16,6 +18,26 @@ def bare(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     return tmp_path / "netrc"
+
+
+ORDER = """
+import sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from dcdt.callbacks.logger import choose_logger
+from dcdt.errors import UserError
+try:
+    choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), Path(), None)
+except UserError:
+    pass  # the settings are none; all imports come before they are read
+loaded = list(sys.modules)
+print(*sorted(["wandb.sdk.launch", "torch"], key=loaded.index))
+"""
+
+
+def test_what_a_run_of_wandb_imports_comes_before_torch():
+    told = subprocess.run([sys.executable, "-c", ORDER], capture_output=True, text=True)
+    assert told.stdout.split() == ["wandb.sdk.launch", "torch"], told.stderr
 
 
 def test_without_a_key_a_run_is_offline():
