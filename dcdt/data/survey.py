@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -86,11 +87,23 @@ def _interactions(collection: Collection) -> list[tuple[str, str]]:
         found = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
     except NotApplicable:
         return [("interactions", "none")]
-    first, last = np.array([found.time.min(), found.time.max()]).astype("datetime64[s]").astype("datetime64[D]")
+    first, last = (_day(float(time)) for time in (found.time.min(), found.time.max()))
     return [
         ("interactions", f"{len(found):,} of {len(found.users):,} learners, {first} to {last}"),
         ("watches a learner", _spread(np.bincount(found.user).tolist())),
     ]
+
+
+def _day(time: float) -> str:
+    """The day of a time in seconds; the number itself where no calendar holds it.
+
+    >>> _day(86400.5), _day(1e300)
+    ('1970-01-02', '1e+300')
+    """
+    try:
+        return datetime.fromtimestamp(time, UTC).date().isoformat()
+    except (OverflowError, ValueError, OSError):
+        return f"{time:g}"
 
 
 def _kinds(collection: Collection) -> str:

@@ -301,11 +301,11 @@ class MemoryIndex:
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             version, n = int(facts["version"]), int(facts["main"])
             alive = numbers(table["alive"])
-            columns = facts["anns"].split()
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
+            matrices = {column: main.vectors[column] for column in facts["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
-        anns = {column: Ann.load(folder / f"{column}.faiss", main.vectors[column]) for column in columns}
+        anns = {column: Ann.load(folder / f"{column}.faiss", matrix) for column, matrix in matrices.items()}
         self._take(View(main, fresh, alive, version, anns))
 
     def _rows(self, ids: Sequence[str]) -> list[int]:

@@ -300,6 +300,18 @@ def test_a_corrupt_file_is_named(harm, how, tmp_path):
     assert len(str(error.value).splitlines()) <= 2
 
 
+def test_a_snapshot_that_names_an_index_of_no_column_is_corrupt(tmp_path):
+    index = make("ivf", tmp_path)
+    index.build(videos(["a", "b"], np.random.default_rng(0)))
+    index.save(tmp_path)
+    table = pa.ipc.open_file((tmp_path / "snapshot.arrow").read_bytes()).read_all()
+    table = table.replace_schema_metadata({**table.schema.metadata, b"anns": b"None"})
+    with pa.ipc.new_file(str(tmp_path / "snapshot.arrow"), table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(UserError, match=r"corrupt \('None'\)"):
+        make("ivf", tmp_path).load(tmp_path)
+
+
 def test_a_corrupt_lance_table_is_named(tmp_path):
     index = make("lance", tmp_path)
     index.build(videos([f"v{at}" for at in range(30)], np.random.default_rng(0)))
