@@ -134,7 +134,13 @@ def test_every_loss_instantiates_and_is_called_alike(name):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["model=dcdt_residual", "model.rank=0"], "model.rank is 0; it must be a number of at least 1"),
+        (["model=dcdt_residual", "model.rank=0"], "model.rank is 0; it must be a whole number from 1 to 65,536"),
+        (
+            ["model=dcdt", "model.width=1000000000"],
+            "model.width is 1000000000; it must be a whole number from 1 to 65,536",
+        ),
+        (["trainer.max_epochs=1000000000000"], "trainer.max_epochs is 1000000000000; at most 2,147,483,647 is read"),
+        (["embedder=local", "embedder.layer_weights=[1,{a: 1}]"], "layer_weights"),
         (["model=dcdt_residual", "model.shared=some"], "model.shared is 'some'; choose one of all, fields, none"),
         (["model=dcdt_residual", "model.dropout=1"], "model.dropout is 1.0"),
         (["model=dcdt_residual", "model.attention=keys"], "model.attention is 'keys'; choose one of none, query"),
@@ -307,7 +313,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("model.width=0", "model.width is 0; it must be a number of at least 1"),
+        ("model.width=0", "model.width is 0; it must be a whole number from 1 to 65,536"),
         ("ks=5", "ks is 5; it must be a list"),
         ("optimizer=null", "optimizer is None; give its values"),
         ("batch_size=2.5", "batch_size is 2.5; it must be a whole number"),
@@ -332,7 +338,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("split.part=sealed", "only experiment=final scores the sealed quarter"),
         ("split.part=closed", "split.part is 'closed'; choose one of open, sealed, all"),
         ("embedder.batch_tokens=0", "embedder.batch_tokens is 0"),
-        ("embedder.max_tokens=1", "embedder.max_tokens is 1; it must be a number of at least 2"),
+        ("embedder.max_tokens=1", "embedder.max_tokens is 1; it must be a whole number from 2 to 1,000,000"),
         ("embedder.layer_weights=[]", "embedder.layer_weights is []"),
         ("embedder.layer_weights=[0,0]", "embedder.layer_weights is [0.0, 0.0]"),
         ("embedder.layer_weights=[1,-1]", "embedder.layer_weights is [1.0, -1.0]"),
@@ -414,6 +420,13 @@ def test_nothing_is_a_value_too(main_job, override, place, key):
 @pytest.mark.parametrize("value", [0, 1, 2**32 - 1])
 def test_a_seed_is_kept_as_given(main_job, value):
     assert parse(changed(main_job, f"seed={value}")).seed == value
+
+
+def test_a_stored_configuration_without_a_value_names_it(main_job):
+    config = main_job.copy()
+    del config["seed"]
+    with pytest.raises(UserError, match="seed is not set"):
+        parse(config)
 
 
 @pytest.mark.parametrize(

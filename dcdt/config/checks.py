@@ -2,11 +2,19 @@
 
 from dcdt.errors import UserError
 
+WIDEST = 65_536  # numbers of a layer; a million would take gigabytes a layer
+
 
 def at_least(name: str, value: float, limit: float) -> None:
     """Raise UserError where a value is below its limit."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < limit:
         raise UserError(f"{name} is {value!r}; it must be a number of at least {limit}.")
+
+
+def between(name: str, value: int, low: int, high: int) -> None:
+    """Raise UserError where a whole number is out of its range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}; it must be a whole number from {low:,} to {high:,}.")
 
 
 def below_one(name: str, value: float) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from dcdt.config.checks import at_least, one_of
+from dcdt.config.checks import WIDEST, at_least, between, one_of
 from dcdt.errors import UserError
 
 
@@ -58,7 +58,7 @@ class LocalEmbedderConfig:
         one_of("embedder.pooling", self.pooling, ("auto", "mean", "cls"))
         one_of("embedder.backend", self.backend, ("auto", "torch", "onnx"))
         at_least("embedder.batch_tokens", self.batch_tokens, 1)
-        at_least("embedder.max_tokens", self.max_tokens, 2)
+        between("embedder.max_tokens", self.max_tokens, 2, 1_000_000)
         if not self.layer_weights or min(self.layer_weights) < 0 or max(self.layer_weights) <= 0:
             raise UserError(
                 f"embedder.layer_weights is {list(self.layer_weights)}; weights are at least 0, one above 0."
@@ -102,7 +102,7 @@ class OpenAIEmbedderConfig:
         for name in ("max_tokens", "request_inputs", "request_tokens", "concurrency"):
             at_least(f"embedder.{name}", getattr(self, name), 1)
         if self.dimensions is not None:
-            at_least("embedder.dimensions", self.dimensions, 1)
+            between("embedder.dimensions", self.dimensions, 1, WIDEST)
         for name in ("timeout", "patience"):
             if not getattr(self, name) > 0:
                 raise UserError(f"embedder.{name} is {getattr(self, name)}; it must be above 0 seconds.")

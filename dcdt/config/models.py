@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from dcdt.config.checks import at_least, below_one, distinct, one_of
+from dcdt.config.checks import WIDEST, at_least, below_one, between, distinct, one_of
 from dcdt.config.reading import typed
 from dcdt.errors import UserError
 
@@ -24,7 +24,7 @@ class DCDTConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
-        at_least("model.width", self.width, 1)
+        between("model.width", self.width, 1, WIDEST)
         below_one("model.dropout", self.dropout)
         one_of("model.attention", self.attention, ("none", "query"))
         one_of("model.fusion", self.fusion, ("concat", "sum") if self.attention == "none" else ("concat",))
@@ -45,7 +45,7 @@ class DCDTResidualConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
-        at_least("model.rank", self.rank, 1)
+        between("model.rank", self.rank, 1, WIDEST)
         one_of("model.shared", self.shared, ("all", "fields", "none"))
         below_one("model.dropout", self.dropout)
         one_of("model.attention", self.attention, ("none", "query"))
@@ -131,7 +131,7 @@ class SingleTowerConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
-        at_least("model.width", self.width, 1)
+        between("model.width", self.width, 1, WIDEST)
         below_one("model.dropout", self.dropout)
         distinct("model.fields", self.fields)
 
@@ -257,8 +257,8 @@ class JointTwoStageConfig(TwoStageConfig):
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         super().check()
-        at_least("model.rank", self.rank, 1)
-        at_least("model.width", self.width, 1)
+        between("model.rank", self.rank, 1, WIDEST)
+        between("model.width", self.width, 1, WIDEST)
         below_one("model.dropout", self.dropout)
 
 

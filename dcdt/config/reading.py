@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dcdt.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 2**31 - 1  # whole number of a configuration
 
 
 def typed(schema: type[T], values: DictConfig, place: str) -> T:
@@ -28,7 +29,11 @@ def typed(schema: type[T], values: DictConfig, place: str) -> T:
         key = f".{error.full_key}" if error.full_key else ""
         raise UserError(f"{place}{key}: {reason}") from error
     for name, value in vars(part).items():
+        if isinstance(value, list) and any(isinstance(one, list | dict) for one in value):
+            raise UserError(f"{place}.{name} is {str(value)[:80]}; it must be a list of plain values.")
         numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{place}.{name} is {str(value)[:40]}; at most {LARGEST:,} is read.")
         wrong = math.isnan if name == "penalty" else lambda number: not math.isfinite(number)  # inf: no correction
         if any(map(wrong, numbers)):
             raise UserError(f"{place}.{name} is {value}; it must be a finite number.")

@@ -100,6 +100,9 @@ def parse(config: DictConfig) -> Settings:
     if unknown:
         raise UserError(f"unknown setting {listed(sorted(unknown))}; see python -m dcdt.run --help.")
     given = {item.name for item in fields(Settings) if item.default is not NO_DEFAULT}
+    lacking = sorted(plain - given - config.keys())
+    if lacking:
+        raise UserError(f"{lacking[0]} is not set; give it as {lacking[0]}=VALUE.")
     for key in plain - (given - config.keys()):  # an older configuration may lack what has a default
         value = config[key]
         values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

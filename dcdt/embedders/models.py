@@ -40,7 +40,7 @@ def local_space(config: LocalEmbedderConfig) -> Space:
     else:
         folder = model_folder(config.package)
         model, hidden = f"{folder.resolve().name}-{weights_hash(config.package)[:8]}", _hidden_size(folder)
-    total = math.sqrt(sum(weight**2 for weight in config.layer_weights))
+    total = math.hypot(*config.layer_weights)
     recipe = "-".join(f"{weight / total:.4g}" for weight in config.layer_weights)
     name = f"{model}/{pooling_of(config)}-of-last-{len(config.layer_weights)}/{recipe}/{config.max_tokens}-tokens"
     if config.prefix:

@@ -17,6 +17,7 @@ from dcdt.errors import UserError
 from dcdt.files import read_json
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
+WIDEST, LARGEST = 1 << 16, 1 << 31  # a hidden size and a token id beyond which no model goes
 
 
 class OnnxEmbedder(Runner):
@@ -47,6 +48,8 @@ class OnnxEmbedder(Runner):
         path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
+            if not (0 < self.hidden <= WIDEST and 0 <= self.pad < LARGEST):
+                raise ValueError(f"hidden_size {self.hidden}, pad_token_id {self.pad}")
             self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
         except Exception as error:  # neither library's errors share a base but Exception
@@ -67,7 +70,7 @@ class OnnxEmbedder(Runner):
         """
         weights = self.config.layer_weights
         result = np.empty((len(texts), len(weights) * self.hidden), dtype=np.float32)
-        encoded = [item.ids for item in self.tokenizer.encode_batch([self.config.prefix + text for text in texts])]
+        encoded = self._encoded([self.config.prefix + text for text in texts])
         for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
             ids, mask = _padded([encoded[row] for row in rows], self.pad)
             try:
@@ -79,6 +82,15 @@ class OnnxEmbedder(Runner):
             if progress:
                 progress(len(rows))
         return result
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            return [item.ids for item in self.tokenizer.encode_batch(texts)]
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of tokenizers, at rules that contradict themselves, is no Exception
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"the exported tokenizer cannot be used ({reason}). Delete it.") from error
 
 
 def _threads() -> int:

@@ -93,7 +93,7 @@ def read_model(run: Path, pointer: Pointer) -> dict[str, Any]:
     """
     path = run / FOLDER / pointer.build / MODEL
     model = read_json(path)
-    if model.get("format") != FORMAT:
+    if model.get("format") != FORMAT or not isinstance(model.get("catalogue"), str | None):
         raise UserError(f"{path} is missing, corrupt or of another version. Run: python -m dcdt.index {run} build")
     known = fingerprint(run)
     if model.get("run") != known:

@@ -301,6 +301,8 @@ class MemoryIndex:
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             version, n = int(facts["version"]), int(facts["main"])
             alive = numbers(table["alive"])
+            if not 0 <= n <= len(table) or not alive.any() or table["id"].null_count:
+                raise ValueError(f"{len(table)} rows of which {n} are searched approximately")
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
             matrices = {column: main.vectors[column] for column in facts["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
