@@ -84,6 +84,8 @@ def _read(
         matrix = np.load(vectors, mmap_mode="r", allow_pickle=False)
         if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
             raise TypeError("no array of numbers")
+        if matrix.ndim != 2:
+            raise TypeError(f"its shape is {matrix.shape}, not (rows, numbers)")
     except Exception as error:  # numpy, its header's parser and zip each have their own kinds
         raise UserError(f"{vectors} is not a readable .npy file of numbers ({error}).") from error
     return matrix, _names(names, collection, field)

@@ -1,6 +1,5 @@
 """Is an exported run what it says it is? Its files may come from anywhere, so they are checked before they are used."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from dcdt.serving.videos import BASE, TYPES
 from dcdt.stored import refuse_interpolations
 
 Spec = dict[str, Any]
+HUGE = 1e30  # beyond any weight or score; its square is still a number
 
 
 def check_served(model: Spec, view: View, path: Path, run: Path) -> None:
@@ -128,11 +128,12 @@ def _demand(held: bool, what: str) -> None:
 
 
 def _number(value: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number whose square is one as well; NaN compares as neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -HUGE <= value <= HUGE
 
 
 def _whole(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= HUGE
 
 
 def _texts(value: Any) -> bool:  # noqa: ANN401

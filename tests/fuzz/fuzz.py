@@ -39,7 +39,9 @@ class Tally:
         self.counts["executions"] += 1
         try:
             self.counts["accepted" if self.target.run(data) else "refused"] += 1
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust's is no Exception
             self.note(error, data)
         passed = time.monotonic() - self.began
         if passed > min(self.noted + 1, self.seconds):
@@ -80,10 +82,11 @@ def campaign(name, seconds, place, seed):
         rng = random.Random(number)
         if rng.random() < 0.2:
             return atheris.Mutate(data, most)
-        if data and rng.random() < 0.5:
-            content = restructure(target.files[data[0] % len(target.files)], data[1:], number)
+        if data and rng.random() < 0.6:
+            whole = rng.choice(corpus) if rng.random() < 0.6 else data  # what bytes were changed in seldom parses
+            content = restructure(target.files[whole[0] % len(target.files)], whole[1:], number)
             if content is not None and len(content) < most:
-                return data[:1] + content
+                return whole[:1] + content
         n = rng.choice((1, 1, 1, 2, 3))
         steps = [(rng.randrange(99), rng.random(), rng.random(), rng.randrange(9999)) for _ in range(n)]
         return (data[:1] + mutate(data[1:], steps, rng.choice(corpus)[1:]))[:most]

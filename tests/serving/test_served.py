@@ -245,6 +245,26 @@ def test_a_corrupt_build_is_refused(own_copy, file):
         load(folder)
 
 
+DESCRIPTIONS = {
+    "a weight beyond any": lambda model: [part.update(lean=1e300) for part in model["parts"] if "lean" in part],
+    "an address that is none": lambda model: model.update(catalogue=0.5),
+    "layers of layers": lambda model: model["embedder"].update(layer_weights=[1.0, [1.0]]),
+    "a part too many": lambda model: model["parts"].append(model["parts"][0]),
+}
+
+
+@pytest.mark.parametrize("harm", DESCRIPTIONS)
+def test_a_description_that_does_not_fit_is_refused(own_copy, harm):
+    folder = own_copy(*RIDGE)
+    path = next((folder / "serving").glob("*/model.json"))
+    model = read_json(path)
+    DESCRIPTIONS[harm](model)
+    write_json(path, model)
+    with pytest.raises(UserError) as error:
+        load(folder).recommend("what is an eigenvector", explained=True)
+    assert len(str(error.value).splitlines()) <= 2
+
+
 def test_building_again_takes_the_place_of_the_old_build_and_keeps_one_before(own_copy):
     from dcdt.serving.export import build
 
