@@ -5,7 +5,8 @@
 Fresh processes, turn by turn: `python -m dcdt.run --help` against `--help` of an empty Hydra program, and `python -m
 dcdt.run logger=csv` up to its first training step against a script that imports torch and lightning and takes a step
 of a linear layer with `Trainer`. Also with Weights & Biases, which is the default logger, and what its own import and
-offline start take after torch and lightning; `--wandb-alone` measures these two anew and leaves the other rows.
+offline start take, after torch and lightning and ahead of them; `--wandb-alone` measures these two anew and leaves the
+other rows.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from measured import RESULTS, Row, interleaved, median, row, write
+from measured import RESULTS, Row, interleaved, median, ratio, row, write
 
 from dcdt.files import read_json, write_json
 
@@ -53,14 +54,18 @@ L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
           enable_model_summary=False, max_epochs=1).fit(Linear(), data)
 """
 
+TORCH, AHEAD = "import torch, lightning", "import wandb.sdk.launch"  # the latter is what wandb.init imports
 WANDB = """
 import os, sys, time
-import torch, lightning
+{first}
 began = time.perf_counter()
-import wandb
+{then}
 imported = time.perf_counter()
+{last}
+starting = time.perf_counter()
+import wandb
 wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(silent=True))
-print("WANDB", imported - began, time.perf_counter() - imported, flush=True)
+print("WANDB", imported - began + time.perf_counter() - starting, flush=True)
 os._exit(0)
 """
 
@@ -79,19 +84,34 @@ def answer(command: list[str]) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def wandb_seconds(first: str, then: str, last: str) -> float:
+    """Seconds of importing wandb and starting an offline run in a fresh process, without those of torch."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", WANDB.format(first=first, then=then, last=last), folder]
+        told = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    return float(told.split("WANDB")[1])
+
+
 def wandb_rows(repeats: int) -> list[Row]:
-    """What importing wandb and starting an offline run take in fresh processes."""
-    found = []
-    for _ in range(1 + repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-c", WANDB, folder]
-            told = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-        found.append([float(part) for part in told.split("WANDB")[1].split()])
-    names = ("import wandb", 'wandb.init(mode="offline")')
-    kept = zip(names, zip(*found[1:], strict=True), strict=True)  # the first one fills the file cache
+    """What wandb itself takes where torch is there already, and where its imports come first, as in `dcdt.run`."""
+    seconds = interleaved(
+        {
+            "after": lambda: wandb_seconds(TORCH, "import wandb", "pass"),
+            "ahead": lambda: wandb_seconds("pass", AHEAD, TORCH),
+        },
+        repeats,
+    )
+    after, ahead = median(seconds["after"]), median(seconds["ahead"])
+    whole = "import wandb and wandb.init(mode='offline')"
     return [
-        row(name, median(seconds), "s", f"a fresh process after torch and lightning, median of {repeats}")
-        for name, seconds in kept
+        row(f"{whole} after torch and lightning", after, "s", "a fresh process each"),
+        row(
+            f"{whole}, the imports ahead of torch",
+            ahead,
+            "s",
+            f"after it, {after:.2f} s",
+            ratio(seconds, "ahead", "after"),
+        ),
     ]
 
 
@@ -105,8 +125,11 @@ def main() -> None:
     if given.wandb_alone:
         known, today = read_json(Path(given.out)), {"date": date.today().isoformat()}
         rows = [made | today for made in wandb_rows(given.repeats)]
-        names = {made["question"] for made in rows}
-        kept = [old for old in known["rows"] if old["question"] not in names]
+        kept = [
+            old
+            for old in known["rows"]
+            if "import wandb" not in old["question"] and "wandb.init" not in old["question"]
+        ]
         write_json(Path(given.out), {**known, "rows": kept + rows})
         return
     with tempfile.TemporaryDirectory() as outputs:
