@@ -16,6 +16,7 @@ from dcdt.models.recommender import Recommender
 from dcdt.registry import LOSSES, MODELS, look_up
 from dcdt.serving.runs import require_finished
 from dcdt.stored import read_config, refuse_interpolations
+from dcdt.words import shown
 
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
@@ -53,7 +54,7 @@ def restore(run: Path) -> Restored:
     try:
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shown(error, 200)
         raise UserError(f"{run / CHECKPOINT} does not fit the run's model: {reason}") from error
     if not all(part.isfinite().all() for part in model.parameters()):
         raise UserError(f"{run / CHECKPOINT} holds weights that are not finite. Train it again: python -m dcdt.run.")
@@ -91,7 +92,7 @@ def read_state(run: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # torch, zip and pickle each have their own kinds
-        reason = " ".join(str(error).split())[:120]
+        reason = shown(error, 120)
         raise UserError(f"{path} is corrupt or holds more than tensors and plain values ({reason}).") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state_dict.")

@@ -39,7 +39,7 @@ from dcdt.files import replacing, write_json
 from dcdt.models.recommender import Recommender, SideResult
 from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.samplers.pool import training_pool
-from dcdt.words import counted
+from dcdt.words import counted, shown
 
 SMALL_BATCH = 256
 
@@ -226,7 +226,7 @@ def _readable(state: Path, last: LastState | None = None) -> Iterator[None]:
     except Exception as error:  # torch, zip, pickle and Lightning each have their own kinds
         if isinstance(error, OSError | UserError) or (last is not None and last.going):
             raise
-        reason = " ".join(str(error).split())[:120]
+        reason = shown(error, 120)
         raise UserError(
             f"{state} is corrupt, of another model, or holds more than tensors and plain values ({reason}).\n"
             "Delete it, then give the same command again: training begins anew."

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 LARGEST = 1 << 20  # bytes of a configuration; ours have a few thousand
 
@@ -31,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # the YAML reader's errors share no base with OmegaConf's
-        raise UserError(f"{path} is not readable YAML ({' '.join(str(error).split())[:160]}).") from error
+        raise UserError(f"{path} is not readable YAML ({shown(error, 160)}).") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold keys and values.")
     return {str(key): value for key, value in found.items()}

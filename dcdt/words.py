@@ -12,13 +12,13 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
-def shown(name: str) -> str:
-    r"""What a file or a command line gave, on one line and not long.
+def shown(text: object, most: int = 80) -> str:
+    r"""What a file, a command line or another library gave, on one line of at most so many characters.
 
-    >>> shown("two\nlines")
-    'two lines'
+    >>> shown("two\nlines"), shown(ValueError("no number"), 4)
+    ('two lines', 'no n')
     """
-    return " ".join(name.split())[:80]
+    return " ".join(str(text).split())[:most]
 
 
 def listed(names: Iterable[str]) -> str:

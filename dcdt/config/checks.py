@@ -3,6 +3,7 @@
 from dcdt.errors import UserError
 
 WIDEST = 65_536  # numbers of a layer; a million would take gigabytes a layer
+LARGEST = 2**31 - 1  # whole number of a configuration or a model's description
 
 
 def at_least(name: str, value: float, limit: float) -> None:

@@ -6,10 +6,10 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dcdt.config.checks import LARGEST
 from dcdt.errors import UserError
 
 T = TypeVar("T")
-LARGEST = 2**31 - 1  # whole number of a configuration
 
 
 def typed(schema: type[T], values: DictConfig, place: str) -> T:

@@ -104,7 +104,7 @@ def add_queries(found: Found, path: Path, names: Names) -> None:
                 f"{place}: the query in column '{shown(of_text)}' is empty; give it a text or remove the row."
             )
         name = plain_text(row.get(of_id)) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
-        if of_id and not name:
+        if not name:
             raise UserError(f"{place}: the query id in column '{shown(of_id)}' is empty; every query needs one.")
         known = found.queries.setdefault(name, {"_id": name, "text": text})
         if known["text"] != text:
@@ -135,19 +135,21 @@ def add_interactions(found: Found, path: Path, names: Names) -> None:
     """
     rows, columns = _table(path)
     of_user, of_item, of_time = (_needed(path, columns, names, role) for role in ("user", "item", "time"))
-    unknown: list[str] = []
+    unknown: list[tuple[str, str]] = []
     for place, row in rows:
         user, item = plain_text(row.get(of_user)), plain_text(row.get(of_item))
         if not user:
             raise UserError(f"{place}: the learner in column '{shown(of_user)}' is empty.")
         if item not in found.videos:
-            unknown.append(f"'{shown(item)}' at {place}")
+            unknown.append((item, place))
             continue
         found.watches.append((user, item, seconds(row.get(of_time), place)))
     if not found.watches:
         raise UserError(f"{path}: none of its {len(rows)} rows is about a known video; is --item-column right?")
     if unknown:
-        found.warnings.append(f"{path}: watches of unknown videos left out: {len(unknown)}, first {unknown[0]}.")
+        item, place = unknown[0]
+        first = f"'{shown(item)}' at {place}"
+        found.warnings.append(f"{path}: watches of unknown videos left out: {len(unknown)}, first {first}.")
 
 
 def seconds(value: Any, place: str) -> float | int:  # noqa: ANN401 - whatever a cell holds

@@ -111,5 +111,5 @@ def _parquet(path: Path) -> Iterator[Row]:
                     number += 1
                     yield f"{path}, row {number}", record
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8, odd dates
-        reason = " ".join(str(error).split())[:160]
+        reason = shown(error, 160)
         raise UserError(f"{path}: not readable as Parquet after row {number} ({reason}).") from error

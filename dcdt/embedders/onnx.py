@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import LocalEmbedderConfig
+from dcdt.config.checks import LARGEST, WIDEST
 from dcdt.embedders.batching import Runner, combine_layers, token_batches
 from dcdt.errors import UserError
 from dcdt.files import read_json
+from dcdt.words import shown
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
-WIDEST, LARGEST = 1 << 16, 1 << 31  # a hidden size and a token id beyond which no model goes
 
 
 class OnnxEmbedder(Runner):
@@ -48,12 +49,12 @@ class OnnxEmbedder(Runner):
         path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
-            if not (0 < self.hidden <= WIDEST and 0 <= self.pad < LARGEST):
+            if not (0 < self.hidden <= WIDEST and 0 <= self.pad <= LARGEST):
                 raise ValueError(f"hidden_size {self.hidden}, pad_token_id {self.pad}")
             self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
         except Exception as error:  # neither library's errors share a base but Exception
-            reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+            reason = shown(f"{type(error).__name__} {error}", 120)
             raise UserError(f"{folder} holds an exported model that is corrupt ({reason}). Delete it.") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(config.max_tokens)
@@ -77,7 +78,7 @@ class OnnxEmbedder(Runner):
                 (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
                 result[rows] = combine_layers(layers, weights)
             except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
-                reason = " ".join(str(error).split())[:120]
+                reason = shown(error, 120)
                 raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
             if progress:
                 progress(len(rows))
@@ -89,7 +90,7 @@ class OnnxEmbedder(Runner):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of tokenizers, at rules that contradict themselves, is no Exception
-            reason = " ".join(str(error).split())[:120]
+            reason = shown(error, 120)
             raise UserError(f"the exported tokenizer cannot be used ({reason}). Delete it.") from error
 
 

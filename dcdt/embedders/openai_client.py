@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dcdt.config import OpenAIEmbedderConfig
 from dcdt.embedders.openai_models import asked_dimensions, width
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 KEY = "OPENAI_API_KEY"
 RETRIES = 4  # the client's own, with growing pauses and Retry-After obeyed; then we start over, until patience ends
@@ -173,4 +174,4 @@ def _decoded(embedding: str | list[float]) -> NDArray[np.float32]:
 
 
 def _first_line(said: object) -> str:
-    return " ".join(str(said).split())[:200] or type(said).__name__
+    return shown(said, 200) or type(said).__name__

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dcdt.config import LocalEmbedderConfig
 from dcdt.embedders.models import check_length, check_weights, model_folder, pooling_of
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 
 class PooledLayers(nn.Module):
@@ -62,7 +63,7 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)  # nosec B615 # a folder of this machine
         model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)  # nosec B615 # as above
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shown(error, 200)
         raise UserError(f"{folder} is not a model that transformers can load: {reason}") from error
     layers = len(config.layer_weights)
     if layers > (held := model.config.num_hidden_layers):

@@ -17,6 +17,7 @@ from dcdt.errors import UserError
 from dcdt.files import parse_json
 from dcdt.reporting.shapes import check_config, check_provenance, numbers, trials_of
 from dcdt.stored import read_yaml
+from dcdt.words import shown
 
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
@@ -181,7 +182,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         reason = "is missing, though the run is marked as finished"
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = f"is corrupt ({' '.join(str(error).split())[:120]})"
+        reason = f"is corrupt ({shown(error, 120)})"
     raise UserError(f"{path} {reason}.\nDelete the run's folder and repeat the command that made it.")
 
 

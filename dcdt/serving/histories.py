@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from dcdt.errors import UserError
 from dcdt.serving.towers import Floats, Scores, softmax, unit
+from dcdt.words import shown
 
 EPOCHS = 100  # of BPR's ascent for a history it was not fitted on, as many as in fitting
 ITEM_ITEM = ("cosine", "tfidf", "bm25")
@@ -30,7 +31,7 @@ def read_learned(folder: Path, part: int) -> dict[str, NDArray[Any]]:
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+        raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
 
 
 def learner_vector(facts: dict[str, Any], matrix: Floats, watched: Floats, asked: Floats) -> Floats:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from dcdt.errors import UserError
 from dcdt.serving.memory import View
 from dcdt.serving.places import Places
+from dcdt.words import shown
 
 LEARNERS, LONGEST = "learners.safetensors", 200
 Rows = NDArray[np.int64]
@@ -88,7 +89,7 @@ class Learners:
             _check_arrays(arrays, facts)
             return arrays, facts
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+            raise UserError(f"{self.path} is missing or corrupt ({shown(error, 120)}).") from error
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:

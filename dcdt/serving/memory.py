@@ -306,7 +306,7 @@ class MemoryIndex:
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
             matrices = {column: main.vectors[column] for column in facts["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+            raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
         anns = {column: Ann.load(folder / f"{column}.faiss", matrix) for column, matrix in matrices.items()}
         self._take(View(main, fresh, alive, version, anns))
 

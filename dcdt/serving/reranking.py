@@ -21,6 +21,7 @@ from dcdt.serving.memory import View
 from dcdt.serving.places import Places
 from dcdt.serving.scoring import CANDIDATES, Asked, Question, Rows, fuse, tie_order, z_scores
 from dcdt.serving.towers import Floats, Scores, session, softmax, unit
+from dcdt.words import shown
 
 HEAD, WHITENED, MAPPED = "head.safetensors", "whitened_0", "mapped_0"
 GRAPHS = {"query": "vectors", "video": "fields", "pair": "joint"}  # of the joint network, and their inputs
@@ -191,7 +192,7 @@ def read_head(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
         _check_head_arrays(arrays, ids)
         return arrays, ids
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:120]}).") from error
+        raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
 
 
 def _check_head_arrays(arrays: dict[str, NDArray[Any]], ids: list[Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.errors import UserError
+from dcdt.words import shown
 
 Floats = NDArray[np.float32]
 Scores = NDArray[np.float64]
@@ -46,7 +47,7 @@ class Towers:
             found: list[Floats] = graph.run(None, given)
             gives = found[0].shape
         except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = " ".join(str(error).split())[:100]
+            reason = shown(error, 100)
             raise UserError(f"{self.folder / name}_{self.part}.onnx cannot be run ({reason}).") from error
         if not all(np.isfinite(part).all() for part in found):
             raise UserError(f"{self.folder / name}_{self.part}.onnx gives numbers that are not finite.")
@@ -79,7 +80,7 @@ def session(path: Path) -> Any:  # noqa: ANN401
     try:
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise UserError(f"{path} is missing or corrupt ({' '.join(str(error).split())[:100]}).") from error
+        raise UserError(f"{path} is missing or corrupt ({shown(error, 100)}).") from error
 
 
 def unit(vectors: Floats) -> Floats:
