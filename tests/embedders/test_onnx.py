@@ -13,7 +13,7 @@ from dcdt.config import LocalEmbedderConfig
 from dcdt.embedders import make_embedder
 from dcdt.embedders.export import export_folder, exported
 from dcdt.embedders.local import LocalEmbedder
-from dcdt.embedders.onnx import OnnxEmbedder
+from dcdt.embedders.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
 from dcdt.errors import UserError
 
 TEXTS = ["rank", "span of a basis", "Kernel and image " * 9, "unknown words here", "pivot", "eigen trace " * 40, ""]
@@ -107,6 +107,40 @@ def test_an_export_that_differs_from_torch_is_refused(tiny, monkeypatch, tmp_pat
     with pytest.raises(UserError, match=r"the exported model is .* off torch at .*\n.*backend=torch"):
         exported(tiny)
     assert list((tmp_path / "onnx").iterdir()) == []
+
+
+def operators(folder):
+    onnx = pytest.importorskip("onnx")
+    return {node.op_type for node in onnx.load(folder / MODEL).graph.node}
+
+
+@pytest.mark.slow
+def test_attention_is_one_operator(tiny):
+    assert {"Attention", "SkipLayerNormalization", "BiasGelu"} <= operators(exported(tiny))
+    assert {path.name for path in exported(tiny).iterdir()} == {MODEL, TOKENIZER, RECIPE}
+
+
+def doubled(model):
+    ir = pytest.importorskip("onnx_ir")
+    for value in model.graph.initializers.values():
+        if value.const_value.dtype.is_floating_point():
+            value.const_value = ir.tensor(2 * value.const_value.numpy())
+
+
+def refused(model):
+    raise RuntimeError("no pattern fits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiny", ["mean"], indirect=True)
+@pytest.mark.parametrize("fusing", [doubled, refused])
+def test_a_graph_that_fusing_spoils_stays_plain(tiny, fusing, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
+    monkeypatch.setattr("onnxscript.rewriter.ort_fusions.optimize_for_ort", fusing)
+    folder = exported(tiny)
+    assert "Attention" not in operators(folder)
+    assert {path.name for path in folder.iterdir()} == {MODEL, TOKENIZER, RECIPE}
+    np.testing.assert_allclose(OnnxEmbedder(folder, tiny).embed(TEXTS), LocalEmbedder(tiny).embed(TEXTS), atol=1e-5)
 
 
 @pytest.mark.slow
