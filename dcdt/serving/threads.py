@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+import threadpoolctl
 
 
 class OneThread:
     """Holds products to one thread while a block lasts: several would spin against the threads of the embedder.
 
     The number of threads is the process's, so blocks of several threads count as one: the first sets it, and the last
-    one to end puts it back.
+    one to end puts it back. From 3.8 on threadpoolctl heeds only the first thread that ever set it, until that is
+    cleared; any thread may be the first or the last here, so it is cleared each time, under the lock.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,8 @@ class OneThread:
         with self._lock:
             if self._inside == 0:
                 if self._controller is None:
-                    self._controller = ThreadpoolController()
+                    self._controller = threadpoolctl.ThreadpoolController()
+                _let_any_thread_set()
                 self._limit = self._controller.limit(limits=1, user_api="blas")
             self._inside += 1
         try:
@@ -36,7 +38,15 @@ class OneThread:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
+                    _let_any_thread_set()
                     self._limit.restore_original_limits()
+                    _let_any_thread_set()
+
+
+def _let_any_thread_set() -> None:
+    clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
 
 
 one_thread = OneThread()
