@@ -1,6 +1,7 @@
 """Why a video is in an answer: what each field, word and part of the model added to its score."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,29 @@ from dcdt.serving.scoring import Asked, z_scores
 from dcdt.serving.videos import documents_of
 
 _LEAN = "similar videos"
+_split = tokenizer(stop_words=True)
 _ASKING = frozenset(  # words that only ask
     re.findall(r"\w+", "what why how when where which who do does did can could should i you we my me about")
 )
 
 
-def matched_words(question: str, title: str, text: str) -> list[str]:
-    """Words of a question that a title or text holds, but for stop words and those that only ask.
+def telling_words(question: str) -> list[str]:
+    """Words of a question but for stop words and those that only ask, each once.
 
-    >>> matched_words("What is the rank?", "What rank and nullity are", "")
+    >>> telling_words("What is the rank of a matrix?")
+    ['rank', 'matrix']
+    """
+    return [word for word in dict.fromkeys(_split(question)) if word not in _ASKING]
+
+
+def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
+    """Which of these words a title or text holds.
+
+    >>> matched_words(["rank", "matrix"], "What rank and nullity are", "")
     ['rank']
     """
-    split = tokenizer(stop_words=True)
-    held = set(split(f"{title} {text}"))
-    return [word for word in dict.fromkeys(split(question)) if word in held - _ASKING]
+    held = set(_split(f"{title} {text}")) if words else set()
+    return [word for word in words if word in held]
 
 
 def explain(

@@ -91,24 +91,28 @@ def vector_column(matrix: Matrix) -> pa.FixedSizeListArray:
 
 def best(scores: NDArray[np.floating], order: NDArray[np.int64] | None, k: int) -> NDArray[np.int64]:
     """Positions of the k largest scores (n,), of equals the first in `order` (n,) or as given; never one of -inf."""
-    rows = _likely(scores, k)
-    k = min(k, len(rows))
-    if k == 0:
-        return rows[:0]
-    found = scores[rows]
-    keep = found >= np.partition(found, len(found) - k)[len(found) - k]
-    rows, found = rows[keep], found[keep]
-    first: NDArray[np.int64] = rows[np.lexsort((rows if order is None else order[rows], -found))][:k]
+    least = _likely(scores, k)
+    above = np.flatnonzero(scores > least)
+    level = np.flatnonzero(scores == least) if len(above) < k and least > -np.inf else above[:0]
+    if len(above) + len(level) < k:  # the sample said too much, or nothing
+        above, level = np.flatnonzero(scores > -np.inf), above[:0]
+    if len(above) > k:
+        found = scores[above]
+        last = np.partition(found, len(above) - k)[len(above) - k]
+        above, level = above[found > last], above[found == last]
+    more = k - len(above)
+    if order is not None and 0 < more < len(level):  # of many equals, as where no word is found, few are sorted
+        level = level[np.argpartition(order[level], more - 1)]
+    rows = np.concatenate([above, level[:more]])
+    first: NDArray[np.int64] = rows[np.lexsort((rows if order is None else order[rows], -scores[rows]))]
     return first
 
 
-def _likely(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Positions of the k largest scores and some more: of many scores, those above what a sample says."""
+def _likely(scores: NDArray[np.floating], k: int) -> float:
+    """A score that about k reach, or somewhat more: of many scores what a sample says, of few -inf."""
     step = len(scores) // SAMPLE
-    if step > 1:
-        sample = scores[::step]
-        wanted = min(len(sample), 2 * k // step + FEW)
-        least = np.partition(sample, len(sample) - wanted)[len(sample) - wanted]
-        if least > -np.inf and len(rows := np.flatnonzero(scores >= least)) >= k:
-            return rows
-    return np.flatnonzero(scores > -np.inf)
+    if step <= 1:
+        return -np.inf
+    sample = scores[::step]
+    wanted = min(len(sample), 2 * k // step + FEW)
+    return float(np.partition(sample, len(sample) - wanted)[len(sample) - wanted])

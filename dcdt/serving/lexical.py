@@ -176,9 +176,9 @@ class Lexical:
         scores, away = np.zeros(len(self.norm)), 0.0
         for word in words:
             rows, gains, without = self.contribution(word)
-            scores[rows] += gains - without
+            scores[rows] += gains - without if without else gains
             away += without
-        return scores + away
+        return scores + away if away else scores
 
     def contribution(self, word: str) -> tuple[Ints, Floats, float]:
         """Videos that hold a word, what it adds to each, and what it adds to all others."""

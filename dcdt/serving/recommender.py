@@ -18,7 +18,7 @@ from dcdt.files import read_json
 from dcdt.serving.arrow import positions
 from dcdt.serving.checks import check_served
 from dcdt.serving.columns import ADDED
-from dcdt.serving.explain import explain, matched_words
+from dcdt.serving.explain import explain, matched_words, telling_words
 from dcdt.serving.filters import Condition, parse_filter
 from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
@@ -197,9 +197,10 @@ class ServedRecommender:
             explain(self, asked, view, int(row), facts) if explained else None
             for row, facts in zip(rows, evidence, strict=False)
         ]
+        words = telling_words(question.text)
         videos = [
             Recommendation(
-                at, float(score), **shown, matched=matched_words(question.text, shown["title"], shown["text"]), why=why
+                at, float(score), **shown, matched=matched_words(words, shown["title"], shown["text"]), why=why
             )
             for at, (score, shown, why) in enumerate(
                 zip(scores, rows_as_dicts(view, rows, SHOWN), reasons, strict=True), start=1

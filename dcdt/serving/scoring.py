@@ -71,6 +71,7 @@ class _Whole:
 
     view: View
     _scores: Scores | None = None
+    _square = 0.0  # sum of all squares
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
@@ -80,7 +81,8 @@ class _Whole:
         """Scores of all rows (N,), computed once."""
         if self._scores is None:
             self._scores = self.compute()
-            if not np.isfinite([self._scores.min(initial=0), self._scores.max(initial=0)]).all():
+            self._square = float(self._scores @ self._scores)
+            if not np.isfinite(self._square):
                 raise UserError("the index holds numbers that are not finite. Run: python -m dcdt.index RUN build")
         return self._scores
 
@@ -96,8 +98,9 @@ class _Whole:
 
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
-        scores = self.scores() if self.view.alive.all() else self.scores()[self.view.alive]
-        mean, square = float(scores.mean()), float(scores @ scores) / len(scores)
+        scores, whole = self.scores(), self.view.alive.all()
+        scores = scores if whole else scores[self.view.alive]
+        mean, square = float(scores.mean()), (self._square if whole else float(scores @ scores)) / len(scores)
         if square - mean**2 > ALIKE * square:
             return mean, (square - mean**2) ** 0.5
         return mean, float(scores.std()) if scores.max() > scores.min() else 0.0
