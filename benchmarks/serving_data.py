@@ -82,11 +82,11 @@ def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
 
 
 def repeat_perturbed(base: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """N rows (n, W) fp16: the base rows over and over, but for the first time with noise shaped like real variation."""
+    """N rows (n, W) fp32: the base rows over and over, but for the first time with noise shaped like real variation."""
     rng = np.random.default_rng(seed)
     centred = (base - base.mean(0)).astype(np.float32)
     length = float(np.sqrt((centred**2).sum(1).mean()))
-    result = np.empty((n, base.shape[1]), dtype=np.float16)
+    result = np.empty((n, base.shape[1]), dtype=np.float32)
     for start in range(0, n, 20_000):
         rows = np.arange(start, min(start + 20_000, n))
         block = base[rows % len(base)].astype(np.float32)

@@ -62,14 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             import uvicorn
-            from threadpoolctl import threadpool_limits
 
             from dcdt.serving.app import make_app
         except ImportError as error:
             raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         from dcdt.serving.live import Live
+        from dcdt.serving.threads import one_thread
 
-        threadpool_limits(1, user_api="blas")  # questions run side by side; a product's own threads would take turns
         runs = [given.run, *([given.beside] if given.beside else [])]
         lives = [Live(run, given.threads, given.engine) for run in runs]
         server = uvicorn.Server(
@@ -91,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     host, port = sockets[0].getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201
-    server.run(sockets=sockets)
+    with one_thread():  # for all questions at once, which need not set it one by one
+        server.run(sockets=sockets)
 
 
 def _socket(host: str, port: int) -> socket.socket:

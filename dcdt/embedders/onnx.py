@@ -46,6 +46,7 @@ class OnnxEmbedder(Runner):
         options = SessionOptions()
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors alone
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
         path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
