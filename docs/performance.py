@@ -39,7 +39,7 @@ def soak(found: dict) -> str:
     ]
     return "\n".join(
         [
-            f"In {found['minutes']:g} minutes: {found['searches']:,} searches, {lost[0]} of them failed; "
+            f"{found['date']}, in {found['minutes']:g} minutes: {found['searches']:,} searches, {lost[0]} of them failed; "
             f"{found['changes']:,} additions, edits and deletions.",
             f"Videos lost: {lost[1]}; videos too many: {lost[2]}; edits not found within 30 s: {lost[3]}.",
             f"An edit was found after {waits['p50']:.2f} s (median) and {waits['worst']:.1f} s (the longest wait).",

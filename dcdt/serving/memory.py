@@ -85,6 +85,10 @@ class View:
     anns: dict[str, Ann] = field(default_factory=dict)
 
     def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
         return int(np.count_nonzero(self.alive))
 
     @property
@@ -140,7 +144,7 @@ class View:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and inner products of the best k among the allowed rows, the best first."""
         ann = self.anns.get(column)
-        count = int(np.count_nonzero(allowed))
+        count = len(self) if allowed is self.alive else int(np.count_nonzero(allowed))
         if ann is None or 2 * k > ann.facts.n:
             scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
             rows = best(scores, self.order, k)
