@@ -39,8 +39,8 @@ def soak(found: dict) -> str:
     ]
     return "\n".join(
         [
-            f"{found['date']}, in {found['minutes']:g} minutes: {found['searches']:,} searches, {lost[0]} of them failed; "
-            f"{found['changes']:,} additions, edits and deletions.",
+            f"In {found['minutes']:g} minutes: {found['searches']:,} searches, {lost[0]} of them failed; "
+            f"{found['changes']:,} additions, edits and deletions ({found['date']}).",
             f"Videos lost: {lost[1]}; videos too many: {lost[2]}; edits not found within 30 s: {lost[3]}.",
             f"An edit was found after {waits['p50']:.2f} s (median) and {waits['worst']:.1f} s (the longest wait).",
             f"The server's memory went from {held['first']:.0f} to {held['last']:.0f} MB, at most {held['most']:.0f};",
