@@ -10,13 +10,14 @@ of the first texts in batches and of the questions one by one.
 
 import argparse
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import torch
+from measured import interleaved, ratio
 from omegaconf import OmegaConf
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -64,16 +65,15 @@ def quantised(source: Path, folder: Path, config: LocalEmbedderConfig, blocks: b
     return OnnxEmbedder(folder, config)
 
 
-def seconds_of(embedders: dict[str, OnnxEmbedder], lists: list[list[str]], turns: int = 3) -> dict[str, np.ndarray]:
-    """Seconds of each turn in which an embedder embeds each list in one call, in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in embedders}
-    for _ in range(turns):
-        for name, embedder in embedders.items():
-            started = time.perf_counter()
-            for texts in lists:
-                embedder.embed(texts)
-            taken[name].append(time.perf_counter() - started)
-    return {name: np.array(values) for name, values in taken.items()}
+def times_as_fast(embedders: dict[str, OnnxEmbedder], lists: list[list[str]]) -> dict[str, float]:
+    """How many times as fast as float32 each embeds the lists, one call a list."""
+
+    def job(embedder: OnnxEmbedder) -> None:
+        for texts in lists:
+            embedder.embed(texts)
+
+    seconds = interleaved({name: partial(job, embedder) for name, embedder in embedders.items()}, repeats=3, warm=0)
+    return {name: ratio(seconds, "float32", name) for name in embedders}
 
 
 def main() -> None:
@@ -96,8 +96,8 @@ def main() -> None:
             "int8": quality(collection, embedders["int8"], embedders["int8"]),
             "blocks": quality(collection, embedders["blocks"], whole),
         }
-        batched = seconds_of(embedders, [list(collection.videos.texts[: given.texts])])
-        alone = seconds_of(embedders, [[text] for text in collection.queries.texts[:ONE_BY_ONE]])
+        batched = times_as_fast(embedders, [list(collection.videos.texts[: given.texts])])
+        alone = times_as_fast(embedders, [[text] for text in collection.queries.texts[:ONE_BY_ONE]])
     for name in ("int8", "blocks"):
         for metric in ("mrr", "ndcg@10"):
             gap = found[name][metric] - found["float32"][metric]
@@ -106,10 +106,9 @@ def main() -> None:
             told = f"{collection.name}, {len(gap)} queries, {name}, {metric}: {means}"
             print(f"{told}, {gap.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
         held = abs(np.mean(found[name]["ndcg@10"] - found["float32"]["ndcg@10"])) <= TOLERANCE
-        ratios = [float(np.median(taken["float32"] / taken[name])) for taken in (batched, alone)]
         print(
             f"{name}: nDCG@10 holds to {TOLERANCE}: {'yes' if held else 'no'}; "
-            f"{ratios[0]:.2f} times as fast in batches, {ratios[1]:.2f} times question by question"
+            f"{batched[name]:.2f} times as fast in batches, {alone[name]:.2f} times question by question"
         )
 
 

@@ -36,7 +36,7 @@ def lean(vector: Floats, view: View, column: str, spec: dict[str, Any]) -> Float
     The videos that are there stay as they are until the next build.
     """
     alike = np.where(view.alive, view.scores(vector, column), -np.inf)
-    k = min(int(spec["neighbours"]), int(view.alive.sum()))
+    k = min(int(spec["neighbours"]), len(view))
     rows = np.argpartition(-alike, k - 1)[:k]
     mean = view.vectors_at(rows, column).mean(0)
     mean /= max(float(np.linalg.norm(mean)), 1e-12)

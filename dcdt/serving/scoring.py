@@ -98,7 +98,7 @@ class _Whole:
 
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
-        scores, whole = self.scores(), self.view.alive.all()
+        scores, whole = self.scores(), len(self.view) == len(self.view.alive)
         scores = scores if whole else scores[self.view.alive]
         mean, square = float(scores.mean()), (self._square if whole else float(scores @ scores)) / len(scores)
         if square - mean**2 > ALIKE * square:
