@@ -61,3 +61,10 @@ def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDA
     joined = joined.reshape(len(layers), -1)  # (B, L * H)
     normalised: NDArray[np.float32] = joined / np.linalg.norm(joined, axis=1, keepdims=True)
     return normalised
+
+
+def rounded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors (n, D) as the cache gives them back: through float16, then L2-normalised; zeros become NaN."""
+    halves = vectors.astype(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(halves / np.linalg.norm(halves, axis=1, keepdims=True), dtype=np.float32)

@@ -19,6 +19,7 @@ from dcdt.files import read_json
 from dcdt.words import shown
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
+QUESTIONS = "questions.onnx"  # beside the model where questions are embedded by another graph (`eight_bit.py`)
 
 
 class OnnxEmbedder(Runner):
@@ -28,12 +29,15 @@ class OnnxEmbedder(Runner):
         folder: of an exported model, as `dcdt.embedders.export.exported` returns it.
         config: layer weights, token limits and prefix; the same as for the torch path.
         threads: of ONNX Runtime; 0: $OMP_NUM_THREADS, or as many as there are cores.
+        graph: file of the graph in that folder.
 
     Raises:
         UserError: ONNX Runtime is not installed, or the folder is not an export.
     """
 
-    def __init__(self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0) -> None:
+    def __init__(
+        self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0, graph: str | Path = MODEL
+    ) -> None:
         try:
             from onnxruntime import InferenceSession, SessionOptions
             from tokenizers import Tokenizer
@@ -47,7 +51,7 @@ class OnnxEmbedder(Runner):
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors alone
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
-        path = str(Path(folder) / MODEL)
+        path = str(Path(folder) / graph)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
             if not (0 < self.hidden <= WIDEST and 0 <= self.pad <= LARGEST):
@@ -74,9 +78,8 @@ class OnnxEmbedder(Runner):
         result = np.empty((len(texts), len(weights) * self.hidden), dtype=np.float32)
         encoded = self._encoded([self.config.prefix + text for text in texts])
         for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
-            ids, mask = _padded([encoded[row] for row in rows], self.pad)
             try:
-                (layers,) = self.session.run(None, {"input_ids": ids, "attention_mask": mask})  # (B, L, H)
+                (layers,) = self.session.run(None, self._padded([encoded[row] for row in rows]))  # (B, L, H)
                 result[rows] = combine_layers(layers, weights)
             except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
                 reason = shown(error, 120)
@@ -84,6 +87,18 @@ class OnnxEmbedder(Runner):
             if progress:
                 progress(len(rows))
         return result
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """What the graph reads of texts: `input_ids` and `attention_mask`, both (B, T), T the longest text's tokens."""
+        return self._padded(self._encoded([self.config.prefix + text for text in texts]))
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+        ids = np.full((len(rows), max(len(row) for row in rows)), self.pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = row
+            mask[at, : len(row)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         try:
@@ -98,13 +113,3 @@ class OnnxEmbedder(Runner):
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() else 0
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and mask, both (B, T), T the longest row's length."""
-    ids = np.full((len(rows), max(len(row) for row in rows)), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = row
-        mask[at, : len(row)] = 1
-    return ids, mask

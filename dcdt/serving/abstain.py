@@ -3,37 +3,30 @@
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.splits import make_split
-from dcdt.models.recommender import Recommender, query_batch
-from dcdt.registry import LOSSES, MODELS, look_up
-from dcdt.restore import Restored
+from dcdt.serving.validation import Validation
 
 
-def choose_threshold(restored: Restored) -> dict[str, Any] | None:
+def choose_threshold(validation: Validation, vectors: Tensor | None = None) -> dict[str, Any] | None:
     """The best score that tells questions with an answer from questions without one.
 
     Every validation query is asked twice: with the catalogue as it is, and with all videos related to it taken out, so
     that nothing is left that fits. The threshold makes the share of the first kept plus the share of the second refused
     as large as can be. Test queries are not read.
 
+    Args:
+        validation: of the run.
+        vectors: (n, D) of its questions, where the service embeds them in another way than the run did.
+
     Returns:
         `value`, the shares `kept` and `refused` on validation, and the number of queries; None for a model that does
         not read the question.
     """
-    if restored.settings.model.name == "collaborative":
+    if validation.restored.settings.model.name == "collaborative":
         return None
-    collection = restored.collection
-    data = RankingDataModule(collection, make_split(collection, restored.settings.split), {}, None, 1, 0, (1,))
-    model, side = _judge(restored, data), data.sides["val"]
     found, missed = [], []
-    for row, judged in zip(side.queries.tolist(), side.judged.tolist(), strict=True):
-        rows = torch.tensor([row])
-        batch = query_batch(collection, restored.tables, rows, side.candidates)
-        scores = model.score_left_out(batch, rows) if model.reads_validation else model.score(batch)
-        scores = scores[0].masked_fill(~side.candidates, float("-inf"))
+    for scores, judged in zip(validation.scores(vectors), validation.side.judged.tolist(), strict=True):
         found.append(float(scores.max()))
         scores[[video for video in judged if video >= 0]] = float("-inf")
         missed.append(float(scores.max()))
@@ -56,19 +49,3 @@ def best_threshold(found: np.ndarray, missed: np.ndarray) -> dict[str, Any]:
         "refused": float(refused[at]),
         "queries": len(found),
     }
-
-
-def _judge(restored: Restored, data: RankingDataModule) -> Recommender:
-    """The model; where validation queries were fitted, fitted anew, which remembers how to leave each of them out.
-
-    What epochs trained on top of that fit, as they train a joint head, is taken over.
-    """
-    if not restored.model.reads_validation:
-        return restored.model
-    settings = restored.settings
-    loss = look_up(LOSSES, settings.loss.name)(settings.loss)
-    model: Recommender = look_up(MODELS, settings.model.name)(settings.model, restored.tables, loss, settings.optimizer)
-    data.ks = tuple(settings.ks)
-    model.prepare(data)
-    model.load_state_dict(restored.model.state_dict())
-    return model.eval()

@@ -48,7 +48,10 @@ from dcdt.serving.layout import (
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.parts import PARITY, PartExport
+from dcdt.serving.questions import check_eight_bit, eight_bit_questions
+from dcdt.serving.recommender import READS_VECTORS
 from dcdt.serving.towers import session
+from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
 
 TOLERANCE = 1e-5  # between torch and ONNX Runtime
@@ -154,16 +157,23 @@ def restored_config(model: Recommender) -> dict[str, Any]:
     return asdict(config) if config is not None else {}
 
 
-def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: str | None = None) -> Pointer:
+def build(
+    run: Path,
+    say: Callable[[str], None] = lambda text: None,
+    catalogue: str | None = None,
+    eight_bit: bool = False,
+) -> Pointer:
     """Export a finished run into RUN/serving and make the new build the current one.
 
     Args:
         run: the run's folder.
         say: is told what is being done.
         catalogue: folder or object store under which the table of this build is to lie; None: in the build itself.
+        eight_bit: whether questions are embedded with 8-bit weights (`dcdt.serving.questions`).
 
     Raises:
-        UserError: the run cannot be restored or exported, or the folder or the catalogue cannot be written.
+        UserError: the run cannot be restored or exported, the folder or the catalogue cannot be written, or 8-bit
+            weights lose too much on validation.
     """
     address = check_address(catalogue) if catalogue is not None else None
     say("restoring the run")
@@ -174,7 +184,7 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
         temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
         try:
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-            version = _write(temporary, restored, known, say, f"{address}/{name}" if address else None)
+            version = _write(temporary, restored, known, say, f"{address}/{name}" if address else None, eight_bit)
             temporary.chmod(0o755)
             temporary.rename(folder / name)
         except OSError as error:
@@ -193,7 +203,9 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
     return pointer
 
 
-def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], None], address: str | None) -> int:
+def _write(
+    folder: Path, restored: Restored, known: str, say: Callable[[str], None], address: str | None, eight_bit: bool
+) -> int:
     settings, collection, model = restored.settings, restored.collection, restored.model
     with torch.no_grad():
         named = dict(model_parts(model))
@@ -205,8 +217,15 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
                 )
         parts = [KINDS.get(_name(part), _towers)(part, restored, at) for at, part in enumerate(named.values())]
         head = head_export(model) if hasattr(model, "recall") else None
+        validation, questions, vectors = Validation(restored), None, None
+        if eight_bit:
+            check_eight_bit(restored, head is not None or any(part.spec["kind"] in READS_VECTORS for part in parts))
+        embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
+        if eight_bit:
+            say("measuring questions by 8-bit weights")
+            questions, vectors = eight_bit_questions(validation, folder / EMBEDDER)
         say("choosing the score below which nothing fits")
-        threshold = choose_threshold(restored)
+        threshold = choose_threshold(validation, vectors)
     columns = metadata_columns(collection.videos)
     table = table_of(collection.videos, columns)
     for part in [*parts, *([head] if head else [])]:
@@ -226,7 +245,6 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
         save_head(model, collection, folder)
         for kind, graph in head.graphs.items():
             _export_graph(folder / f"{kind}.onnx", *graph)
-    embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
     facts = {name: asdict(ann.facts) for name, ann in memory.state.anns.items()}
     spec = {
         "format": FORMAT,
@@ -240,6 +258,7 @@ def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], No
         "columns": columns,
         "catalogue": address,
         "embedder": embedder,
+        "questions": questions,
         "threshold": threshold,
         "approximate": facts,
     }

@@ -12,6 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.collection import Documents, lent_texts
+from dcdt.embedders.batching import rounded
+from dcdt.embedders.onnx import MODEL as GRAPH
+from dcdt.embedders.onnx import QUESTIONS
 from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
 from dcdt.files import read_json
@@ -125,7 +128,8 @@ class ServedRecommender:
         readers = [spec for spec in self.parts if spec.get("reads_history")]
         self.learners = Learners(self.store.folder / LEARNERS) if readers else None
         self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
-        self._embedder: Any = None
+        self.questions: dict[str, Any] | None = model.get("questions")  # of builds that embed them with 8-bit weights
+        self._embedders: dict[str, Any] = {}
         self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
 
     def __len__(self) -> int:
@@ -252,14 +256,17 @@ class ServedRecommender:
         return *fused(asked, self.fusion, view, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
-        if self._embedder is None:
-            self._embedder = open_embedder(self.store.model["embedder"], self.store.folder / EMBEDDER, self.threads)
-        vectors = self._embedder.embed(texts).astype(np.float16).astype(np.float32)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not (np.isfinite(lengths) & (lengths > 0)).all():
+        """Frozen vectors (n, D) of questions, rounded as the embedding cache rounds them."""
+        return self._embed(texts, QUESTIONS if self.questions is not None else GRAPH)
+
+    def _embed(self, texts: Sequence[str], graph: str) -> Floats:
+        if graph not in self._embedders:
+            folder = self.store.folder / EMBEDDER
+            self._embedders[graph] = open_embedder(self.store.model["embedder"], folder, self.threads, graph)
+        vectors = rounded(self._embedders[graph].embed(texts))
+        if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
-        return np.asarray(vectors / lengths, dtype=np.float32)
+        return vectors
 
     def add(self, videos: Documents) -> None:
         """Embed new videos, pass them through the video towers and make them searchable, without training.
@@ -322,7 +329,7 @@ class ServedRecommender:
         known = {text: vector for text in distinct if (vector := self._seen.get(text)) is not None}
         missing = [text for text in distinct if text not in known]
         if missing:
-            known |= dict(zip(missing, self.embed(missing), strict=True))
+            known |= dict(zip(missing, self._embed(missing, GRAPH), strict=True))
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
         self._seen |= known
@@ -369,7 +376,7 @@ def load(
     return ServedRecommender(folder, threads, engine)
 
 
-def open_embedder(config: dict[str, Any], folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder
+def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
     """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
     from omegaconf import OmegaConf
 
@@ -379,7 +386,7 @@ def open_embedder(config: dict[str, Any], folder: Path, threads: int) -> Any:  #
     if config["name"] == "local":
         from dcdt.embedders.onnx import OnnxEmbedder
 
-        return OnnxEmbedder(folder, parsed, threads)
+        return OnnxEmbedder(folder, parsed, threads, graph)
     from dcdt.embedders import make_embedder
 
     return make_embedder(parsed)
