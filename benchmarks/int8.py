@@ -2,39 +2,42 @@
 
     python benchmarks/int8.py FOLDER [--texts 200]
 
-Two ways: dynamic int8 of ONNX Runtime for questions and videos alike, and weights in blocks of 128 with a scale each
-(MatMulNBits) for questions alone, over the videos' float32 vectors. Embeds a collection with each, and prints nDCG@10
-and MRR of the untrained cosine on the open three quarters, with the difference's interval, and the ratio of the speeds,
-of the first texts in batches and of the questions one by one.
+Dynamic int8 of ONNX Runtime as it comes, for questions and videos alike, and the two ways of `dcdt.embedders.eight_bit`
+for questions alone, over the videos' float32 vectors. Embeds a collection with each, and prints nDCG@10 and MRR of the
+untrained cosine on the open three quarters, with the difference's interval, how alike the questions' vectors are, and
+the ratio of the speeds, of the first texts in batches and of the questions one by one. The rows of nDCG@10 and of the
+speeds are merged into benchmarks/results/int8.json.
 """
 
 import argparse
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import torch
-from measured import interleaved, ratio
+from measured import RESULTS, interleaved, machine, ratio, row
 from omegaconf import OmegaConf
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch.nn.functional import normalize
 
 from dcdt.config import LocalEmbedderConfig, config_folder, typed
 from dcdt.data.collection import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, sealed
+from dcdt.embedders.eight_bit import WAYS, quantise
 from dcdt.embedders.export import exported
 from dcdt.embedders.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
 from dcdt.files import read_json, write_json
 
+OUT = RESULTS / "int8.json"
 TOLERANCE = 0.002  # of nDCG@10
 ONE_BY_ONE = 300  # questions
+TITLES = 256  # from which `columns` reads the ranges of the activations
 
 
 def quality(collection: SimpleNamespace, asks: OnnxEmbedder, shows: OnnxEmbedder) -> dict[str, np.ndarray]:
@@ -50,14 +53,11 @@ def quality(collection: SimpleNamespace, asks: OnnxEmbedder, shows: OnnxEmbedder
     return {name: metrics[name].double().numpy() for name in ("mrr", "ndcg@10")}
 
 
-def quantised(source: Path, folder: Path, config: LocalEmbedderConfig, blocks: bool) -> OnnxEmbedder:
+def quantised(source: Path, folder: Path, config: LocalEmbedderConfig, name: str, titles: list[str]) -> OnnxEmbedder:
     """The exported model with 8-bit weights, in a folder of its own."""
-    if blocks:
-        made = MatMulNBitsQuantizer(
-            onnx.load(source / MODEL), bits=8, block_size=128, is_symmetric=True, accuracy_level=4
-        )
-        made.process()
-        onnx.save(made.model.model, folder / MODEL)
+    folder.mkdir()
+    if name in WAYS:
+        quantise(source, folder / MODEL, config, titles[:TITLES], name)
     else:
         quantize_dynamic(source / MODEL, folder / MODEL, weight_type=QuantType.QInt8)
     write_json(folder / RECIPE, read_json(source / RECIPE))
@@ -87,29 +87,39 @@ def main() -> None:
     collection = load_collection(given.folder)
     with tempfile.TemporaryDirectory() as folder:
         embedders = {"float32": OnnxEmbedder(source, config)}
-        for name in ("int8", "blocks"):
-            (Path(folder) / name).mkdir()
-            embedders[name] = quantised(source, Path(folder) / name, config, name == "blocks")
+        titles = [text for text in collection.field_texts("title") if text]
+        for name in ("int8", *WAYS):
+            embedders[name] = quantised(source, Path(folder) / name, config, name, titles)
         whole = embedders["float32"]
         found = {
             "float32": quality(collection, whole, whole),
             "int8": quality(collection, embedders["int8"], embedders["int8"]),
-            "blocks": quality(collection, embedders["blocks"], whole),
+            **{name: quality(collection, embedders[name], whole) for name in WAYS},
         }
         batched = times_as_fast(embedders, [list(collection.videos.texts[: given.texts])])
-        alone = times_as_fast(embedders, [[text] for text in collection.queries.texts[:ONE_BY_ONE]])
-    for name in ("int8", "blocks"):
+        asked = collection.queries.texts[:ONE_BY_ONE]
+        alone = times_as_fast(embedders, [[text] for text in asked])
+        cosines = {name: (embedder.embed(asked) * whole.embed(asked)).sum(1) for name, embedder in embedders.items()}
+    vnni = "vnni" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else False
+    rows = []
+    for name in ("int8", *WAYS):
         for metric in ("mrr", "ndcg@10"):
             gap = found[name][metric] - found["float32"][metric]
             low, high = bootstrap_interval(gap)
             means = f"{found[name][metric].mean():.4f} against {found['float32'][metric].mean():.4f}"
-            told = f"{collection.name}, {len(gap)} queries, {name}, {metric}: {means}"
-            print(f"{told}, {gap.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
-        held = abs(np.mean(found[name]["ndcg@10"] - found["float32"]["ndcg@10"])) <= TOLERANCE
-        print(
-            f"{name}: nDCG@10 holds to {TOLERANCE}: {'yes' if held else 'no'}; "
-            f"{batched[name]:.2f} times as fast in batches, {alone[name]:.2f} times question by question"
-        )
+            interval = f"{gap.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+            print(f"{collection.name}, {len(gap)} queries, {name}, {metric}: {means}, {interval}")
+        value, base = found[name]["ndcg@10"].mean(), found["float32"]["ndcg@10"].mean()
+        what = f"{name}, {collection.name}, {len(gap)} questions"
+        against = f"float32 {base:.4f}, difference {interval}; cosine to it {cosines[name].mean():.4f}"
+        lost = f"loses at most {TOLERANCE}"
+        rows.append(row(f"{what}: nDCG@10", value, "", against, None, lost, value - base >= -TOLERANCE))
+        against = f"float32, one question after the other; {batched[name]:.2f} in batches"
+        rows.append(row(f"{what}: times as fast", alone[name], "", against))
+    dated = [{**one, "date": time.strftime("%Y-%m-%d")} for one in rows]
+    known = {one["question"]: one for one in [*read_json(OUT).get("rows", []), *dated]}
+    described = f"{machine()}, {'with' if vnni else 'without'} VNNI"
+    write_json(OUT, {"rows": list(known.values()), "date": time.strftime("%Y-%m-%d"), "machine": described})
 
 
 if __name__ == "__main__":

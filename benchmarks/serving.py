@@ -132,7 +132,12 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
     note(f"{what}: build", round(seconds, 1), "s", "", None, "", None)
 
 
-def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], name: str, length: str) -> None:
+def name_of(served: ServedRecommender) -> str:
+    """The model, and how its questions are embedded where that is not in float32."""
+    return f"{served.name} with 8-bit questions" if served.questions is not None else served.name
+
+
+def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
     """Question text in, answer out, over the large catalogue."""
     kept, served.store.memory = served.store.memory, index
     try:
@@ -149,7 +154,7 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], na
     finally:
         served.store.memory = kept
     whole, worked, alone = np.array(whole), np.array(worked), np.array(alone)
-    what = f"question in ({length}), answer out, {name}, {len(index):,} videos"
+    what = f"question in ({length}), answer out, {name_of(served)}, {len(index):,} videos"
     against = f"embedding alone: p50 {p(alone, 50)}, p99 {p(alone, 99)} ms"
     note(
         f"{what}: p50",
@@ -231,7 +236,7 @@ def over_http(served: ServedRecommender, texts: list[str], length: str, seconds:
     rate = round(len(found) / seconds, 1)
     share = round(rate * float(alone.mean()) / 1000, 2)
     against = f"the embedder alone, one after the other: {round(1000 / float(alone.mean()), 1)} a second"
-    what = f"HTTP, 8 clients, {length}, {served.name}, {len(served):,} videos"
+    what = f"HTTP, 8 clients, {length}, {name_of(served)}, {len(served):,} videos"
     note(
         f"{what}: requests",
         rate,
@@ -292,10 +297,12 @@ def change(run: Path, folder: Path) -> None:
 def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str, list[str]]) -> None:
     """What is measured over a large catalogue: vectors, then questions to the towers alone and to a hybrid."""
     index = vectors(served, given.videos)
+    if "vectors" not in given.only:
+        ROWS.clear()
     if "question" not in given.only:
         return
     for length, texts in asked.items():
-        question(served, index, texts, served.name, length)
+        question(served, index, texts, length)
     if given.hybrid is None:
         return
     other, view = load(given.hybrid, threads=served.threads), index.state
@@ -305,7 +312,7 @@ def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str,
     fresh = replace(main, table=table.slice(0, 0), vectors={"vector_1": matrix[:0]}, _postings={})
     index.view = replace(view, main=main, fresh=fresh, anns={"vector_1": view.anns["vector_0"]})
     for length, texts in asked.items():
-        question(other, index, texts, other.name, length)
+        question(other, index, texts, length)
 
 
 def main() -> None:
@@ -347,7 +354,7 @@ def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
 
     folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]
     served.embed(["warm"])
-    count = served._embedder.tokenizer.encode
+    count = next(iter(served._embedders.values())).tokenizer.encode
     found = {}
     for folder in dict.fromkeys(path.resolve() for path in folders):
         records = map(json.loads, (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines())
