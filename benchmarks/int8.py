@@ -11,14 +11,13 @@ speeds are merged into benchmarks/results/int8.json.
 
 import argparse
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from measured import RESULTS, interleaved, machine, ratio, row
+from measured import RESULTS, interleaved, merge, ratio, row
 from omegaconf import OmegaConf
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.nn.functional import normalize
@@ -37,7 +36,6 @@ from dcdt.files import read_json, write_json
 OUT = RESULTS / "int8.json"
 TOLERANCE = 0.002  # of nDCG@10
 ONE_BY_ONE = 300  # questions
-TITLES = 256  # from which `columns` reads the ranges of the activations
 
 
 def quality(collection: SimpleNamespace, asks: OnnxEmbedder, shows: OnnxEmbedder) -> dict[str, np.ndarray]:
@@ -57,7 +55,7 @@ def quantised(source: Path, folder: Path, config: LocalEmbedderConfig, name: str
     """The exported model with 8-bit weights, in a folder of its own."""
     folder.mkdir()
     if name in WAYS:
-        quantise(source, folder / MODEL, config, titles[:TITLES], name)
+        quantise(source, folder / MODEL, OnnxEmbedder(source, config), titles, name)
     else:
         quantize_dynamic(source / MODEL, folder / MODEL, weight_type=QuantType.QInt8)
     write_json(folder / RECIPE, read_json(source / RECIPE))
@@ -87,7 +85,7 @@ def main() -> None:
     collection = load_collection(given.folder)
     with tempfile.TemporaryDirectory() as folder:
         embedders = {"float32": OnnxEmbedder(source, config)}
-        titles = [text for text in collection.field_texts("title") if text]
+        titles = collection.field_texts("title")
         for name in ("int8", *WAYS):
             embedders[name] = quantised(source, Path(folder) / name, config, name, titles)
         whole = embedders["float32"]
@@ -100,7 +98,6 @@ def main() -> None:
         asked = collection.queries.texts[:ONE_BY_ONE]
         alone = times_as_fast(embedders, [[text] for text in asked])
         cosines = {name: (embedder.embed(asked) * whole.embed(asked)).sum(1) for name, embedder in embedders.items()}
-    vnni = "vnni" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else False
     rows = []
     for name in ("int8", *WAYS):
         for metric in ("mrr", "ndcg@10"):
@@ -116,10 +113,7 @@ def main() -> None:
         rows.append(row(f"{what}: nDCG@10", value, "", against, None, lost, value - base >= -TOLERANCE))
         against = f"float32, one question after the other; {batched[name]:.2f} in batches"
         rows.append(row(f"{what}: times as fast", alone[name], "", against))
-    dated = [{**one, "date": time.strftime("%Y-%m-%d")} for one in rows]
-    known = {one["question"]: one for one in [*read_json(OUT).get("rows", []), *dated]}
-    described = f"{machine()}, {'with' if vnni else 'without'} VNNI"
-    write_json(OUT, {"rows": list(known.values()), "date": time.strftime("%Y-%m-%d"), "machine": described})
+    merge(OUT, rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-from dcdt.files import write_json
+from dcdt.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, object]
@@ -100,7 +100,17 @@ def machine() -> str:
     if described.is_file():
         names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
+        model += " with VNNI" if "vnni" in described.read_text() else " without VNNI"  # what 8-bit weights gain by
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def merge(out: Path, rows: list[Row]) -> None:
+    """Put rows into a result file in the place of earlier ones of the same question; each keeps its date."""
+    today = date.today().isoformat()
+    known = {one["question"]: one for one in read_json(out).get("rows", [])}
+    known |= {one["question"]: {"date": today, **one} for one in rows}
+    kept = list(known.values())
+    write_json(out, {"rows": kept, "date": max(str(one["date"]) for one in kept), "machine": machine()})
 
 
 def write(out: str | Path, rows: list[Row], n: int) -> None:

@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -24,10 +23,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+from measured import merge
 from serving_data import catalogue_table, real_vectors, repeat_perturbed
 
 from dcdt.data.collection import Documents
-from dcdt.files import read_json, write_json
 from dcdt.serving.ann import exact_top
 from dcdt.serving.index import vector_column
 from dcdt.serving.lance import LanceIndex
@@ -342,19 +341,7 @@ def main() -> None:
         start(given.hybrid or given.run)
     if "change" in given.only:
         change(given.hybrid or given.run, given.scratch)
-    known = {row["question"]: row for row in read_json(given.out).get("rows", [])}
-    known |= {row["question"]: row for row in ROWS}
-    rows = list(known.values())
-    write_json(given.out, {"rows": rows, "date": max(row["date"] for row in rows), "machine": described()})
-
-
-def described() -> str:
-    """This machine: what 8-bit weights gain depends on whether its processor has VNNI."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    vnni = "with" if any("vnni" in line for line in lines) else "without"
-    name = names[0] if names else platform.machine()
-    return f"{os.cpu_count()} cores, {name} {vnni} VNNI, Python {platform.python_version()}"
+    merge(given.out, ROWS)
 
 
 def questions_of(served: ServedRecommender) -> dict[str, list[str]]:

@@ -18,35 +18,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import LocalEmbedderConfig
 from dcdt.embedders.onnx import MODEL, OnnxEmbedder
 from dcdt.errors import UserError
 from dcdt.words import shown
 
+RANGES = 256  # texts from which the range of every channel is read
 LEFT_ALONE = 0.98  # share of the channels that are within the range
 Feeds = list[dict[str, NDArray[np.int64]]]
 
 
-def quantise(folder: Path, target: Path, config: LocalEmbedderConfig, texts: Sequence[str], way: str) -> None:
+def quantise(folder: Path, target: Path, embedder: OnnxEmbedder, texts: Sequence[str], way: str) -> None:
     """Write the 8-bit graph of an exported model.
 
     Args:
         folder: of the exported model.
         target: file of the new graph.
-        config: of the embedder.
-        texts: from which the range of every channel is read; some hundred are enough.
+        embedder: of that model.
+        texts: such as are embedded; the first RANGES that are not empty tell the range of every channel.
         way: `blocks` or `columns`.
 
     Raises:
         UserError: onnx is not installed, or the graph is one that cannot be quantised.
     """
-    embedder = OnnxEmbedder(folder, config)
     try:
         import onnx
 
         model = onnx.load(folder / MODEL)
         _split_attention(model)
-        WAYS[way](model, target, [embedder.inputs([text]) for text in texts])
+        WAYS[way](model, target, embedder, texts)
     except ImportError as error:
         raise UserError(
             "8-bit weights need the extra 'onnx', with onnxruntime 1.22: pip install 'dcdt[onnx]'."
@@ -55,10 +54,12 @@ def quantise(folder: Path, target: Path, config: LocalEmbedderConfig, texts: Seq
         raise
     except Exception as error:  # of three libraries, whose errors share no base
         reason = shown(f"{type(error).__name__} {error}", 120)
-        raise UserError(f"{config.package} cannot have 8-bit weights ({reason}). Leave --eight-bit out.") from error
+        raise UserError(
+            f"{embedder.config.package} cannot have 8-bit weights ({reason}). Leave --eight-bit out."
+        ) from error
 
 
-def _blocks(model: Any, target: Path, feeds: Feeds) -> None:  # noqa: ANN401 - onnx's message
+def _blocks(model: Any, target: Path, embedder: OnnxEmbedder, texts: Sequence[str]) -> None:  # noqa: ANN401 - onnx's message
     import onnx
 
     root, nobody = logging.getLogger(), logging.NullHandler()
@@ -73,17 +74,18 @@ def _blocks(model: Any, target: Path, feeds: Feeds) -> None:  # noqa: ANN401 - o
     onnx.save(made.model.model, target)
 
 
-def _columns(model: Any, target: Path, feeds: Feeds) -> None:  # noqa: ANN401
+def _columns(model: Any, target: Path, embedder: OnnxEmbedder, texts: Sequence[str]) -> None:  # noqa: ANN401
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+    feeds = [embedder.inputs([text]) for text in list(filter(None, texts))[:RANGES]]
     _scale_down(model, _largest(model, feeds))
     add_pre_process_metadata(model)  # else a warning that advises what was done here
     kind = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
     quantize_dynamic(model, target, op_types_to_quantize=["MatMul"], **kind)
 
 
-WAYS: dict[str, Callable[[Any, Path, Feeds], None]] = {"blocks": _blocks, "columns": _columns}
+WAYS: dict[str, Callable[[Any, Path, OnnxEmbedder, Sequence[str]], None]] = {"blocks": _blocks, "columns": _columns}
 
 
 def _split_attention(model: Any) -> None:  # noqa: ANN401

@@ -49,7 +49,7 @@ from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.parts import PARITY, PartExport
 from dcdt.serving.questions import check_eight_bit, eight_bit_questions
-from dcdt.serving.recommender import READS_VECTORS
+from dcdt.serving.recommender import reads_vectors
 from dcdt.serving.towers import session
 from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
@@ -218,10 +218,9 @@ def _write(
         parts = [KINDS.get(_name(part), _towers)(part, restored, at) for at, part in enumerate(named.values())]
         head = head_export(model) if hasattr(model, "recall") else None
         validation, questions, vectors = Validation(restored), None, None
-        if eight_bit:
-            check_eight_bit(restored, head is not None or any(part.spec["kind"] in READS_VECTORS for part in parts))
         embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
         if eight_bit:
+            check_eight_bit(restored, reads_vectors([part.spec for part in parts], head))
             say("measuring questions by 8-bit weights")
             questions, vectors = eight_bit_questions(validation, folder / EMBEDDER)
         say("choosing the score below which nothing fits")

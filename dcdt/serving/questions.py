@@ -23,7 +23,6 @@ from dcdt.restore import Restored
 from dcdt.serving.validation import Validation
 
 LIMIT = 0.002  # of nDCG@10: what may be lost for certain
-RANGES = 256  # titles from which the ranges of the activations are read
 TIMED, ROUNDS = 20, 5
 FASTER = 1.25  # what the less exact way must gain over the more exact one to be taken
 
@@ -65,10 +64,10 @@ def _chosen(validation: Validation, folder: Path) -> tuple[str, OnnxEmbedder, fl
     """Leave the better 8-bit graph in the folder: the more exact one, unless the other is much faster here."""
     config = validation.restored.settings.embedder
     assert isinstance(config, LocalEmbedderConfig)
-    titles = [text for text in lent_texts(validation.restored.collection.videos, "title") if text]
+    titles = lent_texts(validation.restored.collection.videos, "title")
     made = {"float32": OnnxEmbedder(folder, config)}
     for way in WAYS:
-        quantise(folder, folder / f"{way}.onnx", config, titles[:RANGES], way)
+        quantise(folder, folder / f"{way}.onnx", made["float32"], titles, way)
         made[way] = OnnxEmbedder(folder, config, graph=f"{way}.onnx")
     seconds = one_by_one(made, validation.texts[:TIMED])
     way, other = ("columns", "blocks") if seconds["blocks"] > FASTER * seconds["columns"] else ("blocks", "columns")

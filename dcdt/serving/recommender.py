@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dcdt.data.collection import Documents, lent_texts
 from dcdt.embedders.batching import rounded
 from dcdt.embedders.onnx import MODEL as GRAPH
-from dcdt.embedders.onnx import QUESTIONS
+from dcdt.embedders.onnx import QUESTIONS, OnnxEmbedder
 from dcdt.embedders.openai_models import check_address
 from dcdt.errors import UserError
 from dcdt.files import read_json
@@ -124,7 +124,7 @@ class ServedRecommender:
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         head = model.get("head")
         self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
-        self.reads_vectors = head is not None or any(spec["kind"] in READS_VECTORS for spec in self.parts)
+        self.reads_vectors = reads_vectors(self.parts, head)
         readers = [spec for spec in self.parts if spec.get("reads_history")]
         self.learners = Learners(self.store.folder / LEARNERS) if readers else None
         self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
@@ -336,6 +336,11 @@ class ServedRecommender:
         return [np.stack([known[text] for text in part]) for part in fields]
 
 
+def reads_vectors(parts: Sequence[dict[str, Any]], head: Any) -> bool:  # noqa: ANN401 - a description or an export
+    """Whether a model of these parts, and of this rank head or None, reads vectors of texts."""
+    return head is not None or any(spec["kind"] in READS_VECTORS for spec in parts)
+
+
 def open_store(run: Path, engine: str) -> Store | TableStore:
     """The catalogue of a run: in memory, in memory and shared with other machines, or where it lies.
 
@@ -384,8 +389,6 @@ def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str
 
     parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
     if config["name"] == "local":
-        from dcdt.embedders.onnx import OnnxEmbedder
-
         return OnnxEmbedder(folder, parsed, threads, graph)
     from dcdt.embedders import make_embedder
 

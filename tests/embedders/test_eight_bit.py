@@ -45,7 +45,7 @@ def cosines(one, other):
 def test_8_bit_vectors_are_close_to_those_of_float32(tiny, way, tmp_path):
     folder = exported(tiny)
     before = logging.getLogger().handlers[:], logging.getLogger().level
-    quantise(folder, tmp_path / "made.onnx", tiny, TEXTS, way)
+    quantise(folder, tmp_path / "made.onnx", OnnxEmbedder(folder, tiny), TEXTS, way)
     assert (logging.getLogger().handlers, logging.getLogger().level) == before
     whole, fast = OnnxEmbedder(folder, tiny), OnnxEmbedder(folder, tiny, graph=tmp_path / "made.onnx")
     wanted, found = whole.embed(TEXTS), fast.embed(TEXTS)
@@ -59,7 +59,7 @@ def test_8_bit_vectors_are_close_to_those_of_float32(tiny, way, tmp_path):
 @pytest.mark.parametrize("way", WAYS)
 def test_no_product_with_constants_stays_in_float32(tiny, way, tmp_path):
     onnx = pytest.importorskip("onnx")
-    quantise(exported(tiny), tmp_path / "made.onnx", tiny, TEXTS, way)
+    quantise(exported(tiny), tmp_path / "made.onnx", OnnxEmbedder(exported(tiny), tiny), TEXTS, way)
     model = onnx.load(tmp_path / "made.onnx")
     kinds = {node.op_type for node in model.graph.node}
     assert eight_bit._products(model) == [] and "Attention" not in kinds
@@ -100,5 +100,5 @@ def test_outlying_channels_are_brought_into_the_range_of_the_others(tiny, tmp_pa
 def test_a_graph_that_cannot_be_quantised_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(eight_bit, "_split_attention", lambda model: model.graph.node[0].no_such_field)
     with pytest.raises(UserError, match="cannot have 8-bit weights"):
-        quantise(exported(tiny), tmp_path / "made.onnx", tiny, TEXTS, "columns")
+        quantise(exported(tiny), tmp_path / "made.onnx", OnnxEmbedder(exported(tiny), tiny), TEXTS, "columns")
     assert list(tmp_path.iterdir()) == []
