@@ -24,15 +24,43 @@ def tokenize(text: str) -> list[str]:
     ['特征', '征值', 'svd']
     """
     if text.isascii():
-        return _WORD.findall(text.lower())
+        return _WORD.findall(folded(text))
     tokens: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
+    for word in _WORD.findall(folded(text)):
         for part in _HAN.split(word):
             if _HAN.fullmatch(part) and len(part) > 1:
                 tokens.extend(part[at : at + 2] for at in range(len(part) - 1))
             elif part:
                 tokens.append(part)
     return tokens
+
+
+def folded(text: str) -> str:
+    """A text in the one form in which words are compared."""
+    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
+
+
+def holds(text: str, token: str) -> bool:
+    """Whether a token is among those of a folded text, found without making the others.
+
+    >>> holds("ranks of a matrix", "matrix"), holds("ranks of a matrix", "rank")
+    (True, False)
+    """
+    kind, pair = _kind(token[0]), len(token) > 1
+    at = text.find(token)
+    while at >= 0:
+        beside = text[max(at - 1, 0) : at], text[at + len(token) : at + len(token) + 1]
+        if (kind == "han" and pair) or kind not in map(_kind, beside):
+            return True
+        at = text.find(token, at + 1)
+    return False
+
+
+def _kind(character: str) -> str:
+    """Of what characters next to each other make one token."""
+    if not character.isalnum():
+        return "none"
+    return "han" if _HAN.match(character) else "word"
 
 
 def tokenizer(stem: bool = False, stop_words: bool = False) -> Callable[[str], list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dcdt.data.collection import lent_texts
-from dcdt.data.tokens import tokenizer
+from dcdt.data.tokens import folded, holds, tokenizer
 from dcdt.errors import UserError
 from dcdt.serving.memory import View
 from dcdt.serving.scoring import Asked, z_scores
@@ -35,8 +35,8 @@ def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
     >>> matched_words(["rank", "matrix"], "What rank and nullity are", "")
     ['rank']
     """
-    held = set(_split(f"{title} {text}")) if words else set()
-    return [word for word in words if word in held]
+    shown = folded(f"{title} {text}") if words else ""
+    return [word for word in words if holds(shown, word)]
 
 
 def explain(
