@@ -57,6 +57,10 @@ class ZeroShot(Recommender):
         """The frozen vectors (B, D), whitened and normalised."""
         return self._map(vectors)
 
+    def linear_query(self) -> Tensor | None:
+        """The matrix (D, D) by which questions are multiplied, if they are."""
+        return self.whitening
+
     def encode_videos(self, fields: Tensor) -> Tensor:
         """The sum over the fields of frozen vectors (F, ..., D), whitened and normalised: (..., D)."""
         return self._map(fields.sum(0))

@@ -113,6 +113,10 @@ class HistoryTowers(Recommender):
         """Unit vectors of the questions alone (B, D), of frozen vectors (B, D); 0 where there is none."""
         return nn.functional.normalize(vectors @ self.whitening, dim=-1)
 
+    def linear_query(self) -> Tensor | None:
+        """The matrix (D, D) by which questions are multiplied."""
+        return self.whitening
+
     def encode_videos(self, fields: Tensor) -> Tensor:
         """Unit vectors of the videos (..., D), of frozen field vectors (F, ..., D)."""
         return self.encode_queries(fields.sum(0))

@@ -137,6 +137,10 @@ class Recommender(L.LightningModule):
         """
         return [self.score(queries) if rows is None else self.score_left_out(queries, rows)]
 
+    def linear_query(self) -> Tensor | None:
+        """The matrix (D, W) where `encode_queries` is a product with it and a normalisation; None for all others."""
+        return None
+
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Query vectors (B, W) of frozen vectors (B, D)."""
         raise NotImplementedError

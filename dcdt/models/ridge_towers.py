@@ -98,6 +98,10 @@ class RidgeTowers(Recommender):
         """Unit query vectors (B, D) of frozen vectors (B, D)."""
         return nn.functional.normalize(vectors @ self.query_map, dim=-1)
 
+    def linear_query(self) -> Tensor | None:
+        """The matrix (D, D) by which questions are multiplied."""
+        return self.query_map
+
     def encode_videos(self, fields: Tensor) -> Tensor:
         """Unit video vectors (..., D) of frozen field vectors (F, ..., D)."""
         return nn.functional.normalize(fields.sum(0) @ self.whitening, dim=-1)

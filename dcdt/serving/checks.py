@@ -70,6 +70,7 @@ def _check_towers(spec: Spec, at: int, view: View) -> None:
     columns = [f"vector_{at}", *([f"raw_{at}"] if spec["lean"] else [])]
     _demand(all(view.main.vectors[name].shape[1] == spec["width"] for name in columns), f"width of part {at}")
     _demand(not spec["lean"] or _whole(spec["neighbours"]), f"neighbours of part {at}")
+    _demand(isinstance(spec.get("linear", False), bool), f"query tower of part {at}")
 
 
 def _check_joint(spec: Spec, at: int, view: View) -> None:

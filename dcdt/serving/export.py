@@ -30,7 +30,6 @@ from dcdt.restore import Restored, restore
 from dcdt.serving.abstain import choose_threshold
 from dcdt.serving.export_head import head_export, save_head
 from dcdt.serving.export_history import collaborative, histories_of, history_towers, save_histories
-from dcdt.serving.histories import learned_path
 from dcdt.serving.index import vector_column
 from dcdt.serving.lance import LanceIndex, check_address
 from dcdt.serving.layout import (
@@ -47,10 +46,10 @@ from dcdt.serving.layout import (
 )
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
-from dcdt.serving.parts import PARITY, PartExport
+from dcdt.serving.parts import PARITY, PartExport, linear_query
 from dcdt.serving.questions import check_eight_bit, eight_bit_questions
 from dcdt.serving.recommender import reads_vectors
-from dcdt.serving.towers import session
+from dcdt.serving.towers import learned_path, session
 from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
 
@@ -118,7 +117,8 @@ def _towers(model: Recommender, restored: Restored, at: int) -> PartExport:
         "query": (_QueryTower(model), tables.queries[:PARITY], "vectors", outputs),
         "video": (_VideoTower(model), tables.videos[:, :PARITY], "fields", ["encoded", "adds"]),
     }
-    return PartExport(spec, columns, graphs, probes=model.encode_queries(tables.queries[:400]).numpy())
+    spec["linear"], learned = linear_query(model)
+    return PartExport(spec, columns, graphs, learned, model.encode_queries(tables.queries[:400]).numpy())
 
 
 def _joint(model: Any, restored: Restored, at: int) -> PartExport:  # noqa: ANN401

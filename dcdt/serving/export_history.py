@@ -18,7 +18,7 @@ from dcdt.models.recommender import QueryBatch
 from dcdt.restore import Restored
 from dcdt.serving.index import vector_column
 from dcdt.serving.learners import LEARNERS, save_learners
-from dcdt.serving.parts import PARITY, Graph, PartExport
+from dcdt.serving.parts import PARITY, Graph, PartExport, linear_query
 
 
 class _Question(nn.Module):
@@ -76,7 +76,8 @@ def history_towers(model: HistoryTowers, restored: Restored, at: int) -> PartExp
     asked = model.encode_queries(tables.queries[:400])
     rest = torch.zeros(len(asked), vectors.shape[1] - asked.shape[1])
     rest[:, -1] = model.weight * tower.prior
-    learned = {
+    spec["linear"], learned = linear_query(model)
+    learned |= {
         name: np.ascontiguousarray(value.numpy()) for name, value in (("basis", model.basis), ("map", tower.map))
     }
     columns = {f"vector_{at}": vector_column(vectors.numpy())}

@@ -1,37 +1,14 @@
 """Models that read what a learner watched, without torch: history towers, and collaborative filtering."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from dcdt.errors import UserError
 from dcdt.serving.towers import Floats, Scores, softmax, unit
-from dcdt.words import shown
 
 EPOCHS = 100  # of BPR's ascent for a history it was not fitted on, as many as in fitting
 ITEM_ITEM = ("cosine", "tfidf", "bm25")
-
-
-def learned_path(folder: Path, part: int) -> Path:
-    """Where the arrays of a part lie."""
-    return folder / f"learned_{part}.safetensors"
-
-
-def read_learned(folder: Path, part: int) -> dict[str, NDArray[Any]]:
-    """The arrays of a part.
-
-    Raises:
-        UserError: the file is missing or corrupt.
-    """
-    path = learned_path(folder, part)
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
 
 
 def learner_vector(facts: dict[str, Any], matrix: Floats, watched: Floats, asked: Floats) -> Floats:

@@ -4,10 +4,11 @@ Nothing is precomputed that depends on the whole catalogue (document frequencies
 deleting a video gives the scores a rebuilt index would give.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dcdt.serving.arrow import numbers
 
 Floats = NDArray[np.float64]
+Gains = NDArray[Any]  # fp64, or fp32 over many videos
 Ints = NDArray[np.int64]
 EMPTY = ""  # stands in a video without a word; no query holds it
 DELTA = {("rank_bm25", "l"): 0.5, ("rank_bm25", "plus"): 1.0, ("bm25s", "l"): 0.5, ("bm25s", "plus"): 1.0}
@@ -27,7 +29,7 @@ EPSILON = 0.25  # of the mean weight, which rank_bm25's Okapi gives to words of 
 # Weight of a word in n of N videos, and what a word that occurs tf times in a text of relative length
 # `k1 (1 - b + b l / mean)` adds; `away` is what it adds where it does not occur.
 Weight = Callable[[Floats, int], Floats]
-Gain = Callable[[Floats, Floats, float, float], Floats]
+Gain = Callable[[Gains, Gains, float, float], Gains]
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,19 @@ def _plus_weight(df: Floats, n: int) -> Floats:
     return np.asarray(np.log((n + 1) / df))
 
 
-def _classic(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
-    return tf * (k1 + 1) / (tf + norm)
+def _classic(tf: Gains, norm: Gains, k1: float, delta: float) -> Gains:
+    return np.asarray(tf * (k1 + 1) / (tf + norm))
 
 
-def _bare(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
-    return tf / (tf + norm)
+def _bare(tf: Gains, norm: Gains, k1: float, delta: float) -> Gains:
+    return np.asarray(tf / (tf + norm))
 
 
-def _plus(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
-    return delta + tf * (k1 + 1) / (tf + norm)
+def _plus(tf: Gains, norm: Gains, k1: float, delta: float) -> Gains:
+    return np.asarray(delta + tf * (k1 + 1) / (tf + norm))
 
 
-def _long(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
+def _long(tf: Gains, norm: Gains, k1: float, delta: float) -> Gains:
     ratio = tf * k1 / norm + delta
     return (k1 + 1) * ratio / (k1 + ratio)
 
@@ -132,6 +134,15 @@ class Postings:
         return self.rows[part], self.counts[part]
 
 
+class Contribution(NamedTuple):
+    """What a word adds: `gains` (n,) to the videos `rows` (n,) that hold it, `away` to each other, `total` to all."""
+
+    rows: Ints
+    gains: Gains
+    away: float
+    total: float
+
+
 class Lexical:
     """BM25 of words against all videos that are alive.
 
@@ -139,20 +150,27 @@ class Lexical:
         config: backend, variant, k1, b and delta of the model.
         parts: inverted lists of consecutive runs of videos: the catalogue as built, and what came since.
         alive: (N,) false for videos that were deleted or replaced.
+        dtype: of the scores. Over many videos their time is that of the memory they pass through, and fp32 halves it.
     """
 
-    def __init__(self, config: dict[str, Any], parts: Sequence[Postings], alive: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        parts: Sequence[Postings],
+        alive: NDArray[np.bool_],
+        dtype: type[np.floating] = np.float64,
+    ) -> None:
         key = (str(config["backend"]), str(config["variant"]))
         self.formula, self.k1, b = FORMULAS[key], float(config["k1"]), float(config["b"])
         delta = config.get("delta")
         self.delta = float(DELTA.get(key, 0.0) if delta is None else delta)
         self.floored = key == ("rank_bm25", "okapi")
-        self.parts, self.alive, self.n = list(parts), alive, int(alive.sum())
+        self.parts, self.alive, self.n, self.dtype = list(parts), alive, int(alive.sum()), dtype
         lengths = np.concatenate([part.lengths for part in self.parts])
         mean = lengths[alive].mean() if self.n else 1.0
-        self.norm = self.k1 * (1 - b + b * lengths / mean)  # (N,)
+        self.norm = (self.k1 * (1 - b + b * lengths / mean)).astype(dtype)  # (N,)
         self.offsets = np.cumsum([0, *(len(part.lengths) for part in self.parts)])
-        self._known: dict[str, tuple[Ints, Floats, float]] = {}
+        self._known: dict[str, Contribution] = {}
         self._held = 0  # occurrences' worth of memory
 
     @cached_property
@@ -171,35 +189,42 @@ class Lexical:
         """Whether a video that is alive holds the word."""
         return len(self._occurrences(word)[0]) > 0
 
-    def score(self, words: Sequence[str]) -> Floats:
+    def score(self, words: Sequence[str]) -> Gains:
         """Scores of all videos, (N,); those that are not alive mean nothing."""
-        scores, away = np.zeros(len(self.norm)), 0.0
-        for word in words:
-            rows, gains, without = self.contribution(word)
-            scores[rows] += gains - without if without else gains
-            away += without
-        return scores + away if away else scores
+        scores, everywhere = np.zeros(len(self.norm), dtype=self.dtype), 0.0
+        for word, times in Counter(words).items():
+            rows, gains, away, _ = self.contribution(word)
+            gains = gains - self.dtype(away) if away else gains
+            np.add.at(scores, rows, gains if times == 1 else self.dtype(times) * gains)
+            everywhere += times * away
+        return scores + self.dtype(everywhere) if everywhere else scores
 
-    def contribution(self, word: str) -> tuple[Ints, Floats, float]:
-        """Videos that hold a word, what it adds to each, and what it adds to all others."""
+    def mean(self, words: Sequence[str]) -> float:
+        """Mean of the scores of the videos that are alive."""
+        return sum(self.contribution(word).total for word in words) / max(self.n, 1)
+
+    def contribution(self, word: str) -> Contribution:
+        """What a word adds, from what was kept where it was asked for before."""
         found = self._known.get(word)
         if found is None:
             found = self._contribution(word)
             if self._held > REMEMBERED * len(self.norm) + 1000 * WORD:
                 self._known, self._held = {}, 0
             self._known[word] = found
-            self._held += len(found[0]) + WORD
+            self._held += len(found.rows) + WORD
         return found
 
-    def _contribution(self, word: str) -> tuple[Ints, Floats, float]:
+    def _contribution(self, word: str) -> Contribution:
         rows, counts = self._occurrences(word)
         if not len(rows) or word == EMPTY:
-            return rows[:0], np.zeros(0), 0.0
+            return Contribution(rows[:0], np.zeros(0, dtype=self.dtype), 0.0, 0.0)
         weight = float(self.formula.weight(np.array(float(len(rows))), self.n))
         if self.floored and weight < 0:
             weight = self.floor
-        gains = weight * self.formula.gain(counts.astype(float), self.norm[rows], self.k1, self.delta)
-        return rows, gains, weight * self.formula.away(self.k1, self.delta)
+        gains = self.dtype(weight) * self.formula.gain(counts.astype(self.dtype), self.norm[rows], self.k1, self.delta)
+        away = weight * self.formula.away(self.k1, self.delta)
+        total = float(gains.sum(dtype=np.float64)) + away * (self.n - len(rows))
+        return Contribution(rows, gains, away, total)
 
     def _occurrences(self, word: str) -> tuple[Ints, NDArray[np.float32]]:
         found = [part.occurrences(word) for part in self.parts]

@@ -7,6 +7,9 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
+from dcdt.models.recommender import Recommender
+from dcdt.serving.towers import QUERY_MAP
+
 Graph = tuple[nn.Module, Tensor, str, list[str]]  # module, example inputs, names of the inputs and of the outputs
 PARITY = 5  # videos and queries on which an exported graph is compared
 
@@ -28,3 +31,9 @@ class PartExport:
     graphs: dict[str, Graph] = field(default_factory=dict)
     learned: dict[str, np.ndarray] = field(default_factory=dict)
     probes: np.ndarray | None = None
+
+
+def linear_query(model: Recommender) -> tuple[bool, dict[str, np.ndarray]]:
+    """Whether the query tower of a model is one product with a matrix, and that matrix as an array of its part."""
+    found = model.linear_query()
+    return found is not None, {} if found is None else {QUERY_MAP: np.ascontiguousarray(found.numpy())}

@@ -119,7 +119,8 @@ class ServedRecommender:
         self.kinds = filter_kinds(self.columns)
         self.threshold: dict[str, Any] | None = model["threshold"]
         self.towers = [
-            Towers(self.store.folder, at, spec.get("width", 0), spec.get("asked")) for at, spec in enumerate(self.parts)
+            Towers(self.store.folder, at, spec.get("width", 0), spec.get("asked"), spec.get("linear", False))
+            for at, spec in enumerate(self.parts)
         ]
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         head = model.get("head")

@@ -5,7 +5,6 @@ chosen rows, so that a large catalogue need not be scored whole.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from dcdt.data.tokens import tokenizer
 from dcdt.errors import UserError
 from dcdt.serving.arrow import numbers
-from dcdt.serving.histories import collaborative_scores, learner_vector, read_learned
+from dcdt.serving.histories import collaborative_scores, learner_vector
 from dcdt.serving.index import best
 from dcdt.serving.learners import Watched
 from dcdt.serving.lexical import Lexical
@@ -96,11 +95,15 @@ class _Whole:
         """Scores of some rows (n,)."""
         return self.scores()[rows]
 
+    def mean(self, scores: Scores) -> float:
+        """Mean of the scores of the videos that are alive."""
+        return float(scores.mean())
+
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
         scores, whole = self.scores(), len(self.view) == len(self.view.alive)
         scores = scores if whole else scores[self.view.alive]
-        mean, square = float(scores.mean()), (self._square if whole else float(scores @ scores)) / len(scores)
+        mean, square = self.mean(scores), (self._square if whole else float(scores @ scores)) / len(scores)
         if square - mean**2 > ALIKE * square:
             return mean, (square - mean**2) ** 0.5
         return mean, float(scores.std()) if scores.max() > scores.min() else 0.0
@@ -200,7 +203,7 @@ class HistoryScorer:
 
     def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
         self.spec, self.column, self.towers = spec, f"vector_{part}", towers
-        self.learned = read_learned(towers.folder, part)
+        self.learned = towers.learned
 
     def ask(self, question: Question, view: View) -> AskedTowers:
         """Encode question and learner."""
@@ -267,11 +270,15 @@ class AskedLexical(_Whole):
         """Scores of all rows, (N,)."""
         return self.index.score(self.words)
 
+    def mean(self, scores: Scores) -> float:
+        """Mean of the scores of the videos that are alive: what each word adds in all, without a look at each."""
+        return self.index.mean(self.words)
+
     def why(self, row: int) -> dict[str, Any]:
         """What made up the score of a row, beside its fields."""
         terms: dict[str, float] = {}
         for word in self.words:
-            rows, gains, away = self.index.contribution(word)
+            rows, gains, away, _ = self.index.contribution(word)
             at = np.flatnonzero(rows == row)
             terms[word] = terms.get(word, 0.0) + float(gains[at[0]] if len(at) else away)
         return {"terms": {word: gain for word, gain in terms.items() if gain}}
@@ -290,7 +297,7 @@ class LexicalScorer:
         known = self._known
         if known is None or known[0] is not view:
             postings = [part.postings(self.column) for part in view.parts]
-            known = view, Lexical(self.config, postings, view.alive)
+            known = view, Lexical(self.config, postings, view.alive, np.float32 if view.anns else np.float64)
             self._known = known
         return known[1]
 
@@ -328,12 +335,7 @@ class PopularityScorer:
     """collaborative: what those with a similar history watched; without a learner's history, by popularity."""
 
     def __init__(self, spec: dict[str, Any], part: int, towers: Towers) -> None:
-        self.spec, self.part, self.towers = spec, part, towers
-
-    @cached_property
-    def learned(self) -> dict[str, NDArray[Any]]:
-        """Factors or similarities, read when the first learner is named."""
-        return read_learned(self.towers.folder, self.part)
+        self.spec, self.part, self.towers = spec, part, towers  # what it learned is read when a learner is named
 
     def ask(self, question: Question, view: View) -> Asked:
         """Nothing of the question is read but who asks it."""
@@ -341,7 +343,7 @@ class PopularityScorer:
         if watched is None or not len(watched.items):
             return AskedPopularity(view, f"popularity_{self.part}")
         return AskedLearner(
-            view, collaborative_scores(self.spec["config"], self.learned, watched.items), watched.places
+            view, collaborative_scores(self.spec["config"], self.towers.learned, watched.items), watched.places
         )
 
 

@@ -26,9 +26,10 @@ def model_scores(backend, variant, docs, question):
     return model.score(batch)[0].numpy()
 
 
-def lexical(backend, variant, parts, alive):
+def lexical(backend, variant, parts, alive, dtype=np.float64):
     config = {"backend": backend, "variant": variant, "k1": 1.2, "b": 0.6, "delta": None}
-    return Lexical(config, [Postings.of(pa.array(part, pa.list_(pa.string()))) for part in parts], np.array(alive))
+    postings = [Postings.of(pa.array(part, pa.list_(pa.string()))) for part in parts]
+    return Lexical(config, postings, np.array(alive), dtype)
 
 
 @pytest.mark.parametrize(("backend", "variant"), CASES)
@@ -48,12 +49,26 @@ def test_changes_give_the_scores_of_an_index_that_is_built_anew(backend, variant
     np.testing.assert_allclose(found, model_scores(backend, variant, kept, ["rank", "span", "span"]), atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("backend", "variant"), CASES)
+@given(docs=documents, question=st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=4), data=st.data())
+def test_the_mean_is_that_of_the_scores_of_what_is_there(backend, variant, dtype, docs, question, data):
+    alive = np.array(data.draw(st.lists(st.booleans(), min_size=len(docs), max_size=len(docs))))
+    alive[0] = True
+    index = lexical(backend, variant, [docs], alive, dtype)
+    scores = index.score(question)
+    assert scores.dtype == dtype
+    np.testing.assert_allclose(index.mean(question), scores[alive].mean(dtype=np.float64), atol=2e-6)
+    exact = lexical(backend, variant, [docs], alive).score(question)
+    np.testing.assert_allclose(scores[alive], exact[alive], rtol=1e-5, atol=2e-6)
+
+
 def test_what_single_words_add_makes_up_the_score():
     docs = [["span", "rank"], ["rank"], ["pivot"]]
     index = lexical("rank_bm25", "plus", [docs], [True] * 3)
     total = np.zeros(3)
     for word in ("rank", "pivot"):
-        rows, gains, away = index.contribution(word)
+        rows, gains, away, _ = index.contribution(word)
         total += away
         total[rows] += gains - away
     np.testing.assert_allclose(total, index.score(["rank", "pivot"]))

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file, save
 
 import dcdt
 from dcdt.data.collection import Documents, load_collection
@@ -245,7 +246,40 @@ def test_a_corrupt_build_is_refused(own_copy, file):
         load(folder)
 
 
+LINEAR = ["dcdt_ridge", "zero_shot_whitened", "hybrid_towers", "dcdt_history"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", LINEAR)
+def test_a_linear_query_tower_gives_what_its_graph_gives(make_run, model):
+    served = load(make_run(f"model={model}"))
+    asked = served.embed(["what a span is", "ranks and pivots"])
+    linear = [towers for towers in served.towers if towers.linear]
+    assert linear
+    for towers in linear:
+        np.testing.assert_allclose(towers.query(asked)[0], towers._query.run(None, {"vectors": asked})[0], atol=1e-6)
+
+
+ARRAYS = {
+    "no file": (lambda arrays: b"", "corrupt"),
+    "no map": (lambda arrays: save({**arrays, "query_map": arrays["query_map"][:1]}), "holds no query_map"),
+    "another kind": (lambda arrays: save({"query_map": arrays["query_map"].astype("f2")}), "holds no query_map"),
+    "no numbers": (lambda arrays: save({"query_map": arrays["query_map"] * np.float32("nan")}), "not finite"),
+}
+
+
+@pytest.mark.parametrize("harm", ARRAYS)
+def test_corrupt_arrays_of_a_tower_are_refused(own_copy, harm):
+    folder = own_copy(*RIDGE)
+    path = next((folder / "serving").glob("*/learned_1.safetensors"))
+    change, said = ARRAYS[harm]
+    path.write_bytes(change(load_file(path)))
+    with pytest.raises(UserError, match=said):
+        load(folder).recommend("span")
+
+
 DESCRIPTIONS = {
+    "a query tower of no kind": lambda model: [part.update(linear=1) for part in model["parts"]],
     "a weight beyond any": lambda model: [part.update(lean=1e300) for part in model["parts"] if "lean" in part],
     "an address that is none": lambda model: model.update(catalogue=0.5),
     "layers of layers": lambda model: model["embedder"].update(layer_weights=[1.0, [1.0]]),
