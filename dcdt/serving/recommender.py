@@ -1,7 +1,7 @@
 """A finished run that answers questions: what `dcdt.load` returns. Neither torch nor lightning is imported."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ class Recommendation:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        found = asdict(self)
+        found = dict(vars(self))
         return found if self.why is not None else {key: value for key, value in found.items() if key != "why"}
 
 
