@@ -3,8 +3,8 @@
     python benchmarks/soak.py RUN [--minutes 10]
 
 A copy of RUN is served by a process of its own. Two clients search; this process adds two videos, edits one and deletes
-one, over and over, and checks by search that the last change can be found. At the end the catalogue must hold exactly
-what was left. The results go to benchmarks/results/soak.json.
+two older ones, over and over, so that the catalogue does not grow, and checks by search that the last change can be
+found. At the end the catalogue must hold exactly what was left. The results go to benchmarks/results/soak.json.
 """
 
 import argparse
@@ -61,15 +61,15 @@ class Client(threading.Thread):
 
 
 def change(writer: ServedRecommender, step: int, wanted: set[str]) -> str:
-    """Add two videos, edit one of them, and delete an older one; the id of the edited one."""
+    """Add two videos, edit one of them, and delete two older ones; the id of the edited one."""
     ids = [f"soak{step}-{at}" for at in (0, 1)]
     writer.add(Documents(ids, ["added"] * 2, ["a video of the soak test"] * 2, [{}] * 2))
     writer.update(Documents([ids[0]], ["edited"], ["a video that was edited"], [{}]))
     wanted |= set(ids)
-    old = f"soak{step - 5}-1"
-    if old in wanted:
-        writer.delete([old])
-        wanted -= {old}
+    old = {f"soak{step - 5}-{at}" for at in (0, 1)}
+    if old <= wanted:
+        writer.delete(sorted(old))
+        wanted -= old
     return ids[0]
 
 

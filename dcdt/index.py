@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ def _videos(given: argparse.Namespace) -> Documents:
     if given.videos is not None:
         roles = {"id": given.id_column, "title": given.title_column, "text": given.text_column}
         return read_file(given.videos, {role: name for role, name in roles.items() if name is not None})
-    return one_video(given.id, given.title, given.text, given.meta)
+    return one_video(given.id, given.title or "", given.text or "", given.meta)
+
+
+def _edited(served: ServedRecommender, given: argparse.Namespace) -> Documents:
+    """One video with what is given in the place of what it had."""
+    old = served.videos([given.id])
+    title = old.titles[0] if given.title is None else given.title
+    text = old.texts[0] if given.text is None else given.text
+    new = one_video(given.id, title, text, given.meta)
+    return replace(new, metadata=[{**old.metadata[0], **new.metadata[0]}])
 
 
 def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
@@ -32,7 +42,8 @@ def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
         served.delete(given.ids)
         done = f"deleted {len(set(given.ids))}"
     else:
-        videos = _videos(given)
+        one = given.action == "update" and given.videos is None and given.id is not None
+        videos = _edited(served, given) if one else _videos(given)
         (served.add if given.action == "add" else served.update)(videos)
         done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
@@ -97,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         for role in ("id", "title", "text"):
             change.add_argument(f"--{role}-column", metavar="NAME", help="of the table, where it has no usual name")
         change.add_argument("--id")
-        change.add_argument("--title", default="")
-        change.add_argument("--text", default="")
+        change.add_argument("--title", help="an update keeps what is not given")
+        change.add_argument("--text")
         change.add_argument("--meta", action="append", default=[], metavar="KEY=VALUE", help="such as series=MIT")
     delete = actions.add_parser("delete", help="remove videos")
     delete.add_argument("ids", nargs="+", metavar="ID")

@@ -140,10 +140,9 @@ class Ann:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and inner products of the best k for a vector (W,), the best first; fewer where fewer are allowed.
 
-        Where more is asked for, as many candidates more are ranked again, and cells are searched by the root of that.
-        Fewer rows that may be found widen the search in proportion; where it still finds too few, it is widened until
-        all is searched. Where a filter leaves less than half of a graph, which holds at most `HNSW_LIMIT` rows, what is
-        left is compared exactly.
+        More that is asked for, and fewer rows that may be found, widen the search in proportion; where it still finds
+        too few, it is widened until all is searched. Where a filter leaves less than half of a graph, which holds at
+        most `HNSW_LIMIT` rows, what is left is compared exactly.
 
         Args:
             vector: the query.
@@ -152,12 +151,11 @@ class Ann:
         """
         n = self.facts.n
         may = n if allowed is None else int(np.count_nonzero(allowed))
-        depth = self.facts.depth + max(0, k - AT)
+        depth = max(self.facts.depth, 2 * k)
         narrow = vector[None] if self.project is None else vector[None] @ self.project  # (1, w)
         narrow = np.ascontiguousarray(narrow, dtype=np.float32)
         whole = n if self.facts.kind == "hnsw" else int(self.index.nlist)
-        wider = (depth / self.facts.depth) ** 0.5 * n / max(may, 1)
-        breadth = min(whole, int(np.ceil(self.facts.breadth * wider)))
+        breadth = min(whole, int(np.ceil(self.facts.breadth * depth / self.facts.depth * n / max(may, 1))))
         scarce = self.facts.kind == "hnsw" and 2 * may < n  # a graph is walked through rows that do not count
         rows = np.zeros(0, dtype=np.int64) if scarce else self._candidates(narrow, depth, breadth, allowed)
         while not scarce and len(rows) < min(depth, may) and breadth < whole:

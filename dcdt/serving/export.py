@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from dcdt.data.collection import Collection, as_one, lent_texts
@@ -46,14 +46,12 @@ from dcdt.serving.layout import (
 )
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
-from dcdt.serving.parts import PARITY, PartExport, linear_query
+from dcdt.serving.parts import PARITY, TOLERANCE, PartExport, linear_query
 from dcdt.serving.questions import check_eight_bit, eight_bit_questions
 from dcdt.serving.recommender import reads_vectors
 from dcdt.serving.towers import learned_path, session
 from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
-
-TOLERANCE = 1e-5  # between torch and ONNX Runtime
 
 
 class _QueryTower(nn.Module):
@@ -272,7 +270,7 @@ def _write_parts(folder: Path, named: dict[str, Recommender], parts: list[PartEx
         for kind, graph in part.graphs.items():
             _export_graph(folder / f"{kind}_{at}.onnx", *graph)
         if part.learned:
-            save_file(part.learned, learned_path(folder, at))
+            learned_path(folder, at).write_bytes(save(part.learned))  # save_file keeps it from other accounts
     if watched := next(filter(None, map(histories_of, named.values())), None):
         save_histories(watched, collection, folder)
 

@@ -247,7 +247,7 @@ class MemoryIndex:
             UserError: an id is unknown.
         """
         with self._lock:
-            self._change(self._rows(videos["id"].to_pylist()), videos)
+            self._change(self.rows_of(videos["id"].to_pylist()), videos)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos.
@@ -256,7 +256,7 @@ class MemoryIndex:
             UserError: an id is unknown.
         """
         with self._lock:
-            self._change(self._rows(ids), None)
+            self._change(self.rows_of(ids), None)
 
     def unknown(self, ids: Sequence[str]) -> list[str]:
         """Which of these ids no video has."""
@@ -320,7 +320,8 @@ class MemoryIndex:
         anns = {column: Ann.load(folder / f"{column}.faiss", matrix) for column, matrix in matrices.items()}
         self._take(View(main, fresh, alive, version, anns))
 
-    def _rows(self, ids: Sequence[str]) -> list[int]:
+    def rows_of(self, ids: Sequence[str]) -> list[int]:
+        """The rows of videos. Raises UserError where an id is unknown."""
         for name in ids:
             if name not in self._row_of:
                 raise UserError(f"there is no video with the id '{shown(name)}'.")

@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
+from dcdt.errors import UserError
 from dcdt.models.recommender import Recommender
-from dcdt.serving.towers import QUERY_MAP
+from dcdt.serving.towers import QUERY_MAP, unit
 
 Graph = tuple[nn.Module, Tensor, str, list[str]]  # module, example inputs, names of the inputs and of the outputs
+TOLERANCE = 1e-5  # between torch and what answers without it
 PARITY = 5  # videos and queries on which an exported graph is compared
 
 
@@ -34,6 +36,16 @@ class PartExport:
 
 
 def linear_query(model: Recommender) -> tuple[bool, dict[str, np.ndarray]]:
-    """Whether the query tower of a model is one product with a matrix, and that matrix as an array of its part."""
-    found = model.linear_query()
-    return found is not None, {} if found is None else {QUERY_MAP: np.ascontiguousarray(found.numpy())}
+    """Whether the query tower of a model is one product with a matrix, and that matrix as an array of its part.
+
+    Raises:
+        UserError: the product differs from the tower.
+    """
+    matrix = model.linear_query()
+    if matrix is None:
+        return False, {}
+    asked, found = model.tables.queries[:PARITY], np.ascontiguousarray(matrix.numpy())
+    worst = float(np.abs(unit(asked.numpy() @ found) - model.encode_queries(asked).numpy()).max())
+    if not worst <= TOLERANCE:
+        raise UserError(f"the query map is {worst:.2g} off torch (limit {TOLERANCE:g}); report this as a bug.")
+    return True, {QUERY_MAP: found}

@@ -25,7 +25,7 @@ from dcdt.serving.explain import explain, matched_words, telling_words
 from dcdt.serving.filters import Condition, parse_filter
 from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
-from dcdt.serving.memory import View, rows_as_dicts
+from dcdt.serving.memory import MemoryIndex, View, rows_as_dicts
 from dcdt.serving.ondisk import TableStore
 from dcdt.serving.reranking import RankHead
 from dcdt.serving.scoring import SCORERS, Asked, Question, Rows, fused
@@ -33,7 +33,7 @@ from dcdt.serving.shared import SharedStore
 from dcdt.serving.store import Store
 from dcdt.serving.threads import one_thread
 from dcdt.serving.towers import Floats, Scores, Towers
-from dcdt.serving.videos import filter_kinds, table_of
+from dcdt.serving.videos import documents_of, filter_kinds, table_of
 
 REMEMBERED = 2000  # texts whose vectors are kept for explanations: 12 MB at 1536 numbers
 MOST, LONGEST = 1000, 2000  # videos of one answer, characters of one question
@@ -174,7 +174,8 @@ class ServedRecommender:
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        view, found = self.store.view, Answers(self.store.view.version, [], [])
+        view = self.store.view
+        found = Answers(view.version, [], [])
         least = self.threshold["value"] if abstain and self.threshold is not None else -np.inf
         with one_thread():
             vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
@@ -284,6 +285,16 @@ class ServedRecommender:
             UserError: an id is unknown, or the catalogue cannot be written.
         """
         self._writable().update(self.rows(videos))
+
+    def videos(self, ids: Sequence[str]) -> Documents:
+        """Videos of the catalogue by their ids.
+
+        Raises:
+            UserError: an id is unknown.
+        """
+        memory: MemoryIndex = self._writable().memory
+        rows = np.array(memory.rows_of(ids), dtype=np.int64)
+        return documents_of(memory.state.rows(rows, ("id", "title", "text", "metadata")))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos.

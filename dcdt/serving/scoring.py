@@ -22,7 +22,7 @@ from dcdt.serving.towers import Floats, Scores, Towers, unit
 
 Rows = NDArray[np.int64]
 EARLIER = "earlier videos"  # what a reason calls the learner's part of a score
-ALIKE = 1e-6  # of the mean square: a variance below it would lose digits as a difference
+ALIKE = {"float64": 1e-6, "float32": 0.1}  # of the mean square: a variance below it would lose digits as a difference
 CANDIDATES = 200  # of each part that a fusion over a large catalogue ranks, at least
 
 
@@ -104,9 +104,9 @@ class _Whole:
         scores, whole = self.scores(), len(self.view) == len(self.view.alive)
         scores = scores if whole else scores[self.view.alive]
         mean, square = self.mean(scores), (self._square if whole else float(scores @ scores)) / len(scores)
-        if square - mean**2 > ALIKE * square:
+        if square - mean**2 > ALIKE[scores.dtype.name] * square:
             return mean, (square - mean**2) ** 0.5
-        return mean, float(scores.std()) if scores.max() > scores.min() else 0.0
+        return mean, float(scores.std(dtype=np.float64)) if scores.max() > scores.min() else 0.0
 
     def why(self, row: int) -> dict[str, Any]:
         """What made up the score of a row, beside its fields."""

@@ -117,11 +117,13 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
     odd = ["--id-column", "Clip Nr", "--title-column", "Course Name"]
     assert "added 1" in index("add", "--videos", tmp_path / "odd.csv", *odd).stdout
     assert "deleted 1" in index("delete", "o1").stdout
-    assert "updated 1" in index("update", "--id", "c1", "--title", "Four").stdout
+    assert "updated 1" in index("update", "--id", "c1", "--title", "Four", "--meta", "level=intro").stdout
     assert "deleted 1" in index("delete", "m1").stdout
     served = ServedRecommender(folder)
     found = {item.id: item for item in served.recommend("shear", 1000)[0]}
-    assert found["c1"].title == "Four" and found["new"].series == "Mine" and "m1" not in found and len(found) == 23
+    edited = found["c1"]
+    assert (edited.title, edited.text, edited.series, edited.level) == ("Four", "three", "Mine", "intro")
+    assert found["new"].series == "Mine" and "m1" not in found and len(found) == 23
     for arguments, said in [
         (["add", "--id", "v1", "--title", "x"], "the id 'v1' exists already"),
         (["update", "--id", "no", "--title", "x"], "no video with the id 'no'"),

@@ -12,6 +12,7 @@ from dcdt.config import BM25_VARIANTS, BM25Config
 from dcdt.data.tables import Tables
 from dcdt.models.recommender import QueryBatch
 from dcdt.serving.lexical import Lexical, Postings
+from dcdt.serving.scoring import AskedLexical
 
 CASES = [(backend, variant) for backend, variants in BM25_VARIANTS.items() for variant in variants]
 WORDS = ["span", "rank", "basis", "pivot", "kernel", "image"]
@@ -61,6 +62,32 @@ def test_the_mean_is_that_of_the_scores_of_what_is_there(backend, variant, dtype
     np.testing.assert_allclose(index.mean(question), scores[alive].mean(dtype=np.float64), atol=2e-6)
     exact = lexical(backend, variant, [docs], alive).score(question)
     np.testing.assert_allclose(scores[alive], exact[alive], rtol=1e-5, atol=2e-6)
+
+
+class Catalogue:
+    """As much of a view as a deviation reads."""
+
+    def __init__(self, alive):
+        self.alive = alive
+
+    def __len__(self):
+        return int(self.alive.sum())
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.01])
+@pytest.mark.parametrize(("backend", "variant"), CASES)
+def test_the_deviation_over_many_videos_is_that_of_the_scores(backend, variant, dead):
+    rng = np.random.default_rng(0)
+    docs = [["other"] * int(length) for length in rng.integers(1, 30, 60_000)]
+    for word, held in (("span", 2), ("rank", 20), ("basis", 400)):
+        for at in rng.choice(len(docs), held, replace=False):
+            docs[at].append(word)
+    alive = rng.random(len(docs)) >= dead
+    question = ["span", "rank", "basis"]
+    index = lexical(backend, variant, [docs], alive, np.float32)
+    mean, deviation = AskedLexical(Catalogue(alive), index, question).spread()
+    exact = lexical(backend, variant, [docs], alive).score(question)[alive]
+    np.testing.assert_allclose([mean, deviation], [exact.mean(), exact.std()], rtol=1e-3)
 
 
 def test_what_single_words_add_makes_up_the_score():

@@ -16,6 +16,7 @@ from dcdt.files import read_json, write_json
 from dcdt.registry import MODELS
 from dcdt.restore import restore
 from dcdt.serving.export import KINDS
+from dcdt.serving.parts import linear_query
 from dcdt.serving.recommender import ServedRecommender, load
 
 RIDGE = ("model=hybrid_towers",)
@@ -258,6 +259,20 @@ def test_a_linear_query_tower_gives_what_its_graph_gives(make_run, model):
     assert linear
     for towers in linear:
         np.testing.assert_allclose(towers.query(asked)[0], towers._query.run(None, {"vectors": asked})[0], atol=1e-6)
+
+
+def test_a_query_map_that_is_not_the_tower_is_no_export(make_run):
+    model = restore(make_run(*RIDGE)).model.second
+    assert linear_query(model)[0]
+    model.linear_query = lambda: 2 * model.query_map + 1
+    with pytest.raises(UserError, match="off torch"):
+        linear_query(model)
+
+
+def test_whoever_reads_the_description_of_a_build_reads_its_arrays(own_copy):
+    folder = next((own_copy(*RIDGE) / "serving").glob("*/model.json")).parent
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+    assert len(modes) == 1 and "learned_1.safetensors" in {path.name for path in folder.iterdir()}
 
 
 ARRAYS = {
