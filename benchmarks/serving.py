@@ -158,7 +158,7 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
             share = stolen / ((time.perf_counter() - started) * (os.cpu_count() or 1))
     finally:
         served.store.memory = kept
-    whole, worked, alone = np.array(whole), np.array(worked), np.array(alone)
+    whole, worked, alone, plain = map(np.array, (whole, worked, alone, plain))
     what = f"question in ({length}), answer out, {name_of(served)}, {len(index):,} videos"
     against = f"embedding alone: p50 {p(alone, 50)}, p99 {p(alone, 99)} ms"
     for share_of, limit, reference in LIMITS:
@@ -172,7 +172,7 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
             f"{name} under {limit} ms",
             value < limit,
         )
-        bare = p(np.array(plain), share_of)
+        bare = p(plain, share_of)
         times, most = round(value / bare, 2), round(limit / reference, 2)
         target = f"under {most}: {limit} ms where MiniLM takes {reference}"
         note(

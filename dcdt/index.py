@@ -16,19 +16,16 @@ from dcdt.serving.videos import one_video, read_file
 from dcdt.words import counted
 
 
-def _videos(given: argparse.Namespace) -> Documents:
-    """The videos of a command line: a file, or one in words."""
+def _videos(served: ServedRecommender, given: argparse.Namespace) -> Documents:
+    """The videos of a command line: a file, or one in words; an update keeps of that one what is not given."""
     if (given.videos is None) == (given.id is None):
         raise UserError("give either --videos FILE, or --id with --title and --text.")
     if given.videos is not None:
         roles = {"id": given.id_column, "title": given.title_column, "text": given.text_column}
         return read_file(given.videos, {role: name for role, name in roles.items() if name is not None})
-    return one_video(given.id, given.title or "", given.text or "", given.meta)
-
-
-def _edited(served: ServedRecommender, given: argparse.Namespace) -> Documents:
-    """One video with what is given in the place of what it had."""
-    old = served.videos([given.id])
+    if given.action == "add":
+        return one_video(given.id, given.title or "", given.text or "", given.meta)
+    old = served.videos([given.id.strip()])
     title = old.titles[0] if given.title is None else given.title
     text = old.texts[0] if given.text is None else given.text
     new = one_video(given.id, title, text, given.meta)
@@ -42,8 +39,7 @@ def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
         served.delete(given.ids)
         done = f"deleted {len(set(given.ids))}"
     else:
-        one = given.action == "update" and given.videos is None and given.id is not None
-        videos = _edited(served, given) if one else _videos(given)
+        videos = _videos(served, given)
         (served.add if given.action == "add" else served.update)(videos)
         done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started

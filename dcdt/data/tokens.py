@@ -23,10 +23,11 @@ def tokenize(text: str) -> list[str]:
     >>> tokenize("特征值 SVD")
     ['特征', '征值', 'svd']
     """
+    words: list[str] = _WORD.findall(folded(text))
     if text.isascii():
-        return _WORD.findall(folded(text))
+        return words
     tokens: list[str] = []
-    for word in _WORD.findall(folded(text)):
+    for word in words:
         for part in _HAN.split(word):
             if _HAN.fullmatch(part) and len(part) > 1:
                 tokens.extend(part[at : at + 2] for at in range(len(part) - 1))

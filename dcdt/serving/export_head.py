@@ -82,8 +82,8 @@ def save_head(model: Any, collection: Collection, folder: Path) -> None:  # noqa
     arrays = {"whitening": evidence.whitening, "asked": evidence.asked, "owner": evidence.owner}
     plain = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     ids = json.dumps([collection.videos.ids[row] for row in known.tolist()])
-    arrays = plain | {"answers": place.reshape(-1).astype(np.int64)}
-    (folder / HEAD).write_bytes(save(arrays, {"ids": ids}))  # save_file keeps it from other accounts
+    plain["answers"] = place.reshape(-1).astype(np.int64)
+    (folder / HEAD).write_bytes(save(plain, {"ids": ids}))  # save_file keeps it from other accounts
 
 
 def flattened(fields: Tensor) -> np.ndarray:
