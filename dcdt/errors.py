@@ -25,6 +25,10 @@ class MissingField(UserError):
     """No video has a field that is asked for: a mistake in a single run, not applicable in a sweep."""
 
 
+class Diverged(UserError):
+    """Training left the range of numbers: a mistake in a single run, the worst of several trials."""
+
+
 class NotApplicable(Exception):
     """The collection lacks what the model needs (no interactions, no text): a row in the table, not a failure."""
 

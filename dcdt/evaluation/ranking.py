@@ -19,6 +19,10 @@ _CHUNK_CELLS = 2**21  # score cells ranked at once: 8 MB stay in the processor's
 _LAST = torch.iinfo(torch.int64).min  # order key of a video that is not a candidate: after -inf
 
 
+class NaNScores(ValueError):
+    """Scores that cannot be ranked, since some are NaN."""
+
+
 def tie_order(video_ids: Sequence[str], seed: int = 0) -> Tensor:
     """Position of each video in a seeded-hash order, by which equal scores are ranked.
 
@@ -278,7 +282,7 @@ def _check_scores(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) 
     if scores.dtype != torch.float32:
         raise ValueError(f"scores are {scores.dtype}: rank in torch.float32, lower precision makes ties")
     if scores.amax(dim=1).isnan().any():  # the maximum of a row is NaN where any score is
-        raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
+        raise NaNScores(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
     n_videos = scores.shape[1]
     seen = torch.zeros(n_videos, dtype=torch.bool, device=tie_order.device)
     seen[tie_order[(tie_order >= 0) & (tie_order < n_videos)]] = True

@@ -16,9 +16,9 @@ from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.gather import HALVES, single
 from dcdt.data.tables import BLOCK, Tables
-from dcdt.errors import UserError
+from dcdt.errors import Diverged, UserError
 from dcdt.evaluation.metric import RankingMetrics
-from dcdt.evaluation.ranking import ranking_metrics, ranks_and_ties, tie_order, top_k
+from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, tie_order, top_k
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
@@ -294,7 +294,15 @@ class Recommender(L.LightningModule):
             queries = query_batch(self.data.collection, self.tables, rows, side.candidates)
             left_out = self.reads_validation and side.name == "val"
             scores = (self.score_left_out(queries, rows) if left_out else self.score(queries)).float()
-        return rank_side(side, positions, scores, self.ties, self.data.collection.positive_grade, self.data.ks)
+        try:
+            return rank_side(side, positions, scores, self.ties, self.data.collection.positive_grade, self.data.ks)
+        except NaNScores as error:
+            raise self._diverged("the scores are NaN") if self.fittable else error from None
+
+    def _diverged(self, what: str) -> Diverged:
+        """The error of a training whose numbers left their range."""
+        lr = self.optimizer_config.lr if self.optimizer_config is not None else None
+        return Diverged(f"training diverged in epoch {self.current_epoch}: {what}.\nLower optimizer.lr ({lr:g}).")
 
 
 def products(asked: Tensor, videos: Tensor) -> Tensor:
