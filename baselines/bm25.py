@@ -72,7 +72,7 @@ class BM25(Recommender):
             words = [word for word in self.tokenize(text) if word in self._known]
             if words:
                 scores[row] = torch.from_numpy(self._scorer(words))
-        return scores.to(self.device)
+        return scores.to(self.tables.device)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """As any other scores: no judgment is read."""

@@ -83,7 +83,7 @@ class Collaborative(Recommender):
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B learners, each at the time of its question, (B, N)."""
         scores = self.model.score(self.histories(queries.users, queries.times))
-        return torch.from_numpy(scores.astype(np.float32)).to(self.device)
+        return torch.from_numpy(scores.astype(np.float32)).to(self.tables.device)
 
     def histories(self, users: Sequence[str | None], times: Sequence[float | None]) -> csr_matrix:
         """How often each learner watched each video strictly before a time, (B, N)."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
-from dcdt.evaluation.ranking import quality, tie_order, top_k
-from dcdt.models.parts import make_part, z_scores
+from dcdt.evaluation.ranking import quality, top_k
+from dcdt.models.parts import as_mask, make_part, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
@@ -59,7 +59,7 @@ class Hybrid(Recommender):
         """Prepare both parts, then choose the weight."""
         self.first.prepare(data)
         self.second.prepare(data)
-        self.order = tie_order(data.collection.videos.ids).to(self.device)
+        self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
             found = value_of_weights(self, data, self.config.weight_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
@@ -89,7 +89,7 @@ class Hybrid(Recommender):
             k = self.config.k
             found = [1 / (k + ranks(part, self.order, candidates).double()) for part in (first, second)]
             return (found[0] + found[1]).float()
-        return fuse(first, second, float(self.weight), candidates)
+        return fuse(first, second, self.weight, candidates)
 
 
 def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
@@ -99,7 +99,7 @@ def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
     for side in sides:
         for positions in Positions(side):
             rows = side.queries[positions]
-            queries = query_batch(data.collection, model.tables, rows, side.candidates)
+            queries = query_batch(data.collection, model.tables, rows, side)
             first, second = (_new_scores(part, queries, rows, side.name) for part in (model.first, model.second))
             measure = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
             for weight in WEIGHTS:
@@ -114,14 +114,14 @@ def _new_scores(part: Recommender, queries: QueryBatch, rows: Tensor, side: str)
     return (part.score_left_out(queries, rows) if left_out else part.score(queries)).float()
 
 
-def fuse(first: Tensor, second: Tensor, weight: float, candidates: Tensor | None) -> Tensor:
-    """Weighted sum of the z-scores of two score matrices, (B, N) each."""
+def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tensor | None) -> Tensor:
+    """Weighted sum of the z-scores of two score matrices, (B, N) each, over the candidates' rows (C,)."""
     return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
 
 
 def ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
-    """Rank from 1 of every candidate, (B, N); the others stand after all of them."""
-    n = scores.shape[1] if candidates is None else int(candidates.sum())
-    best = top_k(scores, n, order, candidates)[1]  # (B, n)
+    """Rank from 1 of every candidate, rows (C,), (B, N); the others stand after all of them."""
+    n = scores.shape[1] if candidates is None else len(candidates)
+    best = top_k(scores, n, order, as_mask(candidates, scores.shape[1]))[1]  # (B, n)
     places = torch.arange(1, n + 1, device=scores.device).expand_as(best)
     return torch.full_like(scores, n + 1, dtype=torch.int64).scatter_(1, best, places)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.measures import wide
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.towers import Tower
@@ -60,8 +61,8 @@ class SingleTower(PairRecommender):
 
     def join(self, queries: Tensor, videos: Tensor) -> Tensor:
         """Scores in (0, 1) of both sides (..., F * W), broadcast against each other: (...)."""
-        score: Tensor = self.output(self.dropout((queries + videos).relu())).squeeze(-1).sigmoid()
-        return score
+        logit = self.output(self.dropout((queries + videos).relu())).squeeze(-1)
+        return wide(logit).sigmoid()
 
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """1 - s (or s, where the loss takes similarities) of B queries and their videos, (B, C)."""

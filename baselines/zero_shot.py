@@ -76,7 +76,7 @@ class ZeroShot(Recommender):
         videos, asked = self.video_vectors(), self.encode_queries(queries.vectors)
         if self.histories is not None:
             watched = self.histories.last(queries.users, queries.times)
-            asked = nn.functional.normalize(asked + pooled(videos, watched.to(videos.device)), dim=-1)
+            asked = nn.functional.normalize(asked + pooled(videos, watched), dim=-1)
         return products(asked, videos)
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_metrics(encoder: Encoder, data: RankingDataModule, documents: list[str]
     texts = [data.collection.queries.texts[row] for row in side.queries.tolist()]
     scores = encoder.embed(texts) @ encoder.embed(documents).T
     positions = torch.arange(len(texts))
-    _, metrics = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
+    _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
     return {name: float(metrics[name].mean()) for name in ("mrr", "ndcg@10")}
 
 

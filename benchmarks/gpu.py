@@ -156,7 +156,7 @@ def training_rows(given: argparse.Namespace, collection: object, split: object, 
 def ranking_rows(given: argparse.Namespace, split: object, collection: object, tables: Tables) -> list[Row]:
     """Mining and one validation, both over the whole catalogue."""
     device, n = torch.device("cuda"), given.videos
-    tables.cpu()  # mining sends the table block by block, as before a run
+    tables.to(torch.device("cpu"))  # mining sends the table block by block, as before a run
     asked, forbidden = tables.queries[:10_000], (torch.arange(min(10_000, len(tables.queries))) % n).unsqueeze(1)
     everything = torch.arange(n)
     mined = seconds_of(lambda: mine(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)

@@ -49,9 +49,7 @@ def prepared(settings: Settings) -> tuple[TwoStage, list[QueryBatch], float, flo
         part.prepare(data)
         seconds.append(time.perf_counter() - started)
     sides = [data.sides["val"], data.sides["test"]]
-    questions = [
-        query_batch(collection, tables, row, side.candidates) for side in sides for row in side.queries.split(1)
-    ]
+    questions = [query_batch(collection, tables, row, side) for side in sides for row in side.queries.split(1)]
     return model.eval(), questions, seconds[0], seconds[1]
 
 

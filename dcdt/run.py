@@ -76,6 +76,7 @@ def run(
     started = time.perf_counter()
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     results, seconds = trained.model.results, time.perf_counter() - started
+    trained.model.to(tables.device)  # Lightning has moved it to the CPU, away from its vectors
 
     metrics: dict[str, float] = summarise(results) | trained.model.facts()
     metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}

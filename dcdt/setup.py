@@ -123,6 +123,7 @@ def make_model(settings: Settings, tables: Tables) -> Recommender:
     L.seed_everything(settings.seed, workers=True, verbose=False)
     loss = look_up(LOSSES, settings.loss.name)(settings.loss)
     model: Recommender = look_up(MODELS, settings.model.name)(settings.model, tables, loss, settings.optimizer)
+    model.to(tables.device)
     k = settings.ks[-1]
     model.watched = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
     return model
@@ -161,18 +162,20 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
         logger: what looks on while it trains.
         state: file of the training in progress.
     """
-    model = make_model(settings, tables)
-    if model.needs_question and not data.collection.asked:
-        raise NotApplicable(f"the collection has no questions, which {settings.model.name} ranks for")
     history, best = History(), BestWeights(settings.primary_metric)
     callbacks: list[L.Callback] = [history, best, CollapseAlarm(settings.callbacks.collapse_cosine)]
     callbacks.append(EarlyStopping(settings.primary_metric, patience=settings.callbacks.patience, mode="max"))
     if settings.callbacks.progress:
         callbacks.append(EpochProgress(settings.primary_metric))
     last = LastState(state, settings.callbacks.checkpoint_seconds)  # the last callback: the others have had their epoch
+    fittable = look_up(MODELS, settings.model.name).fittable
+    trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if fittable else [])
+    tables.to(trainer.strategy.root_device)  # where they stay: models are made, prepared and tested where they are
+    model = make_model(settings, tables)
+    if model.needs_question and not data.collection.asked:
+        raise NotApplicable(f"the collection has no questions, which {settings.model.name} ranks for")
     if settings.trainer.compile:
         model.compile_step()
-    trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if model.fittable else [])
     use_threads(settings)
     earlier = _earlier(state)
     started = time.perf_counter()
@@ -204,7 +207,7 @@ def _earlier(state: Path) -> dict[str, Any]:
     if not state.is_file():
         return {}
     with _readable(state):
-        found = torch.load(state, weights_only=True)
+        found = torch.load(state, map_location="cpu", weights_only=True)
         if not isinstance(found, dict):
             raise TypeError("no dictionary")
         return found
@@ -297,7 +300,7 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALVES:  # their sum is at hand
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
         config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
-    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields))
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields)).to(tables.device)
     model.prepare(data)
     trainer.test(model, datamodule=data, verbose=False)
     return model.results

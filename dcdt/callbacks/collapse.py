@@ -57,10 +57,11 @@ class CollapseAlarm(L.Callback):
 
 def mean_pairwise_cosine(vectors: Tensor) -> float:
     """Mean cosine over all pairs of different rows of (N, W), in one pass: (|sum|^2 - N) / (N (N - 1))."""
-    n, squared = len(vectors), 0.0
+    n, squares = len(vectors), []
     total = vectors.new_zeros(vectors.shape[1], dtype=torch.float32)
     for part in torch.split(vectors, BLOCK):  # a large catalogue is not copied whole
         unit = torch.nn.functional.normalize(part.float(), dim=-1)
         total += unit.sum(0)
-        squared += float(unit.square().sum())
-    return (float(total.square().sum()) - squared) / (n * (n - 1)) if n > 1 else 0.0
+        squares.append(unit.square().sum())
+    first, *rest = torch.stack([total.square().sum(), *squares]).tolist()  # the one wait for the device
+    return (first - sum(rest)) / (n * (n - 1)) if n > 1 else 0.0

@@ -50,10 +50,12 @@ class LastState(L.Callback):
             due = trainer.strategy.broadcast(due)  # the clocks of processes differ
         if not due or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
             return
-        own = {name: part.to(module.device) for name, part in random_state().items()}
-        gathered = cast(dict[str, Tensor], module.all_gather(own))
-        parts = {name: part.reshape(-1, *own[name].shape).cpu() for name, part in gathered.items()}
-        self._random = [{name: part[at] for name, part in parts.items()} for at in range(trainer.world_size)]
+        self._random = [random_state()]
+        if trainer.world_size > 1:
+            own = {name: part.to(module.device) for name, part in self._random[0].items()}
+            gathered = cast(dict[str, Tensor], module.all_gather(own))
+            parts = {name: part.cpu() for name, part in gathered.items()}  # (processes, ...) each
+            self._random = [{name: part[at] for name, part in parts.items()} for at in range(trainer.world_size)]
         if trainer.is_global_zero:
             with replacing(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)

@@ -1,7 +1,13 @@
-"""Index batches of a split: row numbers only, the gather happens on the training device."""
+"""Index batches of a split: row numbers only, the gather happens on the training device.
+
+What lies where: the frozen vectors and the training batches on the device that trains; the sides with their judgments,
+and the positions of an evaluation, on the CPU, where texts and learners are looked up by them. What is computed with
+scores is sent to the device of the scores.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import lightning as L
@@ -13,6 +19,7 @@ from dcdt.data.pairs import Pairs
 from dcdt.data.splits import Side, Split
 from dcdt.data.tables import padded
 from dcdt.errors import UserError
+from dcdt.evaluation.ranking import tie_order
 
 EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
 
@@ -29,7 +36,7 @@ class Sampler(Protocol):
         """Video rows of the negatives of every pair, (R, K)."""
         ...
 
-    def batch(self, rows: Tensor, whole: Tensor | None, device: torch.device) -> dict[str, Tensor]:
+    def batch(self, rows: Tensor, whole: Tensor | None, device: torch.device) -> dict[str, Any]:
         """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
         ...
 
@@ -54,9 +61,23 @@ class Sampler(Protocol):
         ...
 
 
+class Copies:
+    """A tensor of the CPU and its copies on other devices, each made when it is first asked for."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._by_device = {tensor.device: tensor}
+        self._tensor = tensor
+
+    def on(self, device: torch.device) -> Tensor:
+        """The tensor on a device."""
+        if device not in self._by_device:
+            self._by_device[device] = self._tensor.to(device)
+        return self._by_device[device]
+
+
 @dataclass(frozen=True)
 class SideTensors:
-    """One side as tensors, ready for full ranking.
+    """One side as tensors of the CPU, ready for full ranking.
 
     Attributes:
         queries: (n,) query rows.
@@ -76,6 +97,27 @@ class SideTensors:
     removed: Tensor
     pairs: Tensor | None = None
 
+    @cached_property
+    def n_candidates(self) -> int:
+        """How many videos are ranked."""
+        return int(self.candidates.sum())
+
+    @cached_property
+    def _mask(self) -> Copies:
+        return Copies(self.candidates)
+
+    @cached_property
+    def _rows(self) -> Copies:
+        return Copies(self.candidates.nonzero().flatten())
+
+    def mask_on(self, device: torch.device) -> Tensor | None:
+        """The candidates (N,) bool on a device; None where they are all videos."""
+        return self._mask.on(device) if self.n_candidates < len(self.candidates) else None
+
+    def rows_on(self, device: torch.device) -> Tensor | None:
+        """The rows of the candidates (C,), ascending, on a device; None where they are all videos."""
+        return self._rows.on(device) if self.n_candidates < len(self.candidates) else None
+
 
 class IndexBatches:
     """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
@@ -83,7 +125,8 @@ class IndexBatches:
     What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
     the same batches. Several processes share each batch without overlap, so the batch size is that of all of them
     together and training does not depend on their number: each takes every n-th row, and `share` is what its mean
-    counts in the mean over the processes, 0 where it had to borrow a row.
+    counts in the mean over the processes, 0 where it had to borrow a row. A batch is on the device, but for `rows`, its
+    query rows (B,) once more, on the CPU: a model that looks something up by them need not wait for the device.
     """
 
     def __init__(
@@ -115,11 +158,12 @@ class IndexBatches:
         for start in range(0, len(rows), self.batch_size):
             whole = rows[start : start + self.batch_size]
             if self.world == 1:
-                yield self.sampler.batch(whole, None, self.device)
+                yield {**self.sampler.batch(whole, None, self.device), "rows": whole[:, 0]}
                 continue
             mine = whole[self.rank :: self.world]
             share = len(mine) * self.world / len(whole)
-            yield {**self.sampler.batch(mine if len(mine) else whole[:1], whole, self.device), "share": share}
+            mine = mine if len(mine) else whole[:1]
+            yield {**self.sampler.batch(mine, whole, self.device), "rows": mine[:, 0], "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):
@@ -173,6 +217,15 @@ class RankingDataModule(L.LightningDataModule):
             trainer.world_size,
         )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """Leave a batch where it was made: the device for training, the CPU for positions."""
+        return batch
+
+    @cached_property
+    def ties(self) -> Copies:
+        """How equal scores are ordered, (N,) from `tie_order`: made once, whatever the number of stages and models."""
+        return Copies(tie_order(self.collection.videos.ids))
+
     def state_dict(self) -> dict[str, Tensor]:
         """The sampler's, kept with the state of a run in progress."""
         return self.sampler.state() if self.sampler is not None else {}
@@ -190,6 +243,10 @@ class RankingDataModule(L.LightningDataModule):
     def test_dataloader(self) -> list["Positions"]:
         """Chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
         return [Positions(side) for side in self.sides.values()]
+
+    def predict_dataloader(self) -> "Positions":
+        """Chunks of positions in the test side."""
+        return Positions(self.sides["test"])
 
 
 class Positions:

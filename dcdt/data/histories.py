@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dcdt.data.collection import Rows
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.gather import to_device
 from dcdt.data.interactions import Interactions
 from dcdt.data.tables import padded
 from dcdt.errors import NotApplicable, UserError
@@ -72,19 +73,22 @@ def pooled(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Te
     """Direction of the weighted mean of what each learner watched.
 
     Args:
-        vectors: (N, D) of the videos.
-        watched: (B, L) rows of videos, padded with -1.
-        logits: (B, L) of which the weights are the softmax over a learner's videos; None: all weigh the same.
+        vectors: (N, D) of the videos, on any device.
+        watched: (B, L) rows of videos, padded with -1, on the CPU.
+        logits: (B, L), where the vectors are, of which the weights are the softmax over a learner's videos; None: all
+            weigh the same.
 
     Returns:
         (B, D) unit vectors, 0 for an empty history.
     """
-    known = watched >= 0  # (B, L)
-    weights = known.to(vectors.dtype)
+    device, watches = vectors.device, watched >= 0  # (B, L)
+    learner, column = watches.nonzero(as_tuple=True)  # (M,)
+    rows, learner, column = (to_device(part, device) for part in (watched[learner, column], learner, column))
+    mask = to_device(watches, device)
+    weights = mask.to(vectors.dtype)
     if logits is not None and watched.shape[1]:
-        weights = logits.masked_fill(~known, torch.finfo(logits.dtype).min).softmax(1) * weights
-    learner, _ = known.nonzero(as_tuple=True)  # (M,)
-    parts = weights[known].unsqueeze(1) * vectors[watched[known]]  # (M, D)
+        weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(1) * weights
+    parts = weights[learner, column].unsqueeze(1) * vectors[rows]  # (M, D)
     total = torch.zeros(len(watched), vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     return nn.functional.normalize(total.index_add(0, learner, parts), dim=-1)
 

@@ -1,4 +1,4 @@
-"""The frozen embedding tables of a collection, as tensors that follow their model to its device."""
+"""The frozen embedding tables of a collection, as tensors on the device that trains."""
 
 import math
 import os
@@ -22,8 +22,11 @@ FROZEN_FIELDS = ("title", "text")
 BLOCK = 16_384  # vectors that are read, and those of half precision that are worked on in fp32, at a time
 
 
-class Tables(nn.Module):
-    """Frozen vectors; buffers that no checkpoint carries, in one precision (`trainer.tables`).
+class Tables:
+    """Frozen vectors in one precision (`trainer.tables`).
+
+    They are no part of any module, so that nothing moves them but `to`: Lightning takes a model to the CPU after every
+    fit, validation and test, and DDP would send its buffers to every process before each step.
 
     Attributes:
         queries: (Q, D) one row a query of the collection; zeros where nobody asks.
@@ -32,18 +35,23 @@ class Tables(nn.Module):
             what hard negatives and the pair file are drawn with, so that these do not change with the model.
     """
 
-    queries: Tensor
-    videos: Tensor
-    frozen: Tensor
-
     def __init__(self, queries: Tensor, videos: Tensor, frozen: Tensor, fields: Sequence[str]) -> None:
-        super().__init__()
-        self.register_buffer("queries", queries, persistent=False)
-        self.register_buffer("videos", videos, persistent=False)
+        self.queries, self.videos = queries, videos
         single = frozen.dtype not in HALVES  # a table of half precision is of length 1 already: it is not copied
-        self.register_buffer("frozen", nn.functional.normalize(frozen, dim=-1) if single else frozen, persistent=False)
+        self.frozen = nn.functional.normalize(frozen, dim=-1) if single else frozen
         self.fields = list(fields)
         self._gather_queries, self._gather_videos = Gather(), Gather()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors lie: where everything that reads them is computed."""
+        return self.videos.device
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Tables":
+        """Move the vectors to a device or precision for good, before any model is made of them; returns itself."""
+        tables = (self.queries, self.videos, self.frozen)
+        self.queries, self.videos, self.frozen = (part.to(device=device, dtype=dtype) for part in tables)
+        return self
 
     def query_rows(self, rows: Tensor) -> Tensor:
         """Vectors (R, D) of the queries of these rows (R,), until the next call."""

@@ -57,12 +57,12 @@ def judged_ranks(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: 
 
     Args:
         scores: (B, N) float32, higher is better; infinities are allowed, NaN is not.
-        judged: (B, J) int64 rows of the catalogue, padded with -1.
-        tie_order: (N,) int64 from `tie_order`; the lower position comes first among equal scores.
-        candidates: (N,) bool, true where a video may be recommended; all may where None.
+        judged: (B, J) int64 rows of the catalogue, padded with -1; on the CPU, so that checking it waits for nothing.
+        tie_order: (N,) int64 from `tie_order`, where the scores are; the lower position comes first among equal scores.
+        candidates: (N,) bool, where the scores are, true where a video may be recommended; all may where None.
 
     Returns:
-        (B, J) int64 ranks from 1; 0 at padding.
+        (B, J) int64 ranks from 1, on the CPU; 0 at padding.
 
     Raises:
         ValueError: scores that are not float32 or hold NaN, a judged video that is no candidate, shapes that disagree.
@@ -76,30 +76,49 @@ def ranks_and_ties(
     """The ranks of `judged_ranks`, and whether another candidate has exactly the score of a judged video.
 
     Scores that are higher, and those that are equal, are counted; only where some are equal is the order among them
-    looked at.
+    looked at. The CPU waits once for scores on another device, where all counting is done.
 
     Returns:
-        Ranks (B, J) int64, 0 at padding; ties (B, J) bool, false at padding.
+        Ranks (B, J) int64, 0 at padding; ties (B, J) bool, false at padding; both on the CPU.
 
     Raises:
         ValueError: as in `judged_ranks`.
     """
-    _check_scores(scores, tie_order, candidates)
-    _check_judged(scores, judged, candidates)
-    some = None if candidates is None or bool(candidates.all()) else candidates
+    _check_shapes(scores, tie_order, candidates)
+    _check_rows(scores, judged)
+    rows = judged.to(scores.device)  # (B, J)
+    ranks, alike = _counted(scores, rows, tie_order, _restricting(candidates))
+    outside = torch.zeros_like(rows, dtype=torch.bool)
+    if candidates is not None:
+        outside = (rows >= 0) & ~candidates[rows.clamp(min=0)]
+    wrong = scores.amax(dim=1).isnan().any() | ~_is_permutation(tie_order, scores.shape[1]) | outside.any()
+    numbers = torch.cat([wrong.long().unsqueeze(0), ranks.flatten(), alike.flatten()]).cpu()  # the one wait
+    if numbers[0]:
+        _check_values(scores, tie_order)
+        _check_candidates(rows, outside)
+    host_ranks, host_alike = numbers[1:].view(2, *judged.shape)  # (B, J) each
+    padding = judged.cpu() < 0
+    return host_ranks.masked_fill(padding, 0), (host_alike > 1) & ~padding
+
+
+def _counted(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ranks of the judged videos, and how many candidates have the score of each, itself among them: (B, J) each."""
     ranks, alike = torch.zeros_like(judged), torch.zeros_like(judged)  # (B, J)
     for part in _row_chunks(scores):
-        shown = scores[part] if some is None else scores[part].masked_fill(~some, -torch.inf)  # (b, N)
+        shown = scores[part] if candidates is None else scores[part].masked_fill(~candidates, -torch.inf)  # (b, N)
         own = shown.gather(1, judged[part].clamp(min=0))  # (b, J)
         for column in range(judged.shape[1]):  # never (b, J, N)
             ranks[part, column] = 1 + count(shown > own[:, column, None])
             alike[part, column] = count(shown == own[:, column, None])
-    alike = alike.masked_fill(judged < 0, 0)
-    rows = (alike > 1).any(dim=1).nonzero().flatten()
-    for few in torch.split(rows, max(1, _CHUNK_CELLS // scores.shape[1])):
-        before, alike[few] = _among_equals(scores[few], judged[few], tie_order, some)
+    if scores.device.type == "cpu":
+        rows = ((alike > 1) & (judged >= 0)).any(dim=1).nonzero().flatten()
+        chunks = list(torch.split(rows, max(1, _CHUNK_CELLS // scores.shape[1])))
+    else:  # to look which rows have ties would be to wait for them
+        chunks = [torch.arange(len(scores), device=scores.device)]
+    for few in chunks:
+        before, alike[few] = _among_equals(scores[few], judged[few], tie_order, candidates)
         ranks[few] += before
-    return ranks.masked_fill(judged < 0, 0), (alike > 1) & (judged >= 0)
+    return ranks, alike
 
 
 def top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,21 +127,27 @@ def top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None =
     Args:
         scores: (B, N) float32.
         k: how many; at most the number of candidates.
-        tie_order: (N,) int64 from `tie_order`.
+        tie_order: (N,) int64 from `tie_order`, where the scores are.
         candidates: (N,) bool or None for all.
 
     Returns:
-        Their scores (B, k) float32 and their rows (B, k) int64, best first.
+        Their scores (B, k) float32 and their rows (B, k) int64, best first, where the scores are.
 
     Raises:
-        ValueError: k below 1 or above the number of candidates, or scores as in `judged_ranks`.
+        ValueError: k below 1 or above the number of candidates, or scores as in `judged_ranks`. Values that are not on
+            a CPU are not checked: the CPU would have to wait for them.
     """
-    _check_scores(scores, tie_order, candidates)
-    available = scores.shape[1] if candidates is None else int(candidates.sum())
+    _check_shapes(scores, tie_order, candidates)
+    on_cpu = scores.device.type == "cpu"
+    available = int(candidates.sum()) if on_cpu and candidates is not None else scores.shape[1]
     if not 1 <= k <= available:
         raise ValueError(f"k is {k}, it must lie between 1 and the number of candidates, {available}")
+    if not on_cpu:  # to look whether equal scores are cut off would be to wait
+        rows = _order_keys(scores, tie_order, candidates).topk(k, dim=1).indices  # (B, k)
+        return scores.gather(1, rows), rows
+    _check_values(scores, tie_order)
     some = None if available == scores.shape[1] else candidates
-    rows = torch.empty((len(scores), k), dtype=torch.int64, device=scores.device)  # (B, k)
+    rows = torch.empty((len(scores), k), dtype=torch.int64)  # (B, k)
     for part in _row_chunks(scores):
         rows[part] = _top_k(scores[part], k, tie_order, some)
     return scores.gather(1, rows), rows
@@ -272,40 +297,58 @@ def _order_keys(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) ->
 
 
 def _row_chunks(scores: Tensor) -> list[slice]:
-    step = max(1, _CHUNK_CELLS // scores.shape[1])
+    """Rows whose scores stay in the cache of a CPU; on another device all at once."""
+    step = max(1, _CHUNK_CELLS // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
     return [slice(start, start + step) for start in range(0, len(scores), step)]
 
 
-def _check_scores(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) -> None:
+def _restricting(candidates: Tensor | None) -> Tensor | None:
+    """The candidates; None where a look, which costs nothing on a CPU, shows that they are all videos."""
+    unrestricted = candidates is None or (candidates.device.type == "cpu" and bool(candidates.all()))
+    return None if unrestricted else candidates
+
+
+def _is_permutation(tie_order: Tensor, n: int) -> Tensor:
+    """Whether positions (n,) hold each of 0 to n - 1: a bool without dimensions."""
+    held = torch.zeros(n + 1, dtype=torch.bool, device=tie_order.device)  # the last for numbers that are out of range
+    inside = (tie_order >= 0) & (tie_order < n)
+    return held.scatter(0, torch.where(inside, tie_order, n), True)[:n].all()
+
+
+def _check_shapes(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) -> None:
     if scores.dim() != 2 or scores.shape[1] == 0:
         raise ValueError(f"scores of shape {tuple(scores.shape)}: (B, N) with at least one video is needed")
     if scores.dtype != torch.float32:
         raise ValueError(f"scores are {scores.dtype}: rank in torch.float32, lower precision makes ties")
-    if scores.amax(dim=1).isnan().any():  # the maximum of a row is NaN where any score is
-        raise NaNScores(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
     n_videos = scores.shape[1]
-    seen = torch.zeros(n_videos, dtype=torch.bool, device=tie_order.device)
-    seen[tie_order[(tie_order >= 0) & (tie_order < n_videos)]] = True
-    if tie_order.shape != (n_videos,) or not seen.all():
+    if tie_order.shape != (n_videos,):
         raise ValueError(f"tie_order {tuple(tie_order.shape)} is not a permutation of 0 to {n_videos - 1}")
     if candidates is not None and (candidates.shape != (n_videos,) or candidates.dtype != torch.bool):
         raise ValueError(f"candidates are {candidates.dtype} {tuple(candidates.shape)}, not torch.bool ({n_videos},)")
 
 
-def _check_judged(scores: Tensor, judged: Tensor, candidates: Tensor | None) -> None:
+def _check_values(scores: Tensor, tie_order: Tensor) -> None:
+    if scores.amax(dim=1).isnan().any():  # the maximum of a row is NaN where any score is
+        raise NaNScores(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
+    if not _is_permutation(tie_order, scores.shape[1]):
+        raise ValueError(f"tie_order {tuple(tie_order.shape)} is not a permutation of 0 to {scores.shape[1] - 1}")
+
+
+def _check_rows(scores: Tensor, judged: Tensor) -> None:
     n_queries, n_videos = scores.shape
     if judged.dim() != 2 or len(judged) != n_queries or judged.dtype != torch.int64:
         raise ValueError(f"judged is {judged.dtype} {tuple(judged.shape)}, not torch.int64 ({n_queries}, J)")
     wrong = (judged < -1) | (judged >= n_videos)
     if wrong.any():
         raise ValueError(f"judged video {int(judged[wrong][0])} is no row of {n_videos} videos, nor the padding -1")
-    if candidates is not None:
-        outside = (judged >= 0) & ~candidates[judged.clamp(min=0)]  # (B, J)
-        if outside.any():
-            raise ValueError(
-                f"{int(outside.sum())} judged videos are no candidates, first video row {int(judged[outside][0])} "
-                f"({_named(outside.any(dim=1).nonzero().flatten())}); leave their judgments out"
-            )
+
+
+def _check_candidates(judged: Tensor, outside: Tensor) -> None:
+    if outside.any():
+        raise ValueError(
+            f"{int(outside.sum())} judged videos are no candidates, first video row {int(judged[outside][0])} "
+            f"({_named(outside.any(dim=1).nonzero().flatten())}); leave their judgments out"
+        )
 
 
 def _check_judgments(ranks: Tensor, grades: Tensor, positive_grade: float, ks: Sequence[int]) -> None:

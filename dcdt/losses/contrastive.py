@@ -37,7 +37,12 @@ class ContrastiveLoss(nn.Module):
         self.squared = config.squared
 
     def forward(
-        self, distance: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None
+        self,
+        distance: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        teacher: Tensor | None = None,
+        n_positives: int | None = None,
     ) -> Tensor:
         """Unreduced loss of every pair, (B, C), scaled so that the mean is the weighted one of those that count."""
         gap = (self.margin - distance).clamp(min=0)

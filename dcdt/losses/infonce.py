@@ -49,7 +49,12 @@ class InfoNCELoss(nn.Module):
         return self.log_temperature.exp().clamp(min=LEAST)
 
     def forward(
-        self, similarity: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None
+        self,
+        similarity: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        teacher: Tensor | None = None,
+        n_positives: int | None = None,
     ) -> Tensor:
         """Loss of every query, (B,)."""
         wide = torch.promote_types(similarity.dtype, torch.float32)  # not in bf16, whatever training uses

@@ -37,9 +37,14 @@ class MarginMSELoss(nn.Module):
         self.teacher = config.teacher
 
     def forward(
-        self, similarity: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None
+        self,
+        similarity: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        teacher: Tensor | None = None,
+        n_positives: int | None = None,
     ) -> Tensor:
         """Mean loss of every query, (B,); 0 where it has no negative."""
         assert teacher is not None
-        error = pair_gaps(similarity, label) - pair_gaps(teacher, label)  # (B, G, C)
-        return weighted_mean(error.square(), pair_weights(label, weight))
+        error = pair_gaps(similarity, label, n_positives) - pair_gaps(teacher, label, n_positives)  # (B, G, C)
+        return weighted_mean(error.square(), pair_weights(label, weight, n_positives))

@@ -35,8 +35,13 @@ class TripletLoss(nn.Module):
         self.margin = config.margin
 
     def forward(
-        self, distance: Tensor, label: Tensor, weight: Tensor | None = None, teacher: Tensor | None = None
+        self,
+        distance: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        teacher: Tensor | None = None,
+        n_positives: int | None = None,
     ) -> Tensor:
         """Mean loss of every query, (B,); 0 where it has no negative."""
-        gap = (self.margin + pair_gaps(distance, label)).clamp(min=0)  # (B, G, C)
-        return weighted_mean(gap, pair_weights(label, weight))
+        gap = (self.margin + pair_gaps(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
+        return weighted_mean(gap, pair_weights(label, weight, n_positives))

@@ -63,8 +63,9 @@ class Evidence(nn.Module):
             at, column = positive.nonzero(as_tuple=True)
             found = zip(side.queries[at].tolist(), side.judged[at, column].tolist(), strict=True)
             pairs |= {(group_of[row], video) for row, video in found}
-        device = self.whitening.device
-        self.asked = normalize(self.tables.queries[[rows[0] for rows in groups]], dim=-1)  # (G, D)
+        device = self.tables.device
+        first = torch.tensor([rows[0] for rows in groups], device=device)
+        self.asked = normalize(self.tables.queries[first], dim=-1)  # (G, D)
         self.owner, self.answers = torch.tensor(sorted(pairs), device=device).unbind(1)  # (P,) group and video of each
 
     def forward(self, vectors: Tensor, scores: Sequence[Tensor], top: Tensor, own: Tensor) -> Tensor:

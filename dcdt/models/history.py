@@ -12,7 +12,6 @@ from dcdt.data.histories import Histories, held_out, may_be_fitted
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.errors import NotApplicable
-from dcdt.evaluation.ranking import tie_order
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 from dcdt.models.whitening import catalogue_whitening
@@ -83,10 +82,10 @@ class HistoryTowers(Recommender):
         if self.config.whiten == "soft":
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
-        self.basis = principal(self.video_vectors()[candidates], self.basis.shape[1])
+        self.basis = principal(self.video_vectors()[candidates.to(self.tables.device)], self.basis.shape[1])
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
-        self.tower.popularity = torch.from_numpy(counts).float().log1p()
+        self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
         seen = (torch.from_numpy(part[keep]) for part in (watches.user, watches.item, watches.time))
         if self.config.history != "none":
             examples = next_video_examples(*seen)
@@ -99,7 +98,7 @@ class HistoryTowers(Recommender):
             self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())
         if collection.asked:
             found = self._value_of_weights(data)
-            self.weight = torch.tensor(max(WEIGHTS, key=lambda weight: found[weight]))
+            self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
 
     def facts(self) -> dict[str, float]:
         """The weight of the history, how the tower weighs, and number of queries of each side without a history."""
@@ -142,7 +141,7 @@ class HistoryTowers(Recommender):
     def _two_scores(self, queries: QueryBatch) -> tuple[Tensor, Tensor]:
         """Scores of the question and of the learner's history, (B, N) each."""
         asked = self.encode_queries(queries.vectors)  # (B, D)
-        watched = self.histories.last(queries.users, queries.times, self.config.length).to(asked.device)
+        watched = self.histories.last(queries.users, queries.times, self.config.length)
         videos = self.tower.videos(self._base())
         directions = nn.functional.normalize(asked @ self.basis, dim=-1)  # (B, d)
         learners = self.tower.learners(videos, watched, directions)
@@ -154,10 +153,10 @@ class HistoryTowers(Recommender):
 
     def _value_of_weights(self, data: RankingDataModule) -> dict[float, float]:
         """MRR of the validation queries at every weight."""
-        side, order = data.sides["val"], tie_order(data.collection.videos.ids)
+        side, order = data.sides["val"], data.ties.on(self.tables.device)
         sums = dict.fromkeys(WEIGHTS, 0.0)
         for positions in Positions(side):
-            queries = query_batch(data.collection, self.tables, side.queries[positions], side.candidates)
+            queries = query_batch(data.collection, self.tables, side.queries[positions], side)
             question, learner = self._two_scores(queries)
             for weight in WEIGHTS:
                 scores = question + weight * learner
@@ -171,8 +170,8 @@ def principal(vectors: Tensor, width: int) -> Tensor:
 
     Where n is below d the rest are directions in which no vector lies.
     """
-    x = vectors.double()
+    x = vectors.cpu().double()  # not every device has double precision
     basis = torch.linalg.eigh(x.T @ x).eigenvectors.flip(1)[:, :width]  # (D, d)
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))  # (1, d)
-    directions: Tensor = (basis * largest.sign()).to(vectors.dtype)
+    directions: Tensor = (basis * largest.sign()).to(vectors.device, vectors.dtype)
     return directions

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import HistoryConfig
+from dcdt.data.gather import to_device
 from dcdt.data.histories import pooled
 
 BATCH, FASTER = 1024, 10.0  # examples a step; the few scalars learn so much faster than the maps
@@ -51,7 +52,7 @@ class HistoryTower(nn.Module):
 
         Args:
             videos: (N, d) from `videos`.
-            watched: (B, L) rows of videos, newest first, padded with -1.
+            watched: (B, L) rows of videos, newest first, padded with -1, on the CPU.
             asked: (B, d) questions, zero where there is none; None: nobody asks.
             keep: (B, d) scale of each number of the pooled history, which drops some in fitting.
 
@@ -67,8 +68,8 @@ class HistoryTower(nn.Module):
 
     def _logits(self, videos: Tensor, watched: Tensor, asked: Tensor | None) -> Tensor:
         """What the weights of the videos watched are the softmax of, (B, L)."""
-        age = torch.arange(watched.shape[1], device=watched.device, dtype=videos.dtype)  # (L,)
-        own = videos.detach()  # a video is no other for being looked at
+        age = torch.arange(watched.shape[1], device=videos.device, dtype=videos.dtype)  # (L,)
+        own, watched = videos.detach(), to_device(watched, videos.device)  # a video is no other for being looked at
         query = own[watched[:, 0].clamp(min=0)]  # (B, d)
         if asked is not None:
             query = torch.where(asked.any(1, keepdim=True), asked, query)
@@ -128,8 +129,8 @@ def fit_tower(
 
     Args:
         tower: changed in place.
-        base: (N, d) unit vectors of the videos.
-        examples: at least one.
+        base: (N, d) unit vectors of the videos, where the tower is.
+        examples: at least one, on the CPU, as everything that is drawn or looked up.
         config: epochs, rate, dropout, length.
         seed: of order and dropout.
         again: whether a learner may be sent back, so that earlier videos are negatives too.
@@ -145,26 +146,28 @@ def fit_tower(
     n, losses = len(examples.target), []
     steps = config.epochs * -(-n // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, steps))
+    device = base.device
     share = torch.bincount(examples.target, minlength=len(base)).double() / n  # (N,)
     for _ in range(config.epochs):
-        total = 0.0
+        total = torch.zeros((), device=device)
         for rows in torch.split(torch.randperm(n, generator=generator), BATCH):
             watched, target = examples.histories(rows, config.length), examples.target[rows]
             keep = torch.bernoulli(torch.full((len(rows), base.shape[1]), 1 - tower.dropout), generator=generator)
             videos = tower.videos(base)
-            learners = tower.learners(videos, watched, None, keep / (1 - tower.dropout))
-            columns, label = torch.unique(target, return_inverse=True)  # (C,), (B,)
+            learners = tower.learners(videos, watched, None, to_device(keep / (1 - tower.dropout), device))
+            distinct, label = torch.unique(target, return_inverse=True)  # (C,), (B,)
+            columns = to_device(distinct, device)
             logits = tower.score(learners, videos[columns], tower.popularity[columns]) / tower.log_temperature.exp()
-            logits = logits + _correction(share[columns], label, len(rows))
+            logits = logits + to_device(_correction(share[distinct], label, len(rows)), device)
             if not again:
-                logits = logits.masked_fill(_taken(watched, columns, label), float("-inf"))
-            loss = nn.functional.cross_entropy(logits, label)
+                logits = logits.masked_fill(to_device(_taken(watched, distinct, label), device), float("-inf"))
+            loss = nn.functional.cross_entropy(logits, to_device(label, device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            total += float(loss.detach()) * len(rows)
-        losses.append(total / n)
+            total += loss.detach() * len(rows)
+        losses.append(float(total) / n)
     return losses
 
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from dcdt.config import ModelConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, side_tensors
-from dcdt.data.gather import single
+from dcdt.data.gather import single, to_device
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import dot
+from dcdt.losses.measures import dot, dot_products, full_precision, wide
 from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import Recommender, query_batch
 
@@ -36,14 +36,16 @@ class PairRecommender(Recommender):
         config: ModelConfig | None = getattr(self.loss, "teacher", None)  # most losses have none
         if config is None:
             return
-        teacher = make_part(config, self.tables, "loss=margin_mse")
+        teacher = make_part(config, self.tables, "loss=margin_mse").to(self.tables.device)
         teacher.prepare(data)
         side = side_tensors("train", data.split.train, data.collection)
-        queries = query_batch(data.collection, self.tables, side.queries, side.candidates)
-        z = z_scores(teacher.score_parts(queries, side.queries)[0].float(), side.candidates)  # (U, N)
-        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ single(self.tables.frozen[side.candidates]).T
-        self._taught = torch.zeros(len(self.tables.queries), z.shape[1])
-        self._taught[side.queries] = z * cosine.std(1, correction=0, keepdim=True)
+        device, frozen = self.tables.device, self.tables.frozen
+        queries = query_batch(data.collection, self.tables, side.queries, side)
+        z = z_scores(teacher.score_parts(queries, side.queries)[0].float(), queries.candidates)  # (U, N)
+        candidates = frozen if queries.candidates is None else frozen[queries.candidates]  # (C, D)
+        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ single(candidates).T  # (U, C)
+        self._taught = torch.zeros(len(self.tables.queries), z.shape[1], device=device)
+        self._taught[to_device(side.queries, device)] = z * cosine.std(1, correction=0, keepdim=True)
 
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Distances or similarities, as the loss takes them, of B queries to C videos each.
@@ -66,13 +68,15 @@ class PairRecommender(Recommender):
         label: Tensor | None,
         weight: Tensor | None,
         teacher: Tensor | None,
+        n_positives: int | None = None,
     ) -> Tensor:
         """Mean loss of gathered vectors, as `match` takes them; without labels (B, C) the first column is positive."""
-        measured = self.match(queries, videos, place)
+        measured = wide(self.match(queries, videos, place))
         if label is None:
             label = torch.zeros_like(measured)  # (B, 1 + K)
-            label[:, 0] = 1
-        loss: Tensor = self.loss(measured, label, weight, teacher).mean()
+            label[:, 0], n_positives = 1, 1
+        with full_precision(measured):
+            loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss
 
     def compile_step(self) -> None:
@@ -84,8 +88,8 @@ class PairRecommender(Recommender):
 
         A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), with the `distinct` videos (U,) and
         the `place` of each (B, 1 + K), or `columns` (C,) that all its queries share with their `label` and `weight`,
-        both (B, C). Of several processes each has a `share`: what its loss counts, so that the mean of their gradients
-        is that of the whole batch. Nothing here waits for the device.
+        both (B, C), and `n_positives`, which no query exceeds. Of several processes each has a `share`: what its loss
+        counts, so that the mean of their gradients is that of the whole batch. Nothing here waits for the device.
         """
         queries, weight = self.tables.query_rows(batch["query"]), batch.get("weight")
         rows: Tensor
@@ -96,7 +100,7 @@ class PairRecommender(Recommender):
             place, shown = batch["place"], batch["distinct"]
         teacher = self._teacher(batch["query"], rows) if self.loss.taught else None
         videos = self.tables.video_rows(shown)  # (F, U, D)
-        loss = self.objective(queries, videos, place, batch.get("label"), weight, teacher)
+        loss = self.objective(queries, videos, place, batch.get("label"), weight, teacher, batch.get("n_positives"))
         share = batch.get("share", 1.0)
         self.note_loss(loss.detach(), len(queries) if share else 0)
         return loss * share if "share" in batch else loss
@@ -126,4 +130,4 @@ class PairRecommender(Recommender):
             return said[:, rows] if rows.ndim == 1 else said.gather(1, rows)
         asked = nn.functional.normalize(single(self.tables.queries[queries]), dim=-1)
         shown = single(self.tables.frozen[rows])
-        return asked @ shown.T if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)
+        return dot_products(asked, shown) if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)

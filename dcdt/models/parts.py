@@ -38,8 +38,15 @@ def make_part(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
     return part
 
 
+def as_mask(candidates: Tensor | None, n_videos: int) -> Tensor | None:
+    """Rows (C,) of the candidates as a bool for each of N videos; None, all, stays None."""
+    if candidates is None:
+        return None
+    return torch.zeros(n_videos, dtype=torch.bool, device=candidates.device).index_fill(0, candidates, True)
+
+
 def z_scores(scores: Tensor, candidates: Tensor | None) -> Tensor:
-    """Scores (B, N) less their mean over the candidates, over their deviation there; 0 where that is 0."""
+    """Scores (B, N) less their mean over the candidates, rows (C,), over their deviation there; 0 where that is 0."""
     among = scores if candidates is None else scores[:, candidates]
     centred, spread = scores - among.mean(1, keepdim=True), among.std(1, correction=0, keepdim=True)
     return torch.where(among.amax(1, keepdim=True) > among.amin(1, keepdim=True), centred / spread, 0.0)

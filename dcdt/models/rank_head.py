@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from dcdt.data.gather import to_device
+
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, float("inf"))  # inf: no correction, training is refused
 LEAST = 0.05  # of the recall's own weight: the head may overrule it, not turn it round
 
@@ -44,8 +46,8 @@ class Lists:
         return Lists(**{name: value[keep] for name, value in vars(self).items()})
 
     def to(self, device: torch.device) -> "Lists":
-        """The same on a device."""
-        return Lists(**{name: value.to(device) for name, value in vars(self).items()})
+        """The same, of the CPU, on a device."""
+        return Lists(**{name: to_device(value, device) for name, value in vars(self).items()})
 
     def reranked(self, scores: Tensor) -> Tensor:
         """Ranks (n, J) of the judged videos when the recalled ones are ordered by scores (n, K); of equals the first.
@@ -173,7 +175,7 @@ class JointHead(nn.Module):
         query, fields, attention = self.attend(vectors, videos, place)
         weighed = len(fields) * attention.unsqueeze(-1) * fields  # (F, B, K, R)
         joint = torch.cat([query.unsqueeze(1).expand_as(fields[0]), *weighed], dim=-1)  # (B, K, (1 + F) R)
-        correction: Tensor = self.output(self.dropout(self.hidden(joint).relu())).squeeze(-1)
+        correction: Tensor = self.output(self.dropout(self.hidden(joint).relu())).squeeze(-1).float()
         return correction
 
     def attend(self, vectors: Tensor, videos: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,11 +14,11 @@ from torch import Tensor
 from dcdt.config import OptimizerConfig
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
-from dcdt.data.gather import HALVES, single
+from dcdt.data.gather import HALVES, single, to_device
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.errors import Diverged, UserError
 from dcdt.evaluation.metric import RankingMetrics
-from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, tie_order, top_k
+from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
@@ -34,7 +34,7 @@ class QueryBatch:
         texts: B texts.
         users: who asks, or None.
         times: when, in seconds, or None.
-        candidates: (N,) true for the videos among which it is ranked; None for all.
+        candidates: (C,) rows of the videos among which it is ranked, ascending; None for all.
     """
 
     vectors: Tensor
@@ -233,8 +233,11 @@ class Recommender(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Fix how ties are broken and which cut-offs are reported."""
-        self.ties = tie_order(self.data.collection.videos.ids)
+        """Take the vectors to the device of the trainer, where they stay."""
+        device = self.trainer.strategy.root_device
+        for module in self.modules():
+            if isinstance(tables := getattr(module, "tables", None), Tables):
+                tables.to(device)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -265,37 +268,49 @@ class Recommender(L.LightningModule):
         scores, metrics, ties = self._rank(side, positions)
         kept = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
         kept.update(side.queries[positions], metrics)
-        candidates = side.candidates.to(scores.device)
-        depth = min(TREC_DEPTH, int(candidates.sum()))
-        top = top_k(scores, depth, self.ties.to(scores.device), candidates)
         whole = scores if len(side.queries) * scores.shape[1] <= SCORES_LIMIT else scores[:, :0]
-        parts = (*top, ties, whole, _pair_scores(side, positions, scores))
-        self._parts.setdefault(side.name, []).append(tuple(part.cpu() for part in parts))
+        parts = (*self._best(side, scores), ties, whole, *_pair_scores(side, positions, scores))
+        self._parts.setdefault(side.name, []).append(parts)  # where the scores are, until all chunks are done
 
     def on_test_epoch_end(self) -> None:
         """Gather the chunks of every side into `results`."""
         for name, chunks in self._parts.items():
             side = self.data.sides[name]
-            values, rows, ties, scores, pairs = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+            values, rows, ties, scores, *pairs = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
             queries, metrics = self._test_metrics[name].per_query()
             self.results[name] = SideResult(
                 queries,
                 metrics,
                 ties,
                 (values, rows),
-                pairs if side.pairs is not None else None,
+                torch.stack(pairs, dim=1) if side.pairs is not None else None,
                 scores if scores.shape[1] else None,
             )
 
+    def predict_step(self, positions: Tensor, batch_index: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
+        """The best videos of a chunk of test queries.
+
+        Returns:
+            Scores (B, k) and rows of the catalogue (B, k), best first, k at most 100.
+        """
+        side = self.data.sides["test"]
+        return self._best(side, self._rank(side, positions)[0])
+
+    def _best(self, side: SideTensors, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and rows of the best candidates, (B, k) each."""
+        ties, depth = self.data.ties.on(scores.device), min(TREC_DEPTH, side.n_candidates)
+        return top_k(scores, depth, ties, side.mask_on(scores.device))
+
     def _rank(self, side: SideTensors, positions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Scores (B, N) of a chunk, its per-query metrics, and where ties touch a positive; always in fp32."""
+        """Scores (B, N) of a chunk where the vectors are, its metrics and ties as `rank_side`; always in fp32."""
         rows = side.queries[positions]
         with torch.autocast(self.device.type, enabled=False):
-            queries = query_batch(self.data.collection, self.tables, rows, side.candidates)
+            queries = query_batch(self.data.collection, self.tables, rows, side)
             left_out = self.reads_validation and side.name == "val"
             scores = (self.score_left_out(queries, rows) if left_out else self.score(queries)).float()
         try:
-            return rank_side(side, positions, scores, self.ties, self.data.collection.positive_grade, self.data.ks)
+            ties = self.data.ties.on(scores.device)
+            return rank_side(side, positions, scores, ties, self.data.collection.positive_grade, self.data.ks)
         except NaNScores as error:
             raise self._diverged("the scores are NaN") if self.fittable else error from None
 
@@ -315,55 +330,60 @@ def products(asked: Tensor, videos: Tensor) -> Tensor:
     return scores
 
 
-def query_batch(collection: Collection, tables: Tables, rows: Tensor, candidates: Tensor | None = None) -> QueryBatch:
-    """What the queries of these rows (B,) carry."""
+def query_batch(collection: Collection, tables: Tables, rows: Tensor, side: SideTensors | None = None) -> QueryBatch:
+    """What the queries of these rows (B,) of the CPU carry, ranked among the candidates of a side, or among all."""
     queries, listed, vectors = collection.queries, rows.tolist(), tables.queries
     return QueryBatch(
-        single(vectors[rows.to(vectors.device)]),
+        single(vectors[to_device(rows, vectors.device)]),
         [queries.texts[row] for row in listed],
         [queries.metadata[row].get("user_id") for row in listed],
         [queries.metadata[row].get("timestamp") for row in listed],
-        candidates.to(vectors.device) if candidates is not None else None,
+        side.rows_on(vectors.device) if side is not None else None,
     )
 
 
 def rank_side(
     side: SideTensors, positions: Tensor, scores: Tensor, ties: Tensor, positive_grade: float, ks: Sequence[int]
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Rank a chunk of a side among its candidates.
+    """Rank a chunk of a side among its candidates; the CPU waits once for scores on another device.
 
     Args:
         side: queries, candidates and judgments.
-        positions: (B,) which of its queries.
-        scores: (B, N) fp32.
-        ties: (N,) from `tie_order`.
+        positions: (B,) which of its queries, on the CPU.
+        scores: (B, N) fp32, on any device.
+        ties: (N,) from `tie_order`, on the same device.
         positive_grade: the least grade of a positive.
         ks: cut-offs.
 
     Returns:
-        The scores with -inf where a video is no candidate of the query, the metrics, name to (B,), and (B,) 1 where
-        a positive has the score of another candidate.
+        The scores with -inf where a video is no candidate of the query, where they were; on the CPU the metrics, name
+        to (B,), and (B,) 1 where a positive has the score of another candidate.
     """
-    candidates, ties = side.candidates.to(scores.device), ties.to(scores.device)
-    removed = side.removed[positions]
+    device, removed = scores.device, side.removed[positions]
+    candidates = side.mask_on(device)
     query, at = (removed >= 0).nonzero(as_tuple=True)
-    if not candidates.all():
+    if candidates is not None:
         scores = scores.masked_fill(~candidates, float("-inf"))
     elif len(query):
         scores = scores.clone()
     if len(query):
-        scores[query.to(scores.device), removed[query, at].to(scores.device)] = float("-inf")
-    judged, grades = side.judged[positions].to(scores.device), side.grades[positions].to(scores.device)
+        scores[to_device(query, device), to_device(removed[query, at], device)] = float("-inf")
+    judged, grades = side.judged[positions], side.grades[positions]
     ranks, tied = ranks_and_ties(scores, judged, ties, candidates)
     metrics = ranking_metrics(ranks, grades, positive_grade, ks)
     return scores, metrics, (tied & (grades >= positive_grade)).any(1).float()
 
 
-def _pair_scores(side: SideTensors, positions: Tensor, scores: Tensor) -> Tensor:
-    """(score, label) of the labelled pairs whose query is in this chunk, (m, 2)."""
+def _pair_scores(side: SideTensors, positions: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores, where they are, and labels, on the CPU, of the pairs whose query is in this chunk, (m,) each."""
     if side.pairs is None:
-        return torch.zeros(0, 2)
+        return torch.zeros(0), torch.zeros(0)
     query, video, label = side.pairs.unbind(1)
-    here = (query >= positions[0]) & (query <= positions[-1])  # chunks are consecutive
-    chosen = scores[(query[here] - positions[0]).to(scores.device), video[here].to(scores.device)]
-    return torch.stack([chosen.cpu(), label[here].float()], dim=1)
+    inside = (query >= positions[0]) & (query <= positions[-1])  # chunks are consecutive
+    rows = to_device(query[inside] - positions[0], scores.device)
+    return scores[rows, to_device(video[inside], scores.device)], label[inside].float()
+
+
+def replace_rows(values: Tensor, rows: list[int], new: Tensor) -> Tensor:
+    """Values (B, ...) with others (len(rows), ...) in some rows; nothing waits for the device."""
+    return values.index_copy(0, to_device(torch.tensor(rows, dtype=torch.int64), values.device), new)

@@ -1,6 +1,7 @@
 """Linear towers that start from the identity and are fitted in closed form: DCDT for few judgments."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 from dcdt.config import OptimizerConfig, RidgeConfig
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors, side_tensors
+from dcdt.data.gather import to_device
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables
-from dcdt.evaluation.ranking import quality, tie_order
-from dcdt.models.recommender import QueryBatch, Recommender, rank_side
+from dcdt.evaluation.ranking import quality
+from dcdt.models.recommender import QueryBatch, Recommender, rank_side, replace_rows
 from dcdt.models.whitening import catalogue_whitening
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))  # inf: the identity, training is refused
@@ -43,6 +45,7 @@ class RidgeTowers(Recommender):
     whitening: Tensor
     query_map: Tensor
     penalty: Tensor
+    _left_out: Tensor
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class RidgeTowers(Recommender):
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
         self.register_buffer("penalty", torch.tensor(float("inf")))
+        self.register_buffer("_left_out", None, persistent=False)  # (n, D) what fits without them make of the queries
 
     def prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
@@ -67,21 +71,23 @@ class RidgeTowers(Recommender):
         self._vectors = None
         videos = self.video_vectors()
         groups, targets = fitting_targets(data.collection, sides, videos)
-        asked = self.tables.queries[[rows[0] for rows in groups]] @ self.whitening  # (n, D)
+        device = self.tables.device
+        first = to_device(torch.tensor([rows[0] for rows in groups]), device)
+        asked = self.tables.queries[first] @ self.whitening  # (n, D)
         fit = ridge(nn.functional.normalize(asked, dim=-1), targets)
         self._group = {row: at for at, rows in enumerate(groups) for row in rows}
         penalty = self.config.penalty
         if penalty is None:
-            found = {value: self._judge(fit.left_out(value), sides, data) for value in PENALTIES}
+            found = {value: self._judge(fit.left_out(value).to(device), sides, data) for value in PENALTIES}
             penalty = max(reversed(PENALTIES), key=lambda value: found[value])  # of equals the largest
-        self.penalty = torch.tensor(penalty)
-        self.query_map = self.whitening + self.whitening @ fit.matrix(penalty)
-        self._left_out = nn.functional.normalize(fit.left_out(penalty), dim=-1)
+        self.penalty.fill_(penalty)
+        self.query_map = self.whitening + self.whitening @ fit.matrix(penalty).to(device)
+        self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
 
     def _judge(self, asked: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
         """Quality over the queries of the sides, each asked as the fit without its group maps it, groups (n, D)."""
         self._left_out = nn.functional.normalize(asked, dim=-1)
-        order, total = tie_order(data.collection.videos.ids), 0.0
+        order, total = data.ties.on(self.tables.device), 0.0
         for side in sides:
             for positions in Positions(side):
                 scores = self._scores_left_out(side.queries[positions])
@@ -119,13 +125,13 @@ class RidgeTowers(Recommender):
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Scores (B, N) by towers fitted without each query; right after `prepare` only. Others as they are."""
-        known = torch.tensor([row in self._group for row in rows.tolist()])
-        scores = self.score(queries)
-        scores[known] = self._scores_left_out(rows[known])
-        return scores
+        fitted = [at for at, row in enumerate(rows.tolist()) if row in self._group]
+        return replace_rows(self.score(queries), fitted, self._scores_left_out(rows[fitted]))
 
     def _scores_left_out(self, rows: Tensor) -> Tensor:
-        return self._left_out[[self._group[row] for row in rows.tolist()]] @ self.video_vectors().T
+        """Scores (B, N) of fitted queries, rows (B,)."""
+        groups = torch.tensor([self._group[row] for row in rows.tolist()], dtype=torch.int64)
+        return self._left_out[to_device(groups, self._left_out.device)] @ self.video_vectors().T
 
 
 def lean_on_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
@@ -184,8 +190,8 @@ class Ridge:
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
-    """Prepare the regression of targets (n, D) on inputs (n, D), in double precision."""
-    x, y = inputs.double(), targets.double()
+    """Prepare the regression of targets (n, D) on inputs (n, D), in double precision, which not every device has."""
+    x, y = inputs.cpu().double(), targets.cpu().double()
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     return Ridge(left, values, right, y - x, y)
 
@@ -199,7 +205,7 @@ def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Te
         videos: (N, D) unit video vectors.
 
     Returns:
-        n groups of query rows, and targets (n, D).
+        n groups of query rows, and targets (n, D) on the CPU.
     """
     of_query: dict[int, list[int]] = {}
     for side in sides:
@@ -207,5 +213,9 @@ def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Te
             marked = zip(judged, grades, strict=True)
             of_query[row] = [video for video, grade in marked if video >= 0 and grade >= collection.positive_grade]
     groups = list(query_groups(collection.queries.texts, sorted(of_query)).values())
-    means = [videos[sorted({video for row in rows for video in of_query[row]})].mean(0) for rows in groups]
+    positives = [sorted({video for row in rows for video in of_query[row]}) for rows in groups]
+    distinct, place = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
+    parts = place.split([len(videos_of) for videos_of in positives])
+    vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
+    means = [vectors[part].mean(0) for part in parts]
     return groups, nn.functional.normalize(torch.stack(means), dim=-1)

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
+from dcdt.data.gather import to_device
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables, padded
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
 from dcdt.models.evidence import KERNELS, Evidence
-from dcdt.models.parts import make_part, z_scores
+from dcdt.models.parts import as_mask, make_part, z_scores
 from dcdt.models.rank_head import PENALTIES, JointHead, Lists, combined, cross_fitted, fit_weights, joined, spread
-from dcdt.models.recommender import QueryBatch, Recommender, query_batch
+from dcdt.models.recommender import QueryBatch, Recommender, query_batch, replace_rows
 from dcdt.models.ridge_towers import fitted_sides
 from dcdt.samplers.pool import no_negatives
 
@@ -76,13 +77,14 @@ class TwoStage(Recommender):
         self.register_buffer("weights", torch.eye(len(self.names))[0])
         self.register_buffer("penalty", torch.tensor(float("inf")))
         self._group: dict[int, int] = {}
-        self._own_weights: dict[int, Tensor] = {}
+        self._at: dict[int, int] = {}  # query row to its place among the fitted ones
+        self._own_weights = torch.zeros(0, len(self.names))  # (n, E) fitted without each of them
 
     def prepare(self, data: RankingDataModule) -> None:
         """Prepare the recall, read the lists of judged queries, choose the penalty and fit the head."""
         for part in filter(None, (self.recall, self.lexical)):
             part.prepare(data)
-        self.order = tie_order(data.collection.videos.ids).to(self.device)
+        self.order, device = data.ties.on(self.tables.device), self.tables.device
         sides = fitted_sides(data, self.config.fit_on)
         rows = torch.cat([side.queries for side in sides]).tolist()
         groups = query_groups(data.collection.queries.texts, rows)
@@ -90,43 +92,46 @@ class TwoStage(Recommender):
         self.evidence.prepare(data.collection, sides, list(groups.values()))
         lists = self.judged_lists(data, sides)
         fold = (tie_order(list(groups)) % N_FOLDS)[lists.group]  # by a hash of the text
-        self.scale = spread(lists)
-        self.penalty = torch.tensor(self._choose(lists, fold, data))
-        self.weights = self._fit(lists, float(self.penalty))
-        own = cross_fitted(lists, fold, lambda part: self._fit(part, float(self.penalty)))
-        self._own_weights = dict(zip(lists.rows.tolist(), own, strict=True))
-        self._keep(lists, own)
+        scale = spread(lists)
+        self.scale = scale.to(device)
+        penalty = self._choose(lists, fold, scale, data)
+        self.penalty.fill_(penalty)
+        self.weights = self._fit(lists, scale, penalty).to(device)
+        own = cross_fitted(lists, fold, lambda part: self._fit(part, scale, penalty))
+        self._own_weights, self._at = own, {row: at for at, row in enumerate(lists.rows.tolist())}
+        self._keep(lists, combined(lists.evidence, own / scale))
 
-    def _keep(self, lists: Lists, own: Tensor) -> None:
-        """For heads that train further: the lists, and weights (n, E) fitted without each query."""
+    def _keep(self, lists: Lists, start: Tensor) -> None:
+        """For heads that train further: the lists, and their scores (n, K) by weights fitted without each query."""
 
-    def _choose(self, lists: Lists, fold: Tensor, data: RankingDataModule) -> float:
+    def _choose(self, lists: Lists, fold: Tensor, scale: Tensor, data: RankingDataModule) -> float:
         """The penalty of the best quality over queries that the head was not fitted on; of equals the largest."""
         if self.config.penalty is not None or len(set(fold.tolist())) < 2:
             return self.config.penalty or float("inf")
         found = {}
         for penalty in PENALTIES:
-            own = cross_fitted(lists, fold, lambda part, penalty=penalty: self._fit(part, penalty))  # type: ignore[misc]
-            ranks = lists.reranked(combined(lists.evidence, own / self.scale))
+            own = cross_fitted(lists, fold, lambda part, penalty=penalty: self._fit(part, scale, penalty))  # type: ignore[misc]
+            ranks = lists.reranked(combined(lists.evidence, own / scale))
             metrics = ranking_metrics(ranks, lists.grades, data.collection.positive_grade, data.ks)
             found[penalty] = float(quality(metrics, data.ks).mean())
         return max(reversed(PENALTIES), key=lambda value: found[value])
 
-    def _fit(self, lists: Lists, penalty: float) -> Tensor:
+    def _fit(self, lists: Lists, scale: Tensor, penalty: float) -> Tensor:
         memories = torch.arange(len(self.names)) >= len(self.names) - len(KERNELS)
-        return fit_weights(lists, self.scale, memories, penalty)
+        return fit_weights(lists, scale, memories, penalty)
 
     def judged_lists(self, data: RankingDataModule, sides: list[SideTensors]) -> Lists:
-        """What the recall puts first for the queries of the sides, each as if no fit had seen it."""
-        free = [int(side.candidates.sum()) - int((side.removed >= 0).sum(1).max()) for side in sides]
+        """What the recall puts first for the queries of the sides, each as if no fit had seen it; on the CPU."""
+        free = [side.n_candidates - int((side.removed >= 0).sum(1).max()) for side in sides]
         depth, parts = min(self.config.depth, *free), []
         for side in sides:
             for positions in Positions(side):
                 rows, removed = side.queries[positions], side.removed[positions]
-                queries = query_batch(data.collection, self.tables, rows, side.candidates)
+                queries = query_batch(data.collection, self.tables, rows, side)
                 z, top, evidence = self.read(queries, rows, removed, depth)
                 judged, grades = side.judged[positions], side.grades[positions]
-                ranks = judged_ranks(without(z[0], removed), judged, self.order, queries.candidates)
+                ranks = judged_ranks(without(z[0], removed), judged, self.order, side.mask_on(z[0].device))
+                top, evidence = top.cpu(), evidence.cpu()
                 positives = judged.masked_fill(grades < data.collection.positive_grade, -1)
                 label = (top.unsqueeze(2) == positives.unsqueeze(1)).any(2).float()  # (B, K)
                 spared = padded([sorted(videos) for videos in no_negatives(data.collection, rows.tolist())], -1)
@@ -143,7 +148,7 @@ class TwoStage(Recommender):
         Args:
             queries: B queries.
             rows: (B,) where they are to be scored as if no fit had seen them.
-            removed: (B, X) videos that are not to be recalled, padded with -1.
+            removed: (B, X) videos that are not to be recalled, padded with -1, on the CPU like the rows.
             depth: how many to recall; as configured, or all candidates, unless given.
 
         Returns:
@@ -154,12 +159,12 @@ class TwoStage(Recommender):
         if self.lexical is not None:
             found.append(self.lexical.score(queries))
         z = [z_scores(scores.float(), queries.candidates) for scores in found]
+        n_videos = z[0].shape[1]
         if depth is None:
-            n = z[0].shape[1] if queries.candidates is None else int(queries.candidates.sum())
-            depth = min(self.config.depth, n)
-        top = top_k(without(z[0], removed), depth, self.order, queries.candidates)[1]
-        known = [self._group.get(row, -1) for row in rows.tolist()] if rows is not None else [-1] * len(top)
-        own = torch.tensor(known, device=top.device)
+            depth = min(self.config.depth, n_videos if queries.candidates is None else len(queries.candidates))
+        top = top_k(without(z[0], removed), depth, self.order, as_mask(queries.candidates, n_videos))[1]
+        groups = [self._group.get(row, -1) for row in rows.tolist()] if rows is not None else [-1] * len(top)
+        own = to_device(torch.tensor(groups), top.device)
         return z, top, self.evidence(queries.vectors, z, top, own)
 
     def score(self, queries: QueryBatch) -> Tensor:
@@ -170,8 +175,10 @@ class TwoStage(Recommender):
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Scores (B, N) by recall, memory and weights fitted without each query; right after `prepare` only."""
         z, top, evidence = self.read(queries, rows)
-        weights = torch.stack([self._own_weights.get(row, self.weights) for row in rows.tolist()])
-        return reranked(z[0], top, self.head(queries, top, evidence, weights.to(top.device)), queries.candidates)
+        places = {at: self._at[row] for at, row in enumerate(rows.tolist()) if row in self._at}
+        own = to_device(self._own_weights[list(places.values())], top.device)
+        weights = replace_rows(self.weights.expand(len(rows), -1), list(places), own)  # (B, E)
+        return reranked(z[0], top, self.head(queries, top, evidence, weights), queries.candidates)
 
     def head(self, queries: QueryBatch, top: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
         """Scores (B, K) of the recalled videos (B, K) with evidence (B, K, E), by weights (E,) or (B, E)."""
@@ -210,10 +217,9 @@ class JointTwoStage(TwoStage):
         self.joint = JointHead(tables.width, len(tables.fields), config.rank, config.width, config.dropout)
         self._last: tuple[Tensor, tuple[list[Tensor], Tensor, Tensor]] | None = None
 
-    def _keep(self, lists: Lists, own: Tensor) -> None:
+    def _keep(self, lists: Lists, start: Tensor) -> None:
         self._last = None
-        self._lists, self._start = lists, combined(lists.evidence, own / self.scale)  # (n, K)
-        self._at = {row: at for at, row in enumerate(lists.rows.tolist())}
+        self._lists, self._start = lists, start  # (n, K)
 
     def read(
         self, queries: QueryBatch, rows: Tensor | None = None, removed: Tensor | None = None, depth: int | None = None
@@ -221,28 +227,37 @@ class JointTwoStage(TwoStage):
         """As for any two stages; the last judged chunk is kept, since validation asks for it after every epoch."""
         if rows is None or removed is not None:
             return super().read(queries, rows, removed, depth)
-        if self._last is None or not torch.equal(self._last[0], rows) or self._last[1][1].device != self.device:
+        if self._last is None or not torch.equal(self._last[0], rows):
             self._last = (rows, super().read(queries, rows))
         return self._last[1]
 
     def head(self, queries: QueryBatch, top: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
         """Weighted evidence plus what the network says of query and videos, (B, K)."""
-        return super().head(queries, top, evidence, weights) + self._correct(queries.vectors, top)
-
-    def _correct(self, vectors: Tensor, top: Tensor) -> Tensor:
-        distinct, place = torch.unique(top, return_inverse=True)
-        correction: Tensor = self.joint(vectors, self.tables.videos[:, distinct], place)
-        return correction
+        videos = self.tables.videos  # (F, N, D)
+        if top.device.type == "cpu":
+            distinct, place = torch.unique(top, return_inverse=True)
+            videos = videos[:, distinct]
+        elif top.numel() < videos.shape[1]:  # how many are distinct would have to be waited for
+            videos, place = videos[:, top.flatten()], torch.arange(top.numel(), device=top.device).view_as(top)
+        else:
+            place = top
+        correction: Tensor = self.joint(queries.vectors, videos, place)
+        return super().head(queries, top, evidence, weights) + correction
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Mean loss over the lists of the batch's queries; those of which nothing was recalled count nothing."""
-        at = torch.tensor([self._at[row] for row in batch["query"].tolist()])
+        at = torch.tensor([self._at[row] for row in batch["rows"].tolist()])
         at = at[self._lists.label[at].any(1)]
-        lists, start = self._lists.part(at).to(self.device), self._start[at].to(self.device)
-        scores = start + self._correct(self.tables.queries[lists.rows], lists.top)
+        lists, device = self._lists.part(at), self.tables.device
+        distinct, place = (to_device(part, device) for part in torch.unique(lists.top, return_inverse=True))
+        n_positives = int(lists.label.sum(1).max()) if len(at) else 1
+        lists, start = lists.to(device), to_device(self._start[at], device)
+        scores = start + self.joint(self.tables.queries[lists.rows], self.tables.videos[:, distinct], place)
         measured = 1 - scores.sigmoid() if self.loss.measure == "distance" else scores
         # without a single list the sum is 0, and so is its gradient
-        loss: Tensor = self.loss(measured, lists.label, lists.weight, start).mean() if len(at) else scores.sum()
+        loss: Tensor = (
+            self.loss(measured, lists.label, lists.weight, start, n_positives).mean() if len(at) else scores.sum()
+        )
         self.note_loss(loss.detach(), max(len(at), 1))
         return loss
 
@@ -253,7 +268,8 @@ def reranked(z: Tensor, top: Tensor, scores: Tensor, candidates: Tensor | None) 
     Where some other video would come among them, the others are lowered together.
     """
     inside = torch.zeros_like(z, dtype=torch.bool).scatter_(1, top, True)
-    outside = ~inside if candidates is None else ~inside & candidates
+    mask = as_mask(candidates, z.shape[1])
+    outside = ~inside if mask is None else ~inside & mask
     best = z.masked_fill(~outside, float("-inf")).amax(1, keepdim=True)  # (B, 1) of the others
     gap = best - scores.amin(1, keepdim=True)
     lowered = torch.where(gap > 0, z - gap - BELOW, z)
@@ -265,5 +281,5 @@ def without(scores: Tensor, removed: Tensor | None) -> Tensor:
     if removed is None:
         return scores
     hidden = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-    places = removed.to(scores.device) % hidden.shape[1]  # padding points to the added column
+    places = to_device(removed, scores.device) % hidden.shape[1]  # padding points to the added column
     return scores.masked_fill(hidden.scatter_(1, places, True)[:, :-1], float("-inf"))

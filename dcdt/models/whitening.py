@@ -18,10 +18,10 @@ def soft_whitening(vectors: Tensor, strength: float = STRENGTH, power: float = P
         power: 0 changes nothing, 0.5 is full whitening but for the ridge.
 
     Returns:
-        (D, D) symmetric, its mean eigenvalue 1, in the type of `vectors`.
+        (D, D) symmetric, its mean eigenvalue 1, in the type and on the device of `vectors`.
     """
     n, width = vectors.shape
-    x = vectors.double() / n**0.5
+    x = vectors.cpu().double() / n**0.5  # not every device has double precision
     small = n < width  # then the Gram matrix has the same eigenvalues and fewer of them
     values, basis = torch.linalg.eigh(x @ x.T if small else x.T @ x)
     values = values.clamp(min=0)
@@ -30,10 +30,10 @@ def soft_whitening(vectors: Tensor, strength: float = STRENGTH, power: float = P
     if small:
         basis = torch.nn.functional.normalize(x.T @ basis, dim=0)  # (n, n) -> (D, n)
         rest = ridge**-power  # eigenvalue of the other D - n directions
-        matrix = rest * torch.eye(width, dtype=x.dtype, device=x.device) + (basis * (scale - rest)) @ basis.T
+        matrix = rest * torch.eye(width, dtype=x.dtype) + (basis * (scale - rest)) @ basis.T
     else:
         matrix = (basis * scale) @ basis.T
-    whitening: Tensor = (matrix / (matrix.trace() / width)).to(vectors.dtype)
+    whitening: Tensor = (matrix / (matrix.trace() / width)).to(vectors.device, vectors.dtype)
     return whitening
 
 

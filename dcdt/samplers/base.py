@@ -1,10 +1,12 @@
 """What samplers have in common: one that gives every training pair negatives of its own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dcdt.data.gather import to_device
 from dcdt.samplers.pool import CPU, TrainingPool
 
 Score = Callable[[Tensor], Tensor]  # query rows (B,) to the current scores of all videos (B, N)
@@ -29,7 +31,7 @@ class Sampler:
         """Video rows of the negatives of every pair, (R, K)."""
         raise NotImplementedError
 
-    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Tensor]:
+    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Any]:
         """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
         return explicit(rows, device)
 
@@ -60,9 +62,4 @@ def explicit(rows: Tensor, device: torch.device = CPU) -> dict[str, Tensor]:
     """
     distinct, place = torch.unique(rows[:, 1:], return_inverse=True)
     parts = {"query": rows[:, 0], "video": rows[:, 1], "negatives": rows[:, 2:], "distinct": distinct, "place": place}
-    return {name: sent(part, device) for name, part in parts.items()}
-
-
-def sent(part: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; a GPU fetches it while the CPU goes on."""
-    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
+    return {name: to_device(part, device) for name, part in parts.items()}

@@ -1,10 +1,13 @@
 """Columns that all queries of a batch share: what samplers without negatives of their own have in common."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from dcdt.data.gather import to_device
 from dcdt.data.tables import padded
-from dcdt.samplers.base import Sampler, sent
+from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import CPU, TrainingPool
 
 
@@ -29,6 +32,8 @@ class ColumnSampler(Sampler):
         self._queries, self._candidates = pool.queries, pool.candidates
         self._positives, self._forbidden = padded(lists, fill=len(pool.candidates)), pool.forbidden
 
+        self._n_positives = torch.bincount(pool.owner, minlength=len(pool.queries))  # (U,) of each query, on the CPU
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """No negatives of their own, (R, 0)."""
         return torch.zeros(len(self.pairs), 0, dtype=torch.int64)
@@ -44,7 +49,7 @@ class ColumnSampler(Sampler):
         """
         return weight
 
-    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Tensor]:
+    def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Any]:
         """Row numbers of queries (B,) and columns (C,), with label and weight of every cell, (B, C), on the device.
 
         Every process knows the rows of all, so gathering their columns sends nothing: each encodes them itself, and
@@ -54,7 +59,7 @@ class ColumnSampler(Sampler):
         self._follow(device)
         seen = whole if whole is not None and self.gather else rows
         columns = self.columns(seen)
-        query, shown = sent(rows[:, 0], device), sent(columns, device)
+        query, shown = to_device(rows[:, 0], device), to_device(columns, device)
         owner = torch.searchsorted(self._queries, query.contiguous())
         positive, forbidden = (columns_of(places[owner], shown) for places in (self._positives, self._forbidden))
         cells = torch.zeros(len(rows), len(shown) + 1, device=device)  # the added column takes what stands in none
@@ -65,6 +70,7 @@ class ColumnSampler(Sampler):
             "columns": self._candidates[shown],
             "label": label,
             "weight": self.weigh(weight, label, columns, len(seen)),
+            "n_positives": int(self._n_positives[torch.searchsorted(self.pool.queries, rows[:, 0].contiguous())].max()),
         }
 
     def _follow(self, device: torch.device) -> None:

@@ -40,9 +40,10 @@ class DynamicHardSampler(HardSampler):
         pool, size, mined = self.pool, self.hard.shape[1], []
         parts = zip(torch.split(pool.queries, CHUNK), torch.split(pool.forbidden, CHUNK), strict=True)
         for queries, forbidden in parts:
-            scores: Tensor = score(queries).cpu()[:, pool.candidates]  # (chunk, C)
-            mined.append(hardest_of(scores, forbidden, size)[1])
-        self.hard = pool.candidates[torch.cat(mined)]
+            scores = score(queries)  # (chunk, N), searched where they are
+            among = scores[:, pool.candidates.to(scores.device)]  # (chunk, C)
+            mined.append(hardest_of(among, forbidden, size)[1])
+        self.hard = pool.candidates[torch.cat(mined).cpu()]
 
     def state(self) -> dict[str, Tensor]:
         """The pools as they were mined last."""

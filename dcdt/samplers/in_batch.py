@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from dcdt.config import InBatchSamplerConfig
+from dcdt.data.gather import to_device
 from dcdt.data.tables import Tables
-from dcdt.samplers.base import sent
 from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
 
@@ -40,7 +40,7 @@ class InBatchSampler(ColumnSampler):
         """A negative weighs 1 / pi, where asked for."""
         if not self.logq:
             return weight
-        chance = sent(self.chance(size)[columns].to(weight.dtype), weight.device)  # (C,)
+        chance = to_device(self.chance(size)[columns].to(weight.dtype), weight.device)  # (C,)
         return torch.where(label > 0, weight, weight / chance)
 
     def chance(self, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcdt.data.gather import single
+from dcdt.data.gather import single, to_device
 from dcdt.evaluation.top import top
 from dcdt.samplers.pool import CPU
 
@@ -50,7 +50,7 @@ def mine(
         for at, (asked, taken) in enumerate(parts):
             scores = room[: len(asked) * len(shown)].view(len(asked), len(shown))
             torch.mm(single(asked.to(device)), shown.T, out=scores)  # (c, b)
-            values, places = hardest_of(scores, taken.to(device) - start, size)
+            values, places = hardest_of(scores, taken - start, size)
             places += start
             if start == 0:
                 best.append((values, places))
@@ -65,14 +65,15 @@ def hardest_of(scores: Tensor, forbidden: Tensor, size: int) -> tuple[Tensor, Te
 
     Args:
         scores: (U, C); overwritten where forbidden.
-        forbidden: (U, F) columns of `scores`; others than 0 to C - 1 are padding.
+        forbidden: (U, F) columns of `scores`, on the CPU; others than 0 to C - 1 are padding.
         size: how many; where fewer are free, forbidden ones stand at the end.
 
     Returns:
         Their scores and their columns, (U, size) each.
     """
     query, at = ((forbidden >= 0) & (forbidden < scores.shape[1])).nonzero(as_tuple=True)
-    scores[query, forbidden[query, at]] = float("-inf")
+    rows, columns = (to_device(part, scores.device) for part in (query, forbidden[query, at]))
+    scores[rows, columns] = float("-inf")
     return top(scores, min(size, scores.shape[1]))
 
 

@@ -65,7 +65,7 @@ class Validation:
         collection, tables, model, side = self.restored.collection, self.restored.tables, self.judge, self.side
         for at, row in enumerate(side.queries.tolist()):
             rows = torch.tensor([row])
-            own = query_batch(collection, tables, rows, side.candidates)
+            own = query_batch(collection, tables, rows, side)
             other = replace(own, vectors=vectors[at : at + 1]) if vectors is not None else own
             if not model.reads_validation:
                 scores = model.score(other)

@@ -63,7 +63,7 @@ def brute_mrr(scores, made):
 
 def parts_on_validation(model, made):
     rows = torch.from_numpy(made.split.val.queries)
-    queries = query_batch(made.collection, made.tables, rows, torch.from_numpy(made.split.val.candidates))
+    queries = query_batch(made.collection, made.tables, rows, made.data.sides["val"])
     return queries, model.first.score(queries).numpy(), model.second.score(queries).numpy()
 
 
@@ -126,7 +126,7 @@ def test_a_part_alone_where_the_weight_is_0_or_1():
 
 def test_z_scores_are_over_the_candidates_and_0_where_all_are_equal():
     scores = torch.tensor([[1.0, 3.0, 5.0, 100.0], [0.1, 0.1, 0.1, 7.0]])
-    candidates = torch.tensor([True, True, True, False])
+    candidates = torch.tensor([0, 1, 2])
     found = z_scores(scores, candidates)
     torch.testing.assert_close(found[0, :3], torch.tensor([-1.0, 0.0, 1.0]) * (3 / 2) ** 0.5)
     assert found[1].tolist() == [0, 0, 0, 0]
@@ -138,7 +138,7 @@ def test_ranks_break_ties_by_the_order_of_the_house():
     scores = torch.randint(4, (6, 11), generator=generator).float()
     order = torch.randperm(11, generator=generator)
     candidates = torch.rand(11, generator=generator) > 0.3
-    found = ranks(scores, order, candidates)
+    found = ranks(scores, order, candidates.nonzero().flatten())
     for row in range(6):
         ranked = sorted(candidates.nonzero().flatten().tolist(), key=lambda at: (-scores[row, at], order[at]))
         assert [int(found[row, at]) for at in ranked] == list(range(1, len(ranked) + 1))
@@ -235,7 +235,7 @@ def test_validation_is_scored_as_left_out_where_a_part_reads_it(made):
     trainer = quiet_trainer()
     trainer.test(model, datamodule=made.data, verbose=False)
     rows = torch.from_numpy(made.split.val.queries)
-    queries = query_batch(made.collection, made.tables, rows, torch.from_numpy(made.split.val.candidates))
+    queries = query_batch(made.collection, made.tables, rows, made.data.sides["val"])
     found = model.results["val"].scores
     mask = found.isfinite()
     torch.testing.assert_close(found[mask], model.score_left_out(queries, rows)[mask])

@@ -45,6 +45,7 @@ def naive(model, query, videos):
 def test_the_chunked_score_is_that_of_the_concatenation(monkeypatch, n_fields, cells):
     monkeypatch.setattr(single_tower, "CHUNK_CELLS", cells)
     model = make_model(n_fields).double()
+    model.tables.to(dtype=torch.float64)
     videos = model.tables.videos.unbind(1)
     expected = torch.stack([naive(model, query, video) for query in model.tables.queries for video in videos])
     torch.testing.assert_close(model.score(batch_of(model)), expected.reshape(N_QUERIES, N_VIDEOS))

@@ -197,7 +197,7 @@ def test_video_vectors_follow_loaded_weights():
 def test_video_vectors_follow_the_model_to_another_type():
     model = make_model().eval()
     model.video_vectors()
-    model.double()
+    model.double().tables.to(dtype=torch.float64)
     assert model.score(batch_of(model.tables)).dtype == torch.float64
 
 
@@ -261,7 +261,8 @@ def shared_batch():
     weight = torch.ones(4, 5)
     weight[1, 4] = 0
     columns = torch.tensor([3, 0, 7, 9, 10])
-    return {"query": torch.tensor([0, 2, 3, 6]), "columns": columns, "label": label, "weight": weight}
+    batch = {"query": torch.tensor([0, 2, 3, 6]), "columns": columns, "label": label, "weight": weight}
+    return {**batch, "n_positives": 2}
 
 
 @attention_kinds
@@ -272,12 +273,12 @@ def test_shared_columns_are_measured_as_ranking_does(attention, measure):
     model.loss.forward = lambda *given: seen.append(given) or given[0]
     batch = shared_batch()
     model.training_step(batch, 0)
-    [(measured, label, weight, teacher)] = seen
+    [(measured, label, weight, teacher, n_positives)] = seen
     scores = model.eval().score(batch_of(model.tables))[batch["query"]][:, batch["columns"]]
     wanted = scores if measure == "similarity" else (2 - 2 * scores).sqrt()
     torch.testing.assert_close(measured, wanted, atol=1e-5, rtol=0)
     assert torch.equal(label, batch["label"]) and torch.equal(weight, batch["weight"])
-    assert teacher is None
+    assert teacher is None and n_positives == 2
 
 
 @pytest.mark.parametrize("batch", [index_batch(), shared_batch()], ids=["pairs", "shared"])
@@ -286,7 +287,7 @@ def test_a_taught_loss_gets_the_frozen_cosine_of_its_cells(batch):
     model.loss.taught = True
     model.loss.forward = lambda *given: seen.append(given) or given[0]
     model.training_step(batch, 0)
-    [(measured, _, _, teacher)] = seen
+    [(measured, _, _, teacher, _)] = seen
     assert teacher.shape == measured.shape
     for at, query in enumerate(batch["query"]):
         rows = batch["columns"] if "columns" in batch else [batch["video"][at], *batch["negatives"][at]]

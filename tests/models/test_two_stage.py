@@ -75,8 +75,7 @@ def joint(made, *overrides, loss=None):
 
 def batch_of(made, side="test"):
     rows = torch.from_numpy(getattr(made.split, side).queries)
-    candidates = torch.from_numpy(getattr(made.split, side).candidates)
-    return query_batch(made.collection, made.tables, rows, candidates), rows
+    return query_batch(made.collection, made.tables, rows, made.data.sides.get(side)), rows  # training ranks all
 
 
 def judgments_of(made, query, least):
@@ -138,7 +137,7 @@ def test_scores_by_brute_force(made, fitted, left_out):
     for at, query in enumerate(rows.tolist()[:6]):
         ranked = sorted(range(len(order)), key=lambda video: (-float(z[0][at, video]), order[video]))
         own = normal(made.collection.queries.texts[query]) if left_out else None
-        weights = fitted._own_weights[query] if left_out else fitted.weights
+        weights = fitted._own_weights[fitted._at[query]] if left_out else fitted.weights
         for video in ranked[:DEPTH]:
             columns = evidence_by_hand(made, fitted, query, video, own, [part[at] for part in z])
             wanted = sum(float(w) * c / float(s) for w, c, s in zip(weights, columns, fitted.scale, strict=True))
@@ -167,7 +166,7 @@ def test_training_reads_scores_that_were_fitted_without_the_query(made, override
     flattered = z_scores(model.recall.score(batch), None).gather(1, top)
     assert (flattered - recall)[model._lists.label[at] > 0].mean() > 0.1
     for row, place in zip(rows.tolist(), at, strict=True):
-        start = model._lists.evidence[place] @ (model._own_weights[row] / model.scale)
+        start = model._lists.evidence[place] @ (model._own_weights[place] / model.scale)
         torch.testing.assert_close(model._start[place], start)
     assert set(model._lists.rows.tolist()) == set(made.split.train.queries) | set(made.split.val.queries)
 
@@ -211,7 +210,7 @@ def test_the_penalty_is_the_best_over_queries_left_out(made, fit_on, monkeypatch
 
 def test_a_test_query_teaches_nothing(made, fitted):
     held = set(made.split.test.queries.tolist())
-    assert not held & fitted._group.keys() and not held & fitted._own_weights.keys()
+    assert not held & fitted._group.keys() and not held & fitted._at.keys()
     groups = {normal(made.collection.queries.texts[row]) for row in fitted._group}
     assert len(fitted.evidence.asked) == len(groups) < len(fitted._group)
 
@@ -231,7 +230,7 @@ def test_the_others_stay_beneath_in_their_order():
     z = torch.randn(5, 12, generator=generator)
     top = z.topk(4, dim=1).indices
     scores = 3 * torch.randn(5, 4, generator=generator)
-    candidates = torch.ones(12, dtype=torch.bool)
+    candidates = torch.arange(12)
     found = reranked(z, top, scores, candidates)
     for row in range(5):
         rest = [at for at in z[row].argsort(descending=True).tolist() if at not in top[row]]
@@ -281,7 +280,7 @@ def test_a_training_step_by_hand(made, measure):
     torch.nn.init.normal_(model.joint.output.weight)
     model.note_loss = lambda *given: None
     rows = made.split.train.queries[:6].tolist()
-    found = model.training_step({"query": torch.tensor(rows)}, 0)
+    found = model.training_step({"rows": torch.tensor(rows)}, 0)
     values, counted = [], []
     for row in rows:
         at = model._at[row]
@@ -309,7 +308,7 @@ def test_lists_without_a_positive_are_left_out_of_training(made):
     model = joint(made)
     model.note_loss = lambda *given: None
     model._lists.label.zero_()
-    loss = model.training_step({"query": torch.from_numpy(made.split.train.queries[:4])}, 0)
+    loss = model.training_step({"rows": torch.from_numpy(made.split.train.queries[:4])}, 0)
     assert loss.item() == 0
     loss.backward()
 

@@ -69,7 +69,7 @@ def scores_of(model, ids, served, text, allowed=None):
         keep = torch.tensor([name in allowed for name in ids])
         top = z[0].masked_fill(~keep, float("-inf")).topk(min(model.config.depth, int(keep.sum())))[1]
         evidence = model.evidence(batch.vectors, z, top, torch.tensor([-1]))
-        found = reranked(z[0], top, model.head(batch, top, evidence, model.weights), keep)[0]
+        found = reranked(z[0], top, model.head(batch, top, evidence, model.weights), keep.nonzero()[:, 0])[0]
     return {name: float(found[row]) for row, name in enumerate(ids) if keep[row]}
 
 

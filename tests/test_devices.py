@@ -1,0 +1,167 @@
+"""Every model on a device that is not the CPU: the CPU's results, no mixed devices, and hardly a wait."""
+
+from dataclasses import replace
+from functools import lru_cache
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from models.test_history import make_folder as make_histories
+from separate_device import NAME, reads, separate
+from support import make_collection, prepare
+
+from dcdt import setup
+from dcdt.callbacks.logger import RunLogger
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data import datamodule
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.tables import Tables
+from dcdt.registry import SAMPLERS, look_up
+from dcdt.samplers.pool import training_pool
+
+TRAINED = ("dcdt", "dcdt_residual", "single_tower")
+LOSSES = ("contrastive", "infonce", "triplet", "margin_mse", "margin_mse_bm25")
+SAMPLED = ("random", "hard", "dynamic_hard", "window", "mixed", "in_batch", "catalogue")
+FITTED = (
+    *("zero_shot", "zero_shot_whitened", "bm25", "dcdt_ridge", "hybrid", "hybrid_towers", "two_stage"),
+    "two_stage_ridge",
+)
+WIDTH = 48  # numbers of a vector that are read: closed forms take seconds over 1536
+HISTORY = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history")
+SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progress=false", "logger=none")
+WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
+JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_collection(tmp_path_factory.mktemp("devices") / "c", n_videos=24, n_queries=60, twins=2)
+
+
+@lru_cache
+def configured(*overrides):
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return parse(compose("config", overrides=["trainer=cpu", *SMALL, *overrides]))
+
+
+class CountReads(L.Callback):
+    """Names of the reads during the training of each epoch and in each chunk of an evaluation."""
+
+    def __init__(self):
+        self.training, self.chunks = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.start = len(reads) if batch_idx == 0 else self.start
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.training.append(reads[self.start :])
+
+    def on_validation_batch_start(self, *_):
+        self.chunk = len(reads)
+
+    def on_validation_batch_end(self, *_):
+        self.chunks.append(reads[self.chunk :])
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+
+def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32):
+    """What a run of these settings ends with, and what it waited for."""
+    settings = replace(settings, trainer=replace(settings.trainer, accelerator=accelerator))
+    device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
+    made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
+    whole = made.tables
+    tables = Tables(*(part[..., :WIDTH] for part in (whole.queries, whole.videos, whole.frozen)), whole.fields)
+    tables.to(dtype=dtype)
+    pool = training_pool(made.collection, made.split, device)
+    sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
+    data = RankingDataModule(
+        made.collection, made.split, made.pairs, sampler, settings.batch_size, settings.seed, settings.ks
+    )
+    counter, make_trainer = CountReads(), setup.make_trainer
+
+    def trainer_on_device(given, callbacks):
+        trainer = make_trainer(given, [*callbacks, counter])
+        trainer.strategy._root_device = device  # Lightning's strategy for a single device knows its own devices only
+        return trainer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup, "make_trainer", trainer_on_device)
+        trained = setup.train(settings, tables, data, RunLogger(), state)
+    reference = setup.reference_results(tables, trained.trainer, data)
+    trained.trainer.test(trained.model, datamodule=data, verbose=False)
+    predicted = trained.trainer.predict(trained.model, datamodule=data)
+    assert tables.device == device  # where Lightning, which moves models, has left them
+    return SimpleNamespace(
+        history=trained.history,
+        value=trained.value,
+        facts=trained.model.facts(),
+        sides={name: vars(side) for name, side in trained.model.results.items()},
+        reference={name: side.metrics for name, side in reference.items()},
+        predicted=[tuple(part.cpu() for part in chunk) for chunk in predicted],
+        counter=counter,
+    )
+
+
+def check(settings, folder, tmp_path, monkeypatch, **options):
+    """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits."""
+    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 24 * 7)  # chunks of seven queries
+    expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
+    with separate():
+        found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
+    for name in ("history", "value", "facts", "sides", "reference", "predicted"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+    assert not any(found.counter.training), found.counter.training
+    assert len(found.counter.chunks) > 5
+    assert max(map(len, found.counter.chunks)) <= 1, found.counter.chunks
+
+
+@pytest.mark.parametrize("sampler", SAMPLED)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", TRAINED)
+def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, model, loss, sampler):
+    few = ("sampler.warm_up=1", "sampler.every=1") if sampler == "dynamic_hard" else ()
+    settings = configured(f"model={model}", f"loss={loss}", f"sampler={sampler}", *few, *WIDTHS[model])
+    check(settings, small, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "infonce", "triplet"])
+def test_the_joint_head(small, tmp_path, monkeypatch, loss):
+    check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("split", ["query", "video"])  # all videos are candidates, or the held-out ones
+@pytest.mark.parametrize("model", FITTED)
+def test_every_model_without_epochs(small, tmp_path, monkeypatch, model, split):
+    check(configured(f"model={model}", f"split={split}", "ks=[1,2]"), small, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("overrides", [("model.fusion=rrf",), ("model.attention=query", "model=dcdt"), JOINT])
+def test_some_candidates(small, tmp_path, monkeypatch, overrides):
+    model = () if any(part.startswith("model=") for part in overrides) else ("model=hybrid",)
+    check(configured(*model, *overrides, "split=video", "ks=[1,2]"), small, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("model", HISTORY)
+def test_every_model_of_learners(tmp_path, monkeypatch, model, asked):
+    folder = make_histories(tmp_path / "c", asked=asked)
+    split = ("split=query",) if asked else ("split=time",)
+    settings = configured(f"model={model}", *split)
+    check(settings, folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("model", ["dcdt", "dcdt_residual"])
+def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype):
+    check(configured(f"model={model}", *WIDTHS[model]), small, tmp_path, monkeypatch, dtype=dtype)
+
+
+def test_a_batch_that_lightning_moves_is_seen(small, tmp_path, monkeypatch):
+    monkeypatch.delattr(RankingDataModule, "transfer_batch_to_device")  # positions on the device, judgments on the CPU
+    with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+        check(configured("model=zero_shot"), small, tmp_path, monkeypatch)
