@@ -69,8 +69,16 @@ class CountReads(L.Callback):
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
 
-def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32):
-    """What a run of these settings ends with, and what it waited for."""
+class Cut(L.Callback):
+    """Cuts a training off as its third epoch begins."""
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 2:
+            raise RuntimeError("cut off")
+
+
+def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32, cut=False):
+    """What a run of these settings ends with, and what it waited for; with `cut` it is cut off once and resumed."""
     settings = replace(settings, trainer=replace(settings.trainer, accelerator=accelerator))
     device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
     made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
@@ -82,15 +90,20 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     data = RankingDataModule(
         made.collection, made.split, made.pairs, sampler, settings.batch_size, settings.seed, settings.ks
     )
-    counter, make_trainer = CountReads(), setup.make_trainer
+    counter, make_trainer, cuts = CountReads(), setup.make_trainer, [Cut()] if cut else []
 
     def trainer_on_device(given, callbacks):
-        trainer = make_trainer(given, [*callbacks, counter])
+        trainer = make_trainer(given, [*cuts, *callbacks, counter])
         trainer.strategy._root_device = device  # Lightning's strategy for a single device knows its own devices only
         return trainer
 
     with monkeypatch.context() as patched:
         patched.setattr(setup, "make_trainer", trainer_on_device)
+        if cut:
+            with pytest.raises(RuntimeError, match="cut off"):
+                setup.train(settings, tables, data, RunLogger(), state)
+            cuts.clear()
+            assert state.is_file()
         trained = setup.train(settings, tables, data, RunLogger(), state)
     reference = setup.reference_results(tables, trained.trainer, data)
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
@@ -159,6 +172,26 @@ def test_every_model_of_learners(tmp_path, monkeypatch, model, asked):
 @pytest.mark.parametrize("model", ["dcdt", "dcdt_residual"])
 def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype):
     check(configured(f"model={model}", *WIDTHS[model]), small, tmp_path, monkeypatch, dtype=dtype)
+
+
+@pytest.mark.parametrize("sampler", ["dynamic_hard", "catalogue"])
+def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkeypatch, sampler):
+    settings = configured(
+        *("model=dcdt_residual", "loss=infonce", "loss.learned=true", f"sampler={sampler}", "trainer.max_epochs=4"),
+        *("callbacks.checkpoint_seconds=0", "model.dropout=0.0", *WIDTHS["dcdt_residual"]),
+    )
+    expected = outcome(settings, small, tmp_path / "cpu", "cpu", monkeypatch)
+    with separate():
+        found = outcome(settings, small, tmp_path / "device", NAME, monkeypatch, cut=True)
+    for name in ("history", "value", "facts", "sides"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+
+
+def test_ties_are_ordered_once_a_run(small, tmp_path, monkeypatch):
+    calls, tie_order = [], datamodule.tie_order
+    monkeypatch.setattr(datamodule, "tie_order", lambda ids: calls.append(len(ids)) or tie_order(ids))
+    outcome(configured("model=hybrid_towers"), small, tmp_path / "cpu", "cpu", monkeypatch)
+    assert len(calls) == 1
 
 
 def test_a_batch_that_lightning_moves_is_seen(small, tmp_path, monkeypatch):

@@ -67,6 +67,24 @@ def made_pool():
     return TrainingPool(pairs, rows, rows, torch.arange(N_VIDEOS), (rows * 3).unsqueeze(1))
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("loss", ["contrastive", "infonce"])
+@pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
+def test_similarities_are_multiplied_in_fp32_whatever_the_towers_compute_in(kind, loss, shared):
+    made = made_tables()
+    model, place = model_of(kind, made, loss), None if shared else torch.tensor([[3, 1], [0, 2], [5, 4]])
+    queries, videos = made.queries[:3], made.videos[:, :6]
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = model.match(queries, videos, place)
+        encoded = model.encode_queries(queries).double(), model.encode_videos(videos).double()
+        value = model.objective(queries, videos, place, None, None, None)
+    exact = encoded[0] @ encoded[1].T  # (3, 6)
+    exact = exact if place is None else exact.gather(1, place)
+    expected = (2 - 2 * exact).sqrt() if loss == "contrastive" else exact
+    assert measured.dtype == value.dtype == torch.float32
+    torch.testing.assert_close(measured.double(), expected, atol=1e-5, rtol=0)  # bf16 would be off by 0.004
+
+
 @pytest.mark.parametrize("least", [0, 10**9])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
