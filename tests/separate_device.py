@@ -18,7 +18,17 @@ NAME = "separate"
 aten = torch.ops.aten
 COPIES = (aten._to_copy, aten.copy_, aten.to)
 WAITS = {  # operations whose result's shape, or the host's next step, depends on values
-    *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten.bincount),
+    *(
+        aten.item,
+        aten._local_scalar_dense,
+        aten.nonzero,
+        aten.nonzero_numpy,
+        aten.argwhere,
+        aten.masked_select,
+        aten.equal,
+        aten.is_nonzero,
+        aten.bincount,
+    ),
     *(aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.repeat_interleave, aten.isin),
     *(aten._linalg_eigh, aten._linalg_svd),
 }
