@@ -331,7 +331,7 @@ def print_summary(
 ) -> None:
     """The table at the end of a run: the model beside zero-shot on the same queries, with the difference's interval."""
     console = Console(width=None if os.isatty(1) else 100)
-    name, results = settings.model.name, trained.model.results
+    name, results = settings.option, trained.model.results
     for side in [side for side in results if side != "val"]:
         mine, base = results[side], reference[side]
         n, among = len(mine.queries), int(split.sides[side].candidates.sum())

@@ -4,7 +4,7 @@ Every option of a group names a schema here by its `name`; what a configuration 
 No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
 """
 
-from dcdt.config.composing import check_choices, job_name, model_presets, register_resolvers
+from dcdt.config.composing import check_choices, job_name, register_resolvers
 from dcdt.config.inputs import (
     EmbedderConfig,
     EmbedJob,
@@ -28,6 +28,7 @@ from dcdt.config.models import (
     TwoStageConfig,
     ZeroShotConfig,
 )
+from dcdt.config.options import as_text, flatten, model_option, model_presets
 from dcdt.config.places import cache_home, cache_root, config_folder, demo_collection, outputs_root
 from dcdt.config.reading import typed
 from dcdt.config.reporting import LoggerConfig
@@ -83,12 +84,15 @@ __all__ = [
     "TwoStageConfig",
     "WindowSamplerConfig",
     "ZeroShotConfig",
+    "as_text",
     "cache_home",
     "cache_root",
     "check_choices",
     "config_folder",
     "demo_collection",
+    "flatten",
     "job_name",
+    "model_option",
     "model_presets",
     "outputs_root",
     "parse",

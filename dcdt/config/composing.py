@@ -6,28 +6,16 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from dcdt.config.options import model_option
 from dcdt.config.places import cache_root, config_folder, demo_collection, outputs_root, project_root
 from dcdt.errors import UserError
 
 LONGEST_KEY = 200  # characters
-ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=")  # where results go decides no result
-
-
-def model_presets() -> dict[str, dict[str, Any]]:
-    """The values of every option of conf/model by its name, which is what a user chose; `model.name` is its class."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    options = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
-    GlobalHydra.instance().clear()
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        found = {name: compose("config", overrides=[f"model={name}"]).model for name in options}
-    return {name: cast(dict[str, Any], OmegaConf.to_container(values, resolve=True)) for name, values in found.items()}
+ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=", "sweep.")  # where results go decides no result
 
 
 def check_choices(arguments: list[str]) -> None:
@@ -64,6 +52,7 @@ def register_resolvers() -> None:
         "vectors_of": _vectors_of,
         "stem": lambda path: _plain(Path(path).name),
         "job_name": job_name,
+        "model_option": model_option,
         "run_folder": lambda resumed, new: resumed or new,
     }
     for name, resolver in resolvers.items():

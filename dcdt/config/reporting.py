@@ -1,4 +1,4 @@
-"""Schemas of loggers and callbacks."""
+"""Schemas of loggers, callbacks and what ends a sweep."""
 
 from dataclasses import dataclass
 
@@ -46,3 +46,13 @@ class CallbacksConfig:
             raise UserError(f"callbacks.collapse_cosine is {self.collapse_cosine}; it must be above 0 and at most 1.")
         if self.checkpoint_seconds is not None:
             at_least("callbacks.checkpoint_seconds", self.checkpoint_seconds, 0)
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep does beside its jobs."""
+
+    report: bool = True
+
+    def check(self) -> None:
+        """Nothing to check."""

@@ -1,7 +1,7 @@
 """The whole configuration: which schema each name has, and the checks across them."""
 
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,8 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from dcdt.config.checks import at_least, one_of
 from dcdt.config.inputs import EMBEDDERS, DataConfig, EmbedderConfig, EmbedJob, SplitConfig
 from dcdt.config.models import MODELS, ModelConfig
+from dcdt.config.options import model_option
 from dcdt.config.reading import typed
-from dcdt.config.reporting import CallbacksConfig, LoggerConfig
+from dcdt.config.reporting import CallbacksConfig, LoggerConfig, SweepConfig
 from dcdt.config.training import LOSSES, SAMPLERS, LossConfig, OptimizerConfig, SamplerConfig, TrainerConfig
 from dcdt.errors import UserError
 from dcdt.words import listed
@@ -28,7 +29,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 
 
-SINGLE: dict[str, type] = {"optimizer": OptimizerConfig, "callbacks": CallbacksConfig}
+SINGLE: dict[str, type] = {"optimizer": OptimizerConfig, "callbacks": CallbacksConfig, "sweep": SweepConfig}
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Settings:
     logger: LoggerConfig
     optimizer: OptimizerConfig
     callbacks: CallbacksConfig
+    sweep: SweepConfig
     seed: int
     trials: int
     batch_size: int
@@ -53,6 +55,11 @@ class Settings:
     outputs: str
     experiment_name: str | None = None
     resume: str | None = None
+
+    @property
+    def option(self) -> str:
+        """Name of the option of conf/model that the model is, or is nearest to; `model.name` is its class."""
+        return model_option(asdict(self.model))
 
     @property
     def fields(self) -> list[str]:
@@ -92,9 +99,10 @@ def parse(config: DictConfig) -> Settings:
         one_of(f"{group}.name", name, tuple(schemas))
         values[group] = typed(schemas[str(name)], chosen, group)
     for key, schema in SINGLE.items():
-        if not isinstance(config.get(key), DictConfig):
-            raise UserError(f"{key} is {config.get(key)!r}; give its values as {key}.NAME=VALUE.")
-        values[key] = typed(schema, config[key], key)
+        part = config.get(key, DictConfig({}) if key == "sweep" else None)  # older configurations have no sweep
+        if not isinstance(part, DictConfig):
+            raise UserError(f"{key} is {part!r}; give its values as {key}.NAME=VALUE.")
+        values[key] = typed(schema, part, key)
     plain = {item.name for item in fields(Settings)} - values.keys()
     unknown = {str(key) for key in config} - plain - values.keys()
     if unknown:

@@ -4,18 +4,17 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from dcdt.config import model_presets
+from dcdt.config import as_text, flatten, model_option
 from dcdt.errors import UserError
 from dcdt.reporting.runs import FINISHED, Run
 from dcdt.tuning import SPACES
 
 # What makes no other variant: where results go, and what must agree anyway (data, split, embedder, ks).
-IGNORED = ("outputs", "logger", "experiment_name", "seed", "split", "data", "embedder", "ks", "primary_metric")
+IGNORED = ("outputs", "logger", "sweep", "experiment_name", "seed", "split", "data", "embedder", "ks", "primary_metric")
 IGNORED_CALLBACKS = ("callbacks.progress", "callbacks.collapse_cosine")
 SIMULATED = " (simulated)"
 TRAINING = ("loss", "sampler", "optimizer", "trainer", "callbacks", "batch_size")  # moot where nothing is trained
@@ -26,7 +25,7 @@ class Variant:
     """Runs that share everything that matters but fold and seed.
 
     Attributes:
-        label: the option of conf/model that it is (else the model's name), and the choices in which the variants of a
+        label: the option of conf/model that it is, or is nearest to, and the choices in which the variants of a
             report with the same option differ.
         model: name of the model.
         runs: the finished ones, by fold and seed, one each.
@@ -62,7 +61,7 @@ def make_variants(runs: list[Run]) -> list[Variant]:
         key = json.dumps(deciding, sort_keys=True)
         choices[key] = deciding
         groups.setdefault(key, []).append(run)
-    labels = _labels(choices, {key: _option(members[0].config["model"]) for key, members in groups.items()})
+    labels = _labels(choices, {key: model_option(members[0].config["model"]) for key, members in groups.items()})
     simulated = any("interactions" in run.provenance.get("simulated", []) for run in runs)
     variants = []
     for key, members in groups.items():
@@ -76,7 +75,7 @@ def make_variants(runs: list[Run]) -> list[Variant]:
 def check_comparable(runs: list[Run]) -> None:
     """Raise UserError, naming two runs, where settings, collections, embeddings or splits disagree."""
     for name in ("split", "ks", "primary_metric"):
-        _agree(name, ((run, _plain(_without_index(run.config.get(name)))) for run in runs))
+        _agree(name, ((run, as_text(_without_index(run.config.get(name)))) for run in runs))
     done = [run for run in runs if run.status == FINISHED]
     for name, word in (("collection_fingerprint", "collection"), ("embeddings", "embedding space")):
         _agree(word, ((run, str(run.provenance.get(name))) for run in done))
@@ -120,45 +119,8 @@ def _deciding(run: Run, idle: bool) -> dict[str, str]:
     if run.model != "zero_shot":  # which reads no judgment, so that it is one row of a learning curve
         split = run.config.get("split", {})
         parts |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
-    flat = dict(_flatten(parts, ""))
+    flat = flatten(parts)
     return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
-
-
-def _flatten(value: Any, place: str) -> Iterable[tuple[str, str]]:  # noqa: ANN401 - configuration
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, _plain(value)
-
-
-def _plain(value: Any) -> str:  # noqa: ANN401 - configuration
-    """A value as a command line would give it.
-
-    >>> _plain([True, None, 0.001, "title"])
-    '[true,null,0.001,title]'
-    """
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_plain(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_plain, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-    return str(int(value) if whole else value)  # margin 1 and margin 1.0 are the same choice
-
-
-def _option(model: Mapping[str, Any]) -> str:
-    """The option of conf/model with these values, else the model's name; keys that came after a run do not count."""
-    values, name = dict(_flatten(model, "")), str(model["name"])
-    found = [option for option, known in _options().items() if values.items() <= known.items()]
-    return found[0] if len(found) == 1 else name
-
-
-@cache
-def _options() -> dict[str, dict[str, str]]:
-    """Flat values of every option."""
-    return {name: dict(_flatten(values, "")) for name, values in model_presets().items()}
 
 
 def training_choices(variants: list[Variant]) -> dict[str, list[str]]:
@@ -166,9 +128,7 @@ def training_choices(variants: list[Variant]) -> dict[str, list[str]]:
     trained = sorted(
         (one for one in variants if any(run.cost.get("epochs") for run in one.runs)), key=lambda one: one.label
     )
-    flat = {
-        one.label: dict(_flatten({group: one.runs[0].config.get(group) for group in TRAINING}, "")) for one in trained
-    }
+    flat = {one.label: flatten({group: one.runs[0].config.get(group) for group in TRAINING}) for one in trained}
     keys = sorted({key for parts in flat.values() for key in parts} - set(IGNORED_CALLBACKS))
     differing = [key for key in keys if len({parts.get(key) for parts in flat.values()}) > 1]
     found: dict[str, list[str]] = {}
@@ -206,7 +166,7 @@ def _peers(name: str, parts: dict[str, str]) -> str:
 
 def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
     """Whether the model, or a part of it, reads who watched what."""
-    plain = _plain(model)
+    plain = as_text(model)
     named = {"collaborative", "dcdt_history"} & set(re.split(r"[^a-z_]+", plain))
     return bool(named) or bool(re.search(r"\bhistory:(?!none\b)", plain))
 

@@ -246,7 +246,7 @@ def _write(
     spec = {
         "format": FORMAT,
         "run": known,
-        "model": settings.model.name,
+        "model": settings.option,
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "parts": [{"name": name, **part.spec} for name, part in zip(named, parts, strict=True)],

@@ -187,3 +187,7 @@ def test_a_run_is_named_by_the_option_that_it_is(tmp_path):
     write_run(tmp_path, "dcdt", overrides={"model": older}, name="b")
     write_run(tmp_path, "dcdt", overrides={"model": {**known["dcdt"], "width": 8}}, name="c")
     assert labels(tmp_path) == ["dcdt", "dcdt_ridge", "hybrid_towers"]
+    changed = {**known["hybrid_towers"], "fusion": "rrf"}
+    write_run(tmp_path, "hybrid", overrides={"model": changed}, name="d")
+    expected = ["dcdt", "dcdt_ridge", "hybrid_towers, model.fusion=convex", "hybrid_towers, model.fusion=rrf"]
+    assert labels(tmp_path) == expected
