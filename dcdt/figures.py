@@ -6,36 +6,55 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 BLUE, ORANGE, GREY = "#3b6fb6", "#d9822b", "#666666"
+TOPICS = ("#2a6ab0", "#c4641a", "#2b8558", "#b5383e", "#8a4fa3", "#12a5b5", "#a08a1c", "#e07ab0", "#5b3a1e", "#7ac143")
+OTHER = "#b8bcc2"  # of the topic `other`
+MARKERS = "os^Dv"  # a topic beyond the tenth has a colour again, with another marker
 
 
-def run_figures(history: list[dict[str, float]], pairs: Tensor | None, name: str) -> dict[str, Any]:
-    """Figures by name: `loss` where something was trained, `scores` where the split has a pair file."""
+def run_figures(
+    history: list[dict[str, float]], pairs: Tensor | None, name: str, zero_shot: float | None = None
+) -> dict[str, Any]:
+    """Figures by name: `loss` where something was trained, `scores` where the split has a pair file.
+
+    Args:
+        history: loss and validation per epoch.
+        pairs: (m, 2) of score and label.
+        name: of the model.
+        zero_shot: its validation MRR.
+    """
     figures: dict[str, Any] = {}
     if history:
-        figures["loss"] = loss_curve(history, name)
+        figures["loss"] = loss_curve(history, name, zero_shot)
     if pairs is not None and len(pairs):
         figures["scores"] = score_distribution(pairs.numpy(), name)
     return figures
 
 
-def loss_curve(history: list[dict[str, float]], name: str) -> Figure:
-    """Training loss and validation MRR per epoch."""
+def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | None = None) -> Figure:
+    """Training loss and validation MRR per epoch, with zero_shot's as a level line."""
     figure, axes = _axes()
-    epochs = [row["epoch"] + 1 for row in history]
-    axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE)
+    epochs, marker = [row["epoch"] + 1 for row in history], "o" if len(history) == 1 else None
+    axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="epoch", title=f"{name}: training loss and validation MRR")
     axes.set_ylabel("training loss", color=BLUE)
     axes.set_ylim(bottom=0)
     validated = [row for row in history if "val/mrr" in row]
     if validated:
         right = axes.twinx()
-        right.plot([row["epoch"] + 1 for row in validated], [row["val/mrr"] for row in validated], color=ORANGE)
+        right.plot(
+            [row["epoch"] + 1 for row in validated], [row["val/mrr"] for row in validated], color=ORANGE, marker=marker
+        )
         right.set_ylabel("validation MRR", color=ORANGE)
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)
+        if zero_shot is not None:
+            right.axhline(zero_shot, color=ORANGE, linestyle="--", linewidth=1.2, label="validation MRR of zero_shot")
+            figure.legend(frameon=False, fontsize="small", loc="outside lower right")
     return figure
 
 
@@ -48,7 +67,7 @@ def score_distribution(pairs: np.ndarray, name: str) -> Figure:
         weights = np.full(int(chosen.sum()), 1 / max(1, chosen.sum()))
         axes.hist(pairs[chosen, 0], bins, weights=weights, alpha=0.6, color=colour, label=f"{label} ({chosen.sum()})")
     axes.set(xlabel="score", ylabel="share of pairs", title=f"{name}: scores of the test pairs")
-    axes.legend(frameon=False)
+    _legend_above(axes, 2)
     return figure
 
 
@@ -64,30 +83,46 @@ def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
         flat, shown = (centred @ axis).numpy(), spread.square() / centred.square().sum().clamp(min=1e-12)
     else:
         flat, shown = np.zeros((len(vectors), 2)), torch.zeros(2)
-    for at, topic in enumerate(sorted(set(topics))):
+    names = sorted(set(topics), key=lambda topic: (topic == "other", topic))
+    for at, topic in enumerate(names):
         here = [topic == other for other in topics]
-        axes.scatter(
-            flat[here, 0], flat[here, 1], s=18, color=f"C{at}", label=f"{as_written(topic[:30])} ({sum(here)})"
-        )
+        colour = OTHER if topic == "other" and len(names) > 1 else TOPICS[at % len(TOPICS)]
+        marker, label = MARKERS[at // len(TOPICS) % len(MARKERS)], f"{as_written(topic[:30])} ({sum(here)})"
+        axes.scatter(flat[here, 0], flat[here, 1], s=18, color=colour, marker=marker, linewidths=0, label=label)
     labels = [f"component {at + 1} ({float(part):.0%})" for at, part in enumerate(shown)]
     axes.set(xlabel=labels[0], ylabel=labels[1], title=f"{name}: the videos")
-    axes.legend(frameon=False, fontsize="x-small")
+    columns = 3 if max(map(len, names)) <= 18 else 2
+    figure.set_figheight(4.0 + 0.18 * -(-len(names) // columns))
+    figure.legend(frameon=False, fontsize="small", loc="outside lower left", ncols=columns, handletextpad=0.2)
     return figure
 
 
-def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name: str) -> Figure:
-    """How often (M, M) the video of a column stands above that of the row, which answers; with numbers of queries."""
-    figure, axes = _axes()
-    axes.grid(False)
-    axes.imshow(np.ma.masked_invalid(share), cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(number), strict=True):
-        text = f"{round(share[row, column] * number[row, column])}/{number[row, column]}"
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=5, color=colour)
+def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name: str) -> Figure | None:
+    """How often (M, M) the video of a column stands above that of the row, which answers; with numbers of queries.
+
+    Videos that answer no test query have no row. None where no video is above an answer: there is nothing to show.
+    """
+    above = np.nan_to_num(share) > 0
+    rows, columns = np.flatnonzero((number > 0).any(1)), np.flatnonzero(above.any(0))
+    if not len(columns):
+        return None
+    figure = Figure(figsize=(3.2 + 0.45 * len(columns), 2.4 + 0.32 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(np.ma.masked_invalid(share[np.ix_(rows, columns)]), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            if number[row, column]:
+                text = f"{round(share[row, column] * number[row, column])}/{number[row, column]}"
+                colour = "white" if share[row, column] > 0.5 else "black" if above[row, column] else OTHER
+                axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     short = [as_written(title if len(title) <= 28 else f"{title[:27]}\u2026") for title in titles]
-    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=5)
-    axes.set_yticks(range(len(short)), short, fontsize=5)
-    axes.set_title(f"{name}: test queries that rank a column's video above the row's, their answer", fontsize=7)
+    axes.set_xticks(range(len(columns)), [short[column] for column in columns], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), [short[row] for row in rows], fontsize=8)
+    axes.tick_params(length=0)
+    figure.suptitle(
+        f"{name}: near duplicates. How many test queries of a row,\nits answer, rank the column above it", fontsize=9
+    )
     return figure
 
 
@@ -98,6 +133,12 @@ def as_written(text: str) -> str:
     a \$5 b \$6
     """
     return text.replace("$", r"\$")
+
+
+def _legend_above(axes: Any, columns: int) -> None:  # noqa: ANN401 - matplotlib's Axes, untyped here
+    """A legend in one line above the bars, which are given room for it."""
+    axes.set_ylim(0, 1.14 * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=columns, borderaxespad=0.2)
 
 
 def _axes() -> tuple[Figure, Any]:

@@ -18,14 +18,14 @@ PAIRS = 8  # near duplicates that are shown
 
 def figures_of(outcome: Outcome) -> dict[str, Any]:
     """The run's own figures, the videos in two dimensions, and which near duplicates are confused."""
-    figures, model, name = dict(outcome.figures), outcome.model, outcome.settings.model.name
+    figures, model, name = dict(outcome.figures), outcome.model, outcome.settings.option
     with torch.no_grad():
         if model.decoupled:
             figures["videos"] = projection(model.video_vectors().cpu(), topics(outcome.data.collection), name)
         scores = outcome.results["test"].scores
         if scores is not None:
             figures["duplicates"] = _duplicates(outcome, scores)
-    return figures
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 - a figure
@@ -39,7 +39,7 @@ def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 
     positive = positive.scatter_(1, judged % positive.shape[1], True)[:, :-1]
     share, number = confusion(scores, positive, videos)
     titles = [collection.videos.titles[row] or collection.videos.ids[row] for row in videos.tolist()]
-    return confusion_map(share.numpy(), number.numpy(), titles, outcome.settings.model.name)
+    return confusion_map(share.numpy(), number.numpy(), titles, outcome.settings.option)
 
 
 def write_vectors(outcome: Outcome, folder: Path) -> Path:

@@ -123,7 +123,7 @@ def _loss(variants: list[Variant]) -> Figure | None:
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_xlim(left=1)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.6)
     if inside:
         axes.legend(frameon=False, fontsize=10)
@@ -156,12 +156,12 @@ def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplot
         axes.stairs(share, Z_EDGES, color=colour, linewidth=1.4, label=word)
     threshold = float(np.mean([part[2] for part in parts]))
     if np.isfinite(threshold):
-        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label="threshold")
+        axes.axvline(threshold, ymax=0.84, color=INK, linestyle="--", linewidth=1.2, label="threshold")
     axes.set_title(_wrapped(variant.label, 44), loc="left")
     axes.set(xlabel="score in standard deviations from its mean", ylabel="share of pairs")
     axes.set_xlim(Z_EDGES[0], Z_EDGES[-1])
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9.5)
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend above the bars
+    axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=3, borderaxespad=0.2, columnspacing=1.2)
 
 
 def _differences(report: Report) -> Figure | None:
