@@ -175,7 +175,7 @@ def main() -> None:
     assert number is not None
     sys.argv[1:] = spec["command"]  # of the job, which provenance.json names
     folder = own_folder(Path(spec["folder"]), named=True, sweeping=False)
-    logger, ending = RunLogger(), "failed"
+    logger, ending, reason = RunLogger(), "failed", "interrupted"
     try:
         settings = parse(config)
         if number == 0:
@@ -187,15 +187,16 @@ def main() -> None:
         lacking = (NotApplicable,) if spec["overrides"] is None else (NotApplicable, MissingField)
         ending = "not_applicable" if isinstance(error, lacking) else "failed"
         kind, text = type(error).__name__, str(error)
+        reason = text if kind in KINDS else f"{kind}: {text}"
         write_json(
             Path(spec["errors"]) / f"{number}.json",
-            {"kind": kind, "text": text if kind in KINDS else f"{kind}: {text}"},
+            {"kind": kind, "text": reason},
         )
         if kind not in KINDS:
             traceback.print_exc()
         raise SystemExit(1) from None
     finally:
-        logger.close(ending)
+        logger.close(ending, reason)
 
 
 def _end_with_parent() -> None:

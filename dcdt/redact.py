@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
@@ -83,3 +84,16 @@ def guard_output() -> None:
         stream = getattr(sys, name)
         if secret_values() and stream is not None and not isinstance(stream, Guarded):
             setattr(sys, name, Guarded(stream))
+
+
+@contextmanager
+def unguarded() -> Iterator[None]:
+    """Show the streams beneath the guards for a while: what then hooks their `write` gets text without secrets."""
+    guards = {name: stream for name in ("stdout", "stderr") if isinstance(stream := getattr(sys, name), Guarded)}
+    for name, guard in guards.items():
+        setattr(sys, name, guard._stream)
+    try:
+        yield
+    finally:
+        for name, guard in guards.items():
+            setattr(sys, name, guard)

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError, in_words
+from dcdt.errors import UserError, in_words, mendable
 from dcdt.files import replacing, write_text
 from dcdt.redact import guard_output
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
-from dcdt.reporting.runs import read_runs
+from dcdt.reporting.runs import first_line, read_runs
 from dcdt.reporting.tables import Report, make_report, named
 from dcdt.reporting.variants import Variant
 
@@ -65,6 +65,38 @@ def report(
     return found
 
 
+def publish(
+    folders: Sequence[Path],
+    out: Path,
+    to_wandb: bool,
+    chosen: Sequence[str] = (),
+    metric: str | None = None,
+    against: str | None = None,
+) -> None:
+    """Write a report, print its table and its page's place, and send it to W&B where asked to.
+
+    Raises:
+        UserError: as `report`; or W&B refuses.
+    """
+    found = report(folders, out, chosen, metric, against)
+    print(render.summary(found))  # noqa: T201 - the command's own message
+    print(f"report: {out / 'index.html'}")  # noqa: T201
+    if to_wandb:
+        from dcdt.callbacks.wandb_report import log_report
+
+        log_report(found, folders[0], {name: out / f"{name}.png" for name in FIGURES})
+
+
+def report_sweep(folder: Path, to_wandb: bool) -> None:
+    """The report of a sweep that has just ended; what goes wrong is a line that says how to repeat it."""
+    try:
+        publish([folder], folder / "report", to_wandb)
+    except Exception as error:  # whatever it is, it is no failure of the sweep
+        known = in_words(error) if mendable(error) else f"{type(error).__name__}: {error}"
+        again = f"python -m dcdt.report {folder}{' --wandb' if to_wandb else ''}"
+        print(f"no report: {first_line(known)} Repeat: {again}", file=sys.stderr)  # noqa: T201
+
+
 def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | None:
     """The two models whose queries are compared; None where there is only one.
 
@@ -96,16 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     out = given.out or given.folders[0] / "report"
     try:
-        found = report(given.folders, out, given.compare, given.metric, given.against)
-        if given.wandb:
-            from dcdt.callbacks.wandb import log_report
-
-            log_report(found, given.folders[0], {name: out / f"{name}.png" for name in FIGURES})
+        publish(given.folders, out, given.wandb, given.compare, given.metric, given.against)
     except (UserError, OSError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
-    print(render.summary(found))  # noqa: T201
-    print(f"report: {out / 'index.html'}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dcdt.config import Settings, config_folder, parse
 from dcdt.errors import MissingField, NotApplicable, in_words, mendable
 from dcdt.redact import redacted
 from dcdt.status import Status
-from dcdt.sweep import FAILED
+from dcdt.sweep import ENDED
 
 log = logging.getLogger("dcdt")
 
@@ -82,7 +82,7 @@ def run(
     metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
     notes = write_results(folder, results, metrics, data)
     status.cost(setup.cost(trained, seconds))
-    figures = run_figures(trained.history, results["test"].pairs, settings.model.name)
+    figures = run_figures(trained.history, results["test"].pairs, settings.option, metrics["zero_shot/val/mrr"])
     logger.finish(
         Outcome(chosen, trained.model, trained.epoch, trained.history, data, results, metrics, figures, folder)
     )
@@ -100,7 +100,7 @@ def job(config: DictConfig) -> float:
     folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
     choices, resumed = place.overrides.task if sweeping else None, config.get("resume") is not None
     named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
-    status, logger, ending = Status(folder), RunLogger(), "failed"
+    status, logger, ending, reason = Status(folder), RunLogger(), "failed", "interrupted"
     lacking = (NotApplicable, MissingField) if sweeping else ()
     try:
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
@@ -127,6 +127,7 @@ def job(config: DictConfig) -> float:
         log.warning("not applicable: %s", reason)
     except Exception as error:
         known = isinstance(error, NotApplicable) or mendable(error)
+        reason = in_words(error) if known else f"{type(error).__name__}: {error}"
         if not sweeping and known:
             status.withdraw(error)
             print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
@@ -136,7 +137,7 @@ def job(config: DictConfig) -> float:
             raise
         log.error("failed: %s: %s", folder.name, redacted(in_words(error) if known else traceback.format_exc()))
     finally:
-        logger.close(ending)
+        logger.close(ending, reason)
         status.release()
     return float("nan")
 
@@ -144,9 +145,14 @@ def job(config: DictConfig) -> float:
 def main() -> None:
     """The command."""
     prepare_hydra()
-    job()
-    if FAILED:
-        raise SystemExit(1)
+    job()  # an interruption ends the command here
+    for sweep in ENDED:
+        if sweep.report:
+            from dcdt.report import report_sweep
+
+            report_sweep(sweep.folder, sweep.on_wandb)
+        if sweep.failed:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,27 @@ from dcdt.watch import SweepWatch
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
 
 log = logging.getLogger("dcdt")
-FAILED: list[str] = []  # jobs of the last sweep of this process that failed
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has come to its end.
+
+    Attributes:
+        folder: of its jobs.
+        finished, failed: names of the jobs' folders.
+        report: whether its tables are made now (`sweep.report`).
+        on_wandb: whether its runs are on W&B.
+    """
+
+    folder: Path
+    finished: list[str]
+    failed: list[str]
+    report: bool
+    on_wandb: bool
+
+
+ENDED: list[Sweep] = []  # the last sweep of this process, for the command: Hydra returns nothing of it
 
 
 class SweepSummary(Callback):
@@ -73,12 +94,19 @@ class SweepSummary(Callback):
         folder = Path(config.hydra.sweep.dir)
         found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
         statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
-        FAILED[:] = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
+        finished = [name for name, status in statuses.items() if status == "finished"]
+        failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
         counts = Counter(statuses.values())
         log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-        for name in FAILED:
+        for name in failed:
             log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
-        log.warning("tables: python -m dcdt.report %s", folder)
+        report = bool(OmegaConf.select(config, "sweep.report", default=True))
+        if not finished:
+            log.warning("no report: no job has finished")
+        elif not report:
+            log.warning("tables: python -m dcdt.report %s", folder)
+        on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
+        ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
 
 
 @contextmanager
@@ -112,7 +140,9 @@ def fingerprint(config: DictConfig, collection: str, code: str) -> str:
     parts = OmegaConf.to_container(config, resolve=True)
     assert isinstance(parts, dict)
     deciding = {
-        str(key): value for key, value in parts.items() if key not in ("logger", "outputs", "callbacks", "resume")
+        str(key): value
+        for key, value in parts.items()
+        if key not in ("logger", "outputs", "callbacks", "resume", "sweep")
     }
     deciding["callbacks"] = {**parts["callbacks"], "progress": None, "checkpoint_seconds": None}
     return hashlib.sha256(json.dumps([deciding, collection, code], sort_keys=True).encode()).hexdigest()[:16]

@@ -3,13 +3,21 @@ import logging
 import pytest
 from omegaconf import OmegaConf
 
-from dcdt import sweep
+from dcdt import run, sweep
 
 
 @pytest.fixture(autouse=True)
 def clean():
     yield
-    sweep.FAILED.clear()
+    sweep.ENDED.clear()
+
+
+def ended(folder, **changed):
+    """What Hydra calls when a sweep is over."""
+    config = {"hydra": {"sweep": {"dir": str(folder)}}, "logger": {"name": "csv"}, **changed}
+    sweep.SweepSummary().on_multirun_end(OmegaConf.create(config))
+    [found] = sweep.ENDED
+    return found
 
 
 def test_jobs_are_counted_by_status_and_what_did_not_finish_is_named(tmp_path, caplog):
@@ -24,8 +32,8 @@ def test_jobs_are_counted_by_status_and_what_did_not_finish_is_named(tmp_path, c
         (tmp_path / name).mkdir()
         (tmp_path / name / "status.json").write_text(text)
     with caplog.at_level(logging.WARNING, "dcdt"):
-        sweep.SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
-    assert sweep.FAILED == ["c", "d", "e"]
+        found = ended(tmp_path, sweep={"report": False})
+    assert (found.finished, found.failed, found.report) == (["a"], ["c", "d", "e"], False)
     assert [record.getMessage() for record in caplog.records] == [
         "sweep: 1 failed, 1 finished, 1 not_applicable, 1 running, 1 unreadable",
         "  c: ValueError: x",
@@ -33,6 +41,51 @@ def test_jobs_are_counted_by_status_and_what_did_not_finish_is_named(tmp_path, c
         "  e: did not finish",
         f"tables: python -m dcdt.report {tmp_path}",
     ]
+
+
+@pytest.mark.parametrize(("status", "report"), [("finished", True), ("failed", False)])
+def test_a_sweep_is_reported_where_a_job_has_finished(tmp_path, status, report, caplog):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "status.json").write_text(f'{{"status": "{status}"}}')
+    assert ended(tmp_path).report == report
+    assert ("no report: no job has finished" in caplog.text) != report and "tables:" not in caplog.text
+    assert not ended(tmp_path).on_wandb and ended(tmp_path, logger={"name": "wandb"}).on_wandb
+
+
+def end_of_command(monkeypatch, job, report):
+    """Run the command with another job and another report; its exit code."""
+    monkeypatch.setattr(run, "prepare_hydra", lambda: None)
+    monkeypatch.setattr(run, "job", job)
+    monkeypatch.setattr("dcdt.report.publish", report)
+    try:
+        run.main()
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+@pytest.mark.parametrize(("failed", "code"), [([], 0), (["b"], 1)])
+def test_the_command_ends_a_sweep_with_its_report_and_keeps_its_exit_code(monkeypatch, tmp_path, capsys, failed, code):
+    calls = []
+    job = lambda: sweep.ENDED.append(sweep.Sweep(tmp_path, ["a"], failed, True, True))  # noqa: E731
+    assert end_of_command(monkeypatch, job, lambda *given: calls.append(given)) == code
+    assert calls == [([tmp_path], tmp_path / "report", True)]
+
+    def breaking(*_):
+        raise ValueError("no figure\nsecond line")
+
+    sweep.ENDED.clear()
+    assert end_of_command(monkeypatch, job, breaking) == code
+    told = capsys.readouterr().err
+    assert told == f"no report: ValueError: no figure Repeat: python -m dcdt.report {tmp_path} --wandb\n"
+
+
+def test_an_interrupted_sweep_has_no_report(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        end_of_command(monkeypatch, interrupted, lambda *_: pytest.fail("a report"))
 
 
 def test_a_job_is_named_by_the_choices_that_differ(tmp_path):

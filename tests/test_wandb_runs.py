@@ -1,5 +1,6 @@
 """What sweeps and single runs leave for Weights & Biases, read back from the offline files."""
 
+import csv
 import json
 import os
 import subprocess
@@ -43,8 +44,8 @@ def records(folder, kind):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
-    sweep = ["-m", *on(folder, tmp_path), *WANDB, "split=folds", "split.index=0,1,2", "seed=0,1"]
+def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
+    sweep = ["-m", f"outputs={tmp_path}", *WANDB, "split=folds", "split.index=0,1,2", "seed=0,1"]
     sweep += ["model=zero_shot,dcdt", f"hydra.sweep.dir={tmp_path}/sweep"]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     environment = {**kept, "HOME": str(tmp_path)}
@@ -52,7 +53,10 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "1 failed, 11 finished" in done.stderr and "no space left on the disk" in done.stderr
     place = tmp_path / "sweep"
+    assert "linear_algebra, MRR:\nzero_shot " in done.stdout and f"report: {place}/report/index.html" in done.stdout
     found = leet_all(place)
+    rows = {name: found.pop(name)["summary"] for name in ("zero_shot", "dcdt")}
+    sent = found.pop("report_sweep")["summary"]
     names = {
         f"split.index={index}, seed={seed}, model={model}"
         for index in range(3)
@@ -62,17 +66,29 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
     broken = "split.index=2, seed=1, model=dcdt"
     assert set(found) == names
     assert {name: shown["exit_code"] for name, shown in found.items()} == {name: int(name == broken) for name in names}
+    assert found[broken]["summary"]["error"] == "RuntimeError: no space left on the disk"
+    for name, shown in found.items():
+        assert len([key for key in shown["summary"] if not key.startswith("_")]) <= 40
+        assert shown["config"]["variant"] == name.split("model=")[1] and f"index={shown['config']['fold']}," in name
     runs = [shown[0] for shown in records(place, "run").values()]
-    assert {run["run_group"] for run in runs} == {"sweep"}
-    assert all(run["job_type"] == run["display_name"].split("model=")[1] for run in runs)
-    assert all(run["tags"] == ["small"] for run in runs)
+    assert {run["run_group"] for run in runs} == {"sweep"} and len(runs) == 15
+    jobs = [run for run in runs if run["job_type"] not in ("report", "variant")]
+    assert all(run["job_type"] == run["display_name"].split("model=")[1] for run in jobs)
+    assert all(run["tags"] == ["linear_algebra"] for run in jobs)
+    main = json.loads(next((place / "wandb").rglob("tables/main_*.table.json")).read_text())
+    with (place / "report" / "table.csv").open() as file:
+        written = list(csv.DictReader(file))
+    mrr = main["columns"].index("mrr")
+    assert [(row[0], row[mrr]) for row in main["data"]] == [(row["model"], float(row["mrr"])) for row in written]
+    for row in written:
+        assert sent[f"{row['model']}/mrr"] == pytest.approx(float(row["mrr"]), abs=1e-6)
+        assert rows[row["model"]]["mrr_low"] == pytest.approx(float(row["mrr_low"]), abs=1e-6)
+    assert sent["dcdt/p"] == rows["dcdt"]["p"] and "dcdt/difference" in sent
     for path in place.glob("*/wandb.json"):
         facts = json.loads(path.read_text())
         assert found[facts["name"]]["run_id"] == facts["id"]
         assert found[facts["name"]]["config"]["folder"] == str(path.parent)
         assert Path(facts["files"]).parent == place / "wandb"
-    report = dcdt("report", str(place))
-    assert report.returncode == 0, report.stderr
     table = (place / "report" / "table.md").read_text()
     assert (
         table.count("| failed |")
@@ -83,9 +99,9 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails(folder, tmp_path):
     again = dcdt("run", *sweep, HOME=str(tmp_path))
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("done already") == 11 and "12 finished" in again.stderr
+    assert "\nreport: " in again.stdout
     found = records(place, "run")
-    assert len(found) == 13 and sorted(shown[0]["display_name"] for shown in found.values()).count(broken) == 2
-    assert dcdt("report", str(place)).returncode == 0
+    assert len(found) == 15 + 1 + 3 and [shown[0]["display_name"] for shown in found.values()].count(broken) == 2
     assert "no space left" not in (place / "report" / "table.md").read_text()
 
 
@@ -94,9 +110,11 @@ def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finis
     sweep = ["-m", *on(folder, tmp_path), *WANDB, "model=collaborative,dcdt", "loss.margin=1,3"]
     done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
     assert done.returncode == 1
-    found = {
-        name: (shown["exit_code"], shown["summary"]["status"]) for name, shown in leet_all(tmp_path / "sweep").items()
-    }
+    runs = {name: shown for name, shown in leet_all(tmp_path / "sweep").items() if name.startswith("model=")}
+    reasons = {name.partition(",")[0]: shown["summary"].get("error") for name, shown in runs.items() if name[-1] == "1"}
+    assert reasons == {"model=collaborative": "the collection has no interactions.csv", "model=dcdt": None}
+    assert runs["model=dcdt, loss.margin=3"]["summary"]["error"].startswith("loss.margin is 3")
+    found = {name: (shown["exit_code"], shown["summary"]["status"]) for name, shown in runs.items()}
     assert found == {
         "model=collaborative, loss.margin=1": (0, "not_applicable"),
         "model=dcdt, loss.margin=1": (0, "finished"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from dcdt.redact import unguarded
+
 if TYPE_CHECKING:
     from lightning import Callback
 
@@ -31,7 +33,7 @@ class RunLogger:
     def finish(self, outcome: "Outcome") -> None:
         """Nothing to send."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, reason: str = "") -> None:
         """Nothing to close."""
 
 
@@ -55,7 +57,7 @@ def _import_wandb() -> None:
     """Import all that `wandb.init` would import, ahead of torch and lightning.
 
     The models in `wandb.sdk.launch` search every module loaded for their documentation: with torch among them the same
-    import takes several times as long.
+    import takes several times as long. It also hooks what is printed, for the console of a run.
     """
-    with suppress(ImportError):  # a part that another version may lack
+    with unguarded(), suppress(ImportError):  # a part that another version may lack
         importlib.import_module("wandb.sdk.launch")

@@ -1,14 +1,14 @@
 """Weights & Biases: one run a job, closed on every path, mirrored from what the run's folder holds."""
 
-import csv
-import io
 import logging
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 import wandb
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -18,15 +18,14 @@ from dcdt.callbacks.logger import RunLogger
 from dcdt.callbacks.samples import COLUMNS, sample_table, score_spread
 from dcdt.callbacks.wandb_key import mode_of, named
 from dcdt.callbacks.wandb_media import figures_of, write_vectors
-from dcdt.config import LoggerConfig, typed
+from dcdt.callbacks.wandb_summary import beside_zero_shot, summary_of, variant_of
+from dcdt.config import LoggerConfig, model_option, typed
 from dcdt.errors import UserError
 from dcdt.files import read_json, write_json
 from dcdt.models.recommender import Recommender
 from dcdt.outcome import Outcome
-from dcdt.redact import redacted_values
-from dcdt.reporting.render import csv_wide
-from dcdt.reporting.structure import Table
-from dcdt.reporting.tables import Report
+from dcdt.redact import redacted, redacted_values
+from dcdt.reporting.runs import first_line
 from dcdt.sweep import differing
 
 log = logging.getLogger("dcdt")
@@ -50,6 +49,7 @@ class WandbRun(RunLogger):
     def __init__(self, config: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
         self.chosen = typed(LoggerConfig, config.logger, "logger")
         self.config, self.folder, self.overrides = config, folder, overrides
+        self.option = model_option(OmegaConf.select(config, "model"))
         self.simulated: list[str] = []
         self.run: wandb.Run | None = None
         self.tried = self.again = False
@@ -70,29 +70,33 @@ class WandbRun(RunLogger):
         self.again = resuming and mode == "offline"  # another file of the same run: what came before is sent again
         first = not (self.folder.parent / "wandb").exists()
         sweep = self.folder.parent.name if self.overrides is not None else None
-        name = ", ".join(differing(self.overrides or [], self.folder.parent))
-        run, mode = _start(
+        own = differing(self.overrides or [], self.folder.parent)
+        run, mode = start_run(
             self.folder.parent,
             mode,
             self.chosen.mode == "online",
+            console=sweep is None,  # the jobs of a sweep may share a terminal
+            machine=True,
             id=identity,
             resume="allow" if identity and mode == "online" else None,
             project=self.chosen.project,
             entity=self.chosen.entity,
-            name=name or self.folder.name,
+            name=", ".join(own) or self.folder.name,
             group=sweep,
-            job_type=OmegaConf.select(config, "model.name"),
+            job_type=self.option,
             tags=[tag for tag in (config.get("experiment_name"), Path(config.data.path).name) if tag],
             config={
                 **redacted_values(OmegaConf.to_container(config, resolve=True)),
+                "variant": variant_of(config, own),
+                "fold": OmegaConf.select(config, "split.index"),
                 "folder": str(self.folder.resolve()),
             },
         )
         self.run = run
         files = Path(run.dir).parent
         write_json(known, {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)})
-        run.define_metric("epoch", hidden=True)
-        for part in ("train/*", "val/*"):  # the summary is that of the best epoch, written at the end
+        run.define_metric("epoch", hidden=True, summary="none")
+        for part in ("train/*", "val/*", "scores/*", "lr"):  # the summary is that of the best epoch, made at the end
             run.define_metric(part, step_metric="epoch", summary="none")
         run.define_metric(config.primary_metric, step_metric="epoch", summary="max")
         if mode == "offline" and (sweep is None or first):
@@ -120,20 +124,25 @@ class WandbRun(RunLogger):
             for name, value in metrics.items()
             if not name.startswith("zero_shot/") and f"zero_shot/{name}" in metrics
         ]
-        columns: list[str | int] = ["metric", str(self.run.job_type), "zero_shot", *(["simulated"] if label else [])]
+        columns: list[str | int] = ["metric", self.option, "zero_shot", *(["simulated"] if label else [])]
         shown: dict[str, Any] = {"results": wandb.Table(columns, rows)}
         scores, side = outcome.results["val"].scores, data.sides["val"]
         if scores is not None and self.chosen.samples:
             best = sample_table(side, scores, data.collection, self.chosen.samples)
             shown["samples/best"] = wandb.Table(list(COLUMNS), best)
         shown |= {f"figures/{name}": wandb.Image(figure) for name, figure in figures_of(outcome).items()}
+        if outcome.history:
+            shown["figures/val_mrr"] = beside_zero_shot(outcome, self.option)
+        else:  # a model without epochs is a level line beside those of the other runs
+            for epoch in (0, outcome.settings.trainer.max_epochs - 1):
+                level = {name: metrics[name] for name in outcome.model.watched}
+                self.run.log({"epoch": epoch, **level}, step=epoch)
         self.run.log(shown)
-        row = next((row for row in outcome.history if row["epoch"] == outcome.epoch), {})
-        self.run.summary.update({**row, **metrics, "best_epoch": outcome.epoch})
+        self.run.summary.update(summary_of(outcome))
         if self.chosen.artifacts:
             self._send(outcome)
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, reason: str = "") -> None:
         """Close the run with the exit code of its status; a job of a sweep that never opened one gets one now."""
         if not self.tried and self.overrides is not None and status != "done already":
             try:
@@ -142,6 +151,8 @@ class WandbRun(RunLogger):
                 return
         if self.run is not None:
             self.run.summary["status"] = status
+            if status in ("failed", "not_applicable"):
+                self.run.summary["error"] = redacted(first_line(reason))
             self.run.finish(exit_code=0 if status in ("finished", "not_applicable") else 1)
             self.run = None
 
@@ -160,7 +171,7 @@ class WandbRun(RunLogger):
 
 
 class Mirror(L.Callback):
-    """Sends each epoch's row of the history, with how the scores are spread and, now and then, sample queries.
+    """Sends each epoch's row of the history, with what it cost, how the scores are spread and, now and then, samples.
 
     Args:
         to: the run.
@@ -170,6 +181,8 @@ class Mirror(L.Callback):
     def __init__(self, to: WandbRun, history: History) -> None:
         self.to, self.history = to, history
         self._scores: Tensor | None = None
+        self._queries = 0
+        self._started = self._trained = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Send again what an earlier process sent to another file; look at gradients where asked to."""
@@ -179,6 +192,22 @@ class Mirror(L.Callback):
         if self.to.chosen.watch != "none":
             self.to.run.watch(module, log=cast(Any, self.to.chosen.watch), log_freq=self.to.chosen.watch_steps)
 
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._queries, self._started, self._trained = 0, time.perf_counter(), 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: dict[str, Tensor],
+        batch_index: int,
+    ) -> None:
+        """Count the queries by a shape, which waits for no device."""
+        self._queries += len(batch["query"]) * trainer.world_size
+        self._trained = time.perf_counter() - self._started
+
     def on_validation_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
         """Keep the scores of the first queries until the epoch ends."""
         self._scores = module.first_scores
@@ -186,7 +215,11 @@ class Mirror(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
         """Send everything of the epoch at once."""
         assert self.to.run is not None
-        row: dict[str, Any] = dict(self.history.rows[-1])
+        row: dict[str, Any] = {**self.history.rows[-1], "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        row["speed/epoch_seconds"] = time.perf_counter() - self._started
+        row["speed/queries_per_second"] = self._queries / max(self._trained, 1e-9)
+        if module.device.type == "cuda":
+            row["speed/gpu_memory_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
         if self._scores is not None:
             data, chosen, epoch = module.data, self.to.chosen, trainer.current_epoch
             spread = score_spread(data.sides["val"], self._scores, data.collection.positive_grade)
@@ -203,49 +236,32 @@ class Mirror(L.Callback):
             self.to.run.unwatch(module)
 
 
-def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
-    """One summary run (job type `report`) with the tables and figures, in the directory and group of the sweep's runs.
-
-    Args:
-        report: what was found.
-        folder: the sweep's folder (or a run's).
-        figures: PNG files by name; those that do not exist are left out.
-    """
-    logger = report.best.runs[0].config["logger"]
-    mode = "offline" if logger.get("mode") == "offline" else mode_of("auto")  # as was chosen for the runs
-    run, mode = _start(
-        folder,
-        mode,
-        False,
-        project=logger.get("project") or "dcdt",
-        entity=logger.get("entity"),
-        name=f"report_{folder.resolve().name}",
-        group=folder.resolve().name,
-        job_type="report",
-        config={"facts": report.facts, "primary_metric": report.metric},
-    )
-    try:
-        images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items() if path.is_file()}
-        tables = {f"tables/{table.name}": _table(table) for table in (*report.tables, report.failures, report.cost)}
-        run.log({**tables, **images})
-        run.summary.update({"best": report.best.label})
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish(exit_code=0)
-    if mode == "offline":
-        log.warning("W&B: %s stays offline. Send: wandb sync %s", named("the report"), Path(run.dir).parent)
-
-
-def _start(folder: Path, mode: Any, insist: bool, **facts: Any) -> tuple[wandb.Run, Any]:  # noqa: ANN401 - wandb's
+def start_run(
+    folder: Path,
+    mode: Any,  # noqa: ANN401 - wandb's literal
+    insist: bool,
+    console: bool,
+    machine: bool,
+    **facts: Any,  # noqa: ANN401 - wandb's
+) -> tuple[wandb.Run, Any]:
     """A quiet run with its files in `folder/wandb`, and its mode; one that is still open is closed first.
 
     Where W&B does not answer the run stays offline, unless the user insists.
 
+    Args:
+        folder: above `wandb`.
+        mode: online, offline or disabled.
+        insist: whether the user asked for online.
+        console: whether what this process prints is part of the run.
+        machine: whether the use of processor, memory and GPU is.
+        facts: for `wandb.init`.
+
     Raises:
         UserError: W&B does not answer, or refuses, and the user insists.
     """
-    settings = wandb.Settings(silent=True, console="off", x_save_requirements=False, x_disable_stats=True)
+    settings = wandb.Settings(
+        silent=True, console="wrap" if console else "off", x_save_requirements=False, x_disable_stats=not machine
+    )
     settings.init_timeout = settings.login_timeout = ANSWER_SECONDS
     try:
         found = wandb.init(dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **facts)
@@ -255,19 +271,4 @@ def _start(folder: Path, mode: Any, insist: bool, **facts: Any) -> tuple[wandb.R
         if insist or mode == "offline":
             raise UserError(f"W&B cannot be used ({reason}).\nChoose logger.mode=offline, or logger=csv.") from error
     log.warning("W&B cannot be used (%s): the run stays offline.", reason)
-    return _start(folder, "offline", insist, **{**facts, "resume": None})
-
-
-def _table(table: Table) -> wandb.Table:
-    """A table with a column for each value and for the ends of its interval, as in the CSV file."""
-    head, *rows = csv.reader(io.StringIO(csv_wide(table)))
-    columns = [_numbers([row[at] for row in rows]) for at in range(len(head))]
-    return wandb.Table(list(head), [list(row) for row in zip(*columns, strict=True)])
-
-
-def _numbers(texts: list[str]) -> list[Any]:
-    """A column of numbers where every text in it is one, else of texts; empty ones are missing."""
-    try:
-        return [float(text) if text else None for text in texts]
-    except ValueError:
-        return [text or None for text in texts]
+    return start_run(folder, "offline", insist, console, machine, **{**facts, "resume": None})

@@ -1,14 +1,20 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from reporting.run_folders import write_comparison
 
 from dcdt.callbacks import wandb as module
-from dcdt.callbacks import wandb_key
+from dcdt.callbacks import wandb_key, wandb_report, wandb_summary
+from dcdt.config import config_folder, register_resolvers
 from dcdt.errors import UserError
-from dcdt.reporting.structure import Table
+from dcdt.reporting.runs import read_runs
+from dcdt.reporting.tables import make_report
 
 
 @pytest.fixture(autouse=True)
@@ -91,18 +97,115 @@ def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(mon
     assert module.named("the report") == "the report"
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [("auto", "online"), ("offline", "offline")])
-def test_a_report_on_runs_that_were_kept_offline_stays_offline(monkeypatch, tmp_path, chosen, expected):
+@pytest.mark.parametrize(
+    ("chosen", "logged", "expected"),
+    [
+        ("auto", None, "online"),
+        ("auto", "online", "online"),
+        ("auto", "offline", "offline"),
+        ("offline", "offline", "offline"),
+    ],
+)
+def test_a_report_on_runs_that_stayed_offline_stays_offline(monkeypatch, tmp_path, chosen, logged, expected):
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    modes = []
-    opened = lambda folder, mode, insist, **facts: modes.append(mode) or (MagicMock(), mode)  # noqa: E731
-    monkeypatch.setattr(module, "_start", opened)
-    run = SimpleNamespace(config={"logger": {"name": "wandb", "mode": chosen}})
-    best = SimpleNamespace(runs=[run], label="dcdt")
-    empty = Table("empty", "", {"mrr": "MRR"}, [])
-    report = SimpleNamespace(best=best, facts={}, metric="mrr", tables=[], failures=empty, cost=empty)
-    module.log_report(report, tmp_path, {})
-    assert modes == [expected]
+    if logged:
+        (tmp_path / "wandb.json").write_text(json.dumps({"mode": logged}))
+    run = SimpleNamespace(config={"logger": {"name": "wandb", "mode": chosen}}, folder=tmp_path)
+    csv = SimpleNamespace(config={"logger": {"name": "csv"}}, folder=tmp_path / "other")
+    assert wandb_report.mode_of_report([csv, run]) == expected
+
+
+def inspected(folder):
+    """Every offline run of a folder as `wandb leet inspect` reads it, by its job type, and the tables of its files."""
+    found = {}
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
+        lines = subprocess.run([*command, file], capture_output=True, text=True, check=True).stdout.splitlines()
+        [run] = [record["run"] for line in lines if "run" in (record := json.loads(line))]
+        text = subprocess.run([*command, "--summary", file], capture_output=True, text=True, check=True).stdout
+        shown = json.loads(text)
+        files = {name: file.parent / "files" / value["path"] for name, value in tables_in(shown["summary"])}
+        tables = {name: json.loads(path.read_text()) for name, path in files.items()}
+        found.setdefault(run.get("job_type"), []).append((run, shown, tables))
+    return found
+
+
+def tables_in(summary):
+    return [(key, value) for key, value in summary.items() if str(value).startswith("{'_latest") and "ncols" in value]
+
+
+def test_a_report_is_a_run_with_its_tables_and_a_run_a_row(tmp_path):
+    report = make_report(read_runs([write_comparison(tmp_path / "runs")]))
+    wandb_report.log_report(report, tmp_path, {})
+    runs = inspected(tmp_path)
+    [(run, shown, tables)] = runs["report"]
+    assert run["run_group"] == tmp_path.name and "95 % bootstrap interval" in run["notes"]
+    names = {f"tables/{table.name}" for table in report.tables} | {"tables/cost"}  # none of the empty ones
+    assert tables.keys() == names and all(table["data"] for table in tables.values())
+    [main] = [table for table in report.tables if table.name == "main"]
+    columns, rows = tables["tables/main"]["columns"], tables["tables/main"]["data"]
+    assert [row[0] for row in rows] == [row.name for row in main.rows] == ["dcdt", "zero_shot", "bm25"]
+    cell, at = main.rows[0].cells["mrr"], columns.index("mrr")
+    assert columns[at : at + 3] == ["mrr", "mrr_low", "mrr_high"]
+    assert rows[0][at : at + 3] == pytest.approx([cell.value, cell.low, cell.high], abs=1e-6)
+    [test] = [one for one in report.comparisons if (one.model, one.reference) == ("bm25", "zero_shot")]
+    expected = {"mrr": report.tables[0].rows[2].cells["mrr"].value, "difference": test.difference.value}
+    expected |= {"difference_low": test.difference.low, "difference_high": test.difference.high, "p": test.adjusted}
+    assert {name: shown["summary"][f"bm25/{name}"] for name in expected} == pytest.approx(expected)
+    assert "zero_shot/p" not in shown["summary"] and shown["summary"]["best"] == "dcdt"
+    assert len(runs["variant"]) == 3 and {run["run_group"] for run, _, _ in runs["variant"]} == {tmp_path.name}
+    rows = {run["display_name"]: shown for run, shown, _ in runs["variant"]}
+    assert {name: rows["bm25"]["summary"][name] for name in expected} == pytest.approx(expected)
+    assert rows["dcdt"]["summary"]["n"] == 48 and rows["dcdt"]["config"]["variant"] == "dcdt"
+
+
+def test_what_is_printed_reaches_a_run_without_keys(tmp_path):
+    told = subprocess.run([sys.executable, "-c", PRINTING, tmp_path], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    [(_, shown, _)] = inspected(tmp_path)[None]
+    assert [line["line"] for line in shown["console"]] == ["key *** printed", "key *** logged"]
+    assert "secret-of-a-test" not in told.stdout + told.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret-of" in path.read_bytes()]
+
+
+PRINTING = """
+import logging, os, sys
+from pathlib import Path
+from dcdt.redact import guard_output
+os.environ["A_API_KEY"] = "secret-of-a-test"
+guard_output()
+logging.basicConfig(stream=sys.stderr, format="%(message)s")  # which keeps the stream, as Hydra's handlers do
+from dcdt.callbacks.logger import _import_wandb
+_import_wandb()
+from dcdt.callbacks.wandb import start_run
+run, _ = start_run(Path(sys.argv[1]), "offline", False, console=True, machine=False, project="p")
+print("key secret-of-a-test printed")
+logging.warning("key secret-of-a-test logged")
+run.finish()
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "variant"),
+    [
+        (["split.index=1", "seed=2", "model=hybrid_towers"], "hybrid_towers"),
+        (["model=dcdt", "loss=infonce", "loss.temperature=0.10"], "dcdt, loss=infonce, loss.temperature=0.1"),
+        (["model=zero_shot", "loss=infonce", "optimizer.lr=1"], "zero_shot"),  # which nothing of that changes
+        (
+            ["model=dcdt", "model.fields=[title]", "split.train_queries=32"],
+            "dcdt, model.fields=[title], train_queries=32",
+        ),
+        (["logger=csv", "callbacks.patience=3", "trials=2"], "dcdt, trials=2"),
+    ],
+)
+def test_a_variant_is_what_the_folds_of_a_row_have_in_common(overrides, variant):
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        assert wandb_summary.variant_of(compose("config", overrides), overrides) == variant
+
+
+def test_a_variant_of_a_wrong_configuration_has_a_name_too():
+    assert wandb_summary.variant_of(OmegaConf.create({"model": {"name": "x"}}), ["loss=a"]) == "x, loss=a"
 
 
 @pytest.mark.slow
@@ -110,8 +213,9 @@ def test_where_wandb_does_not_answer_a_run_stays_offline_unless_the_user_insists
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(module, "ANSWER_SECONDS", 2)
-    run, mode = module._start(tmp_path, "online", False, project="p")
+    quiet = {"console": False, "machine": False, "project": "p"}
+    run, mode = module.start_run(tmp_path, "online", False, **quiet)
     run.finish()
     assert mode == "offline" and list((tmp_path / "wandb").glob("offline-run-*"))
     with pytest.raises(UserError, match=r"W&B cannot be used .*\nChoose logger.mode=offline, or logger=csv"):
-        module._start(tmp_path, "online", True, project="p")
+        module.start_run(tmp_path, "online", True, **quiet)

@@ -167,3 +167,13 @@ def write_run(
     if trials > 1:
         write_json(folder / "tuning.json", {"trials": [{}] * trials, "chosen": {}})
     return folder
+
+
+def write_comparison(folder):
+    """A finished sweep of three models over four folds; dcdt with two seeds."""
+    for fold in range(4):
+        write_run(folder, "zero_shot", fold, skill=1.0)
+        write_run(folder, "bm25", fold, skill=0.4)
+        for seed in (0, 1):
+            write_run(folder, "dcdt", fold, seed, skill=2.0)
+    return folder
