@@ -302,6 +302,11 @@ def test_a_model_that_is_no_option_has_the_name_of_the_nearest(model, option):
     assert model_option(model) == option
 
 
+def test_the_folder_of_a_run_is_named_by_its_option():
+    config = compose("config", ["model=hybrid_towers", "model.k=50", "outputs=/x"], return_hydra_config=True)
+    assert re.fullmatch(r"/x/[\d_-]+_hybrid_towers_linear_algebra_\w+", config.hydra.run.dir)
+
+
 def test_a_configuration_of_before_the_report_is_read():
     config = OmegaConf.to_container(compose("config", overrides=["data.path=/x", "data.cache=/y"]))
     del config["sweep"]

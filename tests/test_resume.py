@@ -101,7 +101,7 @@ def test_a_run_of_several_trials_keeps_those_that_ended(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_resumes_what_was_cut_off_and_skips_what_is_done(folder, tmp_path):
-    sweep = ["-m", *on(folder, tmp_path), *LONG, "seed=0,1", "callbacks.checkpoint_seconds=0"]
+    sweep = ["-m", *on(folder, tmp_path), *LONG, "seed=0,1", "sweep.report=false", "callbacks.checkpoint_seconds=0"]
     place = f"hydra.sweep.dir={tmp_path}/sweep"
     killed(40, *sweep, place, trial=1)
     states = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.glob("sweep/*/status.json")}

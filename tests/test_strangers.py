@@ -259,7 +259,6 @@ def test_html_in_titles_and_questions_is_text_on_the_report(tmp_path):
         "run", "-m", *given, "model=zero_shot,dcdt", place, HOME=str(tmp_path), DCDT_CACHE=str(tmp_path / "cache")
     )
     assert done.returncode == 0, done.stderr  # W&B draws titles that look like formulas, too
-    assert dcdt("report", str(tmp_path / "sweep")).returncode == 0
     page = (tmp_path / "sweep" / "report" / "index.html").read_text()
     tags = Tags()
     tags.feed(page)

@@ -86,6 +86,7 @@ def test_the_jobs_of_a_sweep_are_known_before_they_run():
 def test_a_sweep_shows_its_line_on_a_terminal_alone(tmp_path):
     folder = make_collection(tmp_path / "c", n_videos=20, n_queries=60)
     sweep = ["-m", *on(folder, tmp_path), *FAST[:-1], "model=zero_shot", "split=folds", "split.index=0,1"]
+    sweep += ["sweep.report=false"]
     piped = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/piped")
     assert piped.returncode == 0
     assert "\x1b" not in piped.stderr + piped.stdout and "2/2" not in piped.stderr

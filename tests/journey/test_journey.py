@@ -11,7 +11,7 @@ from journey.walk import commands, install, walk
 
 from dcdt.files import read_json
 
-STEPS = ["collection new", "run", "run -m", "report", "run", "recommend", "recommend", "index", "serve"]
+STEPS = ["collection new", "run", "run -m", "run", "recommend", "recommend", "index", "serve"]
 NOISE = re.compile(r"Traceback|Warning:|DEBUG|initializer|\b1 (videos|queries|epochs|descriptions)\b")
 
 
@@ -48,7 +48,7 @@ def test_two_tables_become_a_search_page(source, tmp_path, monkeypatch, doc_cach
         assert step.code == 0, f"{step.command}\n{step.err}"
         noise = [line for line in (step.out + step.err).splitlines() if NOISE.search(line)]
         assert not noise, f"{step.command}\n{noise[:5]}"
-    made, trained, _, reported, served, asked, _, changed, page = steps
+    made, trained, reported, served, asked, _, changed, page = steps
     assert "queries with a positive" in made.out and "Train on it: python -m dcdt.run" in made.out
     assert "zero_shot" in trained.out and "ask it: python -m dcdt.recommend" in served.out
     assert "hybrid_towers" in reported.out and "bm25" in reported.out

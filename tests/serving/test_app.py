@@ -30,7 +30,7 @@ def client(make_run):
 def test_an_answer_holds_what_the_schema_says_and_models_can_be_chosen(client):
     first = client.get("/search", params={"q": "rank of a basis", "k": 3, "explain": True}).json()
     second = client.get("/search", params={"q": "rank of a basis", "k": 3, "model": 2}).json()
-    assert (first["model"], second["model"]) == ("bm25", "hybrid") and len(first["videos"]) == 3
+    assert (first["model"], second["model"]) == ("bm25", "hybrid_towers") and len(first["videos"]) == 3
     assert first["videos"][0]["why"]["parts"][0]["name"] == "bm25" and "why" not in second["videos"][0]
     assert {"rank", "basis"} & set(first["videos"][0]["matched"])
     schema = client.get("/openapi.json").json()
@@ -118,7 +118,7 @@ def test_a_changed_index_another_build_and_another_run_are_followed(own_copy, ma
     link.unlink()
     link.symlink_to(other)
     live.look()
-    assert live.served.name == "hybrid"
+    assert live.served.name == "hybrid_towers"
 
 
 def test_a_service_builds_nothing_where_the_index_is_taken_away(own_copy, monkeypatch):
@@ -250,7 +250,7 @@ def test_the_page_in_a_browser(page):
 
     page.check("#both")
     page.wait_for_selector("section:nth-child(2) li")
-    assert page.locator("section h2").all_inner_texts() == ["bm25", "hybrid"]
+    assert page.locator("section h2").all_inner_texts() == ["bm25", "hybrid_towers"]
     page.click("summary")
     page.fill("#filter", "colour=red")
     page.press("#filter", "Enter")
