@@ -145,6 +145,7 @@ def job(config: DictConfig) -> float:
 def main() -> None:
     """The command."""
     prepare_hydra()
+    ENDED.clear()
     job()  # an interruption ends the command here
     for sweep in ENDED:
         if sweep.report:

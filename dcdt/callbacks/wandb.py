@@ -181,7 +181,7 @@ class Mirror(L.Callback):
     def __init__(self, to: WandbRun, history: History) -> None:
         self.to, self.history = to, history
         self._scores: Tensor | None = None
-        self._queries = 0
+        self._samples = 0
         self._started = self._trained = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -194,7 +194,7 @@ class Mirror(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
-        self._queries, self._started, self._trained = 0, time.perf_counter(), 0.0
+        self._samples, self._started, self._trained = 0, time.perf_counter(), 0.0
 
     def on_train_batch_end(
         self,
@@ -204,8 +204,8 @@ class Mirror(L.Callback):
         batch: dict[str, Tensor],
         batch_index: int,
     ) -> None:
-        """Count the queries by a shape, which waits for no device."""
-        self._queries += len(batch["query"]) * trainer.world_size
+        """Count pairs of a query and a video by a shape, which waits for no device."""
+        self._samples += len(batch["query"]) * trainer.world_size
         self._trained = time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
@@ -217,7 +217,7 @@ class Mirror(L.Callback):
         assert self.to.run is not None
         row: dict[str, Any] = {**self.history.rows[-1], "lr": trainer.optimizers[0].param_groups[0]["lr"]}
         row["speed/epoch_seconds"] = time.perf_counter() - self._started
-        row["speed/queries_per_second"] = self._queries / max(self._trained, 1e-9)
+        row["speed/samples_per_second"] = self._samples / max(self._trained, 1e-9)
         if module.device.type == "cuda":
             row["speed/gpu_memory_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
         if self._scores is not None:
