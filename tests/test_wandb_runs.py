@@ -75,6 +75,11 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
     jobs = [run for run in runs if run["job_type"] not in ("report", "variant")]
     assert all(run["job_type"] == run["display_name"].split("model=")[1] for run in jobs)
     assert all(run["tags"] == ["linear_algebra"] for run in jobs)
+    curves = [
+        [row["item"]["epoch"] for row in rows if "val/mrr" in row["item"]]
+        for rows in records(place, "history").values()
+    ]
+    assert curves.count([0, 2]) == 6  # level lines of zero_shot, over the epochs of the others
     main = json.loads(next((place / "wandb").rglob("tables/main_*.table.json")).read_text())
     with (place / "report" / "table.csv").open() as file:
         written = list(csv.DictReader(file))
@@ -127,6 +132,7 @@ def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finis
 def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     extra = ["trainer.max_epochs=4", "logger.samples=3", "logger.samples_every=2", "logger.artifacts=true"]
     extra += ["logger.watch=gradients", "logger.watch_steps=1", f"hydra.run.dir={tmp_path}/run"]
+    extra += ["callbacks.progress=true"]
     done = dcdt("run", *on(folder, tmp_path), *WANDB, *extra, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     [shown] = records(tmp_path, "history").values()
@@ -135,7 +141,10 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     assert ["samples/val" in str(row) for row in epochs] == [False, True, False, True]
     for row in epochs:
         assert row["scores/positives._type"] == "histogram" and sum(row["scores/positives.values"]) > 0
+        assert row["speed/samples_per_second"] > 0 and row["speed/epoch_seconds"] > 0
+    assert [row["lr"] for row in epochs] == sorted((row["lr"] for row in epochs), reverse=True)
     assert any(key.startswith("gradients/") for row in epochs for key in row)
+    assert all(records(tmp_path, "stats").values())  # of the machine
     [summary] = leet_all(tmp_path).values()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     best = json.loads((tmp_path / "run" / "cost.json").read_text())["best_epoch"]
@@ -144,7 +153,14 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
         assert summary["summary"][name] == pytest.approx(metrics[name])
     assert summary["summary"]["train/loss"] == pytest.approx(float(epochs[best]["train/loss"]))
     assert not any("test/mrr" in row["item"] for row in shown)  # once, in the summary
-    assert {"figures/videos", "figures/duplicates", "samples/best"} <= summary["summary"].keys()
+    assert {"figures/videos", "samples/best", "figures/val_mrr_table"} <= summary["summary"].keys()
+    assert summary["summary"]["test/mrr_minus_zero_shot"] == pytest.approx(
+        metrics["test/mrr"] - metrics["zero_shot/test/mrr"]
+    )
+    [lines] = (tmp_path / "wandb").rglob("figures/val_mrr_table_*.table.json")
+    drawn = {(name, value) for _, name, value in json.loads(lines.read_text())["data"]}
+    assert [value for name, value in drawn if name == "zero_shot"] == [pytest.approx(metrics["zero_shot/val/mrr"])]
+    assert any(line["line"].startswith("run folder: ") for line in summary["console"])
     tables = sorted((tmp_path / "wandb").rglob("samples/val_*.table.json"))
     table = json.loads(tables[-1].read_text())
     assert table["columns"] == ["epoch", "query", "rank", "title", "link", "score", "relevant"]
