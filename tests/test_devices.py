@@ -1,5 +1,6 @@
 """Every model on a device that is not the CPU: the CPU's results, no mixed devices, and hardly a wait."""
 
+import json
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -13,13 +14,15 @@ from separate_device import NAME, reads, separate
 from support import make_collection, prepare
 
 from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
+from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data import datamodule
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.registry import SAMPLERS, look_up
+from dcdt.run import run
 from dcdt.samplers.pool import training_pool
+from dcdt.status import Status
 
 TRAINED = ("dcdt", "dcdt_residual", "single_tower")
 LOSSES = ("contrastive", "infonce", "triplet", "margin_mse", "margin_mse_bm25")
@@ -77,9 +80,20 @@ class Cut(L.Callback):
             raise RuntimeError("cut off")
 
 
+def on_device(make_trainer, accelerator, device, first=(), last=()):
+    """`setup.make_trainer` for a device: Lightning's strategy for a single device knows its own devices only."""
+
+    def make(settings, callbacks):
+        trainer_config = replace(settings.trainer, accelerator=accelerator)
+        trainer = make_trainer(replace(settings, trainer=trainer_config), [*first, *callbacks, *last])
+        trainer.strategy._root_device = device
+        return trainer
+
+    return make
+
+
 def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32, cut=False):
     """What a run of these settings ends with, and what it waited for; with `cut` it is cut off once and resumed."""
-    settings = replace(settings, trainer=replace(settings.trainer, accelerator=accelerator))
     device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
     made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
     whole = made.tables
@@ -90,15 +104,9 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     data = RankingDataModule(
         made.collection, made.split, made.pairs, sampler, settings.batch_size, settings.seed, settings.ks
     )
-    counter, make_trainer, cuts = CountReads(), setup.make_trainer, [Cut()] if cut else []
-
-    def trainer_on_device(given, callbacks):
-        trainer = make_trainer(given, [*cuts, *callbacks, counter])
-        trainer.strategy._root_device = device  # Lightning's strategy for a single device knows its own devices only
-        return trainer
-
+    counter, cuts = CountReads(), [Cut()] if cut else []
     with monkeypatch.context() as patched:
-        patched.setattr(setup, "make_trainer", trainer_on_device)
+        patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device, cuts, [counter]))
         if cut:
             with pytest.raises(RuntimeError, match="cut off"):
                 setup.train(settings, tables, data, RunLogger(), state)
@@ -185,6 +193,32 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkey
         found = outcome(settings, small, tmp_path / "device", NAME, monkeypatch, cut=True)
     for name in ("history", "value", "facts", "sides"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+
+
+def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch):
+    def whole(folder, accelerator):
+        device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
+        register_resolvers()
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            fixed = (*SMALL[:-1], "trainer=cpu", "trainer.tables=float16", "data=files", f"data.path={small}")
+            own = (*WIDTHS["dcdt"], f"outputs={tmp_path}", "logger.mode=offline", "logger.samples_every=1")
+            config = compose("config", overrides=[*fixed, *own, "sampler=dynamic_hard", "sampler.warm_up=1"])
+        with monkeypatch.context() as patched:
+            patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device))
+            patched.setattr(setup, "mining_device", lambda settings: device)
+            logger = choose_logger(config, folder, None)
+            run(parse(config), config, Status(folder), logger)
+            logger.close("finished")
+        return json.loads((folder / "metrics.json").read_text())
+
+    for folder in ("cpu", "device"):
+        (tmp_path / folder).mkdir()
+    expected = whole(tmp_path / "cpu", "cpu")
+    with separate():
+        found = whole(tmp_path / "device", NAME)
+    assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    pictures = [sorted(path.name.split("_")[0] for path in (tmp_path).glob("wandb/*/files/media/images/figures/*.png"))]
+    assert len(pictures[0]) >= 6 and len(pictures[0]) % 2 == 0  # as many of the one as of the other
 
 
 def test_ties_are_ordered_once_a_run(small, tmp_path, monkeypatch):
