@@ -25,12 +25,12 @@ from omegaconf import DictConfig, OmegaConf
 from dcdt import resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, parse, register_resolvers
-from dcdt.errors import MissingField, NotApplicable, UserError
+from dcdt.errors import Diverged, MissingField, NotApplicable, UserError
 from dcdt.files import read_json, write_json
 from dcdt.redact import guard_output
 from dcdt.status import Status
 
-KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, MissingField, NotApplicable)}
+KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, MissingField, Diverged, NotApplicable)}
 GRACE = 20  # seconds that the others have to end by themselves when one has failed
 
 
@@ -104,6 +104,7 @@ def run_processes(
             "errors": place,
         }
         failed = start([sys.executable, "-m", "dcdt.distributed"], settings.trainer.devices, json.dumps(spec) + "\n")
+        status.begun = status.path.is_file()  # by one of the processes
         if failed is None:
             return read_json(status.folder / "metrics.json")
         told = read_json(Path(place) / f"{failed}.json")
@@ -180,7 +181,7 @@ def main() -> None:
         settings = parse(config)
         if number == 0:
             logger = choose_logger(config, folder, spec["overrides"])
-        settings.callbacks.progress &= number == 0
+        settings.callbacks.progress &= number == 0 and spec["overrides"] is None  # a sweep shows one line only
         run(settings, config, Status(folder), logger, resuming)
         ending = "finished"
     except Exception as error:

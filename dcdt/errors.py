@@ -3,6 +3,8 @@
 import errno
 import os
 
+from dcdt.words import typed_number
+
 _SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -27,6 +29,11 @@ class MissingField(UserError):
 
 class Diverged(UserError):
     """Training left the range of numbers: a mistake in a single run, the worst of several trials."""
+
+    @classmethod
+    def at(cls, epoch: int, reason: str, lr: float) -> "Diverged":
+        """The error of an epoch, with what was found and the learning rate that led there."""
+        return cls(f"training diverged in epoch {epoch}: {reason}.\nLower optimizer.lr ({typed_number(lr)}).")
 
 
 class NotApplicable(Exception):

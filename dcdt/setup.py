@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dcdt.callbacks.best import BestWeights
 from dcdt.callbacks.collapse import CollapseAlarm
+from dcdt.callbacks.divergence import DivergenceCheck
 from dcdt.callbacks.history import History, write_history
 from dcdt.callbacks.last import LastState
 from dcdt.callbacks.logger import RunLogger
@@ -126,6 +127,7 @@ def make_model(settings: Settings, tables: Tables) -> Recommender:
     model.to(tables.device)
     k = settings.ks[-1]
     model.watched = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
+    model.train()  # a trial that diverged while it was validated leaves the tables in evaluation
     return model
 
 
@@ -279,7 +281,7 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.validate_every,
-        callbacks=callbacks,
+        callbacks=[DivergenceCheck(), *callbacks] if callbacks else [],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -5,6 +5,8 @@ test query says is never seen here.
 """
 
 import itertools
+import logging
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config import Settings, parse
+from dcdt.errors import Diverged
 
+log = logging.getLogger("dcdt")
 _TOWERS: dict[str, list[Any]] = {
     "optimizer.lr": [1e-3, 3e-4, 3e-3],
     "loss.margin": [1.0, 0.7, 1.4],
@@ -128,20 +132,34 @@ def search(
             metric on validation.
 
     Returns:
-        What the best trial trained, its settings, and every trial with its changes and its value.
+        What the best trial trained, its settings, and every trial with its changes and its value; of one that diverged
+        the value is -inf, and its error stands beside it.
+
+    Raises:
+        Diverged: every trial did.
     """
     best: tuple[Any, Settings] | None = None
-    trials = []
-    for at, changes in enumerate(overrides(settings.model.name, settings.trials, settings.seed, config)):
+    trials: list[dict[str, Any]] = []
+    errors = []
+    drawn = overrides(settings.model.name, settings.trials, settings.seed, config)
+    for at, changes in enumerate(drawn):
         trial = settings
         if changes:
             changed = config.copy()
             for key, value in changes.items():
                 OmegaConf.update(changed, key, value)
             trial = parse(changed)
-        outcome = train(trial, at)
+        try:
+            outcome = train(trial, at)
+        except Diverged as error:
+            if len(drawn) > 1 and os.environ.get("RANK", "0") == "0":
+                log.warning("trial %d of %d: %s", at + 1, len(drawn), str(error).splitlines()[0])
+            trials.append({"changes": changes, settings.primary_metric: float("-inf"), "error": str(error)})
+            errors.append(error)
+            continue
         trials.append({"changes": changes, settings.primary_metric: outcome.value})
         if best is None or outcome.value > best[0].value:
             best = (outcome, trial)
-    assert best is not None
+    if best is None:
+        raise errors[0]
     return *best, trials

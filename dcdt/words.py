@@ -1,6 +1,7 @@
 """Small words of messages."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
@@ -10,6 +11,17 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     ('1 video', '2,000 queries are')
     """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def typed_number(value: float) -> str:
+    """A number as a command line would give it.
+
+    >>> [typed_number(value) for value in (1e30, 1e4, 200.0, 0.001, 3e-07, 1.25e-8, float("inf"))]
+    ['1e30', '1e4', '200', '0.001', '3e-7', '1.25e-8', 'inf']
+    """
+    if float(value).is_integer() and abs(value) < 10_000:
+        return str(int(value))
+    return str(Decimal(repr(float(value))).normalize()).lower().replace("e+", "e").replace("infinity", "inf")
 
 
 def shown(text: object, most: int = 80) -> str:

@@ -100,8 +100,9 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder, tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_sweep_of_jobs_on_two_processes_leaves_one_folder(folder, tmp_path):
     sweep = ["-m", *on(folder, tmp_path), *DDP, "logger=wandb", "split=folds", "split.index=0,1", "model.dropout=0"]
-    done = dcdt("run", *sweep, "model.fields=[title],[title,tags]", HOME=str(tmp_path))
+    done = dcdt("run", *sweep, "model.fields=[title],[title,tags]", "callbacks.progress=true", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
+    assert "run folder:" not in done.stdout  # no job prints a summary
     assert "2 finished, 2 not_applicable" in done.stderr
     [place] = (tmp_path / "sweeps").iterdir()
     runs = {path.parent.name: json.loads(path.read_text())["status"] for path in place.glob("*/status.json")}
@@ -154,6 +155,10 @@ def test_mistakes_on_several_processes_are_said_once(folder, tmp_path):
     mended(dcdt("run", *on(folder, tmp_path), *DDP, "logger=csv", "model.fields=[title,speaker]"), "field 'speaker'")
     mended(dcdt("run", *on(folder, tmp_path), *DDP, "logger=csv", "trainer.num_nodes=2"), "torchrun")
     mended(dcdt("run", *on(folder, tmp_path), *FAST, "trainer.devices=2"), "choose trainer=ddp")
+    run = tmp_path / "diverged"
+    arguments = [*DDP, "optimizer.lr=1e30", f"hydra.run.dir={run}"]
+    mended(dcdt("run", *on(folder, tmp_path), *arguments, "logger=csv"), "training diverged in epoch 0", "optimizer.lr")
+    assert json.loads((run / "status.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.slow

@@ -5,11 +5,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from support import EMBEDDER, make_collection, prepare, quiet_trainer
 
+from dcdt.callbacks.divergence import DivergenceCheck
+from dcdt.callbacks.history import History
 from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import load_tables
 from dcdt.registry import MODELS, look_up
-from dcdt.setup import reference_results, simulated_parts
+from dcdt.setup import make_trainer, reference_results, simulated_parts
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,9 @@ def test_the_reference_is_zero_shot_whatever_the_model_reads(made, fields):
 def test_simulated_parts_are_said_where_figures_rest_on_them(split, changes, said):
     collection, division = SimpleNamespace(simulated=["interactions"]), SimpleNamespace(name=split)
     assert simulated_parts(collection, division, settings_of(*changes)) == (["interactions"] if said else [])
+
+
+@pytest.mark.parametrize("callbacks", [[], [History()]])
+def test_a_training_is_checked_for_divergence_before_any_other_callback(callbacks):
+    found = [type(one) for one in make_trainer(settings_of("trainer=cpu"), callbacks).callbacks]
+    assert found[:2] == ([DivergenceCheck, History] if callbacks else [])

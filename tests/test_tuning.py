@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.errors import Diverged
+from dcdt.files import write_json
 from dcdt.registry import MODELS
 from dcdt.tuning import SPACES, overrides, search
 
@@ -99,6 +102,8 @@ def searched(values, **changes):
 
     def train(settings, at):
         tried.append(settings)
+        if isinstance(values[at], Exception):
+            raise values[at]
         return SimpleNamespace(value=values[len(tried) - 1], at=at)
 
     return *search(parse(config), config, train), tried
@@ -122,3 +127,19 @@ def test_trials_share_everything_but_the_space():
     for trial, settings in zip(trials, tried, strict=True):
         assert set(trial["changes"]) <= set(SPACES["dcdt"])
         assert (settings.seed, settings.split, settings.model.width) == (0, tried[0].split, 256)
+
+
+def test_a_trial_that_diverges_is_the_worst_and_the_others_go_on(tmp_path):
+    error = Diverged.at(0, "the scores are NaN", 1e4)
+    outcome, chosen, trials, tried = searched([error, 0.2, error, 0.1])
+    assert (outcome.at, chosen) == (1, tried[1])
+    assert [trial["val/mrr"] for trial in trials] == [float("-inf"), 0.2, float("-inf"), 0.1]
+    write_json(tmp_path / "tuning.json", {"trials": trials})
+    written = json.loads((tmp_path / "tuning.json").read_text())["trials"][0]
+    assert written == {"changes": {}, "val/mrr": None, "error": str(error)}
+    assert "(1e4)" in str(error)
+
+
+def test_where_every_trial_diverges_the_run_fails():
+    with pytest.raises(Diverged, match="epoch 0"):
+        searched([Diverged.at(epoch, "the scores are NaN", 1.0) for epoch in (0, 1)])

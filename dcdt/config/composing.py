@@ -84,7 +84,17 @@ def job_name(overrides: list[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9=.,_-]+", "-", text)
+    """Text for the name of a folder. Only a minus sign becomes a minus sign before a number.
+
+    >>> _plain("model.fields=[title,text]"), _plain("optimizer.lr=1e+30"), _plain("optimizer.lr=1e-30")
+    ('model.fields=-title,text-', 'optimizer.lr=1e+30', 'optimizer.lr=1e-30')
+    >>> _plain("a=-1"), _plain("a=[1]"), _plain("a=[-1]"), _plain("a={b:1}"), _plain("a={b:-1}")
+    ('a=-1', 'a=_1-', 'a=--1-', 'a=-b_1-', 'a=-b--1-')
+    >>> _plain("+a=1"), _plain("~a"), _plain("a/b=c d")
+    ('+a=1', '-a', 'a-b=c-d')
+    """
+    text = re.sub(r"[^A-Za-z0-9=.,_+-](?=[0-9.])", "_", text)
+    return re.sub(r"[^\x00-\x7f]+|[^A-Za-z0-9=.,_+-]", "-", text)
 
 
 def _digest(parts: list[str]) -> str:
