@@ -2,7 +2,7 @@
 
 Lightning's own way of starting processes runs the command again, which under `-m` would be the whole sweep. Here the
 process of the job stays out of training: it starts the others with the checked configuration, waits, and reads what
-the first of them has written. Processes that torchrun started (several machines) are taken as they are.
+the first of them has written. Processes that torchrun or srun started (several machines) are taken as they are.
 """
 
 import atexit
@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from dcdt import resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import Settings, parse, register_resolvers
+from dcdt.devices import device_count, world_size
 from dcdt.errors import Diverged, MissingField, NotApplicable, UserError
 from dcdt.files import read_json, write_json
 from dcdt.redact import guard_output
@@ -39,9 +40,32 @@ def rank() -> int | None:
     return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else None
 
 
+def adopt_srun() -> None:
+    """Give a process that srun started with others the variables that torchrun would give it.
+
+    Without srun, in a script of sbatch or a shell of salloc, there is an allocation but no step of several tasks: such
+    a process stands alone.
+    """
+    step = {name.removeprefix("SLURM_"): value for name, value in os.environ.items() if name.startswith("SLURM_")}
+    if rank() is not None or int(step.get("STEP_NUM_TASKS", 1)) < 2:
+        return
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    nodes, job = step.get("STEP_NODELIST") or step.get("NODELIST", ""), int(step.get("JOB_ID", 0))
+    alone = step.get("STEP_NUM_NODES", step.get("NNODES", "1")) == "1"
+    os.environ |= {
+        "RANK": step["PROCID"],
+        "WORLD_SIZE": step["STEP_NUM_TASKS"],
+        "LOCAL_RANK": step["LOCALID"],
+        "GROUP_RANK": step.get("NODEID", "0"),
+    }
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1" if alone else SLURMEnvironment.resolve_root_node_address(nodes))
+    os.environ.setdefault("MASTER_PORT", str(15_000 + (7 * job + int(step.get("STEP_ID", 0))) % 10_000))
+
+
 def needed(settings: Settings) -> bool:
     """Whether a job asks for processes that are not there yet."""
-    return settings.trainer.world_size > 1 and rank() is None
+    return settings.trainer.strategy == "ddp" and rank() is None and world_size(settings.trainer) > 1
 
 
 def own_folder(folder: Path, named: bool, sweeping: bool) -> Path:
@@ -53,13 +77,14 @@ def own_folder(folder: Path, named: bool, sweeping: bool) -> Path:
         sweeping: whether this is a job of a sweep.
 
     Raises:
-        UserError: torchrun started a sweep, or processes that would not agree on a folder.
+        UserError: a sweep was started several times, or processes that would not agree on a folder.
     """
     if rank() is None:
         return folder
     if sweeping or not named:
         raise UserError(
-            "torchrun starts the processes of one run: leave -m out and name their folder, hydra.run.dir=FOLDER."
+            "torchrun and srun start the processes of one run: leave -m out and name their folder, "
+            "hydra.run.dir=FOLDER."
         )
     if rank() == 0:
         return folder
@@ -91,9 +116,10 @@ def run_processes(
     """
     if settings.trainer.num_nodes > 1:
         raise UserError(
-            f"trainer.num_nodes is {settings.trainer.num_nodes}: start the processes of several machines with torchrun "
-            "on each of them (docs/scaling.md)."
+            f"trainer.num_nodes is {settings.trainer.num_nodes}: start the processes of several machines with srun, or "
+            "with torchrun on each of them (docs/scaling.md)."
         )
+    n = device_count(settings.trainer)
     with tempfile.TemporaryDirectory() as place:
         spec = {
             "config": OmegaConf.to_container(config, resolve=True),
@@ -103,7 +129,7 @@ def run_processes(
             "command": sys.argv[1:],
             "errors": place,
         }
-        failed = start([sys.executable, "-m", "dcdt.distributed"], settings.trainer.devices, json.dumps(spec) + "\n")
+        failed = start([sys.executable, "-m", "dcdt.distributed"], n, json.dumps(spec) + "\n")
         status.begun = status.path.is_file()  # by one of the processes
         if failed is None:
             return read_json(status.folder / "metrics.json")
@@ -111,7 +137,7 @@ def run_processes(
     text = str(told.get("text") or "it was killed, or ended without a word")
     if told.get("kind") in KINDS:
         raise KINDS[told["kind"]](text)
-    raise RuntimeError(f"process {failed} of {settings.trainer.devices} failed: {text}")
+    raise RuntimeError(f"process {failed} of {n} failed: {text}")
 
 
 def start(command: Sequence[str], n: int, text: str = "") -> int | None:

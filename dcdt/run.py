@@ -15,6 +15,7 @@ from dcdt import distributed, resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.cli import prepare_hydra
 from dcdt.config import Settings, config_folder, parse
+from dcdt.devices import claim_gpus
 from dcdt.errors import MissingField, NotApplicable, in_words, mendable
 from dcdt.redact import redacted
 from dcdt.status import Status
@@ -96,6 +97,7 @@ def run(
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def job(config: DictConfig) -> float:
     """One job of Hydra; returns the primary metric, so that sweepers can search."""
+    distributed.adopt_srun()
     place = HydraConfig.get()
     folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
     choices, resumed = place.overrides.task if sweeping else None, config.get("resume") is not None
@@ -113,6 +115,8 @@ def job(config: DictConfig) -> float:
             log.warning("done already: %s", folder.name)
             ending = "done already"
             return done
+        if place.runtime.choices.get("hydra/launcher") == "processes":
+            claim_gpus(settings.trainer)
         resuming = resumed if distributed.rank() else resume.goes_on(status, config, settings, resumed, sweeping)
         if distributed.needed(settings):
             logger = RunLogger()  # one of the processes has it

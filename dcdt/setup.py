@@ -13,6 +13,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,8 @@ from dcdt.data.gather import HALVES, single
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.tables import FROZEN_FIELDS, Tables
+from dcdt.devices import check_devices, device_count, device_number, device_type, world_size
+from dcdt.distributed import rank
 from dcdt.embedders import space_of
 from dcdt.errors import NotApplicable, UserError
 from dcdt.evaluation.statistics import bootstrap_interval
@@ -46,21 +50,12 @@ SMALL_BATCH = 256
 
 
 def prepare(settings: Settings) -> None:
-    """Seeds and a quiet Lightning; refuse a device that is not there.
+    """Seeds and a quiet Lightning; refuse devices that are not there.
 
     Raises:
-        UserError: a GPU is asked for where there is none.
+        UserError: this machine lacks a device, or it cannot do what is asked for.
     """
-    if settings.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise UserError(
-            f"trainer={settings.trainer.name}: this machine has no GPU that torch {torch.__version__} can use.\n"
-            "Choose trainer=cpu or trainer=auto, or install a torch build for your GPU."
-        )
-    asked, there = settings.trainer.devices, torch.cuda.device_count()
-    if settings.trainer.accelerator != "cpu" and 0 < there < asked:
-        raise UserError(
-            f"trainer.devices is {asked}; this machine has {there} GPU.\nChoose as many, or trainer.accelerator=cpu."
-        )
+    check_devices(settings.trainer)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -75,13 +70,13 @@ def prepare(settings: Settings) -> None:
 def use_threads(settings: Settings) -> None:
     """CPU threads of training: as asked, else one for small batches, where waiting for a second costs more."""
     small = 1 if settings.batch_size <= SMALL_BATCH else os.cpu_count() or 1
-    torch.set_num_threads(settings.trainer.threads or max(1, small // settings.trainer.devices))
+    torch.set_num_threads(settings.trainer.threads or max(1, small // device_count(settings.trainer)))
 
 
 def mining_device(settings: Settings) -> torch.device:
     """Where hard negatives are searched for before training: the GPU that will train, else the CPU."""
-    gpu = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+    gpu = device_type(settings.trainer) == "cuda"
+    return torch.device("cuda", device_number(settings.trainer)) if gpu else torch.device("cpu")
 
 
 def space(settings: Settings) -> Space:
@@ -277,7 +272,8 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy if config.world_size > 1 else "auto",
+        strategy=config.strategy if world_size(config) > 1 else "auto",
+        plugins=[LightningEnvironment() if rank() is None else TorchElasticEnvironment()],  # also inside Slurm
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.validate_every,

@@ -384,6 +384,14 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("optimizer.weight_decay=-1", "weight_decay at least 0"),
         ("optimizer.schedule=step", "optimizer.schedule is 'step'; choose one of cosine, linear, constant"),
         ("trainer.devices=0", "trainer.devices is 0"),
+        ("trainer.devices=[0,0]", "trainer.devices is [0, 0]; it must be auto, a whole number"),
+        ("trainer.devices=[]", "trainer.devices is []"),
+        ("trainer.devices=[0,1]", "trainer.devices is [0, 1] and trainer.num_nodes 1; trainer=auto takes one device"),
+        ("trainer.devices=true", "trainer.devices is True"),
+        ("trainer.devices=some", "trainer.devices is 'some'"),
+        ("trainer.accelerator=npu", "trainer.accelerator is 'npu'; choose one of auto, cpu, gpu, cuda, mps"),
+        ("trainer.precision=16-true", "trainer.precision is '16-true'; choose one of 32-true, bf16-mixed"),
+        ("trainer.precision=8", "trainer.precision is '8'"),
         ("trainer.max_epochs=0", "trainer.max_epochs is 0"),
         ("trainer.validate_every=0", "trainer.validate_every is 0"),
         ("trainer.threads=-1", "trainer.threads is -1; it must be a number of at least 0"),
@@ -422,6 +430,30 @@ def test_a_value_out_of_range_is_named(main_job, override, reason):
         parse(changed(main_job, override))
     assert reason in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "precision"),
+    [
+        (["trainer=ddp", "trainer.devices=auto", "trainer.precision=16"], "auto", "16-mixed"),
+        (["trainer=ddp", "trainer.devices=[1,3]", "trainer.precision=bf16"], [1, 3], "bf16-mixed"),
+        (["trainer=ddp", "trainer.devices='1,3'", "trainer.precision=64"], [1, 3], "64-true"),
+        (["trainer=gpu", "trainer.devices=[2]", "trainer.precision=32"], [2], "32-true"),
+        (["trainer=gpu", "trainer.devices=-1"], "auto", "bf16-mixed"),
+    ],
+)
+def test_devices_and_precision_are_what_lightning_takes(overrides, devices, precision):
+    trainer = settings_of(*overrides).trainer
+    assert (trainer.devices, trainer.precision) == (devices, precision)
+
+
+@pytest.mark.parametrize(
+    "chosen", [["model=dcdt_ridge"], ["model=hybrid_towers"], ["loss=margin_mse", "model@loss.teacher=dcdt_ridge"]]
+)
+def test_a_closed_form_is_fitted_in_single_precision(chosen):
+    with pytest.raises(UserError, match="'64-true', but dcdt_ridge fits in single precision; choose 32-true"):
+        settings_of(*chosen, "trainer.precision=64-true")
+    assert settings_of("model=hybrid", "trainer.precision=64-true").trainer.precision == "64-true"
 
 
 def test_files_need_a_path():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def test_only_the_first_process_writes_to_the_folder(monkeypatch, tmp_path):
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert own_folder(tmp_path, named=True, sweeping=False) != tmp_path
-    with pytest.raises(UserError, match="torchrun starts the processes of one run"):
+    with pytest.raises(UserError, match="torchrun and srun start the processes of one run"):
         own_folder(tmp_path, named=False, sweeping=False)
     monkeypatch.setenv("RANK", "0")
     assert own_folder(tmp_path, named=True, sweeping=False) == tmp_path
@@ -159,6 +160,35 @@ def test_mistakes_on_several_processes_are_said_once(folder, tmp_path):
     arguments = [*DDP, "optimizer.lr=1e30", f"hydra.run.dir={run}"]
     mended(dcdt("run", *on(folder, tmp_path), *arguments, "logger=csv"), "training diverged in epoch 0", "optimizer.lr")
     assert json.loads((run / "status.json").read_text())["status"] == "failed"
+
+
+ALLOCATION = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+
+
+@pytest.mark.slow
+def test_inside_an_allocation_of_slurm_processes_are_ours(folder, tmp_path):
+    batch = {**ALLOCATION, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    for name, run, more in (("two", DDP, {"SLURM_NTASKS_PER_NODE": "1"}), ("one", FAST, {"SLURM_NTASKS": "4"})):
+        done = dcdt(
+            "run", *on(folder, tmp_path), *run, "logger=csv", f"hydra.run.dir={tmp_path}/{name}", **(batch | more)
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / name / "status.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_srun_starts_one_run(folder, tmp_path):
+    run = [sys.executable, "-m", "dcdt.run", *on(folder, tmp_path), *DDP, "logger=csv", "callbacks.progress=false"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        step = {**ALLOCATION, "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": str(free.getsockname()[1])}
+    started = []
+    for task in "01":
+        environment = {**os.environ, **step, "SLURM_PROCID": task, "SLURM_LOCALID": task}
+        started.append(subprocess.Popen([*run, f"hydra.run.dir={tmp_path}/run"], env=environment))
+    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "pairs"] == ["run"]
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ BLOCKS = [
         instead={
             "trainer.devices=4  ": "trainer.devices=4 --cfg job ",  # a job of two processes is the next line's
             "trainer.devices=2 trainer.accelerator=cpu\n": f"{TWO_CPUS}\n",
+            "trainer.devices=auto  ": "trainer.devices=auto --cfg job ",
             "-m trainer=ddp seed=0,1,2": "trainer=ddp seed=0 --cfg job",  # and tests/test_distributed.py's
             "--nnodes=2 --nproc-per-node=4": "--nnodes=1 --nproc-per-node=2",
             "HOST:29500": "127.0.0.1:29531",
@@ -179,6 +180,7 @@ BLOCKS = [
             "FOLDER": "torchrun_run",
         },
     ),
+    Block("docs/scaling.md", "srun --nodes=2", "needs Slurm; tests/test_distributed.py sets what srun sets"),
     Block("docs/scaling.md", "wandb leet", "fills a terminal until a key is pressed; tests/test_run.py reads with it"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),

@@ -44,6 +44,7 @@ from dcdt.config.training import (
     MixedSamplerConfig,
     OptimizerConfig,
     RandomSamplerConfig,
+    TrainerConfig,
     TripletConfig,
     WindowSamplerConfig,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "Settings",
     "SingleTowerConfig",
     "SplitConfig",
+    "TrainerConfig",
     "TripletConfig",
     "TwoStageConfig",
     "WindowSamplerConfig",

@@ -1,5 +1,6 @@
 """Schemas of losses, samplers, optimizer and trainer."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +193,7 @@ class TrainerConfig:
 
     name: str = MISSING
     accelerator: str = MISSING
-    devices: int = MISSING
+    devices: Any = MISSING
     precision: str = MISSING
     max_epochs: int = MISSING
     validate_every: int = MISSING
@@ -203,25 +204,53 @@ class TrainerConfig:
     mapped: bool = False
     compile: bool = False
 
-    @property
-    def world_size(self) -> int:
-        """Processes that train together."""
-        return self.devices * self.num_nodes
-
     def check(self) -> None:
-        """Raise UserError where a value is out of its range."""
-        for name in ("max_epochs", "validate_every", "devices", "num_nodes"):
+        """Bring precision and devices to one form; raise UserError where a value is out of its range."""
+        for name in ("max_epochs", "validate_every", "num_nodes"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+        one_of("trainer.precision", self.precision, (*PRECISIONS.values(), *PRECISIONS))
+        self.precision = PRECISIONS.get(self.precision, self.precision)
+        self.devices = device_choice(self.devices)
         one_of("trainer.strategy", self.strategy, ("auto", "ddp"))
         one_of("trainer.tables", self.tables, ("float32", "float16", "bfloat16"))
         if self.mapped and self.tables == "float32":
             raise UserError("trainer.mapped=true holds vectors in half precision; choose trainer.tables=float16.")
-        if self.world_size > 1 and self.strategy != "ddp":
+        several = len(self.devices) > 1 if isinstance(self.devices, list) else self.devices not in (1, "auto")
+        if self.strategy != "ddp" and (self.num_nodes > 1 or several):
             raise UserError(
                 f"trainer.devices is {self.devices} and trainer.num_nodes {self.num_nodes}; trainer={self.name} takes "
                 "one device: choose trainer=ddp for several."
             )
         at_least("trainer.threads", self.threads, 0)
+
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # short names
+
+
+def device_choice(value: Any) -> int | str | list[int]:  # noqa: ANN401 - what a configuration holds
+    """What Lightning takes as `devices`, as a number, a list of device numbers, or `auto` for every device.
+
+    Raises:
+        UserError: it is something else.
+
+    >>> [device_choice(value) for value in (2, "2", "auto", -1, "0,2", [1, 0])]
+    [2, 2, 'auto', 'auto', [0, 2], [1, 0]]
+    """
+    found = value
+    if isinstance(value, str) and re.fullmatch(r"[0-9 ]+(,[0-9 ]*)*", value):
+        parts = [int(part) for part in value.split(",") if part.strip()]
+        found = parts if "," in value else parts[0]
+    if found in (-1, "-1"):
+        found = "auto"
+    numbers = found if isinstance(found, list) else [found]
+    whole = bool(numbers) and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
+    if found != "auto" and (not whole or found == 0 or len(set(numbers)) < len(numbers)):
+        raise UserError(
+            f"trainer.devices is {value!r}; it must be auto, a whole number of at least 1, or a list of distinct "
+            "device numbers such as [0,1]."
+        )
+    return found  # type: ignore[no-any-return]
 
 
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig
