@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 from dcdt import distributed, resume
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.cli import prepare_hydra
-from dcdt.config import Settings, config_folder, parse
+from dcdt.config import Settings, config_folder, parse, read_overrides
 from dcdt.devices import claim_gpus
 from dcdt.errors import MissingField, NotApplicable, in_words, mendable
 from dcdt.redact import redacted
 from dcdt.status import Status
-from dcdt.sweep import ENDED
+from dcdt.sweep import ENDED, without_unread
 
 log = logging.getLogger("dcdt")
 
@@ -100,21 +100,24 @@ def job(config: DictConfig) -> float:
     distributed.adopt_srun()
     place = HydraConfig.get()
     folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
-    choices, resumed = place.overrides.task if sweeping else None, config.get("resume") is not None
+    choices, resumed = None, config.get("resume") is not None
     named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
     status, logger, ending, reason = Status(folder), RunLogger(), "failed", "interrupted"
     lacking = (NotApplicable, MissingField) if sweeping else ()
     try:
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
+        if sweeping:
+            config = without_unread(config)
+            choices = read_overrides(place.overrides.task, config.get("model"), config.get("trials"))
         status = Status(distributed.own_folder(folder, named, sweeping))
         status.claim(wait=sweeping)
         logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
-        settings = parse(config)
-        settings.callbacks.progress &= not sweeping  # one line for the whole of it
-        if (sweeping or resumed) and (done := Status(folder).finished_metric(config, settings)) is not None:
+        if (sweeping or resumed) and (done := Status(folder).finished_metric(config)) is not None:
             log.warning("done already: %s", folder.name)
             ending = "done already"
             return done
+        settings = parse(config)
+        settings.callbacks.progress &= not sweeping  # one line for the whole of it
         if place.runtime.choices.get("hydra/launcher") == "processes":
             claim_gpus(settings.trainer)
         resuming = resumed if distributed.rank() else resume.goes_on(status, config, settings, resumed, sweeping)

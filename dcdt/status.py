@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcdt.config import Settings
 from dcdt.data.collection import load_collection
 from dcdt.errors import UserError
 from dcdt.files import read_json, write_json, write_text
@@ -82,18 +81,23 @@ class Status:
             "Remove it, or name another one: hydra.run.dir=FOLDER"
         )
 
-    def finished_metric(self, config: DictConfig, settings: Settings) -> float | None:
-        """The primary metric of a job that is done: same configuration, data and code; else None."""
+    def finished_metric(self, config: DictConfig) -> float | None:
+        """The primary metric of a job that is done: same configuration, data and code; else None.
+
+        The configuration need not be checked: what the model does not read of it may be anything.
+        """
         known = read_json(self.path)
         if known.get("status") != "finished":
             return None
-        collection = load_collection(settings.data.path).fingerprint
-        if known.get("key") != fingerprint(config, collection, code_version()["code"]):
+        try:
+            collection = load_collection(str(config.data.path)).fingerprint
+            key, metric = fingerprint(config, collection, code_version()["code"]), str(config.primary_metric)
+        except (OmegaConfBaseException, KeyError, TypeError):  # said where the configuration is checked
             return None
         found = read_json(self.folder / "metrics.json")
-        if settings.primary_metric not in found:  # no result is left of it: it is done again
+        if known.get("key") != key or metric not in found:  # where no result is left of it, it is done again
             return None
-        return float(found[settings.primary_metric] if found[settings.primary_metric] is not None else "nan")
+        return float(found[metric] if found[metric] is not None else "nan")
 
     def start(self, config: DictConfig, provenance: dict[str, Any], resuming: bool = False) -> None:
         """Note that the run has begun (or goes on), with what and from what."""

@@ -6,21 +6,24 @@ import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from dcdt.config import job_name, register_resolvers
+from dcdt.config import job_name, reads, register_resolvers
+from dcdt.config.models import TRAINED
 from dcdt.errors import in_words
 from dcdt.files import read_json, write_json
 from dcdt.watch import SweepWatch
@@ -28,6 +31,7 @@ from dcdt.watch import SweepWatch
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
 
 log = logging.getLogger("dcdt")
+Compose = Callable[[list[str]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,12 @@ class SweepSummary(Callback):
         ]  # as a job is given them
         with _said():
             write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
-        jobs = _jobs(asked)
-        total = len(jobs) if jobs is not None else sweeper.get("n_trials")
-        self.watch = SweepWatch(folder, jobs, total, Console(stderr=True))
+        jobs = _jobs(asked, lambda job: GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+        names = list(dict.fromkeys(jobs)) if jobs is not None else None
+        if jobs and names and len(names) < len(jobs):
+            log.warning("%d of %d jobs are the same as another and run once", len(jobs) - len(names), len(jobs))
+        total = len(names) if names is not None else sweeper.get("n_trials")
+        self.watch = SweepWatch(folder, names, total, Console(stderr=True))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Read every job's status.json, since a job may have run in another process."""
@@ -125,24 +132,59 @@ def differing(overrides: Sequence[str], folder: Path) -> list[str]:
     return [text for text in overrides if text not in common]
 
 
-def _jobs(asked: list[Override]) -> list[str] | None:
-    """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes."""
+def _jobs(asked: list[Override], compose: Compose | None = None) -> list[str] | None:
+    """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes.
+
+    Args:
+        asked: the overrides of the command line and of the experiment.
+        compose: makes the configuration of a job, from which its model is known.
+    """
     sweeps = [override for override in asked if override.is_sweep_override()]
     listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
     if not all(override.value_type in listed for override in sweeps):
         return None
     [jobs] = BasicSweeper.split_arguments(asked, None)
-    return [job_name(job) for job in jobs]
+    composed: dict[str, DictConfig | None] = {}
+    names = []
+    for job in jobs:
+        key = str([text for text in job if text.lstrip("+~").startswith(("model", "experiment", "trials"))])
+        if key not in composed:
+            varied = job_name(job, {"name": "zero_shot"}) != job_name(job)  # else no model leaves anything out
+            composed[key] = _composed(job, compose) if varied else None
+        config = composed[key]
+        names.append(job_name(job, config.get("model"), config.get("trials")) if config else job_name(job))
+    return names
+
+
+def _composed(job: list[str], compose: Compose | None) -> DictConfig | None:
+    """The configuration of a job; None where Hydra will refuse it, or nothing can compose it."""
+    try:
+        return compose(job) if compose is not None else None
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+def without_unread(config: DictConfig) -> DictConfig:
+    """The configuration of a job with all training queries, where its model does not read how many there are.
+
+    Validation goes along with them, so that a job which several sizes share must not be of whichever came first.
+    """
+    split, read = config.get("split"), reads(config.get("model"), config.get("trials"))
+    if "train_queries" in read or not isinstance(split, DictConfig) or "train_queries" not in split:
+        return config
+    config = config.copy()
+    config.split.train_queries = None
+    return config
 
 
 def fingerprint(config: DictConfig, collection: str, code: str) -> str:
     """What decides a job's result: its configuration (not where it logs or writes), the data and the code."""
     parts = OmegaConf.to_container(config, resolve=True)
     assert isinstance(parts, dict)
-    deciding = {
-        str(key): value
-        for key, value in parts.items()
-        if key not in ("logger", "outputs", "callbacks", "resume", "sweep")
-    }
+    unread = TRAINED - reads(parts.get("model"), parts.get("trials"))
+    elsewhere = {"logger", "outputs", "callbacks", "resume", "sweep", *unread}
+    deciding = {str(key): value for key, value in parts.items() if key not in elsewhere}
     deciding["callbacks"] = {**parts["callbacks"], "progress": None, "checkpoint_seconds": None}
+    if "train_queries" in unread:
+        deciding["split"] = {**parts["split"], "train_queries": None}
     return hashlib.sha256(json.dumps([deciding, collection, code], sort_keys=True).encode()).hexdigest()[:16]

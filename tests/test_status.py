@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from support import make_collection
 
-from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.config import config_folder, register_resolvers
 from dcdt.data.collection import load_collection
 from dcdt.errors import UserError
 from dcdt.provenance import code_version
@@ -93,26 +93,26 @@ def test_a_run_that_never_began_leaves_nothing(folder, tmp_path):
 def test_a_finished_job_is_known_again(folder, tmp_path):
     config = config_of(folder)
     status = finished(tmp_path, config, folder)
-    assert status.finished_metric(config, parse(config)) == 0.25
+    assert status.finished_metric(config) == 0.25
     for change in ("logger=csv", "outputs=/elsewhere", "callbacks.progress=false"):
         same = config_of(folder, change)
-        assert status.finished_metric(same, parse(same)) == 0.25
+        assert status.finished_metric(same) == 0.25
 
 
 @pytest.mark.parametrize("change", ["seed=1", "loss.margin=0.5", "split=folds", "callbacks.patience=3", "trials=2"])
 def test_another_configuration_is_another_job(folder, tmp_path, change):
     status = finished(tmp_path, config_of(folder), folder)
     other = config_of(folder, change)
-    assert status.finished_metric(other, parse(other)) is None
+    assert status.finished_metric(other) is None
 
 
 def test_a_job_that_did_not_finish_is_done_again(folder, tmp_path):
     config = config_of(folder)
     status = finished(tmp_path, config, folder)
     status.fail(config, ValueError("x"))
-    assert status.finished_metric(config, parse(config)) is None
+    assert status.finished_metric(config) is None
     (tmp_path / "status.json").write_text("{")
-    assert status.finished_metric(config, parse(config)) is None
+    assert status.finished_metric(config) is None
 
 
 def test_other_data_or_code_is_another_job(folder):

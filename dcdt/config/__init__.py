@@ -4,7 +4,7 @@ Every option of a group names a schema here by its `name`; what a configuration 
 No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
 """
 
-from dcdt.config.composing import check_choices, job_name, register_resolvers
+from dcdt.config.composing import check_choices, job_name, read_overrides, register_resolvers
 from dcdt.config.inputs import (
     EmbedderConfig,
     EmbedJob,
@@ -27,6 +27,7 @@ from dcdt.config.models import (
     SingleTowerConfig,
     TwoStageConfig,
     ZeroShotConfig,
+    reads,
 )
 from dcdt.config.options import as_text, flatten, model_option, model_presets
 from dcdt.config.places import cache_home, cache_root, config_folder, demo_collection, outputs_root
@@ -98,6 +99,8 @@ __all__ = [
     "model_presets",
     "outputs_root",
     "parse",
+    "read_overrides",
+    "reads",
     "register_resolvers",
     "take_embed_job",
     "typed",

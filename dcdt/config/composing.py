@@ -5,11 +5,13 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from dcdt.config.models import TRAINED, reads
 from dcdt.config.options import model_option
 from dcdt.config.places import cache_root, config_folder, demo_collection, outputs_root, project_root
 from dcdt.errors import UserError
@@ -76,9 +78,34 @@ def _sweep_name(arguments: list[str]) -> str:
     return f"{_plain(given.get('experiment', 'sweep'))}_{_plain(path)}_{_digest(sorted(overrides))}"
 
 
-def job_name(overrides: list[str]) -> str:
-    """Folder of one job of a sweep: the choices in words, as far as they fit, and a hash of all of them."""
-    deciding = [item for item in overrides if not item.startswith(ELSEWHERE)]
+def read_overrides(overrides: Sequence[str], model: object, trials: object = 1) -> list[str]:
+    """The choices of a job without those that its model does not read.
+
+    Args:
+        overrides: of the command line, as Hydra gives them to a job.
+        model: the model's configuration.
+        trials: configurations compared.
+
+    >>> choices = ["model=zero_shot", "loss.margin=0.5", "+sampler=x", "model@loss.teacher=bm25"]
+    >>> read_overrides([*choices, "split.train_queries=8"], {"name": "zero_shot"})
+    ['model=zero_shot']
+    """
+    skipped = TRAINED - reads(model, trials)
+    return [text for text in overrides if _setting(text) not in skipped]
+
+
+def _setting(override: str) -> str:
+    """Which setting of training an override changes: `loss` for loss=infonce and for loss.margin=1."""
+    key = override.split("=")[0].lstrip("+~").split("@")[-1]
+    return "train_queries" if key == "split.train_queries" else key.split(".")[0]
+
+
+def job_name(overrides: Sequence[str], model: object = None, trials: object = 1) -> str:
+    """Folder of one job of a sweep: the choices in words, as far as they fit, and a hash of all of them.
+
+    Choices that the model does not read are left out, so that jobs which differ in nothing else are one.
+    """
+    deciding = [item for item in read_overrides(overrides, model, trials) if not item.startswith(ELSEWHERE)]
     shown = [item for item in deciding if not item.startswith(("experiment=", "data=", "data.path=", "data.cache="))]
     return f"{_plain(','.join(shown))[:90]}_{_digest(sorted(deciding))}"
 

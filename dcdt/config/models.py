@@ -1,20 +1,29 @@
-"""Schemas of the models."""
+"""Schemas of the models, and what each reads of the settings of training."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config.checks import WIDEST, at_least, below_one, between, distinct, one_of
 from dcdt.config.reading import typed
 from dcdt.errors import UserError
+
+TRAINED = frozenset({"loss", "sampler", "batch_size", "optimizer", "train_queries"})
+FITTED = frozenset(
+    {"train_queries"}
+)  # in closed form, or with a choice by validation queries, which go along with them
+UNTRAINED: frozenset[str] = frozenset()
 
 
 @dataclass
 class DCDTConfig:
     """The paper's deep collaborative dual tower (eq. 3 to 6)."""
 
+    reads: ClassVar[frozenset[str]] = TRAINED
     name: str = MISSING
     fields: list[str] = MISSING
     width: int = MISSING
@@ -35,6 +44,7 @@ class DCDTConfig:
 class DCDTResidualConfig:
     """DCDT whose towers start as the identity."""
 
+    reads: ClassVar[frozenset[str]] = TRAINED
     name: str = MISSING
     fields: list[str] = MISSING
     rank: int = MISSING
@@ -57,6 +67,7 @@ class DCDTResidualConfig:
 class ZeroShotConfig:
     """Cosine of the frozen embeddings, field vectors summed."""
 
+    reads: ClassVar[frozenset[str]] = UNTRAINED
     name: str = MISSING
     fields: list[str] = MISSING
     whiten: str = MISSING
@@ -73,6 +84,7 @@ class ZeroShotConfig:
 class HistoryConfig:
     """The frozen question vector and a tower over what the learner watched before."""
 
+    reads: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     fields: list[str] = MISSING
     whiten: str = MISSING
@@ -101,6 +113,7 @@ class HistoryConfig:
 class RidgeConfig:
     """Linear towers from the identity, fitted in closed form."""
 
+    reads: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     fields: list[str] = MISSING
     whiten: str = MISSING
@@ -124,6 +137,7 @@ class RidgeConfig:
 class SingleTowerConfig:
     """Joint towers over (query, field) pairs, one score a pair."""
 
+    reads: ClassVar[frozenset[str]] = TRAINED
     name: str = MISSING
     fields: list[str] = MISSING
     width: int = MISSING
@@ -143,6 +157,8 @@ BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "p
 class BM25Config:
     """Lexical matching."""
 
+    reads: ClassVar[frozenset[str]] = UNTRAINED
+    reads_tuned: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     fields: list[str] = MISSING
     backend: str = MISSING
@@ -170,6 +186,7 @@ class BM25Config:
 class CollaborativeConfig:
     """What learners with a similar history watched."""
 
+    reads: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     kind: str = MISSING
     factors: int = MISSING
@@ -193,6 +210,7 @@ class CollaborativeConfig:
 class HybridConfig:
     """Fusion of the scores of two models, each with a configuration of its own."""
 
+    reads: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     fusion: str = MISSING
     weight_on: str = MISSING
@@ -219,6 +237,7 @@ class HybridConfig:
 class TwoStageConfig:
     """A recall, and a rank head over its first videos that weighs evidence."""
 
+    reads: ClassVar[frozenset[str]] = FITTED
     name: str = MISSING
     recall: Any = MISSING
     lexical: Any = MISSING
@@ -250,6 +269,7 @@ class TwoStageConfig:
 class JointTwoStageConfig(TwoStageConfig):
     """The same with the joint network over query, title and description."""
 
+    reads: ClassVar[frozenset[str]] = TRAINED
     rank: int = MISSING
     width: int = MISSING
     dropout: float = MISSING
@@ -306,3 +326,24 @@ MODELS: dict[str, type] = {
     "two_stage": TwoStageConfig,
     "two_stage_joint": JointTwoStageConfig,
 }
+
+
+def reads(model: object, trials: object = 1) -> frozenset[str]:
+    """Which of loss, sampler, batch_size, optimizer and train_queries (split.train_queries) a model's scores depend on.
+
+    Args:
+        model: its configuration; what is no model known here reads all of them.
+        trials: how many configurations are compared, by the validation queries.
+
+    >>> sorted(reads({"name": "dcdt_ridge"})), sorted(reads({"name": "bm25"})), sorted(reads({"name": "bm25"}, 2))
+    (['train_queries'], [], ['train_queries'])
+    """
+    try:
+        schema = MODELS.get(str(model.get("name"))) if isinstance(model, Mapping) else None
+    except OmegaConfBaseException:  # said where the configuration is checked
+        schema = None
+    if schema is None:
+        return TRAINED
+    tuned = isinstance(trials, int) and trials > 1
+    found: frozenset[str] = getattr(schema, "reads_tuned" if tuned else "reads", schema.reads)  # type: ignore[attr-defined]
+    return found

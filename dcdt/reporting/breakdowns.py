@@ -20,14 +20,38 @@ def part_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
     """Breakdown by query kind and by warmth, of the variants tested on every query."""
     scores = [run.sides["test"] for run in variants[0].runs]
     kinds = sorted({kind for side in scores for kind in side.kinds if kind})
-    warmths = [word for word in ("warm", "cold", "mixed") if any(word in side.warm for side in scores)]
     name = metric_name(metric)
     warm = (
         "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
         "videos get asked for. Cold: none was. Mixed: some."
     )
     yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
-    yield _breakdown("warmth", f"{name} by warmth", variants, metric, {key: {"warm": key} for key in warmths}, warm)
+    alike, note = _marked_alike(variants)
+    seen = {word for run in alike[0].runs for word in run.sides["test"].warm}
+    parts: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in seen}
+    yield _breakdown("warmth", f"{name} by warmth", alike, metric, parts, warm + note)
+
+
+def _marked_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
+    """The variants with each fold's queries marked by its largest training set, and a note where sets differ.
+
+    Which queries are warm depends on the training queries; a column of a learning curve must hold the same ones.
+    """
+    marks: dict[int, tuple[int, dict[str, str]]] = {}
+    runs = [run for one in variants for run in one.runs]
+    for run in runs:
+        size, side = int(run.provenance.get("queries", {}).get("train", 0)), run.sides["test"]
+        if run.fold not in marks or size > marks[run.fold][0]:
+            marks[run.fold] = size, dict(zip(side.ids, side.warm, strict=True))
+
+    def marked(run: Run) -> Run:
+        side = run.sides["test"]
+        warm = [marks[run.fold][1].get(name, own) for name, own in zip(side.ids, side.warm, strict=True)]
+        return replace(run, sides={**run.sides, "test": replace(side, warm=warm)})
+
+    alike = [replace(one, runs=[marked(run) for run in one.runs]) for one in variants]
+    same = all(marked(run).sides["test"].warm == run.sides["test"].warm for run in runs)
+    return alike, "" if same else " By the largest training set of each fold, the same queries in every row."
 
 
 def _breakdown(

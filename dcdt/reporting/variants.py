@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.config import as_text, flatten, model_option
+from dcdt.config import as_text, flatten, model_option, reads
 from dcdt.errors import UserError
 from dcdt.reporting.runs import FINISHED, Run
 from dcdt.tuning import SPACES
@@ -52,12 +52,10 @@ def make_variants(runs: list[Run]) -> list[Variant]:
         UserError: runs that cannot be compared, or two runs of one variant, fold and seed with different results.
     """
     check_comparable(runs)
-    trained = {run.model for run in runs if run.cost.get("epochs")}
-    idle = {run.model for run in runs if run.status == FINISHED} - trained
     groups: dict[str, list[Run]] = {}
     choices: dict[str, dict[str, str]] = {}
     for run in runs:
-        deciding = _deciding(run, run.model in idle)
+        deciding = _deciding(run)
         key = json.dumps(deciding, sort_keys=True)
         choices[key] = deciding
         groups.setdefault(key, []).append(run)
@@ -112,11 +110,12 @@ def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
     return {key: item for key, item in value.items() if key not in varied} if isinstance(value, Mapping) else value
 
 
-def _deciding(run: Run, idle: bool) -> dict[str, str]:
-    """Dotted keys and values of a run's configuration that make its variant."""
-    skipped = (*IGNORED, *(TRAINING if idle else ()), *(() if run.model in SPACES else ("trials",)))
+def _deciding(run: Run) -> dict[str, str]:
+    """Dotted keys and values of a run's configuration that make its variant: what its model reads."""
+    read = reads(run.config["model"], run.config.get("trials"))
+    skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if run.model in SPACES else ("trials",)))
     parts = {key: value for key, value in run.config.items() if key not in skipped}
-    if run.model != "zero_shot":  # which reads no judgment, so that it is one row of a learning curve
+    if "train_queries" in read:  # else it is one row of a learning curve
         split = run.config.get("split", {})
         parts |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
     flat = flatten(parts)

@@ -1,3 +1,5 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from run_folders import write_run
 
@@ -254,12 +256,33 @@ def test_parts_with_fewer_than_thirty_queries_are_listed_not_shown(tmp_path):
     report = report_of(tmp_path)
     warmth, kinds = table(report, "warmth"), table(report, "kinds")
     assert warmth.columns == {"warm": "warm (n = 32)"}
+    assert "largest training set" not in warmth.caption
     assert warmth.notes == ["Too few queries for a figure (fewer than 30): cold (16)."]
     assert [row.name for row in warmth.rows] == ["dcdt", "zero_shot"]
     assert warmth.rows[0].cells["warm"].value == ranking_cell(report.variants[0].runs, "mrr", warm="warm").value
     assert (kinds.stub, kinds.columns) == ("Part", {"n": "n"})
     assert {row.name: row.cells["n"] for row in kinds.rows} == {"beginner": "16", "keyword": "16", "question": "16"}
     assert "No part has the 30 queries" in kinds.caption
+
+
+def test_a_learning_curve_marks_the_same_queries_as_warm_in_every_row(tmp_path):
+    for fold in range(4):
+        write_run(tmp_path, "zero_shot", fold)
+        for few, n in ((8, 8), (None, 84)):
+            folder = write_run(
+                tmp_path,
+                fold=fold,
+                overrides={"split.train_queries": few},
+                provenance={"split_fingerprint": f"split-{fold}{few or ''}", "queries": {"train": n, "test": 12}},
+            )
+            if few:  # of so few videos hardly any was asked for
+                table_of = pq.read_table(folder / "per_query.parquet")
+                cold = pa.array(["cold"] * len(table_of))
+                pq.write_table(table_of.set_column(5, "warm", cold), folder / "per_query.parquet")
+    warmth = table(report_of(tmp_path), "warmth")
+    assert warmth.columns == {"warm": "warm (n = 32)"}
+    assert all("warm" in row.cells for row in warmth.rows) and len(warmth.rows) == 3
+    assert "By the largest training set of each fold" in warmth.caption
 
 
 def test_extra_sides_have_tables_of_their_own(tmp_path):

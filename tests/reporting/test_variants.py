@@ -166,10 +166,17 @@ def test_settings_that_decide_what_is_measured_must_agree(tmp_path, change):
 
 def test_fewer_training_queries_make_a_variant_of_what_is_fitted(tmp_path):
     for few in (32, None):
-        for model in ("dcdt", "zero_shot"):
+        for model in ("bm25", "dcdt", "zero_shot"):
             changes = {"split.train_queries": few}
             write_run(tmp_path, model, overrides=changes, provenance={"split_fingerprint": f"few{few}"})
-    assert labels(tmp_path) == ["dcdt, train_queries=32", "dcdt, train_queries=null", "zero_shot"]
+    assert labels(tmp_path) == ["bm25", "dcdt, train_queries=32", "dcdt, train_queries=null", "zero_shot"]
+
+
+def test_what_is_not_trained_is_one_row_also_where_no_run_finished(tmp_path):
+    for margin in (0.5, 1.0):
+        write_run(tmp_path, "zero_shot", overrides={"loss.margin": margin}, status="failed", error="x")
+        write_run(tmp_path, overrides={"loss.margin": margin})
+    assert labels(tmp_path) == ["dcdt, loss.margin=0.5", "dcdt, loss.margin=1", "zero_shot"]
 
 
 def test_training_sizes_are_compared_on_the_same_test_queries_only(tmp_path):
