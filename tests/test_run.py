@@ -309,6 +309,17 @@ def test_a_field_that_the_collection_lacks_is_not_applicable_in_a_sweep(folder, 
     assert "1 finished, 1 not_applicable" in done.stderr
 
 
+@pytest.mark.slow
+def test_work_that_is_the_same_is_done_once_and_what_is_not_read_is_not_looked_at(folder, tmp_path):
+    sweep = ["-m", *on(folder, tmp_path), *FAST, "model=zero_shot", "split.train_queries=9,null", "loss.margin=1.0,9"]
+    done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 jobs are the same as another and run once" in done.stderr
+    assert done.stderr.count("done already") == 3 and "sweep: 1 finished" in done.stderr
+    [run] = (tmp_path / "sweep").glob("*/status.json")
+    assert "train_queries: null" in (run.parent / "config.yaml").read_text()
+
+
 def leet(outputs, *options):
     """What `wandb leet inspect` reads in the only offline run."""
     (file,) = (outputs / "wandb").glob("offline-run-*/run-*.wandb")

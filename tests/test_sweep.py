@@ -102,3 +102,13 @@ def test_a_job_is_named_by_the_choices_that_differ(tmp_path):
     given = ["seed=0", "split.index=1", "model=b", "callbacks.progress=False", "model.penalty=null"]
     assert sweep.differing(given, tmp_path) == ["split.index=1", "model=b"]
     assert sweep.differing(given, tmp_path / "nowhere") == given
+
+
+def test_a_sweep_says_how_many_jobs_are_run_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(sweep, "_jobs", lambda *_: ["a", "b", "a", "a"])
+    given = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"params": None}, "overrides": {"task": []}}
+    summary = sweep.SweepSummary()
+    with caplog.at_level(logging.WARNING, "dcdt"):
+        summary.on_multirun_start(OmegaConf.create({"hydra": given}))
+    assert [record.getMessage() for record in caplog.records] == ["2 of 4 jobs are the same as another and run once"]
+    assert (summary.watch.total, summary.watch.pending) == (2, {"a", "b"})

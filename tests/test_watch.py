@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from support import make_collection
 from test_run import FAST, dcdt, on
 
-from dcdt.config import job_name
+from dcdt.config import config_folder, job_name, register_resolvers
 from dcdt.sweep import _jobs
 from dcdt.watch import SweepWatch
 
@@ -80,6 +81,22 @@ def test_the_jobs_of_a_sweep_are_known_before_they_run():
     ]
     assert _jobs(asked("model=glob(*)")) is None
     assert _jobs(asked("optimizer.lr=interval(0,1)")) is None
+
+
+def test_jobs_that_differ_in_what_is_not_read_are_one_folder():
+    composed = []
+
+    def composing(job):
+        composed.append(job)
+        return compose("config", overrides=job)
+
+    register_resolvers()
+    choices = ["model=zero_shot,dcdt", "loss.margin=0.5,1.0", "split.index=0,1"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        names = _jobs(asked(*choices), composing)
+    assert (len(names), len(set(names)), len(composed)) == (8, 6, 2)  # once a model
+    assert job_name(["model=zero_shot", "split.index=1"]) in names
+    assert len(set(_jobs(asked("model=a,b", "seed=0,1"), composing))) == 4 and len(composed) == 2
 
 
 @pytest.mark.slow
