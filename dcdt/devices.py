@@ -63,8 +63,8 @@ def check_devices(trainer: TrainerConfig) -> None:
 
     kind, devices, started = device_type(trainer), trainer.devices, int(os.environ.get("WORLD_SIZE", 1))
     if kind == "cuda":
-        available, highest = torch.cuda.device_count(), max(devices) if isinstance(devices, list) else None
-        if device_count(trainer) > available or (highest is not None and highest >= available):
+        available = torch.cuda.device_count()
+        if (max(devices) + 1 if isinstance(devices, list) else device_count(trainer)) > available:
             raise UserError(
                 f"trainer.devices is {devices}; this machine has {available} GPU{'s' * (available != 1)}, numbered "
                 "from 0.\nChoose among them, or trainer.accelerator=cpu."
@@ -105,7 +105,7 @@ def claim_gpus(trainer: TrainerConfig) -> None:
     gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
     if count <= trainer.devices:
         return
-    folder = Path(tempfile.gettempdir()) / f"dcdt_gpus_{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"dcdt_gpus_{getattr(os, 'getuid', int)()}"
     folder.mkdir(exist_ok=True)
     for number in itertools.count():
         gpu = gpus[number % count]

@@ -342,8 +342,6 @@ def reads(model: object, trials: object = 1) -> frozenset[str]:
         schema = MODELS.get(str(model.get("name"))) if isinstance(model, Mapping) else None
     except OmegaConfBaseException:  # said where the configuration is checked
         schema = None
-    if schema is None:
-        return TRAINED
-    tuned = isinstance(trials, int) and trials > 1
-    found: frozenset[str] = getattr(schema, "reads_tuned" if tuned else "reads", schema.reads)  # type: ignore[attr-defined]
-    return found
+    declared: frozenset[str] = getattr(schema, "reads", TRAINED)
+    tuned: frozenset[str] = getattr(schema, "reads_tuned", declared)
+    return tuned if isinstance(trials, int) and trials > 1 else declared
