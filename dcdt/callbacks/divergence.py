@@ -1,7 +1,5 @@
 """End a training whose numbers are no longer finite."""
 
-import math
-
 import lightning as L
 import torch
 
@@ -19,9 +17,9 @@ class DivergenceCheck(L.Callback):
         Raises:
             Diverged: it names the epoch and the learning rate.
         """
-        loss = float(trainer.callback_metrics.get("train/loss", 0.0))
-        finite = bool(torch.stack([weight.isfinite().all() for weight in module.parameters()]).all())
-        if not math.isfinite(loss) or not finite:
-            reason = f"{'a weight' if math.isfinite(loss) else 'the loss'} is not finite"
+        weights = [weight.isfinite().all() for weight in module.parameters()]
+        loss = trainer.callback_metrics.get("train/loss", torch.tensor(0.0)).to(weights[0].device)
+        if not torch.stack([*weights, loss.isfinite()]).all():  # the device is waited for once
             assert module.optimizer_config is not None
+            reason = f"{'a weight' if loss.isfinite() else 'the loss'} is not finite"
             raise Diverged.at(trainer.current_epoch, reason, module.optimizer_config.lr)
