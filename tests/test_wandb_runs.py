@@ -112,7 +112,7 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finished_one(folder, tmp_path):
-    sweep = ["-m", *on(folder, tmp_path), *WANDB, "model=collaborative,dcdt", "loss.margin=1,3"]
+    sweep = ["-m", *on(folder, tmp_path), *WANDB, "model=collaborative,dcdt", "seed=0,-1"]
     done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
     assert done.returncode == 1
     runs = {name: shown for name, shown in leet_all(tmp_path / "sweep").items() if name.startswith("model=")}
@@ -121,10 +121,10 @@ def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finis
     assert runs["model=dcdt, loss.margin=3"]["summary"]["error"].startswith("loss.margin is 3")
     found = {name: (shown["exit_code"], shown["summary"]["status"]) for name, shown in runs.items()}
     assert found == {
-        "model=collaborative, loss.margin=1": (0, "not_applicable"),
-        "model=dcdt, loss.margin=1": (0, "finished"),
-        "model=collaborative, loss.margin=3": (1, "failed"),
-        "model=dcdt, loss.margin=3": (1, "failed"),
+        "model=collaborative, seed=0": (0, "not_applicable"),
+        "model=dcdt, seed=0": (0, "finished"),
+        "model=collaborative, seed=-1": (1, "failed"),
+        "model=dcdt, seed=-1": (1, "failed"),
     }
 
 
