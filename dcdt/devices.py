@@ -71,10 +71,9 @@ def check_devices(trainer: TrainerConfig) -> None:
             )
     elif isinstance(devices, list):
         raise UserError(f"trainer.devices is {devices}, which numbers GPUs; on {kind} give a number of processes.")
-    if kind == "mps" and (trainer.strategy == "ddp" or trainer.precision == "64-true"):
+    if kind == "mps" and trainer.strategy == "ddp":
         raise UserError(
-            f"trainer.strategy={trainer.strategy} trainer.precision={trainer.precision}: an Apple GPU trains alone and "
-            "in single precision.\nChoose trainer.accelerator=cpu, or trainer=gpu with trainer.precision=32-true."
+            "trainer.strategy=ddp: an Apple GPU trains alone.\nChoose trainer=gpu, or trainer.accelerator=cpu."
         )
     if kind == "cpu" and trainer.precision == "16-mixed":
         raise UserError("trainer.precision is '16-mixed', which needs a GPU; choose bf16-mixed or 32-true.")

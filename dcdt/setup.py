@@ -122,7 +122,6 @@ def make_model(settings: Settings, tables: Tables) -> Recommender:
     model.to(tables.device)
     k = settings.ks[-1]
     model.watched = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
-    model.train()  # a trial that diverged while it was validated leaves the tables in evaluation
     return model
 
 

@@ -178,7 +178,8 @@ def test_every_sampler_instantiates(made, name):
     drawn = sampler.draw(torch.Generator())
     rows = torch.cat([sampler.pairs, drawn], dim=1)
     batch = sampler.batch(rows[:8])
-    explicit, shared = {"query", "video", "negatives", "distinct", "place"}, {"query", "columns", "label", "weight"}
+    explicit = {"query", "video", "negatives", "distinct", "place"}
+    shared = {"query", "columns", "label", "weight", "n_positives"}
     assert batch.keys() in (explicit, shared)
     assert drawn.shape[1] == getattr(sampler, "negatives", 0)
     assert isinstance(sampler.due(0), bool)
@@ -437,7 +438,7 @@ def test_a_value_out_of_range_is_named(main_job, override, reason):
     [
         (["trainer=ddp", "trainer.devices=auto", "trainer.precision=16"], "auto", "16-mixed"),
         (["trainer=ddp", "trainer.devices=[1,3]", "trainer.precision=bf16"], [1, 3], "bf16-mixed"),
-        (["trainer=ddp", "trainer.devices='1,3'", "trainer.precision=64"], [1, 3], "64-true"),
+        (["trainer=ddp", "trainer.devices='1,3'"], [1, 3], "32-true"),
         (["trainer=gpu", "trainer.devices=[2]", "trainer.precision=32"], [2], "32-true"),
         (["trainer=gpu", "trainer.devices=-1"], "auto", "bf16-mixed"),
     ],
@@ -445,15 +446,6 @@ def test_a_value_out_of_range_is_named(main_job, override, reason):
 def test_devices_and_precision_are_what_lightning_takes(overrides, devices, precision):
     trainer = settings_of(*overrides).trainer
     assert (trainer.devices, trainer.precision) == (devices, precision)
-
-
-@pytest.mark.parametrize(
-    "chosen", [["model=dcdt_ridge"], ["model=hybrid_towers"], ["loss=margin_mse", "model@loss.teacher=dcdt_ridge"]]
-)
-def test_a_closed_form_is_fitted_in_single_precision(chosen):
-    with pytest.raises(UserError, match="'64-true', but dcdt_ridge fits in single precision; choose 32-true"):
-        settings_of(*chosen, "trainer.precision=64-true")
-    assert settings_of("model=hybrid", "trainer.precision=64-true").trainer.precision == "64-true"
 
 
 def test_files_need_a_path():

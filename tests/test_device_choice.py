@@ -74,7 +74,7 @@ def test_devices_are_counted_and_numbered(machine, monkeypatch, gpus, values, ki
         (0, False, {"precision": "16-mixed"}, "'16-mixed', which needs a GPU; choose bf16-mixed or 32-true"),
         (4, False, {"devices": "auto", "strategy": "auto"}, "trainer.devices is auto, which is 4 GPUs"),
         (0, True, {"devices": 1}, "an Apple GPU trains alone"),
-        (0, True, {"strategy": "auto", "precision": "64-true"}, "an Apple GPU trains alone"),
+        (0, True, {"strategy": "ddp", "precision": "32-true"}, "an Apple GPU trains alone"),
     ],
 )
 def test_what_a_machine_lacks_is_named(machine, gpus, mps, values, reason):

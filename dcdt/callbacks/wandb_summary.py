@@ -6,15 +6,13 @@ from typing import Any
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
-from dcdt.config import as_text, model_option
+from dcdt.config import as_text, model_option, read_overrides, reads
 from dcdt.files import read_json
 from dcdt.outcome import Outcome
-from dcdt.registry import MODELS, look_up
 
 PAIRS = ("accuracy", "precision", "recall", "f1", "auroc")
 COSTS = ("parameters", "training_seconds", "ms_per_query", "epochs")
 SAME = ("model", "seed", "split.index", "data", "embedder", "logger", "outputs", "callbacks", "sweep", "experiment")
-TRAINING = ("loss", "sampler", "optimizer", "trainer", "batch_size")  # moot where nothing is trained
 
 
 def variant_of(config: DictConfig, overrides: Sequence[str]) -> str:
@@ -24,18 +22,16 @@ def variant_of(config: DictConfig, overrides: Sequence[str]) -> str:
         config: of the job, which may be wrong.
         overrides: the choices that are its own.
     """
-    option, name = model_option(OmegaConf.select(config, "model")), OmegaConf.select(config, "model.name")
-    idle = name in MODELS and not look_up(MODELS, name).fittable
-    skipped = (*SAME, *(TRAINING if idle else ()))
-    parts = []
-    for key, _, text in sorted(override.lstrip("+").partition("=") for override in overrides):
+    model = OmegaConf.select(config, "model")
+    skipped, parts = SAME if "optimizer" in reads(model) else (*SAME, "trainer"), []
+    for key, _, text in sorted(override.lstrip("+").partition("=") for override in read_overrides(overrides, model)):
         if key in skipped or (key.split(".")[0] in skipped and not key.startswith("model.")):
             continue
         value = OmegaConf.select(config, key)
         if OmegaConf.is_list(value) or isinstance(value, float):  # as the report prints them
             text = as_text(OmegaConf.to_container(value) if OmegaConf.is_list(value) else value)
         parts.append(f"{key.removeprefix('split.')}={text}")
-    return ", ".join([option, *parts])
+    return ", ".join([model_option(model), *parts])
 
 
 def summary_of(outcome: Outcome) -> dict[str, Any]:

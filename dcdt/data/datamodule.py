@@ -125,8 +125,8 @@ class IndexBatches:
     What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
     the same batches. Several processes share each batch without overlap, so the batch size is that of all of them
     together and training does not depend on their number: each takes every n-th row, and `share` is what its mean
-    counts in the mean over the processes, 0 where it had to borrow a row. A batch is on the device, but for `rows`, its
-    query rows (B,) once more, on the CPU: a model that looks something up by them need not wait for the device.
+    counts in the mean over the processes, 0 where it had to borrow a row. A batch is on the device, but for
+    `query_rows` (B,), which are on the CPU: a model that looks something up by them need not wait for the device.
     """
 
     def __init__(
@@ -158,12 +158,12 @@ class IndexBatches:
         for start in range(0, len(rows), self.batch_size):
             whole = rows[start : start + self.batch_size]
             if self.world == 1:
-                yield {**self.sampler.batch(whole, None, self.device), "rows": whole[:, 0]}
+                yield {**self.sampler.batch(whole, None, self.device), "query_rows": whole[:, 0]}
                 continue
             mine = whole[self.rank :: self.world]
             share = len(mine) * self.world / len(whole)
             mine = mine if len(mine) else whole[:1]
-            yield {**self.sampler.batch(mine, whole, self.device), "rows": mine[:, 0], "share": share}
+            yield {**self.sampler.batch(mine, whole, self.device), "query_rows": mine[:, 0], "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):

@@ -312,12 +312,9 @@ class Recommender(L.LightningModule):
             ties = self.data.ties.on(scores.device)
             return rank_side(side, positions, scores, ties, self.data.collection.positive_grade, self.data.ks)
         except NaNScores as error:
-            raise self._diverged("the scores are NaN") if self.fittable else error from None
-
-    def _diverged(self, what: str) -> Diverged:
-        """The error of a training whose numbers left their range."""
-        lr = self.optimizer_config.lr if self.optimizer_config is not None else None
-        return Diverged(f"training diverged in epoch {self.current_epoch}: {what}.\nLower optimizer.lr ({lr:g}).")
+            if self.optimizer_config is None:
+                raise
+            raise Diverged.at(self.current_epoch, "the scores are NaN", self.optimizer_config.lr) from error
 
 
 def products(asked: Tensor, videos: Tensor) -> Tensor:

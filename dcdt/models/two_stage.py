@@ -246,7 +246,7 @@ class JointTwoStage(TwoStage):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Mean loss over the lists of the batch's queries; those of which nothing was recalled count nothing."""
-        at = torch.tensor([self._at[row] for row in batch["rows"].tolist()])
+        at = torch.tensor([self._at[row] for row in batch["query_rows"].tolist()])
         at = at[self._lists.label[at].any(1)]
         lists, device = self._lists.part(at), self.tables.device
         distinct, place = (to_device(part, device) for part in torch.unique(lists.top, return_inverse=True))

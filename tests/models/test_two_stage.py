@@ -280,7 +280,7 @@ def test_a_training_step_by_hand(made, measure):
     torch.nn.init.normal_(model.joint.output.weight)
     model.note_loss = lambda *given: None
     rows = made.split.train.queries[:6].tolist()
-    found = model.training_step({"rows": torch.tensor(rows)}, 0)
+    found = model.training_step({"query_rows": torch.tensor(rows)}, 0)
     values, counted = [], []
     for row in rows:
         at = model._at[row]
@@ -308,7 +308,7 @@ def test_lists_without_a_positive_are_left_out_of_training(made):
     model = joint(made)
     model.note_loss = lambda *given: None
     model._lists.label.zero_()
-    loss = model.training_step({"rows": torch.from_numpy(made.split.train.queries[:4])}, 0)
+    loss = model.training_step({"query_rows": torch.from_numpy(made.split.train.queries[:4])}, 0)
     assert loss.item() == 0
     loss.backward()
 
