@@ -19,6 +19,7 @@ from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data import datamodule
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
+from dcdt.models import history, history_tower
 from dcdt.registry import SAMPLERS, look_up
 from dcdt.run import run
 from dcdt.samplers.pool import training_pool
@@ -174,6 +175,24 @@ def test_every_model_of_learners(tmp_path, monkeypatch, model, asked):
     split = ("split=query",) if asked else ("split=time",)
     settings = configured(f"model={model}", *split)
     check(settings, folder, tmp_path, monkeypatch)
+
+
+def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
+    waits, fit_tower = [], history.fit_tower
+
+    def counted(*arguments, **options):
+        before = len(reads)
+        losses = fit_tower(*arguments, **options)
+        waits.append((len(reads) - before, len(losses)))
+        return losses
+
+    monkeypatch.setattr(history, "fit_tower", counted)
+    monkeypatch.setattr(history_tower, "BATCH", 32)
+    with separate():
+        settings = configured("model=dcdt_history", "split=query")
+        outcome(settings, make_histories(tmp_path / "c"), tmp_path / "device", NAME, monkeypatch)
+    [(n_reads, n_epochs)] = waits
+    assert n_reads == n_epochs > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
