@@ -58,7 +58,7 @@ T="trainer=$DEVICE callbacks.progress=false"; R="$PY -m dcdt.run"
 logged() { local name=$1 most=$2; shift 2; step "$name" "$most" bash -o pipefail -c '"$@" 2>&1 | tee -a "$0"' "$OUT/card.log" "$@"; }
 date -u +"%Y-%m-%d, trainer=$DEVICE" > "$OUT/card.log"
 logged "dcdt.run model=dcdt"       60 $R model=dcdt $T logger.mode=offline hydra.run.dir=$DCDT_OUTPUTS/card
-logged "-m ablation_sampler"      150 $R -m experiment=ablation_sampler $T logger.mode=offline hydra.sweep.dir=$DCDT_OUTPUTS/sweep
+logged "-m ablation_sampler"      150 $R -m experiment=ablation_sampler split.index=0,1 $T logger.mode=offline hydra.sweep.dir=$DCDT_OUTPUTS/sweep
 # 2. every kind of model and of batch
 step "paper preset"                60 $R $T experiment=paper trainer.max_epochs=5 logger=none hydra.run.dir=$DCDT_OUTPUTS/paper
 step "zero_shot"                   40 $R $T model=zero_shot logger=none hydra.run.dir=$DCDT_OUTPUTS/zero
