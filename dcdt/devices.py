@@ -25,9 +25,12 @@ def device_type(trainer: TrainerConfig) -> str:
     for name in accepted:
         if available[name]:
             return name
+    given, choices = f"trainer={trainer.name}", "trainer=cpu or trainer=auto"
+    if trainer.name != "gpu":
+        given, choices = f"trainer.accelerator={trainer.accelerator}", "trainer.accelerator=cpu or auto"
     raise UserError(
-        f"trainer={trainer.name}: this machine has no GPU that torch {torch.__version__} can use.\n"
-        "Choose trainer=cpu or trainer=auto, or install a torch build for your GPU."
+        f"{given}: this machine has no GPU that torch {torch.__version__} can use.\n"
+        f"Choose {choices}, or install a torch build for your GPU."
     )
 
 

@@ -22,6 +22,7 @@ from dcdt.status import Status
 from dcdt.sweep import ENDED, without_unread
 
 log = logging.getLogger("dcdt")
+JOBS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN where it has none
 
 
 def run(
@@ -102,7 +103,10 @@ def job(config: DictConfig) -> float:
     folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
     choices, resumed = None, config.get("resume") is not None
     named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
+    if sweeping and folder in JOBS:  # the same job again: its model does not read what differs
+        return JOBS[folder]
     status, logger, ending, reason = Status(folder), RunLogger(), "failed", "interrupted"
+    value = float("nan")
     lacking = (NotApplicable, MissingField) if sweeping else ()
     try:
         config = resume.stored_config(config, place.overrides.task, folder, sweeping)
@@ -114,8 +118,8 @@ def job(config: DictConfig) -> float:
         logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
         if (sweeping or resumed) and (done := Status(folder).finished_metric(config)) is not None:
             log.warning("done already: %s", folder.name)
-            ending = "done already"
-            return done
+            ending, value = "done already", done
+            return value
         settings = parse(config)
         settings.callbacks.progress &= not sweeping  # one line for the whole of it
         if place.runtime.choices.get("hydra/launcher") == "processes":
@@ -126,8 +130,8 @@ def job(config: DictConfig) -> float:
             metrics = distributed.run_processes(settings, config, status, choices, resuming)
         else:
             metrics = run(settings, config, status, logger, resuming)
-        ending = "finished"
-        return metrics[settings.primary_metric]
+        ending, value = "finished", metrics[settings.primary_metric]
+        return value
     except lacking as error:
         ending, reason = "not_applicable", str(error).splitlines()[0]
         status.not_applicable(config, reason)
@@ -146,13 +150,15 @@ def job(config: DictConfig) -> float:
     finally:
         logger.close(ending, reason)
         status.release()
-    return float("nan")
+        JOBS[folder] = value
+    return value
 
 
 def main() -> None:
     """The command."""
     prepare_hydra()
     ENDED.clear()
+    JOBS.clear()
     job()  # an interruption ends the command here
     for sweep in ENDED:
         if sweep.report:

@@ -315,7 +315,7 @@ def test_work_that_is_the_same_is_done_once_and_what_is_not_read_is_not_looked_a
     done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep")
     assert done.returncode == 0, done.stderr
     assert "3 of 4 jobs are the same as another and run once" in done.stderr
-    assert done.stderr.count("done already") == 3 and "sweep: 1 finished" in done.stderr
+    assert "done already" not in done.stderr and "sweep: 1 finished" in done.stderr
     [run] = (tmp_path / "sweep").glob("*/status.json")
     assert "train_queries: null" in (run.parent / "config.yaml").read_text()
 

@@ -101,9 +101,9 @@ class WandbRun(RunLogger):
         run.define_metric(config.primary_metric, step_metric="epoch", summary="max")
         if mode == "offline" and (sweep is None or first):
             place = self.folder.parent / "wandb"
-            log.warning(
-                "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s", named("this run"), place, files
-            )
+            what = named("this run" if sweep is None else "this sweep", self.chosen.mode)
+            sent = files if sweep is None else f"{place}/offline-run-*"
+            log.warning("W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s", what, place, sent)
 
     def callbacks(self, history: History) -> list[L.Callback]:
         """Sends each epoch as it ends."""

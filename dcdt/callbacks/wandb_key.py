@@ -24,9 +24,10 @@ def mode_of(wanted: str) -> Any:  # noqa: ANN401 - wandb's literal
     return wanted
 
 
-def named(what: str) -> str:
-    """What stays offline, and why where nobody chose it."""
-    return what if has_key() else f"no key configured, so {what}"
+def named(what: str, mode: str | None) -> str:
+    """What stays offline, and why where nobody chose it (`logger.mode`, $WANDB_MODE)."""
+    chosen = mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
+    return what if chosen or has_key() else f"no key configured, so {what}"
 
 
 def has_key() -> bool:

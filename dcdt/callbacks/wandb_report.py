@@ -44,9 +44,16 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     summary = {f"{label}/{key}": value for label, row in values.items() for key, value in row.items()}
     shown = [report.metric, "difference", "p"]
     summary = {key: value for key, value in summary.items() if _stem(key) in shown} | {"best": report.best.label}
-    mode = _send(
+    mode = mode_of_report(runs)
+    for variant in (variant for variant in report.variants if variant.runs):
+        config = {key: value for key, value in variant.runs[0].config.items() if key not in OWN}
+        config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
+        config |= {"variant": variant.label, "folds": variant.folds, "primary_metric": report.metric}
+        facts = {"name": variant.label, "job_type": "variant", "config": redacted_values(config)}
+        mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
+    mode = _send(  # last, so that the newest run is the report
         folder,
-        mode_of_report(runs),
+        mode,
         {name: _table(table) for name, table in tables.items()} | images,
         summary,
         name=f"report_{group}",
@@ -55,15 +62,9 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         config={"facts": report.facts, "primary_metric": report.metric},
         **common,
     )
-    for variant in (variant for variant in report.variants if variant.runs):
-        config = {key: value for key, value in variant.runs[0].config.items() if key not in OWN}
-        config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
-        config |= {"variant": variant.label, "folds": variant.folds, "primary_metric": report.metric}
-        facts = {"name": variant.label, "job_type": "variant", "config": redacted_values(config)}
-        mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
     if mode == "offline":
         place = folder / "wandb"
-        log.warning("W&B: %s stays offline. Browse: wandb leet %s", named("the report"), place)
+        log.warning("W&B: %s stays offline. Browse: wandb leet %s", named("the report", logger.get("mode")), place)
 
 
 def row_values(report: Report) -> dict[str, dict[str, Any]]:

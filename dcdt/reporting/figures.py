@@ -157,7 +157,7 @@ def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplot
     threshold = float(np.mean([part[2] for part in parts]))
     if np.isfinite(threshold):
         axes.axvline(threshold, ymax=0.84, color=INK, linestyle="--", linewidth=1.2, label="threshold")
-    axes.set_title(_wrapped(variant.label, 44), loc="left")
+    axes.set_title(_wrapped(variant.label, 32), loc="left")
     axes.set(xlabel="score in standard deviations from its mean", ylabel="share of pairs")
     axes.set_xlim(Z_EDGES[0], Z_EDGES[-1])
     axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend above the bars

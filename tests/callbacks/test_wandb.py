@@ -92,9 +92,10 @@ def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
 
 
 def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(monkeypatch):
-    assert module.named("the report") == "no key configured, so the report"
+    assert module.named("the report", "auto") == "no key configured, so the report"
+    assert module.named("the report", "offline") == "the report"  # it was chosen, so the key is not the reason
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert module.named("the report") == "the report"
+    assert module.named("the report", None) == "the report"
 
 
 @pytest.mark.parametrize(
