@@ -42,6 +42,7 @@ class BM25(Recommender):
     """
 
     fittable: ClassVar[bool] = False
+    reads_halves: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 
     def __init__(

@@ -111,7 +111,7 @@ def claim_gpus(trainer: TrainerConfig) -> None:
     folder.mkdir(exist_ok=True)
     for number in itertools.count():
         gpu = gpus[number % count]
-        path = folder / f"{gpu}_{number // count}"
+        path = folder / f"{gpu.replace('/', '_')}_{number // count}"
         path.touch()
         try:
             CLAIMED[gpu] = lock(path, wait=False)

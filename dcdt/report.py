@@ -91,10 +91,13 @@ def report_sweep(folder: Path, to_wandb: bool) -> None:
     """The report of a sweep that has just ended; what goes wrong is a line that says how to repeat it."""
     try:
         publish([folder], folder / "report", to_wandb)
-    except Exception as error:  # whatever it is, it is no failure of the sweep
-        known = in_words(error) if mendable(error) else f"{type(error).__name__}: {error}"
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is no failure of the sweep
+        reason = (
+            in_words(error) if isinstance(error, Exception) and mendable(error) else f"{type(error).__name__}: {error}"
+        )
         again = f"python -m dcdt.report {folder}{' --wandb' if to_wandb else ''}"
-        print(f"no report: {first_line(known)} Repeat: {again}", file=sys.stderr)  # noqa: T201
+        reason = first_line(reason).rstrip(".: ")
+        print(f"the report is not complete: {reason}. Repeat: {again}", file=sys.stderr)  # noqa: T201
 
 
 def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | None:

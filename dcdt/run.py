@@ -19,7 +19,7 @@ from dcdt.devices import claim_gpus
 from dcdt.errors import MissingField, NotApplicable, in_words, mendable
 from dcdt.redact import redacted
 from dcdt.status import Status
-from dcdt.sweep import ENDED, without_unread
+from dcdt.sweep import ENDED, STARTED, summarise, without_unread
 
 log = logging.getLogger("dcdt")
 JOBS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN where it has none
@@ -157,16 +157,24 @@ def job(config: DictConfig) -> float:
 def main() -> None:
     """The command."""
     prepare_hydra()
-    ENDED.clear()
-    JOBS.clear()
-    job()  # an interruption ends the command here
+    for record in (STARTED, ENDED, JOBS):
+        record.clear()
+    code = 0
+    try:
+        job()  # an interruption ends the command here
+    except SystemExit as end:
+        if not STARTED or ENDED or not isinstance(end.__context__, Exception):
+            raise
+        code = 1  # the launcher failed: a worker was killed, say
+        summarise(STARTED[0])
     for sweep in ENDED:
         if sweep.report:
             from dcdt.report import report_sweep
 
             report_sweep(sweep.folder, sweep.on_wandb)
-        if sweep.failed:
-            raise SystemExit(1)
+        code = code or int(bool(sweep.failed))
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

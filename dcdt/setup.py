@@ -87,7 +87,8 @@ def space(settings: Settings) -> Space:
 def load_tables(settings: Settings, collection: Collection) -> Tables:
     """The frozen vectors of the model's fields, embedded first where they are missing."""
     progress, held = settings.callbacks.progress, settings.trainer
-    halves = look_up(MODELS, settings.model.name).reads_halves  # other models read single precision
+    readers = [settings.model, getattr(settings.loss, "teacher", None)]
+    halves = all(look_up(MODELS, one.name).reads_halves for one in readers if one is not None)  # else fp32
     return vector_tables.load_tables(
         collection,
         settings.fields,

@@ -52,6 +52,7 @@ class Sweep:
     on_wandb: bool
 
 
+STARTED: list[DictConfig] = []  # configuration of the last sweep of this process
 ENDED: list[Sweep] = []  # the last sweep of this process, for the command: Hydra returns nothing of it
 
 
@@ -78,6 +79,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
+        STARTED[:] = [config]
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         asked = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
@@ -95,25 +97,30 @@ class SweepSummary(Callback):
         self.watch = SweepWatch(folder, names, total, Console(stderr=True))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Read every job's status.json, since a job may have run in another process."""
+        """Say how the jobs ended."""
         if self.watch is not None:
             self.watch.stop()
-        folder = Path(config.hydra.sweep.dir)
-        found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
-        statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
-        finished = [name for name, status in statuses.items() if status == "finished"]
-        failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
-        counts = Counter(statuses.values())
-        log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-        for name in failed:
-            log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
-        report = bool(OmegaConf.select(config, "sweep.report", default=True))
-        if not finished:
-            log.warning("no report: no job has finished")
-        elif not report:
-            log.warning("tables: python -m dcdt.report %s", folder)
-        on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
-        ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
+        summarise(config)
+
+
+def summarise(config: DictConfig) -> None:
+    """Read every job's status.json, since a job may have run in another process, and say how the jobs ended."""
+    folder = Path(config.hydra.sweep.dir)
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
+    statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
+    finished = [name for name, status in statuses.items() if status == "finished"]
+    failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
+    counts = Counter(statuses.values())
+    log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    for name in failed:
+        log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
+    report = bool(OmegaConf.select(config, "sweep.report", default=True))
+    if not finished:
+        log.warning("no report: no job has finished")
+    elif not report:
+        log.warning("tables: python -m dcdt.report %s", folder)
+    on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
+    ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
 
 
 @contextmanager

@@ -77,7 +77,25 @@ def test_the_command_ends_a_sweep_with_its_report_and_keeps_its_exit_code(monkey
     sweep.ENDED.clear()
     assert end_of_command(monkeypatch, job, breaking) == code
     told = capsys.readouterr().err
-    assert told == f"no report: ValueError: no figure Repeat: python -m dcdt.report {tmp_path} --wandb\n"
+    assert (
+        told == f"the report is not complete: ValueError: no figure. Repeat: python -m dcdt.report {tmp_path} --wandb\n"
+    )
+
+
+def test_a_sweep_whose_launcher_fails_is_reported_all_the_same(monkeypatch, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "status.json").write_text('{"status": "finished"}')
+    calls = []
+
+    def killed():  # as Hydra ends a command whose launcher raises
+        sweep.STARTED.append(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        try:
+            raise RuntimeError("a worker process was killed")
+        except RuntimeError:
+            raise SystemExit(1)  # noqa: B904
+
+    assert end_of_command(monkeypatch, killed, lambda *given: calls.append(given)) == 1
+    assert calls == [([tmp_path], tmp_path / "report", False)]
 
 
 def test_an_interrupted_sweep_has_no_report(monkeypatch):

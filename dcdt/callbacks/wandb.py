@@ -94,7 +94,8 @@ class WandbRun(RunLogger):
         )
         self.run = run
         files = Path(run.dir).parent
-        write_json(known, {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)})
+        facts = {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)}
+        write_json(known, {**facts, "variant": run.config["variant"]})
         run.define_metric("epoch", hidden=True, summary="none")
         for part in ("train/*", "val/*", "scores/*", "lr"):  # the summary is that of the best epoch, made at the end
             run.define_metric(part, step_metric="epoch", summary="none")

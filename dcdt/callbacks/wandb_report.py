@@ -48,7 +48,8 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     for variant in (variant for variant in report.variants if variant.runs):
         config = {key: value for key, value in variant.runs[0].config.items() if key not in OWN}
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
-        config |= {"variant": variant.label, "folds": variant.folds, "primary_metric": report.metric}
+        name = read_json(variant.runs[0].folder / "wandb.json").get("variant", variant.label)  # as its folds have it
+        config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
         facts = {"name": variant.label, "job_type": "variant", "config": redacted_values(config)}
         mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
     mode = _send(  # last, so that the newest run is the report
@@ -63,8 +64,10 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         **common,
     )
     if mode == "offline":
-        place = folder / "wandb"
-        log.warning("W&B: %s stays offline. Browse: wandb leet %s", named("the report", logger.get("mode")), place)
+        files, what = folder / "wandb", named("the report", logger.get("mode"))
+        log.warning(
+            "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", what, files, files
+        )
 
 
 def row_values(report: Report) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config.places import config_folder
 
@@ -53,7 +54,11 @@ def model_option(model: Any) -> str:  # noqa: ANN401 - a configuration that nobo
     >>> model_option({"name": "dcdt", "attention": "query", "width": 8})
     'dcdt_attention'
     """
-    values = flatten(OmegaConf.to_container(model, resolve=True) if OmegaConf.is_config(model) else model)
+    try:
+        values = flatten(OmegaConf.to_container(model, resolve=True) if OmegaConf.is_config(model) else model)
+    except OmegaConfBaseException:  # an interpolation that leads nowhere, which the check of the configuration refuses
+        name = cast(dict[str, Any], OmegaConf.to_container(model)).get("name", "model")
+        return str(name)
     name = values.get("name", "model")
     differing = {
         option: sum(known.get(key) != value for key, value in values.items())

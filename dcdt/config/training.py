@@ -238,7 +238,7 @@ def device_choice(value: Any) -> int | str | list[int]:  # noqa: ANN401 - what a
     [2, 2, 'auto', 'auto', [0, 2], [1, 0]]
     """
     found = value
-    if isinstance(value, str) and re.fullmatch(r"[0-9 ]+(,[0-9 ]*)*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", value):
         parts = [int(part) for part in value.split(",") if part.strip()]
         found = parts if "," in value else parts[0]
     if found in (-1, "-1"):

@@ -1,4 +1,4 @@
-"""Rows of a large table as the vectors of a batch, and tensors on their way to a device."""
+"""Rows of a large table as the vectors of a batch."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,6 @@ LEAST = 2**20  # numbers below which memory is taken anew: 4 MB of fp32
 def single(vectors: Tensor) -> Tensor:
     """Vectors of half precision in fp32, others as they are."""
     return vectors.float() if vectors.dtype in HALVES else vectors
-
-
-def to_device(part: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; a GPU fetches it while the CPU goes on."""
-    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
 
 
 class Gather:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from dcdt.data.collection import Rows
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.gather import to_device
 from dcdt.data.interactions import Interactions
 from dcdt.data.tables import padded
 from dcdt.errors import NotApplicable, UserError
+from dcdt.transfer import to_device
 from dcdt.words import shown
 
 Asked = tuple[str | None, float | None]  # who asks, and when

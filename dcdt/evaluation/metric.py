@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from dcdt.evaluation.ranking import DEFAULT_KS, metric_names
+from dcdt.transfer import to_device
 
 
 class RankingMetrics(Metric):
@@ -49,9 +50,9 @@ class RankingMetrics(Metric):
             raise ValueError(
                 f"query_rows has shape {tuple(query_rows.shape)}, metrics have {lengths}: all must be (B,)"
             )
-        self.rows.append(query_rows.detach().to(self.device))
+        self.rows.append(to_device(query_rows.detach(), self.device))
         values = torch.stack([metrics[name].detach() for name in self.names], dim=1)  # (B, M)
-        self.values.append(values.to(self.device, torch.float32))
+        self.values.append(to_device(values.float(), self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """Mean of each metric over the queries, scalar float32.

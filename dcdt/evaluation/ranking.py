@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcdt.evaluation.top import top
+from dcdt.transfer import to_device
 
 DEFAULT_KS = (1, 5, 10)
 
@@ -86,7 +87,7 @@ def ranks_and_ties(
     """
     _check_shapes(scores, tie_order, candidates)
     _check_rows(scores, judged)
-    rows = judged.to(scores.device)  # (B, J)
+    rows = to_device(judged, scores.device)  # (B, J)
     ranks, alike = _counted(scores, rows, tie_order, _restricting(candidates))
     outside = torch.zeros_like(rows, dtype=torch.bool)
     if candidates is not None:

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from dcdt.config import ModelConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, side_tensors
-from dcdt.data.gather import single, to_device
+from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot, dot_products, full_precision, wide
 from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import Recommender, query_batch
+from dcdt.transfer import to_device
 
 
 class PairRecommender(Recommender):

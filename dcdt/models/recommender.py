@@ -14,11 +14,12 @@ from torch import Tensor
 from dcdt.config import OptimizerConfig
 from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
-from dcdt.data.gather import HALVES, single, to_device
+from dcdt.data.gather import HALVES, single
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.errors import Diverged, UserError
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
+from dcdt.transfer import to_device
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
@@ -266,10 +267,11 @@ class Recommender(L.LightningModule):
         """Rank one chunk of a side and keep what the run reports."""
         side = list(self.data.sides.values())[dataloader_idx]
         scores, metrics, ties = self._rank(side, positions)
-        kept = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
-        kept.update(side.queries[positions], metrics)
-        whole = scores if len(side.queries) * scores.shape[1] <= SCORES_LIMIT else scores[:, :0]
-        parts = (*self._best(side, scores), ties, whole, *_pair_scores(side, positions, scores))
+        collected = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
+        collected.update(side.queries[positions], metrics)
+        few = len(side.queries) * scores.shape[1] <= SCORES_LIMIT
+        all_scores = scores if few else scores.new_empty(len(scores), 0)  # a slice would hold all of them in memory
+        parts = (*self._best(side, scores), ties, all_scores, *_pair_scores(side, positions, scores))
         self._parts.setdefault(side.name, []).append(parts)  # where the scores are, until all chunks are done
 
     def on_test_epoch_end(self) -> None:

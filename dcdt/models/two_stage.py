@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
-from dcdt.data.gather import to_device
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables, padded
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
@@ -17,6 +16,7 @@ from dcdt.models.rank_head import PENALTIES, JointHead, Lists, combined, cross_f
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, replace_rows
 from dcdt.models.ridge_towers import fitted_sides
 from dcdt.samplers.pool import no_negatives
+from dcdt.transfer import to_device
 
 N_FOLDS = 5  # of the judged queries, in the choice of the penalty
 BELOW = 1e-3  # in z-scores: how far the best video beyond the depth stays beneath the worst within it

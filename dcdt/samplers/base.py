@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcdt.data.gather import to_device
 from dcdt.samplers.pool import CPU, TrainingPool
+from dcdt.transfer import to_device
 
 Score = Callable[[Tensor], Tensor]  # query rows (B,) to the current scores of all videos (B, N)
 

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcdt.data.gather import to_device
 from dcdt.data.tables import padded
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import CPU, TrainingPool
+from dcdt.transfer import to_device
 
 
 class ColumnSampler(Sampler):

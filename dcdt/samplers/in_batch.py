@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from dcdt.config import InBatchSamplerConfig
-from dcdt.data.gather import to_device
 from dcdt.data.tables import Tables
 from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
+from dcdt.transfer import to_device
 
 
 class InBatchSampler(ColumnSampler):
