@@ -33,6 +33,7 @@ WAITS = {  # operations whose result's shape, or the host's next step, depends o
     *(aten._linalg_eigh, aten._linalg_svd),
 }
 INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index)
+KERNELS: list[torch.library.Library] = []
 reads: list[str] = []
 
 
@@ -222,10 +223,26 @@ class SeparateAccelerator(Accelerator):
         return {}
 
 
+def in_halves(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A product as autocast has it on a GPU: of tensors in half precision."""
+
+    def product(*tensors: torch.Tensor | None) -> torch.Tensor:
+        halves = [None if part is None else part.to(torch.get_autocast_dtype(NAME)) for part in tensors]
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+            return function(*halves)
+
+    return product
+
+
 def register() -> None:
     """Make the device known to torch and Lightning, once a process."""
     if NAME not in AcceleratorRegistry:
         torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
+        others, products = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+        others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+        for name in ("linear", "matmul", "mm", "bmm"):
+            products.impl(name, in_halves(getattr(aten, name)), "AutocastPrivateUse1")
+        KERNELS.extend([others, products])  # they hold as long as these
         AcceleratorRegistry.register(NAME, SeparateAccelerator, description="separate")
 
 

@@ -17,9 +17,11 @@ from dcdt import setup
 from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data import datamodule
+from dcdt.data.collection import load_collection
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.models import history, history_tower
+from dcdt.models.recommender import Recommender
 from dcdt.registry import SAMPLERS, look_up
 from dcdt.run import run
 from dcdt.samplers.pool import training_pool
@@ -88,6 +90,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
         trainer_config = replace(settings.trainer, accelerator=accelerator)
         trainer = make_trainer(replace(settings, trainer=trainer_config), [*first, *callbacks, *last])
         trainer.strategy._root_device = device
+        if settings.trainer.precision == "bf16-mixed":
+            trainer.strategy.precision_plugin.device = device.type
         return trainer
 
     return make
@@ -195,10 +199,19 @@ def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
     assert n_reads == n_epochs > 1
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("model", ["dcdt", "dcdt_residual"])
-def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype):
-    check(configured(f"model={model}", *WIDTHS[model]), small, tmp_path, monkeypatch, dtype=dtype)
+def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype, precision):
+    settings = configured(f"model={model}", f"trainer.precision={precision}", *WIDTHS[model])
+    check(settings, small, tmp_path, monkeypatch, dtype=dtype)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", [*TRAINED, "dcdt_attention"])
+def test_towers_in_bf16(small, tmp_path, monkeypatch, model, loss):
+    settings = configured(f"model={model}", f"loss={loss}", "trainer.precision=bf16-mixed", *WIDTHS.get(model, ()))
+    check(settings, small, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("sampler", ["dynamic_hard", "catalogue"])
@@ -238,6 +251,26 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
     assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     pictures = [sorted(path.name.split("_")[0] for path in (tmp_path).glob("wandb/*/files/media/images/figures/*.png"))]
     assert len(pictures[0]) >= 6 and len(pictures[0]) % 2 == 0  # as many of the one as of the other
+
+
+def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 0)
+    sizes, end = [], Recommender.on_test_epoch_end
+
+    def counted(self):
+        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._parts.values() for parts in chunks)
+        end(self)
+
+    monkeypatch.setattr(Recommender, "on_test_epoch_end", counted)
+    outcome(configured("model=zero_shot"), small, tmp_path / "cpu", "cpu", monkeypatch)
+    assert sizes and not any(sizes)
+
+
+@pytest.mark.parametrize(("teacher", "dtype"), [("bm25", torch.float16), ("dcdt_ridge", torch.float32)])
+def test_a_teacher_gets_vectors_that_it_can_read(small, teacher, dtype):
+    chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.tables=float16")
+    settings = configured("model=dcdt", *chosen, "data=files", f"data.path={small}")
+    assert setup.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
 
 
 def test_ties_are_ordered_once_a_run(small, tmp_path, monkeypatch):

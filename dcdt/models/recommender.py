@@ -219,7 +219,8 @@ class Recommender(L.LightningModule):
         self._losses.append((loss, n))
         if self.trainer.is_last_batch:
             weights = torch.tensor([size for _, size in self._losses], dtype=loss.dtype, device=loss.device)
-            total, count = torch.stack([value for value, _ in self._losses]) @ weights, weights.sum()
+            values = torch.stack([value for value, _ in self._losses])
+            total, count = (values * weights).sum(), weights.sum()  # no product of matrices, which autocast would round
             if self.trainer.world_size > 1:
                 total, count = self.trainer.strategy.reduce(torch.stack([total, count]), reduce_op="sum").unbind()
             mean = total / count
