@@ -116,9 +116,10 @@ def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finis
     done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
     assert done.returncode == 1
     runs = {name: shown for name, shown in leet_all(tmp_path / "sweep").items() if name.startswith("model=")}
-    reasons = {name.partition(",")[0]: shown["summary"].get("error") for name, shown in runs.items() if name[-1] == "1"}
-    assert reasons == {"model=collaborative": "the collection has no interactions.csv", "model=dcdt": None}
-    assert runs["model=dcdt, loss.margin=3"]["summary"]["error"].startswith("loss.margin is 3")
+    reasons = {name: shown["summary"].get("error") for name, shown in runs.items() if name.endswith("seed=0")}
+    lacking = "the collection has no interactions.csv"
+    assert reasons == {"model=collaborative, seed=0": lacking, "model=dcdt, seed=0": None}
+    assert runs["model=dcdt, seed=-1"]["summary"]["error"].startswith("seed is -1")
     found = {name: (shown["exit_code"], shown["summary"]["status"]) for name, shown in runs.items()}
     assert found == {
         "model=collaborative, seed=0": (0, "not_applicable"),

@@ -246,7 +246,7 @@ def test_the_command_starts_without_torch_and_says_where_the_report_is(made, tmp
 
 
 @pytest.mark.slow
-def test_tables_and_figures_go_to_wandb_as_one_offline_run_in_the_sweeps_group(tmp_path):
+def test_tables_and_figures_go_to_wandb_offline_in_the_sweeps_group(tmp_path):
     sweep = tmp_path / "comparison_toy"
     for fold in (0, 1):
         for model, skill in (("zero_shot", 0.4), ("dcdt", 2.0)):
@@ -257,12 +257,14 @@ def test_tables_and_figures_go_to_wandb_as_one_offline_run_in_the_sweeps_group(t
     environment = {**kept, "NETRC": str(tmp_path / "none")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    (path,) = (sweep / "wandb").glob("offline-run-*/*.wandb")
-    records = inspected(path)
-    (run,) = (record["run"] for record in records if record["type"] == "run")
-    assert (run["job_type"], run["run_group"], run["project"]) == ("report", "comparison_toy", "dcdt")
+    found = {path: inspected(path) for path in (sweep / "wandb").glob("offline-run-*/*.wandb")}
+    runs = {path: next(part["run"] for part in parts if part["type"] == "run") for path, parts in found.items()}
+    assert sorted(run["job_type"] for run in runs.values()) == ["report", "variant", "variant"]
+    assert {(run["run_group"], run["project"]) for run in runs.values()} == {("comparison_toy", "dcdt")}
+    (path,) = (path for path, run in runs.items() if run["job_type"] == "report")
+    records = found[path]
     assert [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"] == [0]
-    media = sorted(found.name.split("_0_")[0] for found in path.parent.rglob("media/**/*") if found.is_file())
+    media = sorted(file.name.split("_0_")[0] for file in path.parent.rglob("media/**/*") if file.is_file())
     assert {"main", "tests", "cost", "failures", "loss", "scores", "differences"} <= set(media)
     (main_table,) = path.parent.rglob("main_0_*.table.json")
     table = json.loads(main_table.read_text())
