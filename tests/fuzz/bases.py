@@ -22,16 +22,23 @@ def real_folders():
 
 
 def cut(source, folder):
-    """The first videos of a collection with the queries and watches that are about them alone."""
+    """The first videos of a collection with the queries and watches that are about them alone.
+
+    Where nobody asks for one of these, the first that somebody asks for.
+    """
     folder.mkdir(parents=True)
-    videos = lines_of(source / "corpus.jsonl")[:VIDEOS]
-    names = {json.loads(line)["_id"] for line in videos}
+    lines = lines_of(source / "corpus.jsonl")
+    judged = [line for path in sorted((source / "qrels").glob("*.tsv")) for line in lines_of(path)]
+    answers = {line.split("\t")[1] for line in judged[:VIDEOS]}
+    for videos in (lines[:VIDEOS], [line for line in lines if json.loads(line)["_id"] in answers]):
+        names = {json.loads(line)["_id"] for line in videos}
+        if not judged or any(line.split("\t")[1] in names for line in judged):
+            break
     write(folder / "corpus.jsonl", videos)
     if (source / "collection.yaml").is_file():
         shutil.copy(source / "collection.yaml", folder)
     if (source / "interactions.csv").is_file():
         write(folder / "interactions.csv", watches_of(source / "interactions.csv", names))
-    judged = [line for path in sorted((source / "qrels").glob("*.tsv")) for line in lines_of(path)]
     kept = [line for line in judged if line.split("\t")[1] in names][:QUERIES]
     if kept:
         asked = {line.split("\t")[0] for line in kept}
