@@ -31,7 +31,7 @@ class Diverged(UserError):
     """Training left the range of numbers: a mistake in a single run, the worst of several trials."""
 
     @classmethod
-    def at(cls, epoch: int, reason: str, lr: float) -> "Diverged":
+    def in_epoch(cls, epoch: int, reason: str, lr: float) -> "Diverged":
         """The error of an epoch, with what was found and the learning rate that led there."""
         return cls(f"training diverged in epoch {epoch}: {reason}.\nLower optimizer.lr ({typed_number(lr)}).")
 

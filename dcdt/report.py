@@ -78,13 +78,13 @@ def publish(
     Raises:
         UserError: as `report`; or W&B refuses.
     """
-    found = report(folders, out, chosen, metric, against)
-    print(render.summary(found))  # noqa: T201 - the command's own message
+    result = report(folders, out, chosen, metric, against)
+    print(render.summary(result))  # noqa: T201 - the command's own message
     print(f"report: {out / 'index.html'}")  # noqa: T201
     if to_wandb:
         from dcdt.callbacks.wandb_report import log_report
 
-        log_report(found, folders[0], {name: out / f"{name}.png" for name in FIGURES})
+        log_report(result, folders[0], {name: out / f"{name}.png" for name in FIGURES})
 
 
 def report_sweep(folder: Path, to_wandb: bool) -> None:

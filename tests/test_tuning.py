@@ -130,7 +130,7 @@ def test_trials_share_everything_but_the_space():
 
 
 def test_a_trial_that_diverges_is_the_worst_and_the_others_go_on(tmp_path):
-    error = Diverged.at(0, "the scores are NaN", 1e4)
+    error = Diverged.in_epoch(0, "the scores are NaN", 1e4)
     outcome, chosen, trials, tried = searched([error, 0.2, error, 0.1])
     assert (outcome.at, chosen) == (1, tried[1])
     assert [trial["val/mrr"] for trial in trials] == [float("-inf"), 0.2, float("-inf"), 0.1]
@@ -142,4 +142,4 @@ def test_a_trial_that_diverges_is_the_worst_and_the_others_go_on(tmp_path):
 
 def test_where_every_trial_diverges_the_run_fails():
     with pytest.raises(Diverged, match="epoch 0"):
-        searched([Diverged.at(epoch, "the scores are NaN", 1.0) for epoch in (0, 1)])
+        searched([Diverged.in_epoch(epoch, "the scores are NaN", 1.0) for epoch in (0, 1)])

@@ -22,4 +22,4 @@ class DivergenceCheck(L.Callback):
         if not torch.stack([*weights, loss.isfinite()]).all():  # the device is waited for once
             assert module.optimizer_config is not None
             reason = f"{'a weight' if loss.isfinite() else 'the loss'} is not finite"
-            raise Diverged.at(trainer.current_epoch, reason, module.optimizer_config.lr)
+            raise Diverged.in_epoch(trainer.current_epoch, reason, module.optimizer_config.lr)

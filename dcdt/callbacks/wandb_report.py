@@ -42,8 +42,8 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     tables = {f"tables/{table.name}": table for table in (*report.tables, report.failures, report.cost) if table.rows}
     images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items() if path.is_file()}
     summary = {f"{label}/{key}": value for label, row in values.items() for key, value in row.items()}
-    shown = [report.metric, "difference", "p"]
-    summary = {key: value for key, value in summary.items() if _stem(key) in shown} | {"best": report.best.label}
+    summarised = [report.metric, "difference", "p"]
+    summary = {key: value for key, value in summary.items() if _stem(key) in summarised} | {"best": report.best.label}
     mode = mode_of_report(runs)
     for variant in (variant for variant in report.variants if variant.runs):
         config = {key: value for key, value in variant.runs[0].config.items() if key not in OWN}
@@ -75,21 +75,21 @@ def row_values(report: Report) -> dict[str, dict[str, Any]]:
     against = (report.reference or report.best).label
     rows = {}
     for row in report.tables[0].rows:
-        found: dict[str, Any] = {"n": int(str(row.cells["n"]))} if "n" in row.cells else {}
+        facts: dict[str, Any] = {"n": int(str(row.cells["n"]))} if "n" in row.cells else {}
         for key, cell in row.cells.items():
             if isinstance(cell, Number) and not key.startswith("reported_"):
-                found |= _ends(key, cell)
+                facts |= _ends(key, cell)
         for one in report.comparisons:
             if (one.model, one.reference) == (row.name, against):
-                found |= _ends("difference", one.difference)
-                found |= {"p": one.adjusted, "verdict": one.verdict, "against": against}
-        rows[row.name] = found
+                facts |= _ends("difference", one.difference)
+                facts |= {"p": one.adjusted, "verdict": one.verdict, "against": against}
+        rows[row.name] = facts
     return rows
 
 
 def _ends(key: str, cell: Number) -> dict[str, float]:
-    found = {key: cell.value, f"{key}_low": cell.low, f"{key}_high": cell.high}
-    return {name: value for name, value in found.items() if value == value}
+    ends = {key: cell.value, f"{key}_low": cell.low, f"{key}_high": cell.high}
+    return {name: value for name, value in ends.items() if value == value}
 
 
 def _stem(key: str) -> str:

@@ -34,10 +34,10 @@ def _compose(name: str, parts: dict[str, Any]) -> DictConfig:
             result = OmegaConf.merge(result, _compose(item, chosen))
         else:
             [(key, option)] = item.items()
-            part = key.partition("@")[2]
-            option = chosen.get(part, option)
+            branch = key.partition("@")[2]
+            option = chosen.get(branch, option)
             if option is not None and not key.startswith("override "):
-                result = OmegaConf.merge(result, {part: _compose(option, {})})
+                result = OmegaConf.merge(result, {branch: _compose(option, {})})
     return cast(DictConfig, result)
 
 

@@ -237,20 +237,20 @@ def device_choice(value: Any) -> int | str | list[int]:  # noqa: ANN401 - what a
     >>> [device_choice(value) for value in (2, "2", "auto", -1, "0,2", [1, 0])]
     [2, 2, 'auto', 'auto', [0, 2], [1, 0]]
     """
-    found = value
+    choice = value
     if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", value):
         parts = [int(part) for part in value.split(",") if part.strip()]
-        found = parts if "," in value else parts[0]
-    if found in (-1, "-1"):
-        found = "auto"
-    numbers = found if isinstance(found, list) else [found]
-    whole = bool(numbers) and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
-    if found != "auto" and (not whole or found == 0 or len(set(numbers)) < len(numbers)):
+        choice = parts if "," in value else parts[0]
+    if choice in (-1, "-1"):
+        choice = "auto"
+    numbers = choice if isinstance(choice, list) else [choice]
+    valid = bool(numbers) and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
+    if choice != "auto" and (not valid or choice == 0 or len(set(numbers)) < len(numbers)):
         raise UserError(
             f"trainer.devices is {value!r}; it must be auto, a whole number of at least 1, or a list of distinct "
             "device numbers such as [0,1]."
         )
-    return found  # type: ignore[no-any-return]
+    return choice  # type: ignore[no-any-return]
 
 
 LossConfig = ContrastiveConfig | InfoNCEConfig | TripletConfig | MarginMSEConfig

@@ -317,7 +317,7 @@ class Recommender(L.LightningModule):
         except NaNScores as error:
             if self.optimizer_config is None:
                 raise
-            raise Diverged.at(self.current_epoch, "the scores are NaN", self.optimizer_config.lr) from error
+            raise Diverged.in_epoch(self.current_epoch, "the scores are NaN", self.optimizer_config.lr) from error
 
 
 def products(asked: Tensor, videos: Tensor) -> Tensor:
