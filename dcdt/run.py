@@ -163,9 +163,9 @@ def main() -> None:
     try:
         job()  # an interruption ends the command here
     except SystemExit as end:
-        if not STARTED or ENDED or not isinstance(end.__context__, Exception):
+        if end.code != 1 or not STARTED or ENDED or not isinstance(end.__context__, Exception):
             raise
-        code = 1  # the launcher failed: a worker was killed, say
+        code = 1  # Hydra's code where the launcher failed: a worker was killed, say
         summarise(STARTED[0])
     for sweep in ENDED:
         if sweep.report:
