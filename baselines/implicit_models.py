@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from dcdt.config import CollaborativeConfig
-from dcdt.serving.histories import EPOCHS, bpr_learner
+from dcdt.models.bpr import EPOCHS, bpr_learner
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}

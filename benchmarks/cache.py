@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcdt.data.embeddings import Space, VectorCache, _Index
-from dcdt.data.shards import keys_of, write_shard
+from dcdt.embeddings.cache import Space, VectorCache, _Index
+from dcdt.embeddings.shards import keys_of, write_shard
 
 WIDTH = 1536
 SPACE = Space("benchmark", "random", WIDTH, "l2")

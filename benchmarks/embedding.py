@@ -40,7 +40,7 @@ def timed_by_others(job: Callable[[], object]) -> Job:
 
 def mixed_texts(collections: Path | None, n: int) -> list[str]:
     """Titles, descriptions and questions of the shipped collection, and of Khan maths and Cranfield where they are."""
-    from dcdt.data.collection import load_collection
+    from dcdt.data.beir import load_collection
 
     folders = [ROOT / "data" / "linear_algebra"]
     folders += [collections / name for name in ("khan_math", "cranfield")] if collections else []
@@ -58,10 +58,10 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
     from omegaconf import OmegaConf
     from sentence_transformers import SentenceTransformer
 
-    from dcdt.embedders.export import exported
-    from dcdt.embedders.local import LocalEmbedder
-    from dcdt.embedders.models import model_folder
-    from dcdt.embedders.onnx import OnnxEmbedder
+    from dcdt.embeddings.providers.local import LocalEmbedder
+    from dcdt.embeddings.providers.local_models import model_folder
+    from dcdt.embeddings.providers.onnx import OnnxEmbedder
+    from dcdt.embeddings.providers.onnx_export import exported
 
     torch.set_num_threads(threads)
     held = OmegaConf.load(config_folder() / "embedder" / "local.yaml")
@@ -95,9 +95,9 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
     from omegaconf import OmegaConf
     from openai import OpenAI
 
-    from dcdt.data.embeddings import VectorCache
-    from dcdt.embedders import space_of
-    from dcdt.embedders.filling import fill
+    from dcdt.embeddings.cache import VectorCache
+    from dcdt.embeddings.fill import fill
+    from dcdt.embeddings.providers import space_of
 
     os.environ["OPENAI_API_KEY"] = "none"
     texts = [f"What is video {at} about, and for whom?" for at in range(n)]

@@ -17,9 +17,9 @@ import torch
 from measured import RESULTS, Row, interleaved, ratio, row, write
 from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tables_of
 
-from dcdt import setup
 from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.models.recommender import TREC_DEPTH, Recommender
+from dcdt.training import build
 
 Chunks = list[torch.Tensor]
 
@@ -58,8 +58,8 @@ def ready(n_queries: int, n_videos: int, width: int) -> tuple[Recommender, Ranki
     split = split_of(collection, n_queries)
     tables = tables_of(len(collection.queries), n_videos, width)
     data = data_of(settings, collection, split, tables)
-    model = setup.make_model(settings, tables)
-    trainer = setup.make_trainer(settings, [])
+    model = build.make_model(settings, tables)
+    trainer = build.make_trainer(settings, [])
     trainer.datamodule = data  # what trainer.test does
     model.trainer = trainer
     model.setup("test")

@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from dcdt import setup
 from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.data.collection import load_collection, positives_by_query
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
-from dcdt.embedders.models import model_folder
+from dcdt.data.types import positives_by_query
+from dcdt.embeddings.providers.local_models import model_folder
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import rank_side
+from dcdt.training import build
 
 BATCH, LR, TEMPERATURE, TOKENS = 32, 2e-5, 0.05, 256
 FROZEN = {"zero_shot": "model=zero_shot", "dcdt_ridge": "model=dcdt_ridge", "best": "experiment=best"}
@@ -108,11 +109,11 @@ def main() -> None:
             ]
             with initialize_config_dir(str(config_folder()), version_base="1.3"):
                 settings = parse(compose("config", overrides=[*wanted, "callbacks.progress=false", "trainer=cpu"]))
-            setup.prepare(settings)
+            build.prepare(settings)
             collection = load_collection(settings.data.path)
-            tables = setup.load_tables(settings, collection)
-            data = setup.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-            trained = setup.train(settings, tables, data, setup.RunLogger())
+            tables = build.load_tables(settings, collection)
+            data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
+            trained = build.train(settings, tables, data, build.RunLogger())
             trained.trainer.test(trained.model, datamodule=data, verbose=False)
             found = {key: float(trained.model.results["test"].metrics[key].mean()) for key in ("mrr", "ndcg@10")}
             rows.append((name, found, trained.seconds))

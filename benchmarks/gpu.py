@@ -19,11 +19,11 @@ from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 from training import Turns, fresh, item_batches, step, turns
 
-from dcdt import setup
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.samplers.mining import mine
+from dcdt.training import build
 
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
 TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
@@ -162,7 +162,7 @@ def ranking_rows(given: argparse.Namespace, split: object, collection: object, t
     mined = seconds_of(lambda: mine(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
     settings = settings_of("trainer=gpu", "sampler=random", "trainer.max_epochs=1")
     data = data_of(settings, collection, split, tables)
-    model, trainer = setup.make_model(settings, tables), setup.make_trainer(settings, [])
+    model, trainer = build.make_model(settings, tables), build.make_trainer(settings, [])
     ranked = seconds_of(lambda: trainer.validate(model, datamodule=data, verbose=False), 2)
     return [
         row(f"mining, {len(asked):,} queries x {n:,} videos, pool {POOL}", mined, "s", "no other"),

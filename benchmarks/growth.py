@@ -20,11 +20,11 @@ from evaluation import validate
 from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 
-from dcdt import setup
 from dcdt.data.datamodule import IndexBatches, Positions
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.mining import mine
 from dcdt.serving.ann import Ann
+from dcdt.training import build
 
 BATCH, ASKED, POOL = 1024, 256, 200
 FROM = 10_000  # below it fixed costs are larger than what grows
@@ -43,8 +43,8 @@ def costs(n: int, width: int, repeats: int, index: bool) -> dict[str, float]:
     collection = collection_of(n_queries, n)
     tables = half_tables(n_queries, n, width)
     data = data_of(settings, collection, split_of(collection, ASKED), tables)
-    model = setup.make_model(settings, tables)
-    model.trainer = setup.make_trainer(settings, [])
+    model = build.make_model(settings, tables)
+    model.trainer = build.make_trainer(settings, [])
     model.trainer.datamodule = data
     model.setup("fit")
     found = {"train step": train_steps(model, data, repeats)}

@@ -2,8 +2,9 @@
 
     python benchmarks/int8.py FOLDER [--texts 200]
 
-Dynamic int8 of ONNX Runtime as it comes, for questions and videos alike, and the two ways of `dcdt.embedders.eight_bit`
-for questions alone, over the videos' float32 vectors. Embeds a collection with each, and prints nDCG@10 and MRR of the
+Dynamic int8 of ONNX Runtime as it comes, for questions and videos alike, and the two ways of
+`dcdt.embeddings.providers.eight_bit` for questions alone, over the videos' float32 vectors. Embeds a collection with
+each, and prints nDCG@10 and MRR of the
 untrained cosine on the open three quarters, with the difference's interval, how alike the questions' vectors are, and
 the ratio of the speeds, of the first texts in batches and of the questions one by one. The rows of nDCG@10 and of the
 speeds are merged into benchmarks/results/int8.json.
@@ -23,15 +24,15 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.nn.functional import normalize
 
 from dcdt.config import LocalEmbedderConfig, config_folder, typed
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, sealed
-from dcdt.embedders.eight_bit import WAYS, quantise
-from dcdt.embedders.export import exported
-from dcdt.embedders.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
+from dcdt.embeddings.providers.eight_bit import WAYS, quantise
+from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
+from dcdt.embeddings.providers.onnx_export import exported
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
-from dcdt.files import read_json, write_json
+from dcdt.utils.files import read_json, write_json
 
 OUT = RESULTS / "int8.json"
 TOLERANCE = 0.002  # of nDCG@10

@@ -30,11 +30,11 @@ from scipy.sparse import csr_matrix
 
 from baselines.implicit_models import ImplicitModel
 from dcdt.config import CollaborativeConfig
-from dcdt.data.collection import Rows
 from dcdt.data.interactions import Interactions, load_interactions
-from dcdt.errors import NotApplicable, UserError
+from dcdt.data.types import Rows
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.utils.errors import NotApplicable, UserError
 
 FEWEST, VALIDATED, BLOCK, RESAMPLES = 3, 4000, 512, 2000
 METRICS = ("mrr", "recall@10", "ndcg@10")

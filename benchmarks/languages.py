@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from torch.nn.functional import normalize
 
 from dcdt.config import SCHEMAS, config_folder, typed
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, sealed
-from dcdt.embedders import make_embedder
+from dcdt.embeddings.providers import make_embedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
 

@@ -16,13 +16,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from dcdt.config import LocalEmbedderConfig, config_folder, typed
-from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import space_of
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.providers import space_of
 
 WORDS, LENGTH, QUERIES, CHUNK = 60_000, 80, 1_000, 20_000
-LOADING = (
-    "import sys; from dcdt.data.collection import load_collection; print(len(load_collection(sys.argv[1]).videos))"
-)
+LOADING = "import sys; from dcdt.data.beir import load_collection; print(len(load_collection(sys.argv[1]).videos))"
 
 
 def make(folder: Path, documents: int) -> None:

@@ -3,8 +3,9 @@
     python benchmarks/logging_overhead.py [--epochs 200] [--repeats 5]
 
 Runs `model=dcdt` on linear_algebra for all epochs in one process with one thread, turn by turn with logger=csv and
-logger=wandb, after a first run of each that does not count. A run is all that `dcdt.run.run` does: vectors, training,
-tests, every file, and the W&B run opened, fed with everything that is on by default, and closed. Prints the ratio of
+logger=wandb, after a first run of each that does not count. A run is all that `dcdt.training.experiment.run` does:
+vectors, training, tests, every file, and the W&B run opened, fed with everything that is on by default, and closed.
+Prints the ratio of
 the medians, that of the pairs, and that of the processor time of this process (W&B's own process beside it not
 counted), which a busy machine does not change much.
 
@@ -21,10 +22,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from dcdt.callbacks.logger import choose_logger
 from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.run import run
-from dcdt.status import Status
+from dcdt.runs.folder import Status
+from dcdt.training.experiment import run
+from dcdt.training.loggers import choose_logger
 
 
 def timed(config: DictConfig, folder: Path) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-from dcdt.files import read_json, write_json
+from dcdt.utils.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, object]

@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--videos 1000000] [--queries 20000] [--steps 50]
 
 A fresh process each: `model=dcdt trainer.tables=float16` with in-batch negatives, tables of random vectors made as a
-run makes them (`dcdt.data.tables.room`), one epoch of so many steps and a validation that ranks among all videos, all
-through `setup.train`. The peak of resident memory is set against the size of the tables: title, text and their sum;
+run makes them (`dcdt.embeddings.tables.room`), one epoch of so many steps and a validation that ranks among all videos,
+all through `setup.train`. The peak of resident memory is set against the size of the tables: title, text and their sum;
 and, as a report, against title and text alone, which are all that a collection holds. With `trainer.mapped=true` the
 tables are a file, and what counts is the memory that no file backs. One run of each.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from measured import RESULTS, Row, anonymous, forget_peak, peak, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
+from dcdt.training import build
+from dcdt.training.loggers.base import RunLogger
 
 HELD_OUT, BATCH, HALF = 64, 1024, 2  # HALF: bytes of a number in half precision
 
@@ -47,7 +47,7 @@ def train(given: argparse.Namespace) -> dict[str, float]:
         watching = threading.Thread(target=watch)
         watching.start()
         started = time.perf_counter()
-        setup.train(settings, tables, data, RunLogger(), home / "last.ckpt")
+        build.train(settings, tables, data, RunLogger(), home / "last.ckpt")
         seconds = time.perf_counter() - started
         done.set()
         watching.join()

@@ -26,13 +26,14 @@ import pyarrow as pa
 from measured import merge
 from serving_data import catalogue_table, real_vectors, repeat_perturbed
 
-from dcdt.data.collection import Documents
-from dcdt.embedders.onnx import MODEL as GRAPH
+from dcdt.data.types import Documents
+from dcdt.embeddings.providers.onnx import MODEL as GRAPH
 from dcdt.serving.ann import exact_top
 from dcdt.serving.index import vector_column
 from dcdt.serving.lance import LanceIndex
+from dcdt.serving.load import load
 from dcdt.serving.memory import MemoryIndex, multiply
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.scoring import Question, fused
 from dcdt.serving.threads import one_thread
 
@@ -379,7 +380,7 @@ def main() -> None:
 
 def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
     """Questions of the run's own collection and of the shipped one; their length is what embedding costs."""
-    from dcdt.restore import run_settings
+    from dcdt.training.restore import run_settings
 
     folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]
     served.embed(["warm"])

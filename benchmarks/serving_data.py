@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from dcdt.config import cache_home
-from dcdt.data.collection import Documents
-from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import space_of
-from dcdt.embedders.filling import fill
-from dcdt.restore import run_settings
+from dcdt.data.types import Documents
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.fill import fill
+from dcdt.embeddings.providers import space_of
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import table_of
+from dcdt.training.restore import run_settings
 
 NOISE = 0.5  # of a vector's length
 MIXED = 256  # real vectors whose differences from the mean are mixed into the noise of a block

@@ -18,17 +18,17 @@ from measured import RESULTS, Row, interleaved, median, ratio, row, write
 from sweep import job, train_raw
 from synthetic import settings_of
 
-from dcdt import setup
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
+from dcdt.training import build
 
 
 def framework(settings: Settings, tables: Tables, data: RankingDataModule, folder: Path) -> None:
     """Train and save as `dcdt.run` does."""
-    trained = setup.train(settings, tables, data, setup.RunLogger(), folder / "last.ckpt")
+    trained = build.train(settings, tables, data, build.RunLogger(), folder / "last.ckpt")
     assert len(trained.history) == settings.trainer.max_epochs
-    setup.save(trained, settings, [{}], folder)
+    build.save(trained, settings, [{}], folder)
 
 
 def raw(settings: Settings, tables: Tables, data: RankingDataModule, folder: Path) -> None:
@@ -52,7 +52,7 @@ def measure(split: str, epochs: int, repeats: int) -> Row:
     settings = settings_of(
         f"split={split}", f"trainer.max_epochs={epochs}", f"callbacks.patience={epochs}", "trainer.threads=1"
     )
-    setup.prepare(settings)
+    build.prepare(settings)
     tables, data = job(settings)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

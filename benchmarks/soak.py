@@ -20,9 +20,10 @@ from urllib.parse import quote
 import numpy as np
 from serving import questions_of, start_server
 
-from dcdt.data.collection import Documents
-from dcdt.files import write_json
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.data.types import Documents
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.files import write_json
 
 OUT = Path(__file__).parent / "results" / "soak.json"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measured import RESULTS, Row, interleaved, median, ratio, row, write
 
-from dcdt.files import read_json, write_json
+from dcdt.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = "import os, time; print('STEP', time.time(), flush=True); os._exit(0)"

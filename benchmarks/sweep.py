@@ -19,22 +19,22 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from dcdt import setup
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.data.splits import make_split
 from dcdt.data.tables import Tables
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.losses.measures import euclidean
-from dcdt.results import summarise, write_results
+from dcdt.runs.results import summarise, write_results
+from dcdt.training import build
 
 
 def job(settings: Settings) -> tuple[Tables, RankingDataModule]:
     """What both sides start from: vectors and batches."""
     collection = load_collection(settings.data.path)
-    tables = setup.load_tables(settings, collection)
-    return tables, setup.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
+    tables = build.load_tables(settings, collection)
+    return tables, build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
 
 
 def framework(settings: Settings, folder: Path) -> dict[str, float]:
@@ -42,10 +42,10 @@ def framework(settings: Settings, folder: Path) -> dict[str, float]:
     clock = Clock()
     tables, data = job(settings)
     clock("prepare")
-    trained = setup.train(settings, tables, data, setup.RunLogger(), folder / "last.ckpt")
+    trained = build.train(settings, tables, data, build.RunLogger(), folder / "last.ckpt")
     clock("train")
-    setup.save(trained, settings, [{}], folder)
-    reference = setup.reference_results(tables, trained.trainer, data)
+    build.save(trained, settings, [{}], folder)
+    reference = build.reference_results(tables, trained.trainer, data)
     clock("zero-shot")
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     clock("test")
@@ -75,7 +75,7 @@ def train_raw(
 ) -> tuple[torch.nn.Module, dict[str, Tensor], Tensor]:
     """A plain loop: the model, its best weights by validation after every epoch, and how ties are broken."""
     torch.set_num_threads(1)
-    model = setup.make_model(settings, tables)
+    model = build.make_model(settings, tables)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
     steps = -(-len(data.split.pairs) // settings.batch_size) * settings.trainer.max_epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -144,7 +144,7 @@ def main() -> None:
     overrides += [f"trainer.max_epochs={arguments.epochs}", f"callbacks.patience={arguments.epochs}"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         settings = parse(compose("config", overrides))
-    setup.prepare(settings)
+    build.prepare(settings)
     totals: dict[str, list[dict[str, float]]] = {"framework": [], "raw": []}
     for repeat in range(-1, arguments.repeats):  # the first round warms up
         for name, function in (("framework", framework), ("raw", raw)):

@@ -7,14 +7,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from dcdt import setup
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.data.collection import Collection, Documents, Judgments
+from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Side, Split
-from dcdt.data.tables import Tables, make_unit, room
-from dcdt.registry import SAMPLERS, look_up
+from dcdt.data.tables import Tables
+from dcdt.data.types import Collection, Documents, Judgments
+from dcdt.embeddings.tables import make_unit, room
 from dcdt.samplers.pool import training_pool
+from dcdt.training import build
 
 WIDTH = 1536
 BLOCK = 16_384
@@ -83,7 +84,7 @@ def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | 
 
 def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
     """As `setup.make_datamodule`, without a pair file, for which there are no texts."""
-    setup.prepare(settings)
+    build.prepare(settings)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
     return RankingDataModule(collection, split, {}, sampler, settings.batch_size, settings.seed, settings.ks)
 

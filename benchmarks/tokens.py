@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcdt.embedders.tokens import estimate_tokens
+from dcdt.embeddings.providers.token_estimates import estimate_tokens
 
 
 def records(path: Path) -> list[dict]:

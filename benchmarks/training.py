@@ -32,13 +32,13 @@ from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tabl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
 from dcdt.config import Settings
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.data.gather import Gather
 from dcdt.data.tables import Tables
 from dcdt.models.pairs import PairRecommender
+from dcdt.training import build
+from dcdt.training.loggers.base import RunLogger
 
 WAYS = {
     "4 explicit negatives, contrastive": (["sampler=random", "loss=contrastive"], 0.9),
@@ -112,14 +112,14 @@ class Watch(RunLogger):
 def turns(settings: Settings, tables: Tables, data: RankingDataModule, found: Turns) -> Turns:
     """Train as `dcdt.run` does, with others in between."""
     with tempfile.TemporaryDirectory() as folder:
-        setup.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
+        build.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
     return found
 
 
 def fresh(settings: Settings, tables: Tables, device: torch.device = CPU) -> tuple[PairRecommender, Any, Any]:
     """A model with its optimizer and its schedule."""
-    model = setup.make_model(settings, tables).to(device)
-    setup.use_threads(settings)
+    model = build.make_model(settings, tables).to(device)
+    build.use_threads(settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
     return model.train(), optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from dcdt import setup
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch
 from dcdt.models.two_stage import TwoStage
+from dcdt.training import build
 
 
 def settings_of(folder: Path | None, model: str) -> Settings:
@@ -36,12 +36,12 @@ def settings_of(folder: Path | None, model: str) -> Settings:
 
 def prepared(settings: Settings) -> tuple[TwoStage, list[QueryBatch], float, float]:
     """The fitted model, its questions one by one, seconds of fitting the recall alone and the whole."""
-    setup.prepare(settings)
+    build.prepare(settings)
     torch.set_num_threads(1)
     collection = load_collection(settings.data.path)
-    tables = setup.load_tables(settings, collection)
-    data = setup.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-    model = setup.make_model(settings, tables)
+    tables = build.load_tables(settings, collection)
+    data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
+    model = build.make_model(settings, tables)
     assert isinstance(model, TwoStage)
     seconds = []
     for part in (model.recall, model):

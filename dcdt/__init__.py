@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcdt.scored import Evaluation
+    from dcdt.evaluation.evaluate import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":
     Raises:
         UserError: the run did not finish, has no saved state, its index is of another run, or the engine does not fit.
     """
-    from dcdt.serving.recommender import load as load_run
+    from dcdt.serving.load import load as load_run
 
     return load_run(run, engine=engine)
 
@@ -49,6 +49,6 @@ def evaluate(
     Raises:
         UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
     """
-    from dcdt.scored import evaluate as evaluate_scores
+    from dcdt.evaluation.evaluate import evaluate as evaluate_scores
 
     return evaluate_scores(scores, qrels, ks, positive_grade)

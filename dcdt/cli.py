@@ -31,8 +31,8 @@ def prepare_hydra() -> None:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.errors import UserError
-    from dcdt.redact import guard_output, refuse_arguments
+    from dcdt.utils.errors import UserError
+    from dcdt.utils.redaction import guard_output, refuse_arguments
 
     guard_output()
     refuse_arguments(sys.argv[1:])

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dcdt.config import SplitConfig, demo_collection
-from dcdt.data.building import USUAL, Found, add_interactions, add_queries, add_videos
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
+from dcdt.data.importer import USUAL, Found, add_interactions, add_queries, add_videos
 from dcdt.data.splits import make_split
 from dcdt.data.survey import Survey, survey
 from dcdt.data.weak import KINDS, add_weak_queries
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
-from dcdt.words import counted
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.redaction import guard_output
+from dcdt.utils.text import counted
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""

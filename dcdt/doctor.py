@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dcdt.redact import guard_output
+from dcdt.utils.redaction import guard_output
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -89,7 +89,7 @@ def folders() -> tuple[list[Line], list[str]]:
 
 def wandb_mode() -> list[Line]:
     """Where runs with logger=wandb go."""
-    from dcdt.callbacks.wandb_key import has_key
+    from dcdt.training.loggers.wandb_key import has_key
 
     chosen = os.environ.get("WANDB_MODE")
     mode = f"{chosen} ($WANDB_MODE)" if chosen else "online" if has_key() else "offline, since no key is configured"

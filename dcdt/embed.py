@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
 from dcdt.config import EmbedJob, Settings, config_folder, parse, take_embed_job
-from dcdt.errors import UserError, in_words, mendable
+from dcdt.utils.errors import UserError, in_words, mendable
 
 if TYPE_CHECKING:
-    from dcdt.data.embeddings import VectorCache
+    from dcdt.embeddings.cache import VectorCache
 
 
 def run(settings: Settings, job: EmbedJob) -> None:
@@ -26,11 +26,11 @@ def run(settings: Settings, job: EmbedJob) -> None:
     Raises:
         UserError: something the user can mend.
     """
-    from dcdt.data.collection import load_collection
-    from dcdt.data.embeddings import VectorCache
-    from dcdt.data.imports import import_vectors
-    from dcdt.embedders import space_of
-    from dcdt.embedders.filling import fill
+    from dcdt.data.beir import load_collection
+    from dcdt.embeddings.cache import VectorCache
+    from dcdt.embeddings.fill import fill
+    from dcdt.embeddings.imports import import_vectors
+    from dcdt.embeddings.providers import space_of
 
     collection = load_collection(settings.data.path)
     choice = "" if settings.embedder.name == "local" else f" embedder={settings.embedder.name}"
@@ -63,7 +63,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
 
 
 def _verify(cache: "VectorCache") -> None:
-    from dcdt.data.verify import verify
+    from dcdt.embeddings.verify import verify
 
     if not cache.folder.is_dir():
         raise UserError(f"there is no cache {cache.folder}. Check data.cache and embedder; {cache.remedy} makes one.")

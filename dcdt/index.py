@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.data.types import Documents
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
-from dcdt.words import counted
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.redaction import guard_output
+from dcdt.utils.text import counted
 
 
 def _videos(served: ServedRecommender, given: argparse.Namespace) -> Documents:

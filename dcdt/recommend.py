@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from dcdt.data.rows import find_column, plain_text, read_rows
-from dcdt.errors import UserError, in_words
-from dcdt.files import cell_text, write_text
-from dcdt.redact import guard_output
-from dcdt.serving.recommender import Recommendation, ServedRecommender, load
-from dcdt.words import counted, listed
+from dcdt.serving.load import load
+from dcdt.serving.recommender import Recommendation, ServedRecommender
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.files import cell_text, write_text
+from dcdt.utils.redaction import guard_output
+from dcdt.utils.text import counted, listed
 
 QUESTION_COLUMNS = ("question", "query", "text")
 COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")

@@ -5,15 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError, in_words, mendable
-from dcdt.files import replacing, write_text
-from dcdt.redact import guard_output
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
-from dcdt.reporting.runs import first_line, read_runs
 from dcdt.reporting.tables import Report, make_report, named
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import first_line, read_runs
+from dcdt.utils.errors import UserError, in_words, mendable
+from dcdt.utils.files import replacing, write_text
+from dcdt.utils.redaction import guard_output
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
@@ -82,7 +82,7 @@ def publish(
     print(render.summary(result))  # noqa: T201 - the command's own message
     print(f"report: {out / 'index.html'}")  # noqa: T201
     if to_wandb:
-        from dcdt.callbacks.wandb_report import log_report
+        from dcdt.training.loggers.wandb_report import log_report
 
         log_report(result, folders[0], {name: out / f"{name}.png" for name in FIGURES})
 

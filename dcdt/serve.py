@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.redaction import guard_output
 
 
 class JsonLines(logging.Formatter):

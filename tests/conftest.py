@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from support import make_collection
 
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("house")

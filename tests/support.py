@@ -9,12 +9,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from dcdt.config import LocalEmbedderConfig, config_folder, typed
-from dcdt.data.collection import load_collection
-from dcdt.data.embeddings import VectorCache
+from dcdt.data.beir import load_collection
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import make_split
-from dcdt.data.tables import load_tables
-from dcdt.embedders import space_of
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.providers import space_of
+from dcdt.embeddings.tables import load_tables
 
 EMBEDDER = typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
 WORDS = ["span", "rank", "basis", "pivot", "kernel", "image", "norm", "angle", "eigen", "trace", "shear", "plane"]
@@ -89,13 +89,13 @@ def small_run(collection, model, run_folder, *overrides):
     Returns:
         The run's folder.
     """
-    from embedders.tiny import write_model
+    from embeddings.tiny import write_model
     from hydra import compose, initialize_config_dir
 
-    from dcdt.callbacks.logger import RunLogger
     from dcdt.config import parse, register_resolvers
-    from dcdt.run import run
-    from dcdt.status import Status
+    from dcdt.runs.folder import Status
+    from dcdt.training.experiment import run
+    from dcdt.training.loggers.base import RunLogger
 
     if not model.is_dir():
         write_model(model)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcdt.files import read_json
+from dcdt.utils.files import read_json
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 KEYS = {"question", "value", "unit", "against", "ratio", "target", "holds"}

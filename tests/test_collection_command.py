@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection, normalise_text
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split, weak_counts
 from dcdt.data.survey import survey
-from dcdt.errors import UserError
+from dcdt.data.types import normalise_text
+from dcdt.utils.errors import UserError
 
 
 def command(*arguments):

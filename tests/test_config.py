@@ -21,10 +21,10 @@ from dcdt.config import (
     take_embed_job,
     typed,
 )
-from dcdt.errors import UserError
-from dcdt.registry import LOSSES, MODELS, SAMPLERS, look_up
+from dcdt.config.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.samplers.pool import training_pool
-from dcdt.setup import make_model
+from dcdt.training.build import make_model
+from dcdt.utils.errors import UserError
 
 CONF = config_folder()
 FILES = sorted(CONF.rglob("*.yaml"))

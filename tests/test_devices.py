@@ -13,19 +13,20 @@ from models.test_history import make_folder as make_histories
 from separate_device import NAME, reads, separate
 from support import make_collection, prepare
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data import datamodule
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.models import history, history_tower
 from dcdt.models.recommender import Recommender
-from dcdt.registry import SAMPLERS, look_up
-from dcdt.run import run
+from dcdt.runs.folder import Status
 from dcdt.samplers.pool import training_pool
-from dcdt.status import Status
+from dcdt.training import build
+from dcdt.training.experiment import run
+from dcdt.training.loggers import choose_logger
+from dcdt.training.loggers.base import RunLogger
 
 TRAINED = ("dcdt", "dcdt_residual", "single_tower")
 LOSSES = ("contrastive", "infonce", "triplet", "margin_mse", "margin_mse_bm25")
@@ -111,14 +112,14 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     )
     counter, cuts = CountReads(), [Cut()] if cut else []
     with monkeypatch.context() as patched:
-        patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device, cuts, [counter]))
+        patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device, cuts, [counter]))
         if cut:
             with pytest.raises(RuntimeError, match="cut off"):
-                setup.train(settings, tables, data, RunLogger(), state)
+                build.train(settings, tables, data, RunLogger(), state)
             cuts.clear()
             assert state.is_file()
-        trained = setup.train(settings, tables, data, RunLogger(), state)
-    reference = setup.reference_results(tables, trained.trainer, data)
+        trained = build.train(settings, tables, data, RunLogger(), state)
+    reference = build.reference_results(tables, trained.trainer, data)
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     predicted = trained.trainer.predict(trained.model, datamodule=data)
     assert tables.device == device  # where Lightning, which moves models, has left them
@@ -236,8 +237,8 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
             own = (*WIDTHS["dcdt"], f"outputs={tmp_path}", "logger.mode=offline", "logger.samples_every=1")
             config = compose("config", overrides=[*fixed, *own, "sampler=dynamic_hard", "sampler.warm_up=1"])
         with monkeypatch.context() as patched:
-            patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device))
-            patched.setattr(setup, "mining_device", lambda settings: device)
+            patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device))
+            patched.setattr(build, "mining_device", lambda settings: device)
             logger = choose_logger(config, folder, None)
             run(parse(config), config, Status(folder), logger)
             logger.close("finished")
@@ -270,7 +271,7 @@ def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
 def test_a_teacher_gets_vectors_that_it_can_read(small, teacher, dtype):
     chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.tables=float16")
     settings = configured("model=dcdt", *chosen, "data=files", f"data.path={small}")
-    assert setup.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
+    assert build.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
 
 
 def test_ties_are_ordered_once_a_run(small, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from test_resume import the_same
 from test_run import FAST, dcdt, leet_all, mended, on
 
 from dcdt.data.datamodule import IndexBatches, Positions
-from dcdt.distributed import own_folder, start
-from dcdt.errors import UserError
+from dcdt.training.distributed import own_folder, start
+from dcdt.utils.errors import UserError
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 DDP = [*FAST[1:], "trainer=ddp", "trainer.accelerator=cpu"]

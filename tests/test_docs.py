@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from documented import ROOT, SERVE_ONCE, blocks, changed, pages, run_block
-from embedders.loopback import Loopback
-from embedders.tiny import write_model
+from embeddings.loopback import Loopback
+from embeddings.tiny import write_model
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import make_collection
 
 from dcdt.config import config_folder, parse, register_resolvers, take_embed_job
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 
 ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
 QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedders.loopback import Loopback, Trouble, vector_of
+from embeddings.loopback import Loopback, Trouble, vector_of
 from support import EMBEDDER, make_collection, write_folder
 
-from dcdt.data.embeddings import Space, VectorCache
-from dcdt.embedders import space_of
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.providers import space_of
 
 SECRET = "sk-test-0123456789-never-to-be-seen"
 SLOW = pytest.mark.slow

@@ -320,8 +320,8 @@ CUT += ["pairs.parquet", "history.csv", "run.trec", "scores.parquet"]
 @SLOW
 @pytest.mark.parametrize("name", CUT)
 def test_a_report_names_the_file_that_is_cut_short(finished, tmp_path, name):
-    from dcdt.errors import UserError
-    from dcdt.reporting.runs import read_runs
+    from dcdt.runs.reader import read_runs
+    from dcdt.utils.errors import UserError
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     content = (finished / name).read_bytes()
@@ -343,8 +343,8 @@ def test_a_report_names_the_file_that_is_cut_short(finished, tmp_path, name):
 @SLOW
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "provenance.json", "checkpoints/best.ckpt"])
 def test_a_run_that_is_cut_short_is_not_served(finished, tmp_path, name):
-    from dcdt.errors import UserError
-    from dcdt.restore import restore
+    from dcdt.training.restore import restore
+    from dcdt.utils.errors import UserError
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     content, wanted = (finished / name).read_bytes(), vars(restore(run).settings)
@@ -363,8 +363,8 @@ def test_a_run_that_is_cut_short_is_not_served(finished, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml"])
 def test_a_collection_that_is_cut_short_is_told_with_its_line(folder, tmp_path, name):
-    from dcdt.data.collection import load_collection
-    from dcdt.errors import UserError
+    from dcdt.data.beir import load_collection
+    from dcdt.utils.errors import UserError
 
     copy = Path(shutil.copytree(folder, tmp_path / "c"))
     (copy / "collection.yaml").write_text('positive_grade: 1\nlanguages: [en]\nname: "small"\n')
@@ -403,9 +403,8 @@ def test_a_state_that_is_cut_short_is_named_and_training_begins_anew_without_it(
 def test_a_finished_job_without_its_metrics_is_done_again(finished, tmp_path):
     from omegaconf import OmegaConf
 
-    from dcdt.provenance import code_version
-    from dcdt.status import Status
-    from dcdt.sweep import fingerprint
+    from dcdt.runs.folder import Status
+    from dcdt.runs.provenance import code_version, fingerprint
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = OmegaConf.load(run / "config.yaml")

@@ -10,14 +10,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support import make_collection
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
 from dcdt.config import config_folder, job_name, parse, read_overrides, reads, register_resolvers
 from dcdt.config.models import MODELS, TRAINED
-from dcdt.data.collection import load_collection
+from dcdt.config.search_spaces import SPACES
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
-from dcdt.sweep import fingerprint, without_unread
-from dcdt.tuning import SPACES
+from dcdt.runs.provenance import fingerprint
+from dcdt.runs.sweep import without_unread
+from dcdt.training import build
+from dcdt.training.loggers.base import RunLogger
 
 CHANGES = {
     "loss": "loss=triplet",
@@ -65,10 +66,10 @@ def config_of(collection, name, *changes):
 def outcome(collection, name, *changes):
     """Scores of the test queries, and the losses of training: the untrained weights may be the best."""
     settings = parse(config_of(collection, name, *changes))
-    setup.prepare(settings)
-    tables = setup.load_tables(settings, collection)
-    data = setup.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-    trained = setup.train(settings, tables, data, RunLogger(), Path("nowhere"))
+    build.prepare(settings)
+    tables = build.load_tables(settings, collection)
+    data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
+    trained = build.train(settings, tables, data, RunLogger(), Path("nowhere"))
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     losses = [row["train/loss"] for row in trained.history]
     return torch.cat([trained.model.results["test"].scores.flatten(), torch.tensor(losses)])

@@ -15,7 +15,7 @@ from test_run import dcdt, mended, on
 KILLED = """
 import os, signal, sys
 import dcdt.models.pairs as pairs
-import dcdt.setup as setup
+import dcdt.training.build as setup
 trained, step, train = [], pairs.PairRecommender.training_step, setup.train
 def dying(self, batch, index):
     if len(trained) == {trial} and self.current_epoch == {epoch} and index == 1:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from support import EMBEDDER, make_collection, write_folder
 
-from dcdt.data.collection import load_collection
-from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import space_of
+from dcdt.data.beir import load_collection
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.providers import space_of
 
 FAST = ["trainer=cpu", "trainer.max_epochs=3", "logger=csv", "callbacks.progress=false"]
 

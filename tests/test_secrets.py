@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 import pytest
-from embedders.loopback import Loopback, Trouble
+from embeddings.loopback import Loopback, Trouble
 from support import write_folder
 
 KEYS = {
@@ -19,7 +19,7 @@ KEYS = {
 # The training breaks with an error that quotes all there is: the environment, and a header made of it.
 BROKEN = """
 import os, sys
-import dcdt.setup as setup
+import dcdt.training.build as setup
 def breaking(*_):
     header = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
     raise RuntimeError(f"request failed: {header} {dict(os.environ)}")
@@ -128,7 +128,7 @@ def test_a_server_that_repeats_the_key_is_not_quoted(place):
 
 
 def test_values_are_redacted_wherever_they_stand(monkeypatch, capsys):
-    from dcdt.redact import guard_output, redacted, redacted_values
+    from dcdt.utils.redaction import guard_output, redacted, redacted_values
 
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-0123456789")
     monkeypatch.setenv("KEYBOARD", "innocent-value")

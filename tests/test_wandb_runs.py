@@ -15,7 +15,7 @@ from test_run import FAST, dcdt, leet_all, on
 WANDB = [*(text for text in FAST if text != "logger=csv"), "logger=wandb"]
 # One job of the sweep breaks while it trains, for a reason that is neither in its configuration nor in the code.
 BROKEN = """
-import dcdt.setup as setup
+import dcdt.training.build as setup
 train = setup.train
 def breaking(settings, *arguments):
     if (settings.model.name, settings.split.index, settings.seed) == ("dcdt", 2, 1):

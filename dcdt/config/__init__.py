@@ -4,15 +4,8 @@ Every option of a group names a schema here by its `name`; what a configuration 
 No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
 """
 
-from dcdt.config.composing import check_choices, job_name, read_overrides, register_resolvers
-from dcdt.config.inputs import (
-    EmbedderConfig,
-    EmbedJob,
-    LocalEmbedderConfig,
-    MultilingualEmbedderConfig,
-    OpenAIEmbedderConfig,
-    SplitConfig,
-)
+from dcdt.config.hydra import check_choices, job_name, read_overrides, register_resolvers
+from dcdt.config.inputs import EmbedderConfig, EmbedJob, LocalEmbedderConfig, MultilingualEmbedderConfig, SplitConfig
 from dcdt.config.models import (
     BM25_VARIANTS,
     BM25Config,
@@ -29,11 +22,12 @@ from dcdt.config.models import (
     ZeroShotConfig,
     reads,
 )
+from dcdt.config.openai import OpenAIEmbedderConfig
 from dcdt.config.options import as_text, flatten, model_option, model_presets
-from dcdt.config.places import cache_home, cache_root, config_folder, demo_collection, outputs_root
+from dcdt.config.paths import cache_home, cache_root, config_folder, demo_collection, outputs_root
 from dcdt.config.reading import typed
 from dcdt.config.reporting import LoggerConfig
-from dcdt.config.settings import SCHEMAS, SINGLE, Settings, parse, take_embed_job
+from dcdt.config.schema import SCHEMAS, SINGLE, Settings, parse, take_embed_job
 from dcdt.config.training import (
     CatalogueSamplerConfig,
     ContrastiveConfig,

@@ -1,6 +1,6 @@
 """Limits of values: each raises UserError with the value, the limit and the choices."""
 
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 WIDEST = 65_536  # numbers of a layer; a million would take gigabytes a layer
 LARGEST = 2**31 - 1  # whole number of a configuration or a model's description

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from dcdt.config.checks import WIDEST, at_least, between, one_of
-from dcdt.errors import UserError
+from dcdt.config.checks import at_least, between, one_of
+from dcdt.config.openai import OpenAIEmbedderConfig
+from dcdt.utils.errors import UserError
 
 
 @dataclass
@@ -75,41 +76,6 @@ class MultilingualEmbedderConfig:
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
         at_least("embedder.threads", self.threads, 1)
-
-
-@dataclass
-class OpenAIEmbedderConfig:
-    """A model behind OpenAI's API or a server that speaks it. The key is no setting: OPENAI_API_KEY alone holds it."""
-
-    name: str = MISSING
-    model: str = MISSING
-    dimensions: int | None = MISSING
-    shorten: bool = MISSING
-    normalise: bool = MISSING
-    base_url: str | None = MISSING
-    max_tokens: int = MISSING
-    request_inputs: int = MISSING
-    request_tokens: int = MISSING
-    concurrency: int = MISSING
-    timeout: float = MISSING
-    patience: float = MISSING
-    price: float | None = MISSING
-
-    def check(self) -> None:
-        """Raise UserError where a value is out of its range."""
-        from dcdt.embedders.openai_models import check_base_url, width
-
-        for name in ("max_tokens", "request_inputs", "request_tokens", "concurrency"):
-            at_least(f"embedder.{name}", getattr(self, name), 1)
-        if self.dimensions is not None:
-            between("embedder.dimensions", self.dimensions, 1, WIDEST)
-        for name in ("timeout", "patience"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"embedder.{name} is {getattr(self, name)}; it must be above 0 seconds.")
-        if self.price is not None:
-            at_least("embedder.price", self.price, 0)
-        check_base_url(self.base_url)
-        width(self)
 
 
 EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config.checks import WIDEST, at_least, below_one, between, distinct, one_of
 from dcdt.config.reading import typed
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 TRAINED = frozenset({"loss", "sampler", "batch_size", "optimizer", "train_queries"})
 FITTED = frozenset(

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcdt.config.checks import LARGEST
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from dcdt.config.checks import at_least, one_of
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 
 @dataclass

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from dcdt.config.checks import at_least, one_of
 from dcdt.config.models import typed_part
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 
 @dataclass

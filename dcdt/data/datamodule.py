@@ -14,12 +14,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dcdt.data.collection import Collection, Judgments
 from dcdt.data.pairs import Pairs
 from dcdt.data.splits import Side, Split
 from dcdt.data.tables import padded
-from dcdt.errors import UserError
+from dcdt.data.types import Collection, Judgments
 from dcdt.evaluation.ranking import tie_order
+from dcdt.utils.errors import UserError
 
 EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
 

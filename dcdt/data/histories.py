@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from dcdt.data.collection import Rows
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.interactions import Interactions
 from dcdt.data.tables import padded
-from dcdt.errors import NotApplicable, UserError
-from dcdt.transfer import to_device
-from dcdt.words import shown
+from dcdt.data.types import Rows
+from dcdt.utils.errors import NotApplicable, UserError
+from dcdt.utils.text import shown
+from dcdt.utils.transfer import to_device
 
 Asked = tuple[str | None, float | None]  # who asks, and when
 

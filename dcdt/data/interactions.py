@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.data.collection import Rows
-from dcdt.errors import NotApplicable, UserError
-from dcdt.words import shown
+from dcdt.data.types import Rows
+from dcdt.utils.errors import NotApplicable, UserError
+from dcdt.utils.text import shown
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 

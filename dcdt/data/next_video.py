@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dcdt.data.collection import Documents, Judgments
 from dcdt.data.interactions import load_interactions
-from dcdt.errors import UserError
+from dcdt.data.types import Documents, Judgments
+from dcdt.utils.errors import UserError
 
 
 def next_videos(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:

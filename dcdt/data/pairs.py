@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rank_bm25 import BM25Plus
 
-from dcdt.data.collection import Collection, Rows
 from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
-from dcdt.errors import UserError
-from dcdt.files import replacing
+from dcdt.data.types import Collection, Rows
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import replacing
 
 COLUMNS = ("side", "query_id", "video_id", "label", "origin")
 

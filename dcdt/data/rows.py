@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.data.collection import json_objects, text_lines
-from dcdt.errors import UserError
-from dcdt.words import listed, shown
+from dcdt.data.beir import json_objects, text_lines
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import listed, shown
 
 Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import SplitConfig
-from dcdt.data.collection import Collection, Judgments, Rows, normalise_text
-from dcdt.errors import NotApplicable, UserError
-from dcdt.words import shown
+from dcdt.data.types import Collection, Judgments, Rows, normalise_text
+from dcdt.utils.errors import NotApplicable, UserError
+from dcdt.utils.text import shown
 
 Mask = NDArray[np.bool_]
 PARTS = ("open", "sealed", "all")

@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from dcdt.data.collection import Collection, normalise_text
 from dcdt.data.interactions import load_interactions
 from dcdt.data.splits import sealed
-from dcdt.errors import NotApplicable
-from dcdt.words import counted
+from dcdt.data.types import Collection, normalise_text
+from dcdt.utils.errors import NotApplicable
+from dcdt.utils.text import counted
 
 SHORT = 5  # words; a description below this says little
 FEW = 100  # judged queries; with fewer, intervals are wide

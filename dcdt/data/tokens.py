@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 _WORD = re.compile(r"[^\W_]+")
 _HAN = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)")

@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict
 from itertools import combinations
 
-from dcdt.data.building import Found
-from dcdt.data.collection import normalise_text
-from dcdt.errors import UserError
+from dcdt.data.importer import Found
+from dcdt.data.types import normalise_text
+from dcdt.utils.errors import UserError
 
 KINDS = ("titles", "cowatched")
 LEAST_WORDS = 3  # of a title that is to be a question

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from dcdt.evaluation.ranking import DEFAULT_KS, metric_names
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 
 class RankingMetrics(Metric):

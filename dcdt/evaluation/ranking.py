@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dcdt.evaluation.top import top
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 DEFAULT_KS = (1, 5, 10)
 

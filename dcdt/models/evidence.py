@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dcdt.data.collection import Collection
 from dcdt.data.datamodule import SideTensors
 from dcdt.data.tables import Tables
+from dcdt.data.types import Collection
 from dcdt.models.whitening import catalogue_whitening
 
 KERNELS = (0.05, 0.1)  # temperatures by which a judged query counts as similar

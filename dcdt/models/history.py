@@ -11,10 +11,10 @@ from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.data.histories import Histories, held_out, may_be_fitted
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.errors import NotApplicable
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 from dcdt.models.whitening import catalogue_whitening
+from dcdt.utils.errors import NotApplicable
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # of the history beside a question; of equals the smallest
 

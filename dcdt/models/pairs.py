@@ -12,7 +12,7 @@ from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot, dot_products, full_precision, wide
 from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import Recommender, query_batch
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 
 class PairRecommender(Recommender):

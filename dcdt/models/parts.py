@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from dcdt.config import ModelConfig
+from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
 from dcdt.models.recommender import Recommender
-from dcdt.registry import MODELS, look_up
+from dcdt.utils.errors import UserError
 
 
 def make_part(config: ModelConfig, tables: Tables, whole: str) -> Recommender:

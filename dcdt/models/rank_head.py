@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, float("inf"))  # inf: no correction, training is refused
 LEAST = 0.05  # of the recall's own weight: the head may overrule it, not turn it round

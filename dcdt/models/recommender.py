@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from dcdt.config import OptimizerConfig
-from dcdt.data.collection import Collection
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.gather import HALVES, single
 from dcdt.data.tables import BLOCK, Tables
-from dcdt.errors import Diverged, UserError
+from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
-from dcdt.transfer import to_device
+from dcdt.utils.errors import Diverged, UserError
+from dcdt.utils.transfer import to_device
 
 SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, RidgeConfig
-from dcdt.data.collection import Collection
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors, side_tensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables
+from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
 from dcdt.models.recommender import QueryBatch, Recommender, rank_side, replace_rows
 from dcdt.models.whitening import catalogue_whitening
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))  # inf: the identity, training is refused
 

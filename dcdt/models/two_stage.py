@@ -16,7 +16,7 @@ from dcdt.models.rank_head import PENALTIES, JointHead, Lists, combined, cross_f
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, replace_rows
 from dcdt.models.ridge_towers import fitted_sides
 from dcdt.samplers.pool import no_negatives
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 N_FOLDS = 5  # of the judged queries, in the choice of the penalty
 BELOW = 1e-3  # in z-scores: how far the best video beyond the depth stays beneath the worst within it

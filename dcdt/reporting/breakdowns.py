@@ -7,9 +7,9 @@ import numpy as np
 
 from dcdt.evaluation.statistics import spread
 from dcdt.reporting.numbers import Number, per_query, ranking_cell
-from dcdt.reporting.runs import Run
 from dcdt.reporting.structure import Cell, Row, Table, averaged, listed, metric_name, span, with_best
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import Run
 
 SMALLEST_PART = 30
 REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}

@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcdt.data.collection import Collection, load_collection
-from dcdt.errors import UserError
+from dcdt.data.beir import load_collection
+from dcdt.data.types import Collection
 from dcdt.reporting.numbers import per_query
-from dcdt.reporting.runs import Run
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import Run
+from dcdt.utils.errors import UserError
 
 SHOWN, DEPTH = 10, 5
 _BLANK = re.compile(r"\s")

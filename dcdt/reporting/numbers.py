@@ -15,8 +15,8 @@ from dcdt.evaluation.statistics import (
     paired_sign_flip,
     spread,
 )
-from dcdt.reporting.runs import PairScores, Run
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import PairScores, Run
 
 Floats = NDArray[np.float64]
 NAN = float("nan")

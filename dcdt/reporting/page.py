@@ -14,7 +14,7 @@ from dcdt.reporting.render import extras
 from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
-from dcdt.words import counted
+from dcdt.utils.text import counted
 
 FIGURES = {
     "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "

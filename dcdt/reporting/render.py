@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcdt.files import cell_text
 from dcdt.reporting.numbers import Number
 from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
+from dcdt.utils.files import cell_text
 
 NOTE = "Note"
 _LATEX = {

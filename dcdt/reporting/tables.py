@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcdt.errors import UserError
+from dcdt.config.search_spaces import SPACES
 from dcdt.reporting.breakdowns import cost_table, failure_table, part_tables, side_tables, training_table
 from dcdt.reporting.numbers import (
     MARGIN,
@@ -17,11 +17,11 @@ from dcdt.reporting.numbers import (
     per_query,
     ranking_cell,
 )
-from dcdt.reporting.runs import NOT_APPLICABLE, Run
 from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, listed, metric_name, span, with_best
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
-from dcdt.tuning import SPACES
-from dcdt.words import counted
+from dcdt.runs.reader import NOT_APPLICABLE, Run
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import counted
 
 REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
     "collaborative": {"accuracy": 0.623, "recall": 0.587, "f1": 0.604, "mrr": 0.412},

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dcdt.config import as_text, flatten, model_option, reads
-from dcdt.errors import UserError
-from dcdt.reporting.runs import FINISHED, Run
-from dcdt.tuning import SPACES
+from dcdt.config.search_spaces import SPACES
+from dcdt.runs.reader import FINISHED, Run
+from dcdt.utils.errors import UserError
 
 # What makes no other variant: where results go, and what must agree anyway (data, split, embedder, ks).
 IGNORED = ("outputs", "logger", "sweep", "experiment_name", "seed", "split", "data", "embedder", "ks", "primary_metric")

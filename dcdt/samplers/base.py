@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dcdt.samplers.pool import CPU, TrainingPool
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 Score = Callable[[Tensor], Tensor]  # query rows (B,) to the current scores of all videos (B, N)
 

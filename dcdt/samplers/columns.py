@@ -8,7 +8,7 @@ from torch import Tensor
 from dcdt.data.tables import padded
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import CPU, TrainingPool
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 
 class ColumnSampler(Sampler):

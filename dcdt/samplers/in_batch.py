@@ -7,7 +7,7 @@ from dcdt.config import InBatchSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 
 class InBatchSampler(ColumnSampler):

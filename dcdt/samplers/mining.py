@@ -6,7 +6,7 @@ from torch import Tensor
 from dcdt.data.gather import single
 from dcdt.evaluation.top import top
 from dcdt.samplers.pool import CPU
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 CHUNK = 1024  # queries scored at a time
 BLOCK = 65_536  # videos they are scored against at a time: 256 MB of scores, 400 MB of 1536-d vectors

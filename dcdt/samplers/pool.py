@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.data.collection import Collection, positives_by_query
 from dcdt.data.splits import Split
 from dcdt.data.tables import padded
-from dcdt.errors import UserError
-from dcdt.words import shown
+from dcdt.data.types import Collection, positives_by_query
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
 
 CPU = torch.device("cpu")
 

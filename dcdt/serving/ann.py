@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError
-from dcdt.files import parse_json, replacing, write_json
 from dcdt.serving.index import Matrix
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json, replacing, write_json
 
 EXACT_CELLS = 16_000_000  # numbers up to which a catalogue is searched exactly: 64 MB of fp32, a few milliseconds
 HNSW_LIMIT = 100_000  # videos; above it a graph takes too long to build

@@ -15,11 +15,11 @@ from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from dcdt.errors import UserError
 from dcdt.serving.learners import LONGEST as USER_LIMIT
 from dcdt.serving.live import Live
 from dcdt.serving.noted import Noted
 from dcdt.serving.recommender import LONGEST, MOST
+from dcdt.utils.errors import UserError
 
 K_LIMIT, FILTER_LIMIT = 100, 1000
 NOISE = ("title", "description")

@@ -8,13 +8,13 @@ import pyarrow as pa
 from omegaconf import DictConfig
 
 from dcdt.config import SCHEMAS, BM25Config, typed
-from dcdt.errors import UserError
+from dcdt.runs.folder import refuse_interpolations
 from dcdt.serving.lexical import FORMULAS
 from dcdt.serving.memory import View
 from dcdt.serving.reranking import MAPPED, WHITENED
 from dcdt.serving.videos import BASE, TYPES
-from dcdt.stored import refuse_interpolations
-from dcdt.words import shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
 
 Spec = dict[str, Any]
 HUGE = 1e30  # beyond any weight or score; its square is still a number

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dcdt.data.collection import as_one
 from dcdt.data.tokens import tokenizer
+from dcdt.data.types import as_one
 from dcdt.serving.index import vector_column
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import View

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.data.collection import lent_texts
 from dcdt.data.tokens import folded, holds, tokenizer
-from dcdt.errors import UserError
+from dcdt.data.types import lent_texts
 from dcdt.serving.memory import View
 from dcdt.serving.scoring import Asked, z_scores
 from dcdt.serving.videos import documents_of
+from dcdt.utils.errors import UserError
 
 _LEAN = "similar videos"
 _split = tokenizer(stop_words=True)

@@ -18,15 +18,12 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from dcdt.data.collection import Collection, as_one, lent_texts
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
-from dcdt.embedders.export import exported, quietly
-from dcdt.embedders.onnx import RECIPE
-from dcdt.errors import UserError
-from dcdt.files import write_json
+from dcdt.data.types import Collection, as_one, lent_texts
+from dcdt.embeddings.providers.onnx import RECIPE
+from dcdt.embeddings.providers.onnx_export import exported, quietly
 from dcdt.models.recommender import Recommender
-from dcdt.restore import Restored, restore
 from dcdt.serving.abstain import choose_threshold
 from dcdt.serving.export_head import head_export, save_head
 from dcdt.serving.export_history import collaborative, histories_of, history_towers, save_histories
@@ -52,6 +49,9 @@ from dcdt.serving.recommender import reads_vectors
 from dcdt.serving.towers import learned_path, session
 from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
+from dcdt.training.restore import Restored, restore
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import write_json
 
 
 class _QueryTower(nn.Module):
@@ -290,7 +290,7 @@ def _members(model: Any) -> list[Recommender]:  # noqa: ANN401
 
 
 def _name(model: Recommender) -> str:
-    from dcdt.registry import MODELS
+    from dcdt.config.registry import MODELS
 
     return next(name for name, place in MODELS.items() if place.endswith(f":{type(model).__name__}"))
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dcdt.data.collection import Collection
+from dcdt.data.types import Collection
 from dcdt.models.evidence import KERNELS
 from dcdt.models.rank_head import JointHead
 from dcdt.serving.index import vector_column

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dcdt.data.collection import Collection
 from dcdt.data.histories import Histories
+from dcdt.data.types import Collection
 from dcdt.models.history import HistoryTowers
 from dcdt.models.recommender import QueryBatch
-from dcdt.restore import Restored
 from dcdt.serving.index import vector_column
 from dcdt.serving.learners import LEARNERS, save_learners
 from dcdt.serving.parts import PARITY, Graph, PartExport, linear_query
+from dcdt.training.restore import Restored
 
 
 class _Question(nn.Module):

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError
 from dcdt.serving.arrow import numbers
-from dcdt.words import listed, shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import listed, shown
 
 LONGEST, MOST = 1000, 20  # characters of a filter, conditions in one
 OPERATORS = ("<=", ">=", "!=", "<", ">", "=", "~")

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcdt.models.bpr import bpr_learner
 from dcdt.serving.towers import Floats, Scores, softmax, unit
 
-EPOCHS = 100  # of BPR's ascent for a history it was not fitted on, as many as in fitting
 ITEM_ITEM = ("cosine", "tfidf", "bm25")
 
 
@@ -68,39 +68,3 @@ def _als(config: dict[str, Any], learned: dict[str, NDArray[Any]], own: NDArray[
 def _bpr(config: dict[str, Any], learned: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
     learner = bpr_learner(learned["items"], learned["popularity"], own, counts, config)
     return np.asarray(learned["items"] @ np.r_[learner, 1.0])
-
-
-def bpr_learner(
-    items: NDArray[Any],
-    popularity: NDArray[Any],
-    own: NDArray[Any],
-    counts: Scores,
-    config: dict[str, Any],
-    epochs: int = EPOCHS,
-) -> Scores:
-    """Factors (F,) of a learner: as many epochs of BPR's own ascent as in fitting, with the videos' factors held.
-
-    An epoch takes its expected step: for each watch, negatives in proportion to how often they were watched, without
-    those of the history.
-
-    Args:
-        items: (M, F + 1) factors of the videos, the bias last.
-        popularity: (M,) how often each was watched in fitting.
-        own: (H,) distinct videos watched.
-        counts: (H,) how often.
-        config: learning_rate and regularization.
-        epochs: of the ascent.
-    """
-    factors, bias = items[:, :-1].astype(np.float64), items[:, -1].astype(np.float64)
-    learner = np.zeros(factors.shape[1])
-    weights = popularity.copy()
-    weights[own] = 0
-    others = np.flatnonzero(weights)
-    share = weights[others] / max(weights.sum(), 1)  # (J,)
-    liked, rest, rest_bias = factors[own], factors[others], bias[others]  # (H, F), (J, F), (J,)
-    for _ in range(epochs if len(others) else 0):
-        gap = (liked @ learner + bias[own])[:, None] - (rest @ learner + rest_bias)  # (H, J)
-        push = counts[:, None] * share / (1 + np.exp(gap))
-        step = push.sum(1) @ liked - push.sum(0) @ rest
-        learner += config["learning_rate"] * (step - config["regularization"] * counts.sum() * learner)
-    return learner

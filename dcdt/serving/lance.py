@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError
-from dcdt.redact import redacted
 from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
-from dcdt.words import shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.redaction import redacted
+from dcdt.utils.text import shown
 
 TABLE, STAMPS = "videos", ("changed", "writer")
 GRAPH_ROWS = 500_000  # of one graph: several at once are each searched, and cells miss what lies at their borders

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcdt.errors import UserError
-from dcdt.files import read_json, write_json
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
 FORMAT = 2
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (

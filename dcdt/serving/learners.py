@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dcdt.errors import UserError
 from dcdt.serving.memory import View
 from dcdt.serving.places import Places
-from dcdt.words import shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
 
 LEARNERS, LONGEST = "learners.safetensors", 200
 Rows = NDArray[np.int64]

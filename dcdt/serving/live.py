@@ -8,9 +8,10 @@ import logging
 import threading
 from pathlib import Path
 
-from dcdt.errors import UserError
 from dcdt.serving.layout import read_pointer
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 log = logging.getLogger("dcdt.serve")
 EVERY = 0.5  # seconds between looks

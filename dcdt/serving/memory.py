@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError, in_words
-from dcdt.files import replacing
 from dcdt.serving.ann import EXACT_CELLS, Ann
 from dcdt.serving.arrow import numbers, positions
 from dcdt.serving.filters import Condition, mask
 from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
 from dcdt.serving.lexical import Postings
-from dcdt.words import shown
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.files import replacing
+from dcdt.utils.text import shown
 
 SNAPSHOT = "snapshot.arrow"
 FEW = 32  # rows that are read cell by cell

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.errors import UserError
 from dcdt.serving.filters import Condition
 from dcdt.serving.lance import STAMPS
 from dcdt.serving.layout import Pointer, read_pointer
 from dcdt.serving.memory import Part, View
 from dcdt.serving.opened import Opened
+from dcdt.utils.errors import UserError
 
 SEARCHED = ("towers", "history")  # kinds of models with one vector a video
 

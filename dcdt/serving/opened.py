@@ -4,9 +4,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dcdt.errors import UserError
 from dcdt.serving.lance import LanceIndex
 from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_model, read_pointer
+from dcdt.utils.errors import UserError
 
 
 class Opened:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.errors import UserError, in_words
-from dcdt.files import replacing
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError, in_words
+from dcdt.utils.files import replacing
 
 ROWS = 10_000  # of a row group
 

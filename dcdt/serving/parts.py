@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
-from dcdt.errors import UserError
 from dcdt.models.recommender import Recommender
 from dcdt.serving.towers import QUERY_MAP, unit
+from dcdt.utils.errors import UserError
 
 Graph = tuple[nn.Module, Tensor, str, list[str]]  # module, example inputs, names of the inputs and of the outputs
 TOLERANCE = 1e-5  # between torch and what answers without it

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from dcdt.config import LocalEmbedderConfig
-from dcdt.data.collection import lent_texts
-from dcdt.embedders.batching import rounded
-from dcdt.embedders.eight_bit import WAYS, quantise
-from dcdt.embedders.onnx import QUESTIONS, OnnxEmbedder
-from dcdt.errors import UserError
+from dcdt.data.types import lent_texts
+from dcdt.embeddings.providers.batching import rounded
+from dcdt.embeddings.providers.eight_bit import WAYS, quantise
+from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.evaluation.statistics import bootstrap_interval
 from dcdt.models.recommender import rank_side
-from dcdt.restore import Restored
 from dcdt.serving.validation import Validation
+from dcdt.training.restore import Restored
+from dcdt.utils.errors import UserError
 
 LIMIT = 0.002  # of nDCG@10: what may be lost for certain
 TIMED, ROUNDS = 20, 5

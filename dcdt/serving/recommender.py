@@ -1,6 +1,6 @@
 """A finished run that answers questions: what `dcdt.load` returns. Neither torch nor lightning is imported."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -11,13 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.collection import Documents, lent_texts
-from dcdt.embedders.batching import rounded
-from dcdt.embedders.onnx import MODEL as GRAPH
-from dcdt.embedders.onnx import QUESTIONS, OnnxEmbedder
-from dcdt.embedders.openai_models import check_address
-from dcdt.errors import UserError
-from dcdt.files import read_json
+from dcdt.config.openai import check_address
+from dcdt.data.types import Documents, lent_texts
+from dcdt.embeddings.providers.batching import rounded
+from dcdt.embeddings.providers.onnx import MODEL as GRAPH
+from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder
 from dcdt.serving.arrow import positions
 from dcdt.serving.checks import check_served
 from dcdt.serving.columns import ADDED
@@ -34,6 +32,8 @@ from dcdt.serving.store import Store
 from dcdt.serving.threads import one_thread
 from dcdt.serving.towers import Floats, Scores, Towers
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json
 
 REMEMBERED = 2000  # texts whose vectors are kept for explanations: 12 MB at 1536 numbers
 MOST, LONGEST = 1000, 2000  # videos of one answer, characters of one question
@@ -368,31 +368,6 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
     return SharedStore(run) if shared else Store(run)
 
 
-def load(
-    run: str | Path, say: Callable[[str], None] = lambda text: None, threads: int = 0, engine: str = "memory"
-) -> ServedRecommender:
-    """A recommender of a finished run; its index is built first where there is none (which needs torch, once).
-
-    Args:
-        run: the run's folder.
-        say: is told what is being built.
-        threads: of the embedder; 0: as many as there are cores.
-        engine: `memory`, or `lance`, which searches the LanceDB table itself; for models with one vector a video.
-
-    Raises:
-        UserError: the run did not finish, has no saved state, or its index is of another run.
-    """
-    folder = Path(run)
-    if read_pointer(folder) is None:
-        from dcdt.serving.runs import require_finished
-
-        require_finished(folder)
-        from dcdt.serving.export import build
-
-        build(folder, say)
-    return ServedRecommender(folder, threads, engine)
-
-
 def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
     """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
     from omegaconf import OmegaConf
@@ -402,7 +377,7 @@ def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str
     parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
     if config["name"] == "local":
         return OnnxEmbedder(folder, parsed, threads, graph)
-    from dcdt.embedders import make_embedder
+    from dcdt.embeddings.providers import make_embedder
 
     return make_embedder(parsed)
 

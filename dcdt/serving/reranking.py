@@ -15,13 +15,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from dcdt.errors import UserError
 from dcdt.serving.index import best, vector_column
 from dcdt.serving.memory import View
 from dcdt.serving.places import Places
 from dcdt.serving.scoring import CANDIDATES, Asked, Question, Rows, fuse, tie_order, z_scores
 from dcdt.serving.towers import Floats, Scores, session, softmax, unit
-from dcdt.words import shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
 
 HEAD, WHITENED, MAPPED = "head.safetensors", "whitened_0", "mapped_0"
 GRAPHS = {"query": "vectors", "video": "fields", "pair": "joint"}  # of the joint network, and their inputs

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.data.tokens import tokenizer
-from dcdt.errors import UserError
 from dcdt.serving.arrow import numbers
 from dcdt.serving.histories import collaborative_scores, learner_vector
 from dcdt.serving.index import best
@@ -19,6 +18,7 @@ from dcdt.serving.learners import Watched
 from dcdt.serving.lexical import Lexical
 from dcdt.serving.memory import View
 from dcdt.serving.towers import Floats, Scores, Towers, unit
+from dcdt.utils.errors import UserError
 
 Rows = NDArray[np.int64]
 EARLIER = "earlier videos"  # what a reason calls the learner's part of a score

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from dcdt.errors import UserError
 from dcdt.serving.lance import STAMPS
 from dcdt.serving.layout import Pointer, read_pointer, write_pointer, writing
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.store import SNAPSHOT_ROWS, TIDY_EVERY, Store
+from dcdt.utils.errors import UserError
 
 
 class SharedStore(Store):

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dcdt.errors import UserError
 from dcdt.serving.arrow import positions
 from dcdt.serving.layout import FOLDER, Pointer, read_pointer, write_pointer, writing
 from dcdt.serving.memory import MemoryIndex, View
 from dcdt.serving.opened import Opened
+from dcdt.utils.errors import UserError
 
 SNAPSHOT_ROWS = 50_000  # videos up to which the snapshot follows every change
 TIDY_EVERY = 50  # changes after which small files are merged

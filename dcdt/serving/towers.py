@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from dcdt.errors import UserError
-from dcdt.words import shown
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
 
 QUERY_MAP = "query_map"
 Floats = NDArray[np.float32]

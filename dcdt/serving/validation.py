@@ -7,11 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.splits import make_split
 from dcdt.models.recommender import Recommender, query_batch
-from dcdt.registry import LOSSES, MODELS, look_up
-from dcdt.restore import Restored
+from dcdt.training.restore import Restored
 
 
 @dataclass(frozen=True)

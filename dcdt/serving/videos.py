@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dcdt.data.building import Found, add_videos
-from dcdt.data.collection import Documents, read_videos
-from dcdt.errors import UserError
-from dcdt.files import parse_json
-from dcdt.words import shown
+from dcdt.data.beir import read_videos
+from dcdt.data.importer import Found, add_videos
+from dcdt.data.types import Documents
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
+from dcdt.utils.text import shown
 
 SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
 BASE = {**SHOWN, "duration_s": "number"}

@@ -11,11 +11,12 @@ from support import make_collection
 
 from baselines.bm25 import BM25, video_texts
 from dcdt.config import BM25Config
-from dcdt.data.collection import Collection, Documents, Judgments, load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
-from dcdt.errors import NotApplicable, UserError
+from dcdt.data.types import Collection, Documents, Judgments
 from dcdt.models.recommender import QueryBatch
+from dcdt.utils.errors import NotApplicable, UserError
 
 DOCUMENTS = ["rank rank basis", "basis of a kernel", "image", "shear shear shear plane trace norm angle"]
 QUERIES = ["rank of a basis", "shear basis basis", "nothing known", "?!"]

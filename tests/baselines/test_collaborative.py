@@ -11,8 +11,8 @@ from baselines.collaborative import Collaborative
 from baselines.implicit_models import ITERATIONS, ImplicitModel
 from dcdt.config import CollaborativeConfig, SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import NotApplicable, UserError
 from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.utils.errors import NotApplicable, UserError
 
 KINDS = ["als", "bpr", "cosine", "tfidf", "bm25"]
 N_VIDEOS, N_QUERIES, N_LEARNERS = 20, 60, 30

@@ -9,9 +9,9 @@ from support import prepare, quiet_trainer
 from baselines.hybrid import WEIGHTS, Hybrid, fuse, ranks, value_of_weights, z_scores
 from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import NotApplicable, UserError
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import Recommender, query_batch
+from dcdt.utils.errors import NotApplicable, UserError
 
 
 @pytest.fixture(scope="module", autouse=True)

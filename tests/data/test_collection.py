@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import write_folder
 
-from dcdt.data.collection import load_collection, normalise_text, positives_by_query, read_videos
-from dcdt.errors import MissingField, UserError
+from dcdt.data.beir import load_collection, read_videos
+from dcdt.data.types import normalise_text, positives_by_query
+from dcdt.utils.errors import MissingField, UserError
 
 VIDEOS = [{"_id": "v1", "title": "Rank", "text": "The rank."}, {"_id": "v2", "title": "Span", "text": "The span."}]
 QUERIES = [{"_id": "q1", "text": "what is rank"}, {"_id": "q2", "text": "what is span"}]

@@ -10,10 +10,10 @@ from dcdt.config import RandomSamplerConfig, SplitConfig
 from dcdt.data import datamodule
 from dcdt.data.datamodule import IndexBatches, Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import padded
-from dcdt.errors import UserError
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
+from dcdt.utils.errors import UserError
 
 SPLITS = [SplitConfig("query", 0, 10, "all"), SplitConfig("video", 0, 10, "all")]
 

@@ -3,10 +3,10 @@ import pytest
 from support import make_collection, prepare
 
 from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import make_split
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 N_VIDEOS, N_LEARNERS = 20, 40
 

@@ -9,10 +9,10 @@ from rank_bm25 import BM25Plus
 from support import make_collection, prepare, related_sets
 
 from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.pairs import COLUMNS, _Lexical, load_pairs
 from dcdt.data.tokens import tokenize
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 QUERY = SplitConfig("query", 0, 10, "all")
 VIDEO = SplitConfig("video", 0, 10, "all")

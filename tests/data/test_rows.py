@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcdt.data.rows import SEPARATORS, find_column, read_rows
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).map(
     lambda text: f"{text}."  # never blank, never a number

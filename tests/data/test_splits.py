@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from support import make_collection, write_folder
 
 from dcdt.config import SplitConfig
-from dcdt.data.collection import Collection, Documents, Judgments, load_collection, normalise_text
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split, query_groups, sealed, warmth
-from dcdt.errors import NotApplicable, UserError
+from dcdt.data.types import Collection, Documents, Judgments, normalise_text
+from dcdt.utils.errors import NotApplicable, UserError
 
 RULES = ["query", "folds", "video", "time", "paper"]
 SPELLINGS = ["{}", "{}?", "  {}", "({})"]

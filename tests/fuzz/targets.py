@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 from bases import cut, finished_run, real_folders, tables_of, write
 
-from dcdt.errors import NotApplicable, UserError
+from dcdt.utils.errors import NotApplicable, UserError
 
 SECONDS = 20  # of this process's work on one input; ours take milliseconds
 WAITING = 300  # seconds by the clock, for what waits without working; a busy machine is no hang
@@ -128,7 +128,7 @@ def several(bases, names, read):
 def collection(place):
     """A BEIR folder: texts, judgments, settings, interactions."""
     from dcdt.config import SplitConfig
-    from dcdt.data.collection import load_collection
+    from dcdt.data.beir import load_collection
     from dcdt.data.interactions import load_interactions
     from dcdt.data.splits import make_split
     from dcdt.data.survey import survey
@@ -156,7 +156,7 @@ def collection(place):
 def tables(place):
     """Tables that become a collection by `dcdt.collection new`."""
     from dcdt.collection import new, parser
-    from dcdt.data.collection import load_collection
+    from dcdt.data.beir import load_collection
     from dcdt.data.rows import read_rows
 
     bases = [cut(source, place / "cut" / str(at)) for at, source in enumerate(real_folders())]
@@ -186,10 +186,10 @@ def tables(place):
 
 def vectors(place):
     """An embedding cache, and vectors that are brought into one."""
-    from dcdt.data.collection import load_collection
-    from dcdt.data.embeddings import Space, VectorCache
-    from dcdt.data.imports import import_vectors
-    from dcdt.data.verify import verify
+    from dcdt.data.beir import load_collection
+    from dcdt.embeddings.cache import Space, VectorCache
+    from dcdt.embeddings.imports import import_vectors
+    from dcdt.embeddings.verify import verify
 
     folder = cut(real_folders()[0], place / "c")
     found = load_collection(folder)
@@ -350,8 +350,8 @@ def report(place):
     from dcdt.reporting import page as pages
     from dcdt.reporting import render
     from dcdt.reporting.figures import make_figures
-    from dcdt.reporting.runs import read_runs
     from dcdt.reporting.tables import make_report
+    from dcdt.runs.reader import read_runs
 
     sweep = place / "sweep"
     for fold in (0, 1):
@@ -386,12 +386,12 @@ def restore(place):
     """A run's folder as `recommend`, `serve` and `resume` take it up."""
     from omegaconf import DictConfig
 
-    from dcdt import resume
     from dcdt.config import parse
-    from dcdt.embedders import filling
-    from dcdt.restore import restore as take_up
-    from dcdt.setup import _earlier
-    from dcdt.status import Status
+    from dcdt.embeddings import fill
+    from dcdt.runs.folder import Status
+    from dcdt.training import resume
+    from dcdt.training.build import _earlier
+    from dcdt.training.restore import restore as take_up
 
     run = finished_run(place, "model=dcdt", "model.width=4")
     shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
@@ -403,7 +403,7 @@ def restore(place):
         raise UserError("another embedder is asked for, whose model would have to be exported first")
 
     def read():
-        with replaced(filling, make_embedder=none_here):
+        with replaced(fill, make_embedder=none_here):
             model = take_up(run).model
         assert all(part.isfinite().all() for part in model.parameters()), "weights that are not finite"
         config = resume.stored_config(DictConfig({"resume": str(run)}), [f"resume={run}"], run, False)
@@ -417,7 +417,7 @@ def restore(place):
 def index(place):
     """An exported run: its description, snapshot, graphs and embedder."""
     from dcdt.serving.layout import read_pointer
-    from dcdt.serving.recommender import load
+    from dcdt.serving.load import load
 
     run = finished_run(place, "model=hybrid_towers")
     build = f"serving/{read_pointer(run).build}"
@@ -464,7 +464,7 @@ def approximate(place):
 
 def catalogue(place):
     """The durable catalogue of an exported run."""
-    from dcdt.data.collection import Documents
+    from dcdt.data.types import Documents
     from dcdt.serving.layout import read_pointer
     from dcdt.serving.recommender import ServedRecommender
 
@@ -488,7 +488,7 @@ def changes(place):
     """Videos that are added to an index, questions of a batch, filters."""
     from dcdt.recommend import batch_lines, read_questions
     from dcdt.serving.filters import mask, parse_filter, sql
-    from dcdt.serving.recommender import load
+    from dcdt.serving.load import load
     from dcdt.serving.videos import read_file
 
     served = load(finished_run(place, "model=bm25"))

@@ -17,9 +17,9 @@ from dcdt.config import (
     ZeroShotConfig,
 )
 from dcdt.data import gather, tables
-from dcdt.data.collection import load_collection
-from dcdt.data.tables import Tables, load_tables, room
-from dcdt.errors import UserError
+from dcdt.data.beir import load_collection
+from dcdt.data.tables import Tables
+from dcdt.embeddings.tables import load_tables, room
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.dual_tower import DualTower
@@ -28,6 +28,7 @@ from dcdt.models.residual import ResidualTowers
 from dcdt.samplers.base import explicit
 from dcdt.samplers.mining import mine
 from dcdt.samplers.pool import TrainingPool
+from dcdt.utils.errors import UserError
 
 OPTIMIZER = OptimizerConfig(1e-3, 0.01, "constant")
 N_QUERIES, N_VIDEOS, WIDTH = 6, 40, 16

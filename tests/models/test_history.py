@@ -14,11 +14,11 @@ from dcdt.data import histories as histories_module
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pooled
 from dcdt.data.interactions import load_interactions
-from dcdt.errors import NotApplicable
 from dcdt.models import history_tower
 from dcdt.models.history import HistoryTowers, principal
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.utils.errors import NotApplicable
 
 N_VIDEOS, N_LEARNERS, N_QUERIES = 20, 30, 60
 POOLINGS = ["mean", "attention"]

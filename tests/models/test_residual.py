@@ -3,7 +3,6 @@ import torch
 from torch.nn.functional import normalize
 
 from baselines.zero_shot import ZeroShot
-from dcdt.callbacks.collapse import CollapseAlarm
 from dcdt.config import DCDTResidualConfig, InfoNCEConfig, OptimizerConfig, TripletConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.infonce import InfoNCELoss
@@ -11,6 +10,7 @@ from dcdt.losses.triplet import TripletLoss
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
 from dcdt.samplers.base import explicit
+from dcdt.training.callbacks.collapse import CollapseAlarm
 
 N_QUERIES, N_VIDEOS, WIDTH, RANK = 7, 11, 16, 5
 KINDS = [("none", "sum"), ("none", "concat"), ("query", "sum")]

@@ -9,11 +9,11 @@ from support import prepare
 from baselines.bm25 import BM25
 from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import UserError
 from dcdt.models.recommender import query_batch
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
-from dcdt.setup import make_model
+from dcdt.training.build import make_model
+from dcdt.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

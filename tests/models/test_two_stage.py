@@ -17,7 +17,6 @@ from dcdt.config import (
     register_resolvers,
 )
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import UserError
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
@@ -27,6 +26,7 @@ from dcdt.models.recommender import query_batch
 from dcdt.models.two_stage import JointTwoStage, TwoStage, reranked
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
+from dcdt.utils.errors import UserError
 
 DEPTH = 7
 PENALTIES = (0.003, 0.1, float("inf"))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 
 MODELS = {
     "dcdt": {"fields": ["title", "text"], "width": 256, "dropout": 0.2, "attention": "none", "fusion": "concat"},

@@ -9,8 +9,8 @@ from dcdt.evaluation.pairs import pair_metrics
 from dcdt.evaluation.statistics import bootstrap_interval, holm, nadeau_bengio_interval, paired_sign_flip
 from dcdt.reporting import numbers
 from dcdt.reporting.numbers import Number, compare, pair_cells, per_query, ranking_cell, verdict_of
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.variants import make_variants
+from dcdt.runs.reader import read_runs
 
 
 def variants(folder):

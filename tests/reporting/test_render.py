@@ -11,9 +11,9 @@ from run_folders import write_run
 
 from dcdt.reporting import render
 from dcdt.reporting.numbers import Number
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.structure import Row, Table
 from dcdt.reporting.tables import make_report
+from dcdt.runs.reader import read_runs
 
 NASTY = r"=cmd|'/c calc'!A1 \input{x} 50% a_b & #1 $x$ ~^ <script> € | é"
 

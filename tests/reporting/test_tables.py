@@ -3,13 +3,13 @@ import pyarrow.parquet as pq
 import pytest
 from run_folders import write_run
 
-from dcdt.errors import UserError
 from dcdt.evaluation.statistics import holm
 from dcdt.reporting.figures import learning_curves, make_figures
 from dcdt.reporting.numbers import Number, pair_cells, ranking_cell
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.structure import Row, with_best
 from dcdt.reporting.tables import make_report
+from dcdt.runs.reader import read_runs
+from dcdt.utils.errors import UserError
 
 
 def report_of(*folders):

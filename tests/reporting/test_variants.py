@@ -3,9 +3,9 @@ import pytest
 from run_folders import write_run
 
 from dcdt.config import model_presets
-from dcdt.errors import UserError
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.variants import make_variants
+from dcdt.runs.reader import read_runs
+from dcdt.utils.errors import UserError
 
 
 def labels(folder):

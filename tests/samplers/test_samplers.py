@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from support import prepare, related_sets
 
 from dcdt.config import HardSamplerConfig, RandomSamplerConfig, SplitConfig
-from dcdt.data.collection import Judgments, normalise_text
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
+from dcdt.data.types import Judgments, normalise_text
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.mining import mine
 from dcdt.samplers.pool import TrainingPool, draw_distinct, training_pool
 from dcdt.samplers.random import RandomSampler
+from dcdt.utils.errors import UserError
 
 SPLITS = [SplitConfig("query", 0, 10, "all"), SplitConfig("video", 1, 10, "all")]
 by_split = pytest.mark.parametrize("config", SPLITS, ids=lambda config: config.name)

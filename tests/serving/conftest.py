@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from embedders.tiny import write_model
+from embeddings.tiny import write_model
 from support import make_collection, small_run
 
 INTERACTIONS = [f"u{at % 7},v{at * 3 % 20},{at}\n" for at in range(60)]
@@ -44,7 +44,7 @@ def own_copy(make_run, tmp_path):
     """A run of one's own, to change or to harm; it is copied with its build."""
 
     def copy(*overrides):
-        from dcdt.serving.recommender import load
+        from dcdt.serving.load import load
 
         source = make_run(*overrides)
         load(source)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from dcdt.data.collection import Documents
+from dcdt.data.types import Documents
 from dcdt.serving.app import make_app
 from dcdt.serving.live import Live
 from dcdt.serving.recommender import ServedRecommender

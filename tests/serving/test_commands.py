@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
 from dcdt.serving.layout import writing
 from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 RIDGE = "model=dcdt_ridge"
 
@@ -141,7 +141,7 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
 
 CHANGE = """
 import sys, os
-from dcdt.data.collection import Documents
+from dcdt.data.beir import Documents
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 rng = __import__("random").Random(int(sys.argv[2]))
@@ -269,7 +269,7 @@ def test_a_second_writer_waits_then_is_told(own_copy, environment):
 def test_two_writers_at_once_lose_nothing(own_copy, environment):
     folder = own_copy("model=bm25")
     text = (
-        "import sys\nfrom dcdt.data.collection import Documents\n"
+        "import sys\nfrom dcdt.data.beir import Documents\n"
         "from dcdt.serving.recommender import ServedRecommender\n"
         "served = ServedRecommender(sys.argv[1])\n"
         "for at in range(15):\n"
@@ -282,8 +282,8 @@ def test_two_writers_at_once_lose_nothing(own_copy, environment):
 
 FULL = """
 import resource, signal, sys
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.beir import Documents
+from dcdt.utils.errors import UserError
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 served.rows(Documents(["warm"], ["rank"], ["span"], [{}]))

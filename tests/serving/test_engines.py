@@ -10,8 +10,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
 from dcdt.serving.ann import Ann, exact_top
 from dcdt.serving.filters import mask, parse_filter
 from dcdt.serving.index import best, vector_column
@@ -19,6 +18,7 @@ from dcdt.serving.lance import LanceIndex
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.threads import OneThread
 from dcdt.serving.videos import filter_kinds, table_of
+from dcdt.utils.errors import UserError
 
 LEVELS = ["intro", "middle", "advanced"]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.errors import UserError
 from dcdt.serving.filters import mask, parse_filter, sql
+from dcdt.utils.errors import UserError
 
 KINDS = {"level": "text", "duration_s": "number", "tags": "list"}
 TRAPS = ["intro", "it's", 'a"b', "x' OR 1=1 --", "%", "_", "back\\slash", "Ünïcode", "a,b", "a|b", "", "INTRO"]

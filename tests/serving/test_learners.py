@@ -11,15 +11,15 @@ from fastapi.testclient import TestClient
 from test_commands import command
 
 import dcdt
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
 from dcdt.models.recommender import QueryBatch
-from dcdt.restore import restore
 from dcdt.serving.app import make_app
 from dcdt.serving.export import build
 from dcdt.serving.learners import LEARNERS, Learners, save_learners
 from dcdt.serving.live import Live
 from dcdt.serving.recommender import UNKNOWN, ServedRecommender
+from dcdt.training.restore import restore
+from dcdt.utils.errors import UserError
 
 KINDS = ("als", "bpr", "cosine", "tfidf", "bm25", "popularity")
 READERS = [

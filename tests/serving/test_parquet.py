@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dcdt.errors import UserError
+from dcdt.serving.load import load
 from dcdt.serving.parquet import write_parquet
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from dcdt.data.collection import Documents
-from dcdt.embedders.onnx import MODEL, QUESTIONS
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
+from dcdt.embeddings.providers.onnx import MODEL, QUESTIONS
 from dcdt.evaluation.ranking import ranking_metrics, ranks_and_ties, tie_order
-from dcdt.files import read_json, write_json
-from dcdt.restore import restore
 from dcdt.serving.export import build
+from dcdt.serving.load import load
 from dcdt.serving.questions import compared
-from dcdt.serving.recommender import load
 from dcdt.serving.validation import Validation
+from dcdt.training.restore import restore
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 RIDGE = "model=hybrid_towers"

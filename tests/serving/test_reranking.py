@@ -6,27 +6,28 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dcdt.callbacks.logger import RunLogger
 from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.data.collection import Documents, lent_texts
+from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
+from dcdt.data.types import Documents, lent_texts
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.two_stage import BELOW, reranked
 from dcdt.recommend import reasons
-from dcdt.registry import MODELS, look_up
-from dcdt.restore import restore
-from dcdt.run import run
+from dcdt.runs.folder import Status
 from dcdt.serving.ann import Ann
 from dcdt.serving.arrow import positions
 from dcdt.serving.export import build
+from dcdt.serving.load import load
 from dcdt.serving.memory import Part, View
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.reranking import HEAD, _fused_spread
 from dcdt.serving.scoring import Question
 from dcdt.serving.videos import documents_of
-from dcdt.status import Status
+from dcdt.training.experiment import run
+from dcdt.training.loggers.base import RunLogger
+from dcdt.training.restore import restore
+from dcdt.utils.errors import UserError
 
 RECALL = ("model=two_stage", "model.depth=6", "model@model.recall=hybrid")
 JOINT = ("model=two_stage_joint", "model.depth=6", "model@model.recall=hybrid", "model.penalty=0.1")

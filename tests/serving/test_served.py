@@ -10,14 +10,16 @@ import torch
 from safetensors.numpy import load_file, save
 
 import dcdt
-from dcdt.data.collection import Documents, load_collection
-from dcdt.errors import UserError
-from dcdt.files import read_json, write_json
-from dcdt.registry import MODELS
-from dcdt.restore import restore
+from dcdt.config.registry import MODELS
+from dcdt.data.beir import load_collection
+from dcdt.data.types import Documents
 from dcdt.serving.export import KINDS
+from dcdt.serving.load import load
 from dcdt.serving.parts import linear_query
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.training.restore import restore
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
 RIDGE = ("model=hybrid_towers",)
 RUNS = [

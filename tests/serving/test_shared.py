@@ -14,11 +14,12 @@ from test_app import ask
 from test_commands import command
 from test_engines import videos
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
 from dcdt.serving.export import build
 from dcdt.serving.lance import LanceIndex, check_address
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 RIDGE = "model=dcdt_ridge"
 SECRET = "not-to-be-written-anywhere"
@@ -86,7 +87,7 @@ def test_a_writer_that_saw_an_old_version_stamps_its_rows_again_and_is_told_of_a
 
 WRITE = """
 import sys
-from dcdt.data.collection import Documents
+from dcdt.data.beir import Documents
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 print("ready", flush=True)

@@ -1,0 +1,239 @@
+"""Collections in memory: documents, judgments, and the texts of a collection's fields."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.utils.errors import MissingField, UserError
+from dcdt.utils.text import counted, shown
+
+Rows = NDArray[np.int64]
+
+
+TEXTS = ("title", "text")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Rows of `corpus.jsonl` or `queries.jsonl`; row numbers are used everywhere else."""
+
+    ids: list[str]
+    titles: list[str]
+    texts: list[str]
+    metadata: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row number of each id."""
+        return {name: row for row, name in enumerate(self.ids)}
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Graded judgments as parallel arrays of row numbers; pairs that are not listed have grade 0."""
+
+    query: Rows  # (J,)
+    video: Rows  # (J,)
+    grade: NDArray[np.float32]  # (J,)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def where(self, keep: NDArray[np.bool_]) -> "Judgments":
+        """The judgments for which `keep` (J,) is true."""
+        return Judgments(self.query[keep], self.video[keep], self.grade[keep])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Texts and judgments of one collection. `given` holds the sides of a folder that brings its own splits."""
+
+    path: Path
+    name: str
+    videos: Documents
+    queries: Documents
+    judgments: Judgments
+    given: dict[str, Rows]
+    positive_grade: float = 1.0
+    languages: list[str] = field(default_factory=list)
+    simulated: list[str] = field(default_factory=list)
+    asked: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
+    taken: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
+    left_out: tuple[str, ...] = ()  # what the files hold and no run reads, a sentence each
+
+    @property
+    def units(self) -> list[str]:
+        """What makes queries one: the text of a question; where nobody asks, the learner."""
+        return self.queries.texts if self.asked else self.queries.ids
+
+    @cached_property
+    def positives(self) -> Judgments:
+        """Judgments of at least the positive grade."""
+        return self.judgments.where(self.judgments.grade >= self.positive_grade)
+
+    @cached_property
+    def related(self) -> Judgments:
+        """Judgments of any grade above 0: what may never serve as a negative."""
+        return self.judgments.where(self.judgments.grade > 0)
+
+    @cached_property
+    def twins(self) -> dict[int, list[int]]:
+        """Rows of the videos that share their description (their title where they have none), for each that does."""
+        groups: dict[str, list[int]] = {}
+        for row, (title, text) in enumerate(zip(self.videos.titles, self.videos.texts, strict=True)):
+            groups.setdefault(normalise_text(text or title), []).append(row)
+        return {row: rows for rows in groups.values() if len(rows) > 1 for row in rows}
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of all ids, texts and judgments, which a split stands on; the order of lines does not matter."""
+        digest = hashlib.sha256()
+        for documents in (self.videos, self.queries):
+            for parts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
+                digest.update(json.dumps(parts).encode())
+        triples = sorted(
+            (self.queries.ids[q], self.videos.ids[v], float(g))
+            for q, v, g in zip(self.judgments.query, self.judgments.video, self.judgments.grade, strict=True)
+        )
+        digest.update(json.dumps([triples, self.positive_grade]).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that a job can read: content, given splits, metadata, collection.yaml and interactions.csv."""
+        given = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given.items()}
+        metadata = [dict(zip(part.ids, part.metadata, strict=True)) for part in (self.videos, self.queries)]
+        watched = self.path / "interactions.csv"
+        interactions = hashlib.sha256(watched.read_bytes()).hexdigest() if watched.is_file() else None
+        parts = [self.content, given, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def field_texts(self, name: str) -> list[str]:
+        """Text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
+
+        A video that lacks the field lends the tower its title, or its text where it has no title.
+
+        Raises:
+            MissingField: no video has this key of metadata.
+        """
+        if name not in TEXTS:
+            self.check_fields([name])
+        return lent_texts(self.videos, name)
+
+    def check_fields(self, fields: Sequence[str]) -> None:
+        """Refuse fields of which nothing is there; of title and text one is enough, which serves for both.
+
+        Raises:
+            MissingField: no video has this key of metadata, or any of the fields.
+        """
+        lacking = [name for name in fields if not any(own_texts(self.videos, name))]
+        fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
+        if fatal:
+            raise MissingField(
+                f"field '{shown(fatal[0])}': no video of {self.name} has it.\n"
+                f"Set model.fields to some of {', '.join(self.fields)}."
+            )
+
+    def lent_fields(self, fields: Sequence[str]) -> list[str]:
+        """Sentences on the videos that lack a title or a description among the fields, for the user."""
+        said = []
+        for name, other in (("title", "description"), ("text", "title")):
+            n = own_texts(self.videos, name).count("") if name in fields else 0
+            what = "description" if name == "text" else name
+            if n:
+                said.append(f"{counted(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
+        return said
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """The fields that some video has: title, text and the keys of the videos' metadata."""
+        texts = {"title": self.videos.titles, "text": self.videos.texts}
+        return [name for name, values in texts.items() if any(values)] + _metadata_keys(self.videos)
+
+    def slice_rows(self) -> dict[str, Rows]:
+        """Query rows by language for the languages outside `languages`: reported apart, never trained on."""
+        spoken = set(self.languages)
+        slices: dict[str, list[int]] = {}
+        for row, metadata in enumerate(self.queries.metadata):
+            language = metadata.get("lang")
+            if language is not None and not isinstance(language, str):
+                raise UserError(
+                    f"the query '{shown(self.queries.ids[row])}' has 'lang' {str(language)[:40]!r}; give a text, as en."
+                )
+            if spoken and language is not None and language not in spoken:
+                slices.setdefault(str(language), []).append(row)
+        return {language: np.array(rows, dtype=np.int64) for language, rows in sorted(slices.items())}
+
+
+def own_texts(videos: Documents, name: str) -> list[str]:
+    """A field of every video: `title`, `text`, or a metadata key; empty where a video lacks it."""
+    if name in ("title", "text"):
+        return videos.titles if name == "title" else videos.texts
+    return [_joined(metadata.get(name)) for metadata in videos.metadata]
+
+
+def lent_texts(videos: Documents, name: str) -> list[str]:
+    """The same, with the title (or the text) of a video that lacks the field in its place."""
+    pairs = zip(own_texts(videos, name), videos.titles, videos.texts, strict=True)
+    return [value or title or text for value, title, text in pairs]
+
+
+def as_one(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Several fields of every video as one text; a text that stands in for a missing field is not read twice.
+
+    >>> as_one([["Rank", "Span"], ["Rank", "What is a span?"]])
+    ['Rank', 'Span What is a span?']
+    """
+    return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
+
+
+class _Spaces(dict[int, str]):
+    """Punctuation as spaces, other characters as they are; looked up once each, since catalogues are long."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = " " if unicodedata.category(char).startswith("P") else char
+        return self[code]
+
+
+_SPACES = _Spaces()
+
+
+def normalise_text(text: str) -> str:
+    """Text by which queries are grouped: NFKC, case folded, punctuation and repeated spaces dropped.
+
+    >>> normalise_text("What is  A = QR?") == normalise_text("what is a = qr")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = folded.translate(_SPACES)
+    return " ".join(kept.split()) or " ".join(folded.split())
+
+
+def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
+    """Video rows of each query row, in file order."""
+    rows: list[list[int]] = [[] for _ in range(n_queries)]
+    for query, video in zip(judgments.query.tolist(), judgments.video.tolist(), strict=True):
+        rows[query].append(video)
+    return rows
+
+
+def _joined(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
+    if value is None:
+        return ""
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _metadata_keys(videos: Documents) -> list[str]:
+    return sorted({key for metadata in videos.metadata for key in metadata})

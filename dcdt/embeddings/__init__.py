@@ -1,0 +1,1 @@
+"""Vectors of texts: the cache, and what fills it."""

@@ -1,0 +1,87 @@
+"""What embedding will take, said before it starts: tokens, money, time."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dcdt.config import EmbedderConfig, LocalEmbedderConfig, MultilingualEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.config.openai import price
+from dcdt.embeddings.providers import make_embedder
+from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches
+
+SAMPLE = 32  # texts embedded to measure this machine
+WORTH_MEASURING = 512  # texts from which on it is
+REQUEST_SECONDS = 1.0  # assumed of one request; the API's answer time depends on its load
+
+
+class Forecast(NamedTuple):
+    """Estimated tokens; cost in USD and seconds where they can be told; what they rest on."""
+
+    tokens: int
+    cost: float | None
+    seconds: float | None
+    basis: str
+
+
+def forecast(config: EmbedderConfig, texts: Sequence[str]) -> Forecast:
+    """What embedding these texts will take."""
+    return forecast_openai(config, texts) if isinstance(config, OpenAIEmbedderConfig) else forecast_local(config, texts)
+
+
+def forecast_openai(config: OpenAIEmbedderConfig, texts: Sequence[str]) -> Forecast:
+    """Of texts sent to an API; asks nothing."""
+    tokens = sum(min(estimate_tokens(text), config.max_tokens) for text in texts)
+    per_million = price(config)
+    inputs = min(config.request_inputs, max(32, math.ceil(len(texts) / config.concurrency)))
+    requests = sum(1 for _ in request_batches(texts, inputs, config.request_tokens, config.max_tokens))
+    seconds = math.ceil(requests / config.concurrency) * REQUEST_SECONDS
+    basis = (
+        f"{requests} requests, {config.concurrency} at once, if one takes {REQUEST_SECONDS:g} s; "
+        "the rate limit of an account can make it longer"
+    )
+    return Forecast(tokens, None if per_million is None else tokens / 1e6 * per_million, seconds, basis)
+
+
+def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, texts: Sequence[str]) -> Forecast:
+    """Of texts embedded here: where they are many, a few are embedded to measure the speed."""
+    longest = getattr(config, "max_tokens", None) or sys.maxsize
+    lengths = [min(estimate_tokens(text), longest) for text in texts]
+    tokens = sum(lengths)
+    if len(texts) < WORTH_MEASURING:
+        return Forecast(tokens, None, None, f"soon done: fewer than {WORTH_MEASURING} texts are not timed")
+    rows = range(0, len(texts), len(texts) // SAMPLE)
+    sample = [texts[row] for row in rows]
+    embedder = make_embedder(config)
+    embedder.embed(sample[:2])  # the first call is slow
+    started = time.perf_counter()
+    embedder.embed(sample)
+    speed = sum(lengths[row] for row in rows) / (time.perf_counter() - started)
+    return Forecast(tokens, None, tokens / speed, f"{len(sample)} of them were timed")
+
+
+def sentence(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: float) -> str:
+    """A forecast in words.
+
+    >>> sentence(LocalEmbedderConfig("local", "m"), 600, Forecast(9000, None, 90.0, "32 of them were timed"), 0.0)
+    'about 9,000 tokens by embedder=local, under 1 MiB on disk; about 2 min (32 of them were timed)'
+    >>> local = LocalEmbedderConfig("local", "m", max_tokens=256)
+    >>> sentence(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
+    'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
+    """
+    size = f"{1024 * gibibytes:,.0f} MiB" if gibibytes >= 1 / 1024 else "under 1 MiB"
+    parts = [f"about {found.tokens:,} tokens by embedder={config.name}, {size} on disk"]
+    if found.cost is not None:
+        parts.append(f"about {found.cost:.2f} USD" if found.cost >= 0.01 else "less than 0.01 USD")
+    if found.seconds is not None:
+        parts.append(f"about {_duration(found.seconds)} ({found.basis})")
+    elif found.basis:
+        parts.append(found.basis)
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

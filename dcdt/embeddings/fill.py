@@ -1,0 +1,173 @@
+"""Fill a cache with what it lacks, by any embedder: the estimate, the progress, and what is kept when it stops."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dcdt.config import EmbedderConfig
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.estimate import forecast, sentence
+from dcdt.embeddings.providers import Embedder, make_embedder
+from dcdt.embeddings.shards import MANY
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
+
+log = logging.getLogger("dcdt")
+
+
+@dataclass
+class Filled:
+    """What filling a cache has done.
+
+    Attributes:
+        texts: distinct texts asked for.
+        embedded: of these, embedded now.
+        shortened: of these, cut to the token limit.
+        tokens: counted by the server, where there is one.
+    """
+
+    texts: int
+    embedded: int = 0
+    shortened: int = 0
+    tokens: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def fill(
+    cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True, dry_run: bool = False
+) -> Filled:
+    """Embed the texts that the cache lacks; each part is on disk as soon as its vectors are there.
+
+    Two processes that fill one cache take turns, so that no text is paid for twice.
+
+    Args:
+        cache: to fill.
+        texts: that it shall hold; they may repeat.
+        config: of the embedder.
+        progress: whether to print the estimate, a bar and what was done.
+        dry_run: stop after the estimate; nothing is written.
+
+    Raises:
+        UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. What was embedded
+            until then is kept.
+    """
+    done = Filled(len(set(texts)))
+    missing = cache.missing(texts)
+    if dry_run or (missing and progress):
+        _announce(cache, done.texts, missing, config)
+    if not missing or dry_run:
+        return done
+    try:
+        embedder = make_embedder(config)
+    except UserError as error:
+        raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}: {error}") from error
+    cache.prepare()
+    with _turn(cache.folder):
+        cache.refresh()
+        missing = cache.missing(missing)
+        _check_room(cache, len(missing))
+        try:
+            _embed(cache, missing, embedder, done, progress)
+        finally:
+            done.shortened, done.tokens, done.refused = embedder.shortened, embedder.tokens, embedder.refused
+    if progress:
+        _report(done, config)
+    if done.refused:
+        text, reason = done.refused[0]
+        raise UserError(
+            f"the server refuses {len(done.refused)} of {len(missing)} texts, "
+            f"the first with {reason}: '{shown(text)}'.\n"
+            f"The other {done.embedded} are stored. Change or remove these texts, then run the same command again."
+        )
+    return done
+
+
+def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done: Filled, progress: bool) -> None:
+    columns = (
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("remaining"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("", total=len(missing))
+
+        def store(part: list[str], vectors: NDArray[np.float32]) -> None:
+            cache.add(part, vectors)
+            done.embedded += len(part)
+            if len(cache.shards) % MANY == 0:
+                cache.merge()
+
+        embedder.embed_each(missing, store, lambda n: bar.update(task, advance=n))
+    cache.merge()
+
+
+def _announce(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
+    say = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
+    if missing:
+        room = len(missing) * cache.space.dimensions * 2 / 2**30
+        say += f"; {sentence(config, len(missing), forecast(config, missing), room)}"
+    print(say, flush=True)  # noqa: T201 - part of what the commands say
+
+
+def _report(done: Filled, config: EmbedderConfig) -> None:
+    if done.tokens:
+        print(f"the server counted {done.tokens:,} tokens")  # noqa: T201
+    if done.shortened:
+        print(f"{done.shortened:,} texts were longer than the model reads and were cut")  # noqa: T201
+
+
+def _check_room(cache: VectorCache, texts: int) -> None:
+    needed, free = texts * cache.space.dimensions * 2, shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise UserError(
+            f"{cache.folder}: {texts:,} vectors need {needed / 2**20:,.0f} MiB; {free / 2**20:,.0f} MiB are free.\n"
+            "Free some space or name another folder: data.cache=FOLDER. Nothing was embedded."
+        )
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process fills this folder. The lock goes with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: two processes may embed a text twice, and nothing worse
+        yield
+        return
+    with (folder / ".filling").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process fills %s; waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+class _Rate(ProgressColumn):
+    """Texts a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, empty until there is one."""
+        return Text(f"{task.speed:,.1f} texts/s" if task.speed else "")

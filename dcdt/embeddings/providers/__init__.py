@@ -1,0 +1,75 @@
+"""Text to vector, nothing else; and filling a cache with what is missing."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.embeddings.cache import Space
+from dcdt.embeddings.providers.local_models import local_space
+from dcdt.embeddings.providers.multilingual import MultilingualEmbedder, multilingual_space
+from dcdt.embeddings.providers.openai_models import openai_space
+
+Store = Callable[[list[str], NDArray[np.float32]], None]
+
+
+class Embedder(Protocol):
+    """What every embedder offers."""
+
+    shortened: int
+    refused: list[tuple[str, str]]
+    tokens: int
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """(n, D) float32 vectors of n texts; `progress` is told the number of texts done after each batch."""
+
+    def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:
+        """Hand texts and vectors to `store`, a part at a time, as soon as they are there."""
+
+
+class Provider(NamedTuple):
+    """What can be asked of an embedder's configuration."""
+
+    space: Callable[[EmbedderConfig], Space]
+    make: Callable[[EmbedderConfig], Embedder]
+
+
+def space_of(config: EmbedderConfig) -> Space:
+    """The space an embedder writes to, known without loading its model."""
+    return PROVIDERS[config.name].space(config)
+
+
+def make_embedder(config: EmbedderConfig) -> Embedder:
+    """The embedder of a configuration, its model loaded; torch is imported only where it is needed.
+
+    Raises:
+        UserError: it cannot run here.
+    """
+    return PROVIDERS[config.name].make(config)
+
+
+def _local(config: LocalEmbedderConfig) -> Embedder:
+    from dcdt.embeddings.providers.onnx_export import backend_of, exported
+
+    if backend_of(config) == "onnx":
+        from dcdt.embeddings.providers.onnx import OnnxEmbedder
+
+        return OnnxEmbedder(exported(config), config)
+    from dcdt.embeddings.providers.local import LocalEmbedder
+
+    return LocalEmbedder(config)
+
+
+def _openai(config: OpenAIEmbedderConfig) -> Embedder:
+    from dcdt.embeddings.providers.openai import OpenAIEmbedder
+
+    return OpenAIEmbedder(config)
+
+
+PROVIDERS: dict[str, Provider] = {
+    "local": Provider(local_space, _local),  # type: ignore[arg-type]
+    "multilingual": Provider(multilingual_space, MultilingualEmbedder),  # type: ignore[arg-type]
+    "openai": Provider(openai_space, _openai),  # type: ignore[arg-type]
+}

@@ -1,0 +1,23 @@
+"""What is known of OpenAI's embedding models without asking: width and list price."""
+
+from dcdt.config import OpenAIEmbedderConfig
+from dcdt.config.openai import MODELS, width
+from dcdt.embeddings.cache import Space
+
+
+def openai_space(config: OpenAIEmbedderConfig) -> Space:
+    """The space of a model behind the API; another server's vectors are kept apart from OpenAI's own.
+
+    Raises:
+        UserError: the width of an unknown model is not given, or a model cannot be shortened.
+    """
+    provider = "openai-compatible" if config.base_url else "openai"
+    return Space(provider, config.model, width(config), "l2")
+
+
+def asked_dimensions(config: OpenAIEmbedderConfig) -> int | None:
+    """What to send as `dimensions`: nothing for the model's own width, since some servers refuse the parameter."""
+    known = MODELS.get(config.model)
+    if config.shorten or (known is not None and width(config) != known.width):
+        return width(config)
+    return None

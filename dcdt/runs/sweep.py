@@ -1,0 +1,181 @@
+"""What a sweep says of itself: which jobs are done already, and a summary at the end."""
+
+import logging
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from dcdt.config import job_name, reads, register_resolvers
+from dcdt.runs.sweep_progress import SweepWatch
+from dcdt.utils.errors import in_words
+from dcdt.utils.files import read_json, write_json
+
+register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
+
+log = logging.getLogger("dcdt")
+Compose = Callable[[list[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has come to its end.
+
+    Attributes:
+        folder: of its jobs.
+        finished, failed: names of the jobs' folders.
+        report: whether its tables are made now (`sweep.report`).
+        on_wandb: whether its runs are on W&B.
+    """
+
+    folder: Path
+    finished: list[str]
+    failed: list[str]
+    report: bool
+    on_wandb: bool
+
+
+STARTED: list[DictConfig] = []  # configuration of the last sweep of this process
+ENDED: list[Sweep] = []  # the last sweep of this process, for the command: Hydra returns nothing of it
+
+
+class SweepSummary(Callback):
+    """Watches the jobs of a sweep and counts them by status; Hydra calls it in the parent, whatever the launcher."""
+
+    watch: SweepWatch | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Launchers send the callback to their workers; what watches stays in the parent."""
+        return {}
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Say at once where the run's folder cannot be made; Hydra would show a traceback."""
+        try:
+            folder = Path(config.hydra.run.dir)
+        except OmegaConfBaseException:  # said where the configuration is checked
+            return
+        if folder == Path():  # of a command that has no folder of its own
+            return
+        with _said():
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
+        STARTED[:] = [config]
+        folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        asked = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+        common = [one for one in asked if not one.is_sweep_override()]
+        texts = [
+            f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common
+        ]  # as a job is given them
+        with _said():
+            write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
+        jobs = _jobs(asked, lambda job: GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+        names = list(dict.fromkeys(jobs)) if jobs is not None else None
+        if jobs and names and len(names) < len(jobs):
+            log.warning("%d of %d jobs are the same as another and run once", len(jobs) - len(names), len(jobs))
+        total = len(names) if names is not None else sweeper.get("n_trials")
+        self.watch = SweepWatch(folder, names, total, Console(stderr=True))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Say how the jobs ended."""
+        if self.watch is not None:
+            self.watch.stop()
+        summarise(config)
+
+
+def summarise(config: DictConfig) -> None:
+    """Read every job's status.json, since a job may have run in another process, and say how the jobs ended."""
+    folder = Path(config.hydra.sweep.dir)
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
+    statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
+    finished = [name for name, status in statuses.items() if status == "finished"]
+    failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
+    counts = Counter(statuses.values())
+    log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    for name in failed:
+        log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
+    report = bool(OmegaConf.select(config, "sweep.report", default=True))
+    if not finished:
+        log.warning("no report: no job has finished")
+    elif not report:
+        log.warning("tables: python -m dcdt.report %s", folder)
+    on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
+    ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """End the command in words where a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
+
+
+def differing(overrides: Sequence[str], folder: Path) -> list[str]:
+    """The choices of a job that are its own; those that the sweep in `folder` gives all its jobs are left out."""
+    common = read_json(folder / "sweep.json").get("common", [])
+    return [text for text in overrides if text not in common]
+
+
+def _jobs(asked: list[Override], compose: Compose | None = None) -> list[str] | None:
+    """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes.
+
+    Args:
+        asked: the overrides of the command line and of the experiment.
+        compose: makes the configuration of a job, from which its model is known.
+    """
+    sweeps = [override for override in asked if override.is_sweep_override()]
+    listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+    if not all(override.value_type in listed for override in sweeps):
+        return None
+    [jobs] = BasicSweeper.split_arguments(asked, None)
+    composed: dict[str, DictConfig | None] = {}
+    names = []
+    for job in jobs:
+        key = str([text for text in job if text.lstrip("+~").startswith(("model", "experiment", "trials"))])
+        if key not in composed:
+            varied = job_name(job, {"name": "zero_shot"}) != job_name(job)  # else no model leaves anything out
+            composed[key] = _composed(job, compose) if varied else None
+        config = composed[key]
+        names.append(job_name(job, config.get("model"), config.get("trials")) if config else job_name(job))
+    return names
+
+
+def _composed(job: list[str], compose: Compose | None) -> DictConfig | None:
+    """The configuration of a job; None where Hydra will refuse it, or nothing can compose it."""
+    try:
+        return compose(job) if compose is not None else None
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+def without_unread(config: DictConfig) -> DictConfig:
+    """The configuration of a job with all training queries, where its model does not read how many there are.
+
+    Validation goes along with them, so that a job which several sizes share must not be of whichever came first.
+    """
+    split, read = config.get("split"), reads(config.get("model"), config.get("trials"))
+    if "train_queries" in read or not isinstance(split, DictConfig) or "train_queries" not in split:
+        return config
+    config = config.copy()
+    config.split.train_queries = None
+    return config

@@ -1,0 +1,92 @@
+"""The same tuning effort for every model: a number of trials, each judged on validation alone.
+
+Trial 0 is the configuration as given; the others draw evenly, without repeats, from the model's space below. What a
+test query says is never seen here.
+"""
+
+import itertools
+import logging
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dcdt.config import Settings, parse
+from dcdt.config.search_spaces import FUSED, KINDS, SPACES
+from dcdt.utils.errors import Diverged
+
+log = logging.getLogger("dcdt")
+
+
+def overrides(model: str, trials: int, seed: int, config: DictConfig | None = None) -> list[dict[str, Any]]:
+    """The changes of each trial, the first of which changes nothing; fewer where the space is smaller.
+
+    Args:
+        model: name of the model.
+        trials: how many configurations.
+        seed: of the draw.
+        config: what the changes start from: it is not drawn again, and values it lacks (those of another part of a
+            hybrid) are not drawn.
+
+    >>> overrides("zero_shot", 8, 0)
+    [{}]
+    """
+    kind, first = (
+        OmegaConf.select(config, key) if config is not None else None for key in ("model.kind", "model.first.name")
+    )
+    space = KINDS[kind] if kind in KINDS else FUSED.get(str(first), SPACES.get(model, {}))
+    given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
+    space = {key: values for key, values in space.items() if config is None or given[key] is not None}
+    if not space or trials == 1:
+        return [{}]
+    drawn = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    drawn = [changes for changes in drawn if any(given.get(key) != value for key, value in changes.items())]
+    random.Random(seed).shuffle(drawn)  # nosec B311 # repeatable on purpose
+    return [{}, *drawn[: trials - 1]]
+
+
+def search(
+    settings: Settings, config: DictConfig, train: Callable[[Settings, int], Any]
+) -> tuple[Any, Settings, list[dict[str, Any]]]:
+    """Train once a trial and keep the best by the primary metric; the first of equals stays.
+
+    Args:
+        settings: trial 0.
+        config: the same as composed, which the other trials change.
+        train: trains one configuration, given the number of its trial; what it returns has a `value`, the primary
+            metric on validation.
+
+    Returns:
+        What the best trial trained, its settings, and every trial with its changes and its value; of one that diverged
+        the value is -inf, and its error stands beside it.
+
+    Raises:
+        Diverged: every trial did.
+    """
+    best: tuple[Any, Settings] | None = None
+    trials: list[dict[str, Any]] = []
+    errors = []
+    drawn = overrides(settings.model.name, settings.trials, settings.seed, config)
+    for at, changes in enumerate(drawn):
+        trial = settings
+        if changes:
+            changed = config.copy()
+            for key, value in changes.items():
+                OmegaConf.update(changed, key, value)
+            trial = parse(changed)
+        try:
+            outcome = train(trial, at)
+        except Diverged as error:
+            if len(drawn) > 1 and os.environ.get("RANK", "0") == "0":
+                log.warning("trial %d of %d: %s", at + 1, len(drawn), str(error).splitlines()[0])
+            trials.append({"changes": changes, settings.primary_metric: float("-inf"), "error": str(error)})
+            errors.append(error)
+            continue
+        trials.append({"changes": changes, settings.primary_metric: outcome.value})
+        if best is None or outcome.value > best[0].value:
+            best = (outcome, trial)
+    if best is None:
+        raise errors[0]
+    return *best, trials

@@ -1,0 +1,1 @@
+"""Files, errors, redaction, text and YAML: what knows nothing of the field."""

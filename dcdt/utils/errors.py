@@ -1,0 +1,78 @@
+"""The one exception that means: the user can mend this; and the operating system's errors in the same words."""
+
+import errno
+import os
+
+from dcdt.utils.text import typed_number
+
+_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+LONGEST = 1000  # characters of a line
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one or two lines that name the value, the limit and the remedy.
+
+    The commands print it without a traceback and exit with code 2. What it quotes may be anything: characters that a
+    terminal obeys are written out, and a line is cut where nobody would read on.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(_shown(line) for line in message.split("\n")))
+
+
+class MissingField(UserError):
+    """No video has a field that is asked for: a mistake in a single run, not applicable in a sweep."""
+
+
+class Diverged(UserError):
+    """Training left the range of numbers: a mistake in a single run, the worst of several trials."""
+
+    @classmethod
+    def in_epoch(cls, epoch: int, reason: str, lr: float) -> "Diverged":
+        """The error of an epoch, with what was found and the learning rate that led there."""
+        return cls(f"training diverged in epoch {epoch}: {reason}.\nLower optimizer.lr ({typed_number(lr)}).")
+
+
+class NotApplicable(Exception):
+    """The collection lacks what the model needs (no interactions, no text): a row in the table, not a failure."""
+
+
+def in_words(error: Exception) -> str:
+    """A mistake or an error of the operating system in one or two lines: the file, the reason and the remedy.
+
+    >>> print(in_words(OSError(28, "No space left on device", "table.md")))
+    table.md: No space left on device.
+    Free some space, then give the same command again; what is there stays as it was.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in _SPACE:
+        remedy = "\nFree some space, then give the same command again; what is there stays as it was."
+    elif error.errno in _RIGHTS:
+        remedy = "\nGive a folder that can be written and files that can be read."
+    else:
+        remedy = ""
+    return f"{place}{os.strerror(error.errno)}.{remedy}"
+
+
+def mendable(error: Exception) -> bool:
+    """Whether an error is one that the user can mend: a mistake, a full disk, or a folder without rights.
+
+    >>> mendable(OSError(28, "No space left on device")), mendable(ValueError("x"))
+    (True, False)
+    """
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS, *_NAMES))
+
+
+def _shown(line: str) -> str:
+    r"""A line of a message without characters that are not printed.
+
+    >>> _shown("the id 'a\x1b[2J' is odd")
+    "the id 'a\\x1b[2J' is odd"
+    """
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line[:LONGEST])
+    return text if len(line) <= LONGEST else f"{text}\u2026"

@@ -1,0 +1,38 @@
+"""Read YAML from outside as data: no tags, no aliases, no interpolations."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import shown
+
+LARGEST = 1 << 20  # bytes of a configuration; ours have a few thousand
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file, as they stand there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is no YAML of keys and values, or repeats parts by aliases, which can fill any
+            memory.
+    """
+    try:
+        content = path.read_bytes()
+        if len(content) > LARGEST:
+            raise UserError(f"{path} has {len(content):,} bytes; at most {LARGEST:,} are read.")
+        text = content.decode("utf-8")
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
+        found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (FileNotFoundError, UserError):
+        raise
+    except Exception as error:  # the YAML reader's errors share no base with OmegaConf's
+        raise UserError(f"{path} is not readable YAML ({shown(error, 160)}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold keys and values.")
+    return {str(key): value for key, value in found.items()}
