@@ -32,9 +32,9 @@ def prepare_hydra() -> None:
     """
     from dcdt.config import check_choices, register_resolvers
     from dcdt.utils.errors import UserError
-    from dcdt.utils.redaction import guard_output, refuse_arguments
+    from dcdt.utils.redaction import redact_output, refuse_arguments
 
-    guard_output()
+    redact_output()
     refuse_arguments(sys.argv[1:])
     try:
         check_choices(sys.argv[1:])

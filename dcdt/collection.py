@@ -19,9 +19,9 @@ from dcdt.data.importer import USUAL, Found, add_interactions, add_queries, add_
 from dcdt.data.splits import make_split
 from dcdt.data.survey import Survey, survey
 from dcdt.data.weak import KINDS, add_weak_queries
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.redaction import guard_output
-from dcdt.utils.text import counted
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import pluralize
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
@@ -46,7 +46,7 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
         add_interactions(found, given.interactions, names)
     if given.bootstrap_queries:
         made = add_weak_queries(found, given.bootstrap_queries, given.positive_grade)
-        made_of = counted(made, "weak query was", "weak queries were")
+        made_of = pluralize(made, "weak query was", "weak queries were")
         found.warnings.append(f"{made_of} made from {given.bootstrap_queries}; nobody judged them.")
     if found.queries and not found.grades:
         raise UserError(
@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     given = parser().parse_args(arguments)
     try:
         warnings = new(given.folder, given) if given.action == "new" else []
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             demo(given.folder)
         show(check(given.folder), warnings)
     except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     run = f"python -m dcdt.run data=files data.path={given.folder}"
     print(f"\n{given.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.redaction import redact_output
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -106,7 +106,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; exit code 2 where something stands in the way of a run."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
     parser.parse_args(arguments)
     lines, problems = packages()

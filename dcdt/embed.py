@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
 from dcdt.config import EmbedJob, Settings, config_folder, parse, take_embed_job
-from dcdt.utils.errors import UserError, in_words, mendable
+from dcdt.utils.errors import UserError, format_error, is_user_error
 
 if TYPE_CHECKING:
     from dcdt.embeddings.cache import VectorCache
@@ -54,7 +54,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
     else:
         collection.check_fields(settings.fields)
         fields = [text for name in settings.fields for text in collection.field_texts(name)]
-        asked = collection.queries.texts if collection.asked else []
+        asked = collection.queries.texts if collection.has_questions else []
         done = fill(cache, [*asked, *fields], settings.embedder, dry_run=job.dry_run)
         if not done.embedded and not job.dry_run:
             _say(f"{done.texts:,} distinct texts, all cached")
@@ -86,9 +86,9 @@ def job(config: DictConfig) -> None:
         own, rest = take_embed_job(config)
         run(parse(rest), own)
     except (UserError, OSError) as error:
-        if not mendable(error):
+        if not is_user_error(error):
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201

@@ -12,9 +12,9 @@ from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.redaction import guard_output
-from dcdt.utils.text import counted
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import pluralize
 
 
 def _videos(served: ServedRecommender, given: argparse.Namespace) -> Documents:
@@ -44,13 +44,13 @@ def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
         (served.add if given.action == "add" else served.update)(videos)
         done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
-    return f"{done} in {seconds:.2f} s: {counted(len(served), 'video')}, version {served.store.pointer.version}"
+    return f"{done} in {seconds:.2f} s: {pluralize(len(served), 'video')}, version {served.store.pointer.version}"
 
 
 def _info(served: ServedRecommender) -> str:
     """What the index holds."""
     store = served.store
-    lines = [f"{counted(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
+    lines = [f"{pluralize(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
     lines.append(f"model {served.name}, from the collection {store.model['collection']}")
     lines.append(f"catalogue: {store.catalogue.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     given = _parser().parse_args(arguments)
     say = lambda text: print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: E731, T201
     try:
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             print(_change(served, given))  # noqa: T201
     except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

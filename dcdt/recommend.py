@@ -17,10 +17,10 @@ from rich.table import Table
 from dcdt.data.rows import find_column, plain_text, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.files import cell_text, write_text
-from dcdt.utils.redaction import guard_output
-from dcdt.utils.text import counted, listed
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.files import escape_cell, write_text
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import join_names, pluralize
 
 QUESTION_COLUMNS = ("question", "query", "text")
 COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
@@ -82,7 +82,7 @@ def read_questions(path: Path, column: str | None = None) -> list[str]:
         raise UserError(f"{path} holds {len(rows)} questions; 1 to {LARGEST:,} can be asked at once.")
     found = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
     if found is None:
-        raise UserError(f"{path}: no column of questions among {listed(columns)}.\nName it: --query-column NAME")
+        raise UserError(f"{path}: no column of questions among {join_names(columns)}.\nName it: --query-column NAME")
     return [plain_text(row.get(found)) for _, row in rows]
 
 
@@ -100,7 +100,7 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argp
             for item in answer:
                 texts = (item.id, item.title, item.series or "", item.link or "")
                 yield _csv_line(
-                    (cell_text(question), item.rank, f"{item.score:.6g}", *map(cell_text, texts))
+                    (escape_cell(question), item.rank, f"{item.score:.6g}", *map(escape_cell, texts))
                 )  # of a stranger's catalogue: what a spreadsheet opens must not be a formula
 
 
@@ -121,7 +121,7 @@ def answer_one(served: ServedRecommender, question: str, given: argparse.Namespa
 def converse(served: ServedRecommender, given: argparse.Namespace, console: Console) -> None:
     """Answer questions line by line until the input ends; a mistake is told, and the next line is read."""
     if sys.stdin.isatty():
-        console.print(f"{counted(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
+        console.print(f"{pluralize(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
     for line in sys.stdin:
         if not line.strip():
             break
@@ -133,7 +133,7 @@ def converse(served: ServedRecommender, given: argparse.Namespace, console: Cons
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
     )
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
     except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

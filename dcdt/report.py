@@ -11,9 +11,9 @@ from dcdt.reporting.page import page
 from dcdt.reporting.tables import Report, make_report, named
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
-from dcdt.utils.errors import UserError, in_words, mendable
-from dcdt.utils.files import replacing, write_text
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.files import atomic_write, write_text
+from dcdt.utils.redaction import redact_output
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
@@ -60,7 +60,7 @@ def report(
         path = out / f"{name}.png"
         path.unlink(missing_ok=True)  # of an earlier report
         if name in figures:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(png(figures[name]))
     return found
 
@@ -93,7 +93,9 @@ def report_sweep(folder: Path, to_wandb: bool) -> None:
         publish([folder], folder / "report", to_wandb)
     except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is no failure of the sweep
         reason = (
-            in_words(error) if isinstance(error, Exception) and mendable(error) else f"{type(error).__name__}: {error}"
+            format_error(error)
+            if isinstance(error, Exception) and is_user_error(error)
+            else f"{type(error).__name__}: {error}"
         )
         again = f"python -m dcdt.report {folder}{' --wandb' if to_wandb else ''}"
         reason = first_line(reason).rstrip(".: ")
@@ -116,7 +118,7 @@ def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.report",
         description="Tables, tests and figures of finished runs.",
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         publish(given.folders, out, given.wandb, given.compare, given.metric, given.against)
     except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

@@ -19,8 +19,8 @@ from dcdt.training.devices import claim_gpus
 from dcdt.training.experiment import run
 from dcdt.training.loggers import choose_logger
 from dcdt.training.loggers.base import RunLogger
-from dcdt.utils.errors import MissingField, NotApplicable, in_words, mendable
-from dcdt.utils.redaction import redacted
+from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user_error
+from dcdt.utils.redaction import redact
 
 log = logging.getLogger("dcdt")
 JOBS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN where it has none
@@ -68,16 +68,16 @@ def job(config: DictConfig) -> float:
         status.not_applicable(config, reason)
         log.warning("not applicable: %s", reason)
     except Exception as error:
-        known = isinstance(error, NotApplicable) or mendable(error)
-        reason = in_words(error) if known else f"{type(error).__name__}: {error}"
+        known = isinstance(error, NotApplicable) or is_user_error(error)
+        reason = format_error(error) if known else f"{type(error).__name__}: {error}"
         if not sweeping and known:
             status.withdraw(error)
-            print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+            print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
         status.fail(config, error)
         if not sweeping:
             raise
-        log.error("failed: %s: %s", folder.name, redacted(in_words(error) if known else traceback.format_exc()))
+        log.error("failed: %s: %s", folder.name, redact(format_error(error) if known else traceback.format_exc()))
     finally:
         logger.close(ending, reason)
         status.release()

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.redaction import redact_output
 
 
 class JsonLines(logging.Formatter):
@@ -41,7 +41,7 @@ def _log_to_stderr() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
     )
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sockets = [_socket(given.host, given.port)]
     except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
     host, port = sockets[0].getsockname()[:2]
     host = f"[{host}]" if ":" in host else host

@@ -128,15 +128,15 @@ def test_a_server_that_repeats_the_key_is_not_quoted(place):
 
 
 def test_values_are_redacted_wherever_they_stand(monkeypatch, capsys):
-    from dcdt.utils.redaction import guard_output, redacted, redacted_values
+    from dcdt.utils.redaction import redact, redact_output, redact_values
 
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-0123456789")
     monkeypatch.setenv("KEYBOARD", "innocent-value")
     monkeypatch.setenv("MY_API_KEY", "short")
-    assert redacted("a tok-0123456789 b short innocent-value") == "a *** b short innocent-value"
-    assert redacted_values({"x": ["tok-0123456789", 1, None]}) == {"x": ["***", 1, None]}
-    guard_output()
-    guard_output()
+    assert redact("a tok-0123456789 b short innocent-value") == "a *** b short innocent-value"
+    assert redact_values({"x": ["tok-0123456789", 1, None]}) == {"x": ["***", 1, None]}
+    redact_output()
+    redact_output()
     sys.stdout.write("tok-0123456789\n")
     sys.stderr.writelines(["tok-", "tok-0123456789\n"])
     assert capsys.readouterr() == ("***\n", "tok-***\n")

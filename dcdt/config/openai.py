@@ -11,7 +11,7 @@ from dcdt.config.checks import WIDEST, at_least, between
 from dcdt.utils.errors import UserError
 
 
-class Known(NamedTuple):
+class KnownModel(NamedTuple):
     """A model of OpenAI's."""
 
     width: int
@@ -19,11 +19,11 @@ class Known(NamedTuple):
     shortens: bool  # takes the parameter `dimensions`
 
 
-ADDRESS = "OPENAI_BASE_URL"
+BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 MODELS = {
-    "text-embedding-3-small": Known(1536, 0.02, True),
-    "text-embedding-3-large": Known(3072, 0.13, True),
-    "text-embedding-ada-002": Known(1536, 0.10, False),
+    "text-embedding-3-small": KnownModel(1536, 0.02, True),
+    "text-embedding-3-large": KnownModel(3072, 0.13, True),
+    "text-embedding-ada-002": KnownModel(1536, 0.10, False),
 }
 
 
@@ -57,10 +57,10 @@ class OpenAIEmbedderConfig:
         if self.price is not None:
             at_least("embedder.price", self.price, 0)
         check_base_url(self.base_url)
-        width(self)
+        vector_width(self)
 
 
-def width(config: OpenAIEmbedderConfig) -> int:
+def vector_width(config: OpenAIEmbedderConfig) -> int:
     """Numbers a vector."""
     known = MODELS.get(config.model)
     if known is None and config.dimensions is None:
@@ -100,15 +100,15 @@ def check_base_url(url: str | None) -> None:
         )
 
 
-def check_address(config: Any) -> None:  # noqa: ANN401 - any embedder's configuration
+def refuse_foreign_base_url(config: Any) -> None:  # noqa: ANN401 - any embedder's configuration
     """Refuse an address that only the files of a run name: questions, texts and the key would go there.
 
     Raises:
         UserError: it is neither OpenAI's nor the one in $OPENAI_BASE_URL.
     """
     url = getattr(config, "base_url", None)
-    if url is not None and url != os.environ.get(ADDRESS):
+    if url is not None and url != os.environ.get(BASE_URL_VARIABLE):
         raise UserError(
             f"this run's vectors come from {url}, to which what you ask and your key would be sent.\n"
-            f"If that is yours: export {ADDRESS}={url}"
+            f"If that is yours: export {BASE_URL_VARIABLE}={url}"
         )

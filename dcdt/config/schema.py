@@ -15,7 +15,7 @@ from dcdt.config.reading import typed
 from dcdt.config.reporting import CallbacksConfig, LoggerConfig, SweepConfig
 from dcdt.config.training import LOSSES, SAMPLERS, LossConfig, OptimizerConfig, SamplerConfig, TrainerConfig
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import listed
+from dcdt.utils.text import join_names
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": MODELS,
@@ -106,7 +106,7 @@ def parse(config: DictConfig) -> Settings:
     plain = {item.name for item in fields(Settings)} - values.keys()
     unknown = {str(key) for key in config} - plain - values.keys()
     if unknown:
-        raise UserError(f"unknown setting {listed(sorted(unknown))}; see python -m dcdt.run --help.")
+        raise UserError(f"unknown setting {join_names(sorted(unknown))}; see python -m dcdt.run --help.")
     given = {item.name for item in fields(Settings) if item.default is not NO_DEFAULT}
     lacking = sorted(plain - given - config.keys())
     if lacking:

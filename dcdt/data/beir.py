@@ -19,7 +19,7 @@ from dcdt.data.next_video import next_videos
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import counted, listed, shown
+from dcdt.utils.text import join_names, one_line, pluralize
 from dcdt.utils.yaml import read_yaml
 
 UNKNOWN_SHARE = 0.05  # of the judgments may be of ids that are not there; public sets have some
@@ -41,8 +41,8 @@ def load_collection(path: str | Path) -> Collection:
             f"{folder} is not a collection: it has no corpus.jsonl.\n"
             "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
         )
-    asked = (folder / "queries.jsonl").is_file()
-    if not asked and not (folder / "interactions.csv").is_file():
+    has_questions = (folder / "queries.jsonl").is_file()
+    if not has_questions and not (folder / "interactions.csv").is_file():
         raise UserError(
             f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
             "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
@@ -50,19 +50,19 @@ def load_collection(path: str | Path) -> Collection:
     settings = _settings(folder / "collection.yaml")
     empty: set[str] = set()
     videos = read_videos(folder / "corpus.jsonl", empty)
-    taken, left_out = None, []
+    excluded, left_out = None, []
     if empty:
         left_out.append(
-            f"{counted(len(empty), 'video has', 'videos have')} neither title nor text, and no part in a run."
+            f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text, and no part in a run."
         )
-    if asked:
+    if has_questions:
         queries = _read_queries(folder / "queries.jsonl")
         judgments, given, unknown = _read_qrels(folder / "qrels", queries, videos, empty)
         if unknown:
-            said = counted(len(unknown), "judgment is", "judgments are")
+            said = pluralize(len(unknown), "judgment is", "judgments are")
             left_out.append(f"{said} of an id that is not there, and left out, the first at {unknown[0]}.")
     else:
-        queries, judgments, taken = next_videos(folder / "interactions.csv", videos)
+        queries, judgments, excluded = next_videos(folder / "interactions.csv", videos)
         given = {}
     collection = Collection(
         path=folder,
@@ -74,8 +74,8 @@ def load_collection(path: str | Path) -> Collection:
         positive_grade=float(settings.get("positive_grade", 1)),
         languages=[str(language) for language in settings.get("languages", [])],
         simulated=[str(part) for part in settings.get("simulated", [])],
-        asked=asked,
-        taken=taken,
+        has_questions=has_questions,
+        excluded=excluded,
         left_out=tuple(left_out),
     )
     if not len(collection.positives):
@@ -92,7 +92,7 @@ def _settings(path: Path) -> dict[str, Any]:
     settings = read_yaml(path)
     unknown = sorted(settings.keys() - set(SETTINGS))
     if unknown:
-        raise UserError(f"{path}: unknown key {listed(unknown)}; known are {listed(SETTINGS)}.")
+        raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTINGS)}.")
     grade = settings.get("positive_grade", 1)
     if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
         raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
@@ -149,7 +149,7 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
         if name in first:
             raise UserError(
-                f"{path}:{number}: the id '{shown(name)}' stands already at line {first[name]}; ids are unique."
+                f"{path}:{number}: the id '{one_line(name)}' stands already at line {first[name]}; ids are unique."
             )
         first[name] = number
         yield number, name, record
@@ -201,7 +201,7 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
         if not title and not text:
             if empty is None:
                 raise UserError(
-                    f"{place}: the video '{shown(name)}' has neither title nor text; give it one or remove it."
+                    f"{place}: the video '{one_line(name)}' has neither title nor text; give it one or remove it."
                 )
             empty.add(name)
             continue
@@ -221,7 +221,7 @@ def _read_queries(path: Path) -> Documents:
         text = _text_of(record, "text", place)
         if not text:
             raise UserError(
-                f"{place}: the query '{shown(name)}' is empty; give it a text or remove it and its judgments."
+                f"{place}: the query '{one_line(name)}' is empty; give it a text or remove it and its judgments."
             )
         documents.ids.append(name)
         documents.titles.append("")
@@ -257,9 +257,9 @@ def _read_qrels(
             if -1 in pair:
                 if video not in empty:
                     missing = (
-                        f"query id '{shown(query)}' is not in queries"
+                        f"query id '{one_line(query)}' is not in queries"
                         if pair[0] < 0
-                        else f"video id '{shown(video)}' is not in corpus"
+                        else f"video id '{one_line(video)}' is not in corpus"
                     )
                     unknown.append(f"{place}: the {missing}.jsonl")
                 continue
@@ -294,10 +294,10 @@ def read_grade(text: str, name: str, place: str) -> float:
         UserError: it is not a finite number, or beyond what single precision tells apart.
     """
     if not _is_number(text):
-        said = f"{place}: the {name} '{shown(text)}' is not a finite number"
+        said = f"{place}: the {name} '{one_line(text)}' is not a finite number"
         raise UserError(f"{said}; 0 is not relevant, higher is better.")
     if abs(float(text)) > HIGHEST:
-        raise UserError(f"{place}: the {name} '{shown(text)}' is out of range; at most {HIGHEST:,} is read.")
+        raise UserError(f"{place}: the {name} '{one_line(text)}' is out of range; at most {HIGHEST:,} is read.")
     return float(text)
 
 

@@ -85,7 +85,7 @@ class SideTensors:
         grades: (n, J), 0 at padding.
         candidates: (N,) videos that are ranked.
         removed: (n, X) videos taken out of this query's ranking, padded with -1: known related ones outside `judged`,
-            and what the learner has already (`Collection.taken`).
+            and what the learner has already (`Collection.excluded`).
         pairs: labelled pairs of the pair protocol, (m, 3) of position in `queries`, video row, label; or None.
     """
 
@@ -291,7 +291,7 @@ def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | N
     for query, video, _ in _triples(collection.related):
         if query in position and side.candidates[video] and video not in judged[position[query]]:
             removed[position[query]].append(video)
-    for query, video, _ in _triples(collection.taken) if collection.taken else ():
+    for query, video, _ in _triples(collection.excluded) if collection.excluded else ():
         if query in position:
             removed[position[query]].append(video)
     labelled = None

@@ -13,7 +13,7 @@ from dcdt.data.interactions import Interactions
 from dcdt.data.tables import padded
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 from dcdt.utils.transfer import to_device
 
 Asked = tuple[str | None, float | None]  # who asks, and when
@@ -106,7 +106,7 @@ def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
             user, time = (queries.metadata[row].get(key) for key in ("user_id", "timestamp"))
             if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
                 raise UserError(
-                    f"the query '{shown(queries.ids[row])}' has the timestamp {time!r}; give a number of seconds."
+                    f"the query '{one_line(queries.ids[row])}' has the timestamp {time!r}; give a number of seconds."
                 )
             asked[name].append((None if user is None else str(user), time))
     return asked

@@ -9,7 +9,7 @@ from typing import Any
 from dcdt.data.beir import read_grade
 from dcdt.data.rows import Row, find_column, plain_text, read_rows
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import listed, shown
+from dcdt.utils.text import join_names, one_line
 
 USUAL = {  # names under which a column is found when none is given
     "id": ("_id", "id", "video_id", "item_id", "course_id", "doc_id", "youtube_id"),
@@ -64,14 +64,14 @@ def add_videos(found: Found, path: Path, names: Names, keep: list[str] | None = 
     for place, row in rows:
         name = plain_text(row.get(of_id))
         if not name:
-            raise UserError(f"{place}: the id in column '{shown(of_id)}' is empty; every video needs one.")
+            raise UserError(f"{place}: the id in column '{one_line(of_id)}' is empty; every video needs one.")
         if name in first:
-            raise UserError(f"{place}: the id '{shown(name)}' stands already at {first[name]}; ids are unique.")
+            raise UserError(f"{place}: the id '{one_line(name)}' stands already at {first[name]}; ids are unique.")
         first[name] = place
         title, text = (plain_text(row.get(column)) if column else "" for column in (of_title, of_text))
         if not title and not text:
             raise UserError(
-                f"{place}: the video '{shown(name)}' has neither title nor description; give it one or remove it."
+                f"{place}: the video '{one_line(name)}' has neither title nor description; give it one or remove it."
             )
         metadata = {column: value for column in kept if (value := _value(row.get(str(column)))) not in (None, "", [])}
         found.videos[name] = {"_id": name, "title": title, "text": text} | ({"metadata": metadata} if metadata else {})
@@ -101,14 +101,16 @@ def add_queries(found: Found, path: Path, names: Names) -> None:
         text = plain_text(row.get(of_text))
         if not text:
             raise UserError(
-                f"{place}: the query in column '{shown(of_text)}' is empty; give it a text or remove the row."
+                f"{place}: the query in column '{one_line(of_text)}' is empty; give it a text or remove the row."
             )
         name = plain_text(row.get(of_id)) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
         if not name:
-            raise UserError(f"{place}: the query id in column '{shown(of_id)}' is empty; every query needs one.")
+            raise UserError(f"{place}: the query id in column '{one_line(of_id)}' is empty; every query needs one.")
         known = found.queries.setdefault(name, {"_id": name, "text": text})
         if known["text"] != text:
-            raise UserError(f"{place}: the query id '{shown(name)}' stands above with another text; one id, one text.")
+            raise UserError(
+                f"{place}: the query id '{one_line(name)}' stands above with another text; one id, one text."
+            )
         metadata: Record = {"user_id": plain_text(row.get(of_user))} if of_user else {}
         if of_time and plain_text(row.get(of_time)):
             metadata["timestamp"] = seconds(row[of_time], place)
@@ -139,7 +141,7 @@ def add_interactions(found: Found, path: Path, names: Names) -> None:
     for place, row in rows:
         user, item = plain_text(row.get(of_user)), plain_text(row.get(of_item))
         if not user:
-            raise UserError(f"{place}: the learner in column '{shown(of_user)}' is empty.")
+            raise UserError(f"{place}: the learner in column '{one_line(of_user)}' is empty.")
         if item not in found.videos:
             unknown.append((item, place))
             continue
@@ -148,7 +150,7 @@ def add_interactions(found: Found, path: Path, names: Names) -> None:
         raise UserError(f"{path}: none of its {len(rows)} rows is about a known video; is --item-column right?")
     if unknown:
         item, place = unknown[0]
-        first = f"'{shown(item)}' at {place}"
+        first = f"'{one_line(item)}' at {place}"
         found.warnings.append(f"{path}: watches of unknown videos left out: {len(unknown)}, first {first}.")
 
 
@@ -174,7 +176,8 @@ def seconds(value: Any, place: str) -> float | int:  # noqa: ANN401 - whatever a
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"{place}: the time '{shown(text)}' is neither a number of seconds nor a date such as 2026-01-31T12:00:00."
+            f"{place}: the time '{one_line(text)}' is neither a number of seconds nor a date "
+            "such as 2026-01-31T12:00:00."
         )
     return int(number) if number.is_integer() else number
 
@@ -203,13 +206,13 @@ def _unnamed(path: Path, columns: list[str], roles: list[str]) -> UserError:
     """No column has a usual name for these roles: all of them at once, so that one more try is enough."""
     options = " ".join(f"--{role}-column NAME" for role in roles)
     said = " or ".join(f"'{role}'" for role in roles)
-    return UserError(f"{path}: no column {said} among {listed(columns)}.\nName what is there: {options}")
+    return UserError(f"{path}: no column {said} among {join_names(columns)}.\nName what is there: {options}")
 
 
 def _refuse_unknown(found: Found, video: str, place: str) -> None:
     if video not in found.videos:
         raise UserError(
-            f"{place}: the video '{shown(video)}' is not among the {len(found.videos)} videos; "
+            f"{place}: the video '{one_line(video)}' is not among the {len(found.videos)} videos; "
             "correct or remove this row."
         )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 
@@ -95,11 +95,11 @@ def _watch(row: list[str], place: str, items: Mapping[str, int]) -> tuple[str, s
     if not user:
         raise UserError(f"{place}: the user_id is empty.")
     if item not in items:
-        raise UserError(f"{place}: the item id '{shown(item)}' is not in corpus.jsonl.")
+        raise UserError(f"{place}: the item id '{one_line(item)}' is not in corpus.jsonl.")
     try:
         time = float(timestamp)
     except ValueError:
         time = math.nan
     if not math.isfinite(time):
-        raise UserError(f"{place}: the timestamp '{shown(timestamp)}' is not a finite number; give seconds.")
+        raise UserError(f"{place}: the timestamp '{one_line(timestamp)}' is not a finite number; give seconds.")
     return user, item, time

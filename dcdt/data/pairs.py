@@ -18,7 +18,7 @@ from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
 from dcdt.data.types import Collection, Rows
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import replacing
+from dcdt.utils.files import atomic_write
 
 COLUMNS = ("side", "query_id", "video_id", "label", "origin")
 
@@ -62,7 +62,7 @@ def load_pairs(
             for name, side in (("val", split.val), ("test", split.test))
             for row in _draw(name, side, collection, queries, videos, lexical, np.random.default_rng(int(seed, 16)))
         ]
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), temporary)
     try:
         table = pq.read_table(path, columns=list(COLUMNS)).to_pydict()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dcdt.data.beir import json_objects, text_lines
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import listed, shown
+from dcdt.utils.text import join_names, one_line
 
 Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")
@@ -47,7 +47,9 @@ def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str]
     if wanted is not None:
         alike = [column for column in columns if column.casefold() == wanted.strip().casefold()]
         if wanted not in columns and len(alike) != 1:
-            raise UserError(f"{option} '{shown(wanted)}': there is no such column; the file has: {listed(columns)}.")
+            raise UserError(
+                f"{option} '{one_line(wanted)}': there is no such column; the file has: {join_names(columns)}."
+            )
         return wanted if wanted in columns else alike[0]
     by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
     return next((by_name[name] for name in usual if name in by_name), None)
@@ -94,7 +96,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path}:1: the first line must name the columns; it is empty.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{path}:1: the column '{shown(twice[0])}' stands there twice; name each once.")
+        raise UserError(f"{path}:1: the column '{one_line(twice[0])}' stands there twice; name each once.")
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -111,5 +113,5 @@ def _parquet(path: Path) -> Iterator[Row]:
                     number += 1
                     yield f"{path}, row {number}", record
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8, odd dates
-        reason = shown(error, 160)
+        reason = one_line(error, 160)
         raise UserError(f"{path}: not readable as Parquet after row {number} ({reason}).") from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dcdt.config import SplitConfig
 from dcdt.data.types import Collection, Judgments, Rows, normalise_text
 from dcdt.utils.errors import NotApplicable, UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 Mask = NDArray[np.bool_]
 PARTS = ("open", "sealed", "all")
@@ -228,7 +228,7 @@ def _by_time(collection: Collection, config: SplitConfig) -> _Rule:
         value = collection.queries.metadata[row].get("timestamp")
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise UserError(
-                f"split=time: the query '{shown(collection.queries.ids[row])}' has the timestamp {value!r}.\n"
+                f"split=time: the query '{one_line(collection.queries.ids[row])}' has the timestamp {value!r}.\n"
                 "Give every query a number (seconds) as metadata.timestamp, or choose split=query."
             )
         times[row] = float(value)
@@ -373,7 +373,7 @@ def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict
             text, name = normalise_text(collection.units[int(row)]), collection.queries.ids[int(row)]
             other_side, other = home.setdefault(text, (side, name))
             if other_side != side:
-                leaks.append(f"'{shown(other)}' ({other_side}) = '{shown(name)}' ({side})")
+                leaks.append(f"'{one_line(other)}' ({other_side}) = '{one_line(name)}' ({side})")
     if leaks:
         more = f" and {len(leaks) - 10} more" if len(leaks) > 10 else ""
         raise UserError(
@@ -422,11 +422,12 @@ def _canonical_queries(collection: Collection) -> dict[int, int]:
         if name is None:
             continue
         if str(name) not in collection.videos.row_of:
-            raise UserError(f"query '{shown(ids[row])}': canonical_for names the unknown video '{shown(name)}'.")
+            raise UserError(f"query '{one_line(ids[row])}': canonical_for names the unknown video '{one_line(name)}'.")
         chosen[row] = collection.videos.row_of[str(name)]
         if (row, chosen[row]) not in positive:
             raise UserError(
-                f"query '{shown(ids[row])}': canonical_for names '{shown(name)}', which is no positive of this query."
+                f"query '{one_line(ids[row])}': canonical_for names '{one_line(name)}', "
+                "which is no positive of this query."
             )
     if not chosen:
         best = _best_video(collection)

@@ -14,7 +14,7 @@ from dcdt.data.interactions import load_interactions
 from dcdt.data.splits import sealed
 from dcdt.data.types import Collection, normalise_text
 from dcdt.utils.errors import NotApplicable
-from dcdt.utils.text import counted
+from dcdt.utils.text import pluralize
 
 SHORT = 5  # words; a description below this says little
 FEW = 100  # judged queries; with fewer, intervals are wide
@@ -78,7 +78,7 @@ def survey(collection: Collection) -> Survey:
         (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
         (lost, "query has", "queries have", "no positive, and no part in a run."),
     ]
-    warnings = [*collection.left_out, *(f"{counted(n, one, many)} {rest}" for n, one, many, rest in checks if n)]
+    warnings = [*collection.left_out, *(f"{pluralize(n, one, many)} {rest}" for n, one, many, rest in checks if n)]
     return Survey(facts, _lengths(words), warnings)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.utils.errors import MissingField, UserError
-from dcdt.utils.text import counted, shown
+from dcdt.utils.text import one_line, pluralize
 
 Rows = NDArray[np.int64]
 
@@ -68,14 +68,14 @@ class Collection:
     positive_grade: float = 1.0
     languages: list[str] = field(default_factory=list)
     simulated: list[str] = field(default_factory=list)
-    asked: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
-    taken: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
+    has_questions: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
+    excluded: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
     left_out: tuple[str, ...] = ()  # what the files hold and no run reads, a sentence each
 
     @property
     def units(self) -> list[str]:
         """What makes queries one: the text of a question; where nobody asks, the learner."""
-        return self.queries.texts if self.asked else self.queries.ids
+        return self.queries.texts if self.has_questions else self.queries.ids
 
     @cached_property
     def positives(self) -> Judgments:
@@ -141,7 +141,7 @@ class Collection:
         fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
         if fatal:
             raise MissingField(
-                f"field '{shown(fatal[0])}': no video of {self.name} has it.\n"
+                f"field '{one_line(fatal[0])}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
             )
 
@@ -152,7 +152,7 @@ class Collection:
             n = own_texts(self.videos, name).count("") if name in fields else 0
             what = "description" if name == "text" else name
             if n:
-                said.append(f"{counted(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
+                said.append(f"{pluralize(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
         return said
 
     @cached_property
@@ -169,7 +169,8 @@ class Collection:
             language = metadata.get("lang")
             if language is not None and not isinstance(language, str):
                 raise UserError(
-                    f"the query '{shown(self.queries.ids[row])}' has 'lang' {str(language)[:40]!r}; give a text, as en."
+                    f"the query '{one_line(self.queries.ids[row])}' has 'lang' {str(language)[:40]!r}; "
+                    "give a text, as en."
                 )
             if spoken and language is not None and language not in spoken:
                 slices.setdefault(str(language), []).append(row)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dcdt.embeddings.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json, write_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 FORMAT = 1
 BLOCK = 2048  # vectors checked at a time
@@ -253,7 +253,7 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{source}: {int(bad.sum())} of {len(texts)} vectors are zero, not finite or not of length 1; "
-            f"the first has length {norms[row]:.4g} (text '{shown(texts[row])}').\n{advice}"
+            f"the first has length {norms[row]:.4g} (text '{one_line(texts[row])}').\n{advice}"
         )
     if space.normalisation == "l2":
         vectors /= norms[:, None]

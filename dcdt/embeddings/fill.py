@@ -27,7 +27,7 @@ from dcdt.embeddings.estimate import forecast, sentence
 from dcdt.embeddings.providers import Embedder, make_embedder
 from dcdt.embeddings.shards import MANY
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 log = logging.getLogger("dcdt")
 
@@ -93,7 +93,7 @@ def fill(
         text, reason = done.refused[0]
         raise UserError(
             f"the server refuses {len(done.refused)} of {len(missing)} texts, "
-            f"the first with {reason}: '{shown(text)}'.\n"
+            f"the first with {reason}: '{one_line(text)}'.\n"
             f"The other {done.embedded} are stored. Change or remove these texts, then run the same command again."
         )
     return done

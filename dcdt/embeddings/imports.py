@@ -11,7 +11,7 @@ from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache, check_vectors
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 PART = 20_000  # vectors a shard
 VECTOR_COLUMNS = ("vector", "embedding")
@@ -145,6 +145,6 @@ def _texts(whole: bool, values: Sequence[str], places: Sequence[str], collection
     for value, place in zip(values, places, strict=True):
         if value not in rows:
             raise UserError(
-                f"{place}: the id '{shown(value)}' is no {'query' if asked else 'video'} of {collection.path}."
+                f"{place}: the id '{one_line(value)}' is no {'query' if asked else 'video'} of {collection.path}."
             )
     return [texts[rows[value]] for value in values]

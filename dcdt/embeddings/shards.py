@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, replacing
+from dcdt.utils.files import atomic_write, parse_json
 
 Keys = NDArray[np.uint64]  # (n, 2)
 Halves = NDArray[np.float16]  # (n, D)
@@ -94,7 +94,7 @@ def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:
     """
     content = save({"keys": keys.view(np.uint8).reshape(-1, 16), "vectors": vectors})
     path = folder / f"{content_name(keys, vectors)}.safetensors"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
 

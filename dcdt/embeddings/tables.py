@@ -47,7 +47,7 @@ def load_tables(
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
     field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
-    asked = collection.queries.texts if collection.asked else []
+    asked = collection.queries.texts if collection.has_questions else []
     texts = [*asked, *(text for part in field_texts.values() for text in part)]
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
     cache = VectorCache(cache_folder, space_of(embedder), remedy)

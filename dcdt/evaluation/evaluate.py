@@ -9,7 +9,7 @@ import torch
 from dcdt.evaluation.ranking import DEFAULT_KS, metric_names, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 ByQuery = Mapping[str, Mapping[str, float]]  # query id -> video id -> score, or grade
 NEVER = 2**62  # rank of a judged video that was not scored: what it adds to a metric is below 1e-18
@@ -36,7 +36,7 @@ class Evaluation:
             UserError: no such metric.
         """
         if metric not in self.per_query:
-            raise UserError(f"'{shown(metric)}' is no metric here; there are {', '.join(self.per_query)}.")
+            raise UserError(f"'{one_line(metric)}' is no metric here; there are {', '.join(self.per_query)}.")
         return bootstrap_interval(list(self.per_query[metric].values()))
 
 
@@ -89,7 +89,8 @@ def _has_positive(query: str, grades: Mapping[str, float], positive_grade: float
     wrong = next((video for video, grade in grades.items() if not np.isfinite(grade)), None)
     if wrong is not None:
         raise UserError(
-            f"qrels: the grade of query '{shown(query)}' and video '{shown(wrong)}' is {grades[wrong]}; give a number."
+            f"qrels: the grade of query '{one_line(query)}' and video '{one_line(wrong)}' is {grades[wrong]}; "
+            "give a number."
         )
     return any(grade >= positive_grade for grade in grades.values())
 
@@ -100,7 +101,9 @@ def _ranks(query: str, scored: Mapping[str, float], judged: Sequence[str], place
     values = np.fromiter(scored.values(), dtype=np.float64, count=len(videos))  # (n,)
     if np.isnan(values).any():
         wrong = videos[int(np.isnan(values).argmax())]
-        raise UserError(f"scores: that of query '{shown(query)}' and video '{shown(wrong)}' is NaN; give a number.")
+        raise UserError(
+            f"scores: that of query '{one_line(query)}' and video '{one_line(wrong)}' is NaN; give a number."
+        )
     order = np.lexsort((np.array([place[video] for video in videos]), -values))  # (n,)
     rank = {videos[row]: at for at, row in enumerate(order.tolist(), start=1)}
     return [rank.get(video, NEVER + at) for at, video in enumerate(judged)]

@@ -92,11 +92,11 @@ class HistoryTowers(Recommender):
             if not len(examples.target):
                 raise NotApplicable("no learner watched a second video before the held-out queries")
             with torch.enable_grad():
-                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.taken is None)
+                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.excluded is None)
         for name, side in held.items():
             users, times = zip(*side, strict=True)
             self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())
-        if collection.asked:
+        if collection.has_questions:
             found = self._value_of_weights(data)
             self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
 

@@ -72,7 +72,7 @@ class Recommender(L.LightningModule):
     Subclasses define `score`; those with something to fit define `training_step` and leave `fittable` true; decoupled
     ones define `encode_queries` and `encode_videos` and inherit `score`.
 
-    `needs_question` says that a model has nothing to go by where nobody asks (`Collection.asked`).
+    `needs_question` says that a model has nothing to go by where nobody asks (`Collection.has_questions`).
 
     `starts_useful` says that the untrained model is worth keeping: it is validated before training and stays where no
     epoch is better.

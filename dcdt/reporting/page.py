@@ -14,7 +14,7 @@ from dcdt.reporting.render import extras
 from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
-from dcdt.utils.text import counted
+from dcdt.utils.text import pluralize
 
 FIGURES = {
     "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "
@@ -51,7 +51,7 @@ def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str
     }
     sections = {title: body for title, body in sections.items() if body}
     return Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{report.facts['collection']}: {counted(len(report.variants), 'model')} compared"),
+        title=escape(f"{report.facts['collection']}: {pluralize(len(report.variants), 'model')} compared"),
         lead=_lead(report),
         nav="".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
         sections="\n".join(
@@ -80,7 +80,7 @@ def _lead(report: Report) -> str:
     parts = []
     for word, models in sorted(verdicts.items()):
         short = len(models) < 4 and not any("," in model for model in models)
-        parts.append(f"{word}: {escape(', '.join(models)) if short else counted(len(models), 'model')}")
+        parts.append(f"{word}: {escape(', '.join(models)) if short else pluralize(len(models), 'model')}")
     return f"{text} Against {escape(report.reference.label)}, {'; '.join(parts)}." if parts else text
 
 
@@ -205,7 +205,7 @@ def _runs(report: Report, out: Path) -> str:
             f"{'' if run in one.runs else f' ({run.status})'}</li>"
             for run in runs
         )
-        title = f"{escape(one.label)}: {counted(len(runs), 'run')}"
+        title = f"{escape(one.label)}: {pluralize(len(runs), 'run')}"
         parts.append(f'<details><summary>{title}</summary><ul class="runs">{links}</ul></details>')
     return "".join(parts)
 

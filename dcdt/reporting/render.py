@@ -12,7 +12,7 @@ from typing import Any
 from dcdt.reporting.numbers import Number
 from dcdt.reporting.structure import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
-from dcdt.utils.files import cell_text
+from dcdt.utils.files import escape_cell
 
 NOTE = "Note"
 _LATEX = {
@@ -150,7 +150,7 @@ def csv_wide(table: Table) -> str:
     for row in table.rows:
         cells = _cells(table, row)
         lines.append(
-            [cell_text(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))]
+            [escape_cell(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))]
         )
     return _csv(lines)
 
@@ -163,7 +163,7 @@ def csv_long(tables: Sequence[Table]) -> str:
             for key, cell in row.cells.items():
                 if isinstance(cell, Number):
                     lines.append(
-                        [table.name, cell_text(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
+                        [table.name, escape_cell(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
                     )
     return _csv(lines)
 
@@ -188,7 +188,7 @@ def _headings(key: str, parts: tuple[str, ...]) -> list[str]:
 
 def _values(cell: Cell, parts: tuple[str, ...]) -> list[str]:
     if not isinstance(cell, Number):
-        return [cell_text(cell), *[""] * (len(parts) - 1)]
+        return [escape_cell(cell), *[""] * (len(parts) - 1)]
     return ["" if math.isnan(value) else f"{value:.6f}" for value in (float(getattr(cell, part)) for part in parts)]
 
 

@@ -21,7 +21,7 @@ from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, listed, metric
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
 from dcdt.runs.reader import NOT_APPLICABLE, Run
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import counted
+from dcdt.utils.text import pluralize
 
 REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
     "collaborative": {"accuracy": 0.623, "recall": 0.587, "f1": 0.604, "mrr": 0.412},
@@ -178,7 +178,9 @@ def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
     done = [run for variant in variants for run in variant.runs]
     split = done[0].config["split"]
     folds, seeds = sorted({run.fold for run in done}), sorted({run.seed for run in done})
-    word = f"{len(folds)} of {split['n_folds']} folds" if split["name"] == "folds" else counted(len(folds), "division")
+    word = (
+        f"{len(folds)} of {split['n_folds']} folds" if split["name"] == "folds" else pluralize(len(folds), "division")
+    )
     videos = sorted({int(run.provenance.get("candidates", {}).get("test", 0)) for run in done})
     part = {"open": "open (the sealed quarter of the queries took no part)", "sealed": "sealed (the sealed quarter)"}
     labels = [run.pairs.labels for run in done if run.pairs is not None]
@@ -190,7 +192,7 @@ def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
         "videos": f"{span(videos)} videos ranked for each",
         "split": f"{split['name']}, part {part.get(split['part'], split['part'])}",
         "folds": f"{word} ({listed(folds)})",
-        "seeds": f"{counted(len(seeds), 'seed')} ({listed(seeds)})",
+        "seeds": f"{pluralize(len(seeds), 'seed')} ({listed(seeds)})",
         "tuning trials": _trials(variants),
     }
     if labels:
@@ -289,7 +291,7 @@ def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | N
     if len(set(effort.values())) > 1:
         least = min(effort.values())
         behind = sorted(label for label, trials in effort.items() if trials == least)
-        notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {counted(least, 'trial')} only.")
+        notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {pluralize(least, 'trial')} only.")
     for one in variants:
         cold = [run for run in one.runs if run.metrics.get("test/cold_queries")]
         if cold:
@@ -314,8 +316,8 @@ def _note(variant: Variant, everywhere: list[int]) -> str:
         jobs = [run for run in variant.missing if run.status == status]
         reason = next((f": {run.error}" for run in jobs if run.error), "")
         places = len({(run.fold, run.seed) for run in jobs})
-        counted = "" if status == NOT_APPLICABLE and places == total else f" in {places} of {total} jobs"
-        parts.append(f"{status}{counted}{reason}")
+        pluralize = "" if status == NOT_APPLICABLE and places == total else f" in {places} of {total} jobs"
+        parts.append(f"{status}{pluralize}{reason}")
     return "; ".join(parts)
 
 
@@ -345,7 +347,7 @@ def _tests(comparisons: list[Comparison], metric: str, reference: Variant | None
     caption = (
         f"Paired randomisation (sign-flip) test, two-sided, on the {metric_name(metric)} of unique queries, each the "
         f"mean over its seeds; n: queries both models were tested on. Family: every model against {against} and "
-        f"against the best, {counted(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
+        f"against the best, {pluralize(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
         "Difference: model minus the other [95 % bootstrap interval over queries, conditional on the training sets]. "
         "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "
         f"0.05. Non-inferior: neither, and the difference's lower end is above -{MARGIN}. No difference shown: "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dcdt.runs.validation import check_config, check_provenance, numbers, trials_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
 
 Floats = NDArray[np.float64]
@@ -182,7 +182,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         reason = "is missing, though the run is marked as finished"
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = f"is corrupt ({shown(error, 120)})"
+        reason = f"is corrupt ({one_line(error, 120)})"
     raise UserError(f"{path} {reason}.\nDelete the run's folder and repeat the command that made it.")
 
 

@@ -14,7 +14,7 @@ from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
 from dcdt.models.recommender import SCORES_LIMIT, SideResult
-from dcdt.utils.files import replacing, write_json, write_text
+from dcdt.utils.files import atomic_write, write_json, write_text
 
 _BLANK = re.compile(r"\s")
 
@@ -143,5 +143,5 @@ def _scores(queries: Tensor, scores: Tensor, collection: Collection, split: Spli
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from dcdt.config import job_name, reads, register_resolvers
 from dcdt.runs.sweep_progress import SweepWatch
-from dcdt.utils.errors import in_words
+from dcdt.utils.errors import format_error
 from dcdt.utils.files import read_json, write_json
 
 register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
@@ -126,7 +126,7 @@ def _said() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 
 

@@ -11,7 +11,7 @@ from dcdt.data.splits import Split
 from dcdt.data.tables import padded
 from dcdt.data.types import Collection, positives_by_query
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
         if len(lists[-1]) >= len(candidates):
             name = collection.queries.ids[query]
             raise UserError(
-                f"query '{shown(name)}' is related to all {len(candidates)} videos of training: "
+                f"query '{one_line(name)}' is related to all {len(candidates)} videos of training: "
                 "it has no negative. Remove it."
             )
     return TrainingPool(

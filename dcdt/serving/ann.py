@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcdt.serving.index import Matrix
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, replacing, write_json
+from dcdt.utils.files import atomic_write, parse_json, write_json
 
 EXACT_CELLS = 16_000_000  # numbers up to which a catalogue is searched exactly: 64 MB of fp32, a few milliseconds
 HNSW_LIMIT = 100_000  # videos; above it a graph takes too long to build
@@ -222,9 +222,9 @@ class Ann:
         """Write PATH (faiss's own format) and, beside it, .npz and .json, whole or not at all."""
         import faiss
 
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             faiss.write_index(self.index, str(temporary))
-        with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+        with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **self.learned)
         write_json(path.with_suffix(".json"), asdict(self.facts))
 

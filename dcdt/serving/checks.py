@@ -14,7 +14,7 @@ from dcdt.serving.memory import View
 from dcdt.serving.reranking import MAPPED, WHITENED
 from dcdt.serving.videos import BASE, TYPES
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 Spec = dict[str, Any]
 HUGE = 1e30  # beyond any weight or score; its square is still a number
@@ -50,7 +50,7 @@ def check_served(model: Spec, view: View, path: Path, run: Path) -> None:
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = shown(f"{type(error).__name__} {error}", 120)
+        reason = one_line(f"{type(error).__name__} {error}", 120)
         raise UserError(
             f"{path} is corrupt or does not fit its catalogue ({reason}).\nRun: python -m dcdt.index {run} build"
         ) from error

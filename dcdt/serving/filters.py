@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcdt.serving.arrow import numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import listed, shown
+from dcdt.utils.text import join_names, one_line
 
 LONGEST, MOST = 1000, 20  # characters of a filter, conditions in one
 OPERATORS = ("<=", ">=", "!=", "<", ">", "=", "~")
@@ -75,11 +75,13 @@ def _condition(text: str, kinds: Mapping[str, str]) -> Condition:
         raise UserError(f"the filter has the part {text.strip()!r}; {HOW}.")
     field, operator, rest = found[1], found[2], found[3]
     if field not in kinds:
-        raise UserError(f"the filter names the field '{shown(field)}'; fields here are {listed(sorted(kinds))}.")
+        raise UserError(f"the filter names the field '{one_line(field)}'; fields here are {join_names(sorted(kinds))}.")
     kind = kinds[field]
     if (operator in ("<", ">", "<=", ">=")) != (kind == "number") and operator not in ("=", "!="):
         better = "~, = and !=" if kind != "number" else "=, !=, <, <=, > and >="
-        raise UserError(f"the filter compares '{shown(field)}' by {operator}; a field of kind {kind} takes {better}.")
+        raise UserError(
+            f"the filter compares '{one_line(field)}' by {operator}; a field of kind {kind} takes {better}."
+        )
     values: list[str | float] = []
     at = 0
     while at < len(rest):
@@ -98,7 +100,7 @@ def _number(field: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"the filter compares '{shown(field)}', a number, with {value!r}.")
+        raise UserError(f"the filter compares '{one_line(field)}', a number, with {value!r}.")
     return number
 
 

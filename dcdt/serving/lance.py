@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from dcdt.serving.filters import Condition, quoted, sql
 from dcdt.serving.index import Hits
 from dcdt.utils.errors import UserError
-from dcdt.utils.redaction import redacted
-from dcdt.utils.text import shown
+from dcdt.utils.redaction import redact
+from dcdt.utils.text import one_line
 
 TABLE, STAMPS = "videos", ("changed", "writer")
 GRAPH_ROWS = 500_000  # of one graph: several at once are each searched, and cells miss what lies at their borders
@@ -94,11 +94,11 @@ class LanceIndex:
         """
         known = self._known(videos["id"].to_pylist())
         if known:
-            raise UserError(f"the id '{shown(sorted(known)[0])}' exists already; change it by update.")
+            raise UserError(f"the id '{one_line(sorted(known)[0])}' exists already; change it by update.")
         taken = self._merge(videos, lambda merge: merge.when_not_matched_insert_all())
         if taken:
             raise UserError(
-                f"another machine added the id '{shown(taken[0])}' just now and keeps it; the others were added."
+                f"another machine added the id '{one_line(taken[0])}' just now and keeps it; the others were added."
             )
 
     def update(self, videos: pa.Table) -> None:
@@ -259,7 +259,7 @@ class LanceIndex:
         known = self._known(ids)
         unknown = [name for name in ids if name not in known]
         if unknown:
-            raise UserError(f"there is no video with the id '{shown(unknown[0])}'.")
+            raise UserError(f"there is no video with the id '{one_line(unknown[0])}'.")
 
     def _try(self, action: Callable[[], T]) -> T:
         """Lance's errors, of which there are many kinds, in the words of the user."""
@@ -268,7 +268,7 @@ class LanceIndex:
         except UserError:
             raise
         except Exception as error:
-            reason = redacted(" ".join(str(error).split()))[:200]
+            reason = redact(" ".join(str(error).split()))[:200]
             remedy = "Free some space, or check the folder; python -m dcdt.index RUN build makes the catalogue anew."
             if "://" in self.url:
                 remedy = "Check the address, the network, and the keys in the environment (AWS_ACCESS_KEY_ID, ...)."

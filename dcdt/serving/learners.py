@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from dcdt.serving.memory import View
 from dcdt.serving.places import Places
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 LEARNERS, LONGEST = "learners.safetensors", 200
 Rows = NDArray[np.int64]
@@ -89,7 +89,7 @@ class Learners:
             _check_arrays(arrays, facts)
             return arrays, facts
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} is missing or corrupt ({shown(error, 120)}).") from error
+            raise UserError(f"{self.path} is missing or corrupt ({one_line(error, 120)}).") from error
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:

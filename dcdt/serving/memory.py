@@ -22,9 +22,9 @@ from dcdt.serving.arrow import numbers, positions
 from dcdt.serving.filters import Condition, mask
 from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
 from dcdt.serving.lexical import Postings
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.files import replacing
-from dcdt.utils.text import shown
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.files import atomic_write
+from dcdt.utils.text import one_line
 
 SNAPSHOT = "snapshot.arrow"
 FEW = 32  # rows that are read cell by cell
@@ -237,7 +237,7 @@ class MemoryIndex:
         with self._lock:
             for name in videos["id"].to_pylist():
                 if name in self._row_of:
-                    raise UserError(f"the id '{shown(name)}' exists already; change it by update.")
+                    raise UserError(f"the id '{one_line(name)}' exists already; change it by update.")
             self._change([], videos)
 
     def update(self, videos: pa.Table) -> None:
@@ -289,13 +289,13 @@ class MemoryIndex:
         self._unsaved = set()
         try:
             with (
-                replacing(folder / name) as temporary,
+                atomic_write(folder / name) as temporary,
                 pa.OSFile(str(temporary), "wb") as sink,
                 pa.ipc.new_file(sink, table.schema) as writer,
             ):
                 writer.write_table(table.combine_chunks())
         except OSError as error:
-            raise UserError(in_words(error)) from error
+            raise UserError(format_error(error)) from error
 
     def load(self, folder: Path, name: str = SNAPSHOT) -> None:
         """Restore what `save` wrote; the file is mapped, not read.
@@ -316,7 +316,7 @@ class MemoryIndex:
             main, fresh = (Part.of(part.drop_columns(["alive"])) for part in (table.slice(0, n), table.slice(n)))
             matrices = {column: main.vectors[column] for column in facts["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
+            raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
         anns = {column: Ann.load(folder / f"{column}.faiss", matrix) for column, matrix in matrices.items()}
         self._take(View(main, fresh, alive, version, anns))
 
@@ -324,7 +324,7 @@ class MemoryIndex:
         """The rows of videos. Raises UserError where an id is unknown."""
         for name in ids:
             if name not in self._row_of:
-                raise UserError(f"there is no video with the id '{shown(name)}'.")
+                raise UserError(f"there is no video with the id '{one_line(name)}'.")
         return [self._row_of[name] for name in ids]
 
     def _take(self, view: View) -> None:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.utils.errors import UserError, in_words
-from dcdt.utils.files import replacing
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.files import atomic_write
 
 ROWS = 10_000  # of a row group
 
@@ -39,10 +39,10 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
         table = table.append_column(name, vector_column(view.vectors_at(rows, name)))
     table = table.replace_schema_metadata({"dcdt": json.dumps(_facts(served, names))})
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
     except OSError as error:
-        raise UserError(in_words(error)) from error
+        raise UserError(format_error(error)) from error
     return f"{path}: {len(rows)} videos, {', '.join(names)}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.config.openai import check_address
+from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.types import Documents, lent_texts
 from dcdt.embeddings.providers.batching import rounded
 from dcdt.embeddings.providers.onnx import MODEL as GRAPH
@@ -111,7 +111,7 @@ class ServedRecommender:
         self.threads = threads
         model = self.store.model
         check_served(model, self.store.view, self.store.folder / MODEL, self.store.run)
-        check_address(SimpleNamespace(**model["embedder"]))
+        refuse_foreign_base_url(SimpleNamespace(**model["embedder"]))
         self.name: str = model["model"]
         self.parts: list[dict[str, Any]] = model["parts"]
         self.fusion: dict[str, Any] | None = model["fusion"]

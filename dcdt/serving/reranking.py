@@ -21,7 +21,7 @@ from dcdt.serving.places import Places
 from dcdt.serving.scoring import CANDIDATES, Asked, Question, Rows, fuse, tie_order, z_scores
 from dcdt.serving.towers import Floats, Scores, session, softmax, unit
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 HEAD, WHITENED, MAPPED = "head.safetensors", "whitened_0", "mapped_0"
 GRAPHS = {"query": "vectors", "video": "fields", "pair": "joint"}  # of the joint network, and their inputs
@@ -113,8 +113,8 @@ class RankHead:
         """What each kind of evidence adds to the scores of K recalled rows, (K, E); the network's part is last."""
         assert question.vector is not None
         asked = unit(question.vector @ self.whitening)  # (D,)
-        shown = view.vectors_at(top, WHITENED).reshape(len(top), len(self.fields), -1)  # (K, F, D)
-        columns = [*scores, *(shown @ asked).T, *self._remembered(unit(question.vector), view, top)]
+        one_line = view.vectors_at(top, WHITENED).reshape(len(top), len(self.fields), -1)  # (K, F, D)
+        columns = [*scores, *(one_line @ asked).T, *self._remembered(unit(question.vector), view, top)]
         added: NDArray[np.float64] = np.stack(columns, axis=1).astype(np.float64) * self.weights
         if not self.graphs:
             return added
@@ -192,7 +192,7 @@ def read_head(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
         _check_head_arrays(arrays, ids)
         return arrays, ids
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
+        raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
 
 
 def _check_head_arrays(arrays: dict[str, NDArray[Any]], ids: list[Any]) -> None:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 QUERY_MAP = "query_map"
 Floats = NDArray[np.float32]
@@ -57,7 +57,7 @@ class Towers:
             found: list[Floats] = graph.run(None, given)
             gives = found[0].shape
         except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = shown(error, 100)
+            reason = one_line(error, 100)
             raise UserError(f"{self.folder / name}_{self.part}.onnx cannot be run ({reason}).") from error
         if not all(np.isfinite(part).all() for part in found):
             raise UserError(f"{self.folder / name}_{self.part}.onnx gives numbers that are not finite.")
@@ -102,7 +102,7 @@ def read_learned(folder: Path, part: int) -> dict[str, NDArray[Any]]:
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is missing or corrupt ({shown(error, 120)}).") from error
+        raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
 
 
 def session(path: Path) -> Any:  # noqa: ANN401
@@ -121,7 +121,7 @@ def session(path: Path) -> Any:  # noqa: ANN401
     try:
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise UserError(f"{path} is missing or corrupt ({shown(error, 100)}).") from error
+        raise UserError(f"{path} is missing or corrupt ({one_line(error, 100)}).") from error
 
 
 def unit(vectors: Floats) -> Floats:

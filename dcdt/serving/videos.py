@@ -18,7 +18,7 @@ from dcdt.data.importer import Found, add_videos
 from dcdt.data.types import Documents
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
 BASE = {**SHOWN, "duration_s": "number"}
@@ -132,13 +132,13 @@ def checked(videos: Documents, place: str) -> Documents:
         if not name or len(name) > 200:
             raise UserError(f"{place}: the id {name[:40]!r} has {len(name)} characters; 1 to 200 are allowed.")
         if name in seen:
-            raise UserError(f"{place}: the id '{shown(name)}' stands there twice; ids are unique.")
+            raise UserError(f"{place}: the id '{one_line(name)}' stands there twice; ids are unique.")
         if not title and not text:
-            raise UserError(f"{place}: the video '{shown(name)}' has neither title nor text; give it one.")
+            raise UserError(f"{place}: the video '{one_line(name)}' has neither title nor text; give it one.")
         for what, value, limit in (("title", title, TITLE_LIMIT), ("text", text, TEXT_LIMIT)):
             if len(value) > limit:
                 raise UserError(
-                    f"{place}: the {what} of '{shown(name)}' has {len(value):,} characters; at most {limit:,}."
+                    f"{place}: the {what} of '{one_line(name)}' has {len(value):,} characters; at most {limit:,}."
                 )
         seen.add(name)
     return videos

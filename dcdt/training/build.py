@@ -44,8 +44,8 @@ from dcdt.training.devices import check_devices, device_count, device_number, de
 from dcdt.training.loggers.base import RunLogger
 from dcdt.training.rank import rank
 from dcdt.utils.errors import NotApplicable, UserError
-from dcdt.utils.files import replacing, write_json
-from dcdt.utils.text import counted, shown
+from dcdt.utils.files import atomic_write, write_json
+from dcdt.utils.text import one_line, pluralize
 
 SMALL_BATCH = 256
 
@@ -107,7 +107,7 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     folder = Path(settings.outputs) / "pairs"
     queries, videos = single(tables.queries).numpy(), single(tables.frozen).numpy()
     pairs = {}  # the pair protocol labels pairs of a question and a video
-    if collection.asked:
+    if collection.has_questions:
         pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
     sampler = None
     if look_up(MODELS, settings.model.name).fittable:
@@ -170,7 +170,7 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     trainer = make_trainer(settings, [*callbacks, *logger.callbacks(history), last] if fittable else [])
     tables.to(trainer.strategy.root_device)  # where they stay: models are made, prepared and tested where they are
     model = make_model(settings, tables)
-    if model.needs_question and not data.collection.asked:
+    if model.needs_question and not data.collection.has_questions:
         raise NotApplicable(f"the collection has no questions, which {settings.model.name} ranks for")
     if settings.trainer.compile:
         model.compile_step()
@@ -227,7 +227,7 @@ def _readable(state: Path, last: LastState | None = None) -> Iterator[None]:
     except Exception as error:  # torch, zip, pickle and Lightning each have their own kinds
         if isinstance(error, OSError | UserError) or (last is not None and last.going):
             raise
-        reason = shown(error, 120)
+        reason = one_line(error, 120)
         raise UserError(
             f"{state} is corrupt, of another model, or holds more than tensors and plain values ({reason}).\n"
             "Delete it, then give the same command again: training begins anew."
@@ -244,7 +244,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
     """Write a state, whole or not at all. torch hides why a file cannot be written, so it writes to memory first."""
     content = io.BytesIO()
     torch.save(state, content)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -294,7 +294,7 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
 
     Where nobody asks, it ranks by the mean of what the learner watched before.
     """
-    history = "none" if data.collection.asked else "mean"
+    history = "none" if data.collection.has_questions else "mean"
     config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
     if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALVES:  # their sum is at hand
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
@@ -335,7 +335,7 @@ def print_summary(
         mine, base = results[side], reference[side]
         n, among = len(mine.queries), int(split.sides[side].candidates.sum())
         table = Table(
-            title=f"{collection.name}, {side}: {counted(n, 'query', 'queries')}, {counted(among, 'video')} ranked",
+            title=f"{collection.name}, {side}: {pluralize(n, 'query', 'queries')}, {pluralize(among, 'video')} ranked",
             title_justify="left",
         )
         table.add_column("metric")
@@ -352,7 +352,7 @@ def print_summary(
     if trained.history:
         best = f"epoch {trained.epoch + 1}" if trained.epoch >= 0 else "the untrained model"
         console.print(
-            f"Trained {counted(len(trained.history), 'epoch')} in {trained.seconds:.0f} s; the best on validation is "
+            f"Trained {pluralize(len(trained.history), 'epoch')} in {trained.seconds:.0f} s; the best on validation is "
             f"{best} ({settings.primary_metric} {trained.value:.3f})."
         )
     for note in [*_notes(collection, split, settings), *notes]:
@@ -387,7 +387,7 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
         notes.append(f"Weak supervision: queries made by rule and judged by nobody ({where}).")
     notes += [*collection.left_out, *collection.lent_fields(settings.fields)]
     if split.left_out:
-        left_out = counted(split.left_out, "query has", "queries have")
+        left_out = pluralize(split.left_out, "query has", "queries have")
         notes.append(f"{left_out} no positive on the side and took no part.")
     if any(name.startswith("slice_") for name in split.extra):
         notes.append("slice_<language>: queries in a language outside the collection's, never trained on.")

@@ -31,7 +31,7 @@ from dcdt.training.loggers.base import RunLogger
 from dcdt.training.rank import rank
 from dcdt.utils.errors import Diverged, MissingField, NotApplicable, UserError
 from dcdt.utils.files import read_json, write_json
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.redaction import redact_output
 
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, MissingField, Diverged, NotApplicable)}
 GRACE = 20  # seconds that the others have to end by themselves when one has failed
@@ -168,7 +168,7 @@ def main() -> None:
     """One of the processes: read what to do, do it, and say in a file what went wrong."""
     spec: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    guard_output()
+    redact_output()
     register_resolvers()
     from dcdt.training.experiment import run
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dcdt.config import Settings, parse
-from dcdt.config.openai import check_address
+from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
@@ -17,7 +17,7 @@ from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import read_config, refuse_interpolations, require_finished
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
@@ -55,7 +55,7 @@ def restore(run: Path) -> Restored:
     try:
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = shown(error, 200)
+        reason = one_line(error, 200)
         raise UserError(f"{run / CHECKPOINT} does not fit the run's model: {reason}") from error
     if not all(part.isfinite().all() for part in model.parameters()):
         raise UserError(f"{run / CHECKPOINT} holds weights that are not finite. Train it again: python -m dcdt.run.")
@@ -77,7 +77,7 @@ def run_settings(run: Path) -> Settings:
         refuse_interpolations(chosen, path)
         config.update({key: chosen[key] for key in ("model", "loss", "optimizer") if key in chosen})
     settings = parse(config)
-    check_address(settings.embedder)
+    refuse_foreign_base_url(settings.embedder)
     return settings
 
 
@@ -93,7 +93,7 @@ def read_state(run: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # torch, zip and pickle each have their own kinds
-        reason = shown(error, 120)
+        reason = one_line(error, 120)
         raise UserError(f"{path} is corrupt or holds more than tensors and plain values ({reason}).") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state_dict.")

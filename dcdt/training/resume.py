@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dcdt.config import Settings
-from dcdt.config.openai import check_address
+from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.beir import load_collection
 from dcdt.runs.folder import Status, read_config
 from dcdt.runs.provenance import code_version, fingerprint
@@ -64,7 +64,7 @@ def goes_on(status: Status, config: DictConfig, settings: Settings, named: bool,
     if not named:
         status.refuse_existing(sweeping)
     if named:
-        check_address(settings.embedder)
+        refuse_foreign_base_url(settings.embedder)
         if status.key is None:
             raise UserError(f"{status.path} is corrupt: it does not say which run this is. Start a new run.")
     collection, code = load_collection(settings.data.path).fingerprint, code_version()["code"]

@@ -3,13 +3,13 @@
 import errno
 import os
 
-from dcdt.utils.text import typed_number
+from dcdt.utils.text import format_number
 
 _SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
-LONGEST = 1000  # characters of a line
+MAX_LINE_CHARS = 1000  # characters of a line
 
 
 class UserError(Exception):
@@ -20,7 +20,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(_shown(line) for line in message.split("\n")))
+        super().__init__("\n".join(_printable(line) for line in message.split("\n")))
 
 
 class MissingField(UserError):
@@ -33,17 +33,17 @@ class Diverged(UserError):
     @classmethod
     def in_epoch(cls, epoch: int, reason: str, lr: float) -> "Diverged":
         """The error of an epoch, with what was found and the learning rate that led there."""
-        return cls(f"training diverged in epoch {epoch}: {reason}.\nLower optimizer.lr ({typed_number(lr)}).")
+        return cls(f"training diverged in epoch {epoch}: {reason}.\nLower optimizer.lr ({format_number(lr)}).")
 
 
 class NotApplicable(Exception):
     """The collection lacks what the model needs (no interactions, no text): a row in the table, not a failure."""
 
 
-def in_words(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """A mistake or an error of the operating system in one or two lines: the file, the reason and the remedy.
 
-    >>> print(in_words(OSError(28, "No space left on device", "table.md")))
+    >>> print(format_error(OSError(28, "No space left on device", "table.md")))
     table.md: No space left on device.
     Free some space, then give the same command again; what is there stays as it was.
     """
@@ -59,20 +59,22 @@ def in_words(error: Exception) -> str:
     return f"{place}{os.strerror(error.errno)}.{remedy}"
 
 
-def mendable(error: Exception) -> bool:
+def is_user_error(error: Exception) -> bool:
     """Whether an error is one that the user can mend: a mistake, a full disk, or a folder without rights.
 
-    >>> mendable(OSError(28, "No space left on device")), mendable(ValueError("x"))
+    >>> is_user_error(OSError(28, "No space left on device")), is_user_error(ValueError("x"))
     (True, False)
     """
     return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS, *_NAMES))
 
 
-def _shown(line: str) -> str:
+def _printable(line: str) -> str:
     r"""A line of a message without characters that are not printed.
 
-    >>> _shown("the id 'a\x1b[2J' is odd")
+    >>> _printable("the id 'a\x1b[2J' is odd")
     "the id 'a\\x1b[2J' is odd"
     """
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line[:LONGEST])
-    return text if len(line) <= LONGEST else f"{text}\u2026"
+    text = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line[:MAX_LINE_CHARS]
+    )
+    return text if len(line) <= MAX_LINE_CHARS else f"{text}\u2026"

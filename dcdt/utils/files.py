@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcdt.utils.redaction import redacted
+from dcdt.utils.redaction import redact
 
-FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how a formula begins, the wide forms of East Asia included
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how a formula begins, the wide forms of East Asia included
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which takes its place when the block ends without an error.
 
     The rename is atomic on POSIX, so a reader (or a kill) sees the old file or the new one, never half of one.
@@ -44,8 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all, and without the secrets of the environment."""
-    with replacing(path) as temporary:
-        temporary.write_text(redacted(text), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
@@ -53,14 +53,14 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON 
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def cell_text(text: str) -> str:
+def escape_cell(text: str) -> str:
     r"""Text in one line that no spreadsheet takes for a formula, for CSV files that people open.
 
-    >>> cell_text("=HYPERLINK(1)"), cell_text("\t@SUM(A1)"), cell_text("dcdt")
+    >>> escape_cell("=HYPERLINK(1)"), escape_cell("\t@SUM(A1)"), escape_cell("dcdt")
     ("'=HYPERLINK(1)", "'@SUM(A1)", 'dcdt')
     """
     line = " ".join(text.split())
-    return f"'{line}" if line.startswith(FORMULA) else line
+    return f"'{line}" if line.startswith(FORMULA_STARTS) else line
 
 
 def read_json(path: Path) -> dict[str, Any]:

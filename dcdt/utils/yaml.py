@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 LARGEST = 1 << 20  # bytes of a configuration; ours have a few thousand
 
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # the YAML reader's errors share no base with OmegaConf's
-        raise UserError(f"{path} is not readable YAML ({shown(error, 160)}).") from error
+        raise UserError(f"{path} is not readable YAML ({one_line(error, 160)}).") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold keys and values.")
     return {str(key): value for key, value in found.items()}

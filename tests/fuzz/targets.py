@@ -146,7 +146,7 @@ def collection(place):
         assert np.isfinite(found.judgments.grade).all()
         assert len(found.fingerprint) == 16
         survey(found)
-        make_split(found, SplitConfig("query" if found.asked else "time", 0, 1, "all"))
+        make_split(found, SplitConfig("query" if found.has_questions else "time", 0, 1, "all"))
         if (base / "interactions.csv").is_file():
             load_interactions(base / "interactions.csv", found.videos.row_of)
 

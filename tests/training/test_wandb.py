@@ -174,7 +174,7 @@ import logging, os, sys
 from pathlib import Path
 from dcdt.utils.redaction import guard_output
 os.environ["A_API_KEY"] = "secret-of-a-test"
-guard_output()
+redact_output()
 logging.basicConfig(stream=sys.stderr, format="%(message)s")  # which keeps the stream, as Hydra's handlers do
 from dcdt.training.loggers.base import _import_wandb
 _import_wandb()

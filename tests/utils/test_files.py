@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from dcdt.utils.files import read_json, replacing, write_json, write_text
+from dcdt.utils.files import atomic_write, read_json, write_json, write_text
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -16,7 +16,7 @@ def test_a_file_is_written_with_its_folders(tmp_path):
 def test_an_error_inside_the_block_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         raise error
     assert path.read_text() == "old"
@@ -26,7 +26,7 @@ def test_an_error_inside_the_block_leaves_the_old_file(tmp_path, error):
 def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert temporary.parent == path.parent
         assert path.read_text() == "old"

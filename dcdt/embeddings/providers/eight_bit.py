@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dcdt.embeddings.providers.onnx import MODEL, OnnxEmbedder
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 RANGES = 256  # texts from which the range of every channel is read
 LEFT_ALONE = 0.98  # share of the channels that are within the range
@@ -53,7 +53,7 @@ def quantise(folder: Path, target: Path, embedder: OnnxEmbedder, texts: Sequence
     except OSError:
         raise
     except Exception as error:  # of three libraries, whose errors share no base
-        reason = shown(f"{type(error).__name__} {error}", 120)
+        reason = one_line(f"{type(error).__name__} {error}", 120)
         raise UserError(
             f"{embedder.config.package} cannot have 8-bit weights ({reason}). Leave --eight-bit out."
         ) from error

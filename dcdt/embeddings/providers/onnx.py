@@ -16,7 +16,7 @@ from dcdt.config.checks import LARGEST, WIDEST
 from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
 QUESTIONS = "questions.onnx"  # beside the model where questions are embedded by another graph (`eight_bit.py`)
@@ -59,7 +59,7 @@ class OnnxEmbedder(Runner):
             self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
         except Exception as error:  # neither library's errors share a base but Exception
-            reason = shown(f"{type(error).__name__} {error}", 120)
+            reason = one_line(f"{type(error).__name__} {error}", 120)
             raise UserError(f"{folder} holds an exported model that is corrupt ({reason}). Delete it.") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(config.max_tokens)
@@ -82,7 +82,7 @@ class OnnxEmbedder(Runner):
                 (layers,) = self.session.run(None, self._padded([encoded[row] for row in rows]))  # (B, L, H)
                 result[rows] = combine_layers(layers, weights)
             except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
-                reason = shown(error, 120)
+                reason = one_line(error, 120)
                 raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
             if progress:
                 progress(len(rows))
@@ -106,7 +106,7 @@ class OnnxEmbedder(Runner):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of tokenizers, at rules that contradict themselves, is no Exception
-            reason = shown(error, 120)
+            reason = one_line(error, 120)
             raise UserError(f"the exported tokenizer cannot be used ({reason}). Delete it.") from error
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import width
+from dcdt.config.openai import vector_width
 from dcdt.embeddings.providers.openai_client import Connection, RefusedRequest, api_key
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, shortened
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 Store = Callable[[list[str], NDArray[np.float32]], None]
 PROBE = 16  # texts of the first request, alone: a wrong key, model or width shows before many are sent
@@ -56,9 +56,9 @@ class OpenAIEmbedder:
         self.embed_each(distinct, lambda part, found: held.update(zip(part, found, strict=True)), progress)
         if self.refused:
             text, reason = self.refused[0]
-            raise UserError(f"the server refuses the text '{shown(text)}' ({reason}).")
+            raise UserError(f"the server refuses the text '{one_line(text)}' ({reason}).")
         if not texts:
-            return np.empty((0, width(self.config)), dtype=np.float32)
+            return np.empty((0, vector_width(self.config)), dtype=np.float32)
         return np.stack([held[text] for text in texts])
 
     def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import width
-from dcdt.embeddings.providers.openai_models import asked_dimensions
+from dcdt.config.openai import vector_width
+from dcdt.embeddings.providers.openai_models import requested_dimensions
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 KEY = "OPENAI_API_KEY"
 RETRIES = 4  # the client's own, with growing pauses and Retry-After obeyed; then we start over, until patience ends
@@ -107,16 +107,16 @@ class Connection:
         await self.client.close()
 
     async def _ask(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        options: dict[str, Any] = {"dimensions": wanted} if (wanted := asked_dimensions(self.config)) else {}
+        options: dict[str, Any] = {"dimensions": wanted} if (wanted := requested_dimensions(self.config)) else {}
         answer = await self.client.embeddings.create(
             model=self.config.model, input=list(texts), encoding_format="base64", **options
         )
         rows = {item.index: _decoded(item.embedding) for item in answer.data}
         if len(answer.data) != len(texts) or rows.keys() != set(range(len(texts))):
             raise UserError(f"{self._where} answered {len(answer.data)} vectors for {len(texts)} texts.")
-        if wrong := {len(row) for row in rows.values()} - {width(self.config)}:
+        if wrong := {len(row) for row in rows.values()} - {vector_width(self.config)}:
             raise UserError(
-                f"{self._where} answers vectors of {wrong.pop()} numbers; {width(self.config)} are expected.\n"
+                f"{self._where} answers vectors of {wrong.pop()} numbers; {vector_width(self.config)} are expected.\n"
                 "Set embedder.model and embedder.dimensions to what the server runs; embedder.shorten=true asks it to."
             )
         self.answered = time.monotonic()
@@ -175,4 +175,4 @@ def _decoded(embedding: str | list[float]) -> NDArray[np.float32]:
 
 
 def _first_line(said: object) -> str:
-    return shown(said, 200) or type(said).__name__
+    return one_line(said, 200) or type(said).__name__

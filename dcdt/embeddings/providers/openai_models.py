@@ -1,7 +1,7 @@
 """What is known of OpenAI's embedding models without asking: width and list price."""
 
 from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import MODELS, width
+from dcdt.config.openai import MODELS, vector_width
 from dcdt.embeddings.cache import Space
 
 
@@ -12,12 +12,12 @@ def openai_space(config: OpenAIEmbedderConfig) -> Space:
         UserError: the width of an unknown model is not given, or a model cannot be shortened.
     """
     provider = "openai-compatible" if config.base_url else "openai"
-    return Space(provider, config.model, width(config), "l2")
+    return Space(provider, config.model, vector_width(config), "l2")
 
 
-def asked_dimensions(config: OpenAIEmbedderConfig) -> int | None:
+def requested_dimensions(config: OpenAIEmbedderConfig) -> int | None:
     """What to send as `dimensions`: nothing for the model's own width, since some servers refuse the parameter."""
     known = MODELS.get(config.model)
-    if config.shorten or (known is not None and width(config) != known.width):
-        return width(config)
+    if config.shorten or (known is not None and vector_width(config) != known.width):
+        return vector_width(config)
     return None

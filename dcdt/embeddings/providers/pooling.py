@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dcdt.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import check_length, check_weights, model_folder, pooling_of
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import shown
+from dcdt.utils.text import one_line
 
 
 class PooledLayers(nn.Module):
@@ -63,7 +63,7 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)  # nosec B615 # a folder of this machine
         model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)  # nosec B615 # as above
     except (OSError, ValueError, KeyError) as error:
-        reason = shown(error, 200)
+        reason = one_line(error, 200)
         raise UserError(f"{folder} is not a model that transformers can load: {reason}") from error
     layers = len(config.layer_weights)
     if layers > (held := model.config.num_hidden_layers):

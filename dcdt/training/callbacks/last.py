@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.utils.files import replacing
+from dcdt.utils.files import atomic_write
 
 
 class LastState(L.Callback):
@@ -57,7 +57,7 @@ class LastState(L.Callback):
             parts = {name: part.cpu() for name, part in gathered.items()}  # (processes, ...) each
             self._random = [{name: part[at] for name, part in parts.items()} for at in range(trainer.world_size)]
         if trainer.is_global_zero:
-            with replacing(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)
         else:
             trainer.save_checkpoint(self.path, weights_only=False)  # it takes every process and is written by one

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.training.loggers.base import RunLogger
-from dcdt.utils.redaction import unguarded
+from dcdt.utils.redaction import unredacted
 
 
 def choose_logger(config: DictConfig, folder: Path, overrides: Sequence[str] | None) -> RunLogger:
@@ -33,5 +33,5 @@ def _import_wandb() -> None:
     The models in `wandb.sdk.launch` search every module loaded for their documentation: with torch among them the same
     import takes several times as long. It also hooks what is printed, for the console of a run.
     """
-    with unguarded(), suppress(ImportError):  # a part that another version may lack
+    with unredacted(), suppress(ImportError):  # a part that another version may lack
         importlib.import_module("wandb.sdk.launch")

@@ -26,7 +26,7 @@ from dcdt.training.loggers.wandb_summary import beside_zero_shot, summary_of, va
 from dcdt.training.outcome import Outcome
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
-from dcdt.utils.redaction import redacted, redacted_values
+from dcdt.utils.redaction import redact, redact_values
 
 log = logging.getLogger("dcdt")
 ANSWER_SECONDS = 30  # W&B is waited for at the start of a run
@@ -86,7 +86,7 @@ class WandbRun(RunLogger):
             job_type=self.option,
             tags=[tag for tag in (config.get("experiment_name"), Path(config.data.path).name) if tag],
             config={
-                **redacted_values(OmegaConf.to_container(config, resolve=True)),
+                **redact_values(OmegaConf.to_container(config, resolve=True)),
                 "variant": variant_of(config, own),
                 "fold": OmegaConf.select(config, "split.index"),
                 "folder": str(self.folder.resolve()),
@@ -153,7 +153,7 @@ class WandbRun(RunLogger):
         if self.run is not None:
             self.run.summary["status"] = status
             if status in ("failed", "not_applicable"):
-                self.run.summary["error"] = redacted(first_line(reason))
+                self.run.summary["error"] = redact(first_line(reason))
             self.run.finish(exit_code=0 if status in ("finished", "not_applicable") else 1)
             self.run = None
 

@@ -16,7 +16,7 @@ from dcdt.runs.reader import Run
 from dcdt.training.loggers.wandb import start_run
 from dcdt.training.loggers.wandb_key import mode_of, named
 from dcdt.utils.files import read_json
-from dcdt.utils.redaction import redacted_values
+from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
 OWN = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
@@ -50,7 +50,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
         name = read_json(variant.runs[0].folder / "wandb.json").get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
-        facts = {"name": variant.label, "job_type": "variant", "config": redacted_values(config)}
+        facts = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
         mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
     mode = _send(  # last, so that the newest run is the report
         folder,
