@@ -100,7 +100,6 @@ def machine() -> str:
     if described.is_file():
         names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-        model += " with VNNI" if "vnni" in described.read_text() else " without VNNI"  # what 8-bit weights gain by
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 

@@ -41,8 +41,6 @@ def check_served(model: Spec, view: View, path: Path, run: Path) -> None:
             _check_fusion(model["fusion"])
         if (threshold := model["threshold"]) is not None:
             _demand(all(_number(threshold[name]) for name in ("value", "kept", "refused", "queries")), "threshold")
-        if (questions := model.get("questions")) is not None:
-            _check_questions(questions)
         for name, facts in model["approximate"].items():
             _demand(name in view.main.vectors and isinstance(facts["kind"], str) and _number(facts["recall"]), name)
         _demand(isinstance(model["model"], str) and isinstance(model["collection"], str), "names")
@@ -115,13 +113,6 @@ def _check_head(head: Spec, view: View) -> None:
 def _check_fusion(fusion: Spec) -> None:
     _demand(fusion["kind"] in ("convex", "rrf") and _whole(fusion["k"]), "fusion")
     _demand(_number(fusion["weight"]) and 0 <= fusion["weight"] <= 1, "weight of the fusion")
-
-
-def _check_questions(questions: Spec) -> None:
-    names = ("queries", "ndcg@10", "float32", "same", "times_as_fast")
-    _demand(isinstance(questions["weights"], str), "questions")
-    _demand(all(_number(questions[name]) for name in names), "questions")
-    _demand(all(questions[name] is None or _number(questions[name]) for name in ("low", "high")), "questions")
 
 
 PARTS: dict[str, Callable[[Spec, int, View], None]] = {

@@ -44,10 +44,7 @@ from dcdt.serving.layout import (
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.parts import PARITY, TOLERANCE, PartExport, linear_query
-from dcdt.serving.questions import check_eight_bit, eight_bit_questions
-from dcdt.serving.recommender import reads_vectors
 from dcdt.serving.towers import learned_path, session
-from dcdt.serving.validation import Validation
 from dcdt.serving.videos import metadata_columns, table_of
 from dcdt.training.restore import Restored, restore
 from dcdt.utils.errors import UserError
@@ -155,23 +152,16 @@ def restored_config(model: Recommender) -> dict[str, Any]:
     return asdict(config) if config is not None else {}
 
 
-def build(
-    run: Path,
-    say: Callable[[str], None] = lambda text: None,
-    catalogue: str | None = None,
-    eight_bit: bool = False,
-) -> Pointer:
+def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: str | None = None) -> Pointer:
     """Export a finished run into RUN/serving and make the new build the current one.
 
     Args:
         run: the run's folder.
         say: is told what is being done.
         catalogue: folder or object store under which the table of this build is to lie; None: in the build itself.
-        eight_bit: whether questions are embedded with 8-bit weights (`dcdt.serving.questions`).
 
     Raises:
-        UserError: the run cannot be restored or exported, the folder or the catalogue cannot be written, or 8-bit
-            weights lose too much on validation.
+        UserError: the run cannot be restored or exported, or the folder or the catalogue cannot be written.
     """
     address = check_address(catalogue) if catalogue is not None else None
     say("restoring the run")
@@ -182,7 +172,7 @@ def build(
         temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
         try:
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-            version = _write(temporary, restored, known, say, f"{address}/{name}" if address else None, eight_bit)
+            version = _write(temporary, restored, known, say, f"{address}/{name}" if address else None)
             temporary.chmod(0o755)
             temporary.rename(folder / name)
         except OSError as error:
@@ -201,9 +191,7 @@ def build(
     return pointer
 
 
-def _write(
-    folder: Path, restored: Restored, known: str, say: Callable[[str], None], address: str | None, eight_bit: bool
-) -> int:
+def _write(folder: Path, restored: Restored, known: str, say: Callable[[str], None], address: str | None) -> int:
     settings, collection, model = restored.settings, restored.collection, restored.model
     with torch.no_grad():
         named = dict(model_parts(model))
@@ -215,14 +203,9 @@ def _write(
                 )
         parts = [KINDS.get(_name(part), _towers)(part, restored, at) for at, part in enumerate(named.values())]
         head = head_export(model) if hasattr(model, "recall") else None
-        validation, questions, vectors = Validation(restored), None, None
         embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
-        if eight_bit:
-            check_eight_bit(restored, reads_vectors([part.spec for part in parts], head))
-            say("measuring questions by 8-bit weights")
-            questions, vectors = eight_bit_questions(validation, folder / EMBEDDER)
         say("choosing the score below which nothing fits")
-        threshold = choose_threshold(validation, vectors)
+        threshold = choose_threshold(restored)
     columns = metadata_columns(collection.videos)
     table = table_of(collection.videos, columns)
     for part in [*parts, *([head] if head else [])]:
@@ -255,7 +238,6 @@ def _write(
         "columns": columns,
         "catalogue": address,
         "embedder": embedder,
-        "questions": questions,
         "threshold": threshold,
         "approximate": facts,
     }

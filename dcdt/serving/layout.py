@@ -93,7 +93,8 @@ def read_model(run: Path, pointer: Pointer) -> dict[str, Any]:
     """
     path = run / FOLDER / pointer.build / MODEL
     model = read_json(path)
-    if model.get("format") != FORMAT or not isinstance(model.get("catalogue"), str | None):
+    eight_bit = model.get("questions") is not None  # of 0.1: its threshold was chosen for vectors by 8-bit weights
+    if model.get("format") != FORMAT or eight_bit or not isinstance(model.get("catalogue"), str | None):
         raise UserError(f"{path} is missing, corrupt or of another version. Run: python -m dcdt.index {run} build")
     known = fingerprint(run)
     if model.get("run") != known:

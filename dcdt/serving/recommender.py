@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.types import Documents, lent_texts
 from dcdt.embeddings.providers.batching import rounded
-from dcdt.embeddings.providers.onnx import MODEL as GRAPH
-from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder
+from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import positions
 from dcdt.serving.checks import check_served
 from dcdt.serving.columns import ADDED
@@ -125,12 +124,11 @@ class ServedRecommender:
         self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
         head = model.get("head")
         self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
-        self.reads_vectors = reads_vectors(self.parts, head)
+        self.reads_vectors = head is not None or any(spec["kind"] in READS_VECTORS for spec in self.parts)
         readers = [spec for spec in self.parts if spec.get("reads_history")]
         self.learners = Learners(self.store.folder / LEARNERS) if readers else None
         self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
-        self.questions: dict[str, Any] | None = model.get("questions")  # of builds that embed them with 8-bit weights
-        self._embedders: dict[str, Any] = {}
+        self._embedder: Any = None
         self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
 
     def __len__(self) -> int:
@@ -258,14 +256,10 @@ class ServedRecommender:
         return *fused(asked, self.fusion, view, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Frozen vectors (n, D) of questions, rounded as the embedding cache rounds them."""
-        return self._embed(texts, QUESTIONS if self.questions is not None else GRAPH)
-
-    def _embed(self, texts: Sequence[str], graph: str) -> Floats:
-        if graph not in self._embedders:
-            folder = self.store.folder / EMBEDDER
-            self._embedders[graph] = open_embedder(self.store.model["embedder"], folder, self.threads, graph)
-        vectors = rounded(self._embedders[graph].embed(texts))
+        """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
+        if self._embedder is None:
+            self._embedder = open_embedder(self.store.model["embedder"], self.store.folder / EMBEDDER, self.threads)
+        vectors = rounded(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
         return vectors
@@ -341,16 +335,11 @@ class ServedRecommender:
         known = {text: vector for text in distinct if (vector := self._seen.get(text)) is not None}
         missing = [text for text in distinct if text not in known]
         if missing:
-            known |= dict(zip(missing, self._embed(missing, GRAPH), strict=True))
+            known |= dict(zip(missing, self.embed(missing), strict=True))
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
         self._seen |= known
         return [np.stack([known[text] for text in part]) for part in fields]
-
-
-def reads_vectors(parts: Sequence[dict[str, Any]], head: Any) -> bool:  # noqa: ANN401 - a description or an export
-    """Whether a model of these parts, and of this rank head or None, reads vectors of texts."""
-    return head is not None or any(spec["kind"] in READS_VECTORS for spec in parts)
 
 
 def open_store(run: Path, engine: str) -> Store | TableStore:
@@ -368,7 +357,7 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
     return SharedStore(run) if shared else Store(run)
 
 
-def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
+def open_embedder(config: dict[str, Any], folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder
     """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
     from omegaconf import OmegaConf
 
@@ -376,7 +365,7 @@ def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str
 
     parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
     if config["name"] == "local":
-        return OnnxEmbedder(folder, parsed, threads, graph)
+        return OnnxEmbedder(folder, parsed, threads)
     from dcdt.embeddings.providers import make_embedder
 
     return make_embedder(parsed)

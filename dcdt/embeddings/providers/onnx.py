@@ -19,7 +19,6 @@ from dcdt.utils.files import read_json
 from dcdt.utils.text import one_line
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
-QUESTIONS = "questions.onnx"  # beside the model where questions are embedded by another graph (`eight_bit.py`)
 
 
 class OnnxEmbedder(Runner):
@@ -29,15 +28,12 @@ class OnnxEmbedder(Runner):
         folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.exported` returns it.
         config: layer weights, token limits and prefix; the same as for the torch path.
         threads: of ONNX Runtime; 0: $OMP_NUM_THREADS, or as many as there are cores.
-        graph: file of the graph in that folder.
 
     Raises:
         UserError: ONNX Runtime is not installed, or the folder is not an export.
     """
 
-    def __init__(
-        self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0, graph: str | Path = MODEL
-    ) -> None:
+    def __init__(self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0) -> None:
         try:
             from onnxruntime import InferenceSession, SessionOptions
             from tokenizers import Tokenizer
@@ -51,7 +47,7 @@ class OnnxEmbedder(Runner):
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors alone
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
-        path = str(Path(folder) / graph)
+        path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
             if not (0 < self.hidden <= WIDEST and 0 <= self.pad <= LARGEST):
@@ -88,11 +84,8 @@ class OnnxEmbedder(Runner):
                 progress(len(rows))
         return result
 
-    def inputs(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        """What the graph reads of texts: `input_ids` and `attention_mask`, both (B, T), T the longest text's tokens."""
-        return self._padded(self._encoded([self.config.prefix + text for text in texts]))
-
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+        """Token ids and mask, both (B, T), T the longest row's length."""
         ids = np.full((len(rows), max(len(row) for row in rows)), self.pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for at, row in enumerate(rows):
