@@ -30,7 +30,7 @@ ORDER = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from dcdt.training.loggers.base import choose_logger
+from dcdt.training.loggers import choose_logger
 from dcdt.utils.errors import UserError
 try:
     choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), Path(), None)
@@ -172,11 +172,11 @@ def test_what_is_printed_reaches_a_run_without_keys(tmp_path):
 PRINTING = """
 import logging, os, sys
 from pathlib import Path
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.redaction import redact_output
 os.environ["A_API_KEY"] = "secret-of-a-test"
 redact_output()
 logging.basicConfig(stream=sys.stderr, format="%(message)s")  # which keeps the stream, as Hydra's handlers do
-from dcdt.training.loggers.base import _import_wandb
+from dcdt.training.loggers import _import_wandb
 _import_wandb()
 from dcdt.training.loggers.wandb import start_run
 run, _ = start_run(Path(sys.argv[1]), "offline", False, console=True, machine=False, project="p")
