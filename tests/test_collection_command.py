@@ -1,11 +1,9 @@
 """The command `python -m dcdt.collection`, as a user gives it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from commands import dcdt, dcdt_process
 
 from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
@@ -15,13 +13,8 @@ from dcdt.data.types import normalise_text
 from dcdt.utils.errors import UserError
 
 
-def command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "dcdt.collection", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+def command(*arguments, call=dcdt):
+    done = call("collection", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -100,7 +93,7 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path, tables):
 
 
 def test_the_demo_is_the_linear_algebra_collection_with_its_vectors(tmp_path):
-    code, out, _ = command("demo", tmp_path / "demo")
+    code, out, _ = command("demo", tmp_path / "demo", call=dcdt_process)
     assert code == 0 and "607 of them distinct" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "DATASHEET.md", "collection.yaml", "corpus.jsonl", "embeddings", "interactions.csv", "qrels", "queries.jsonl",

@@ -18,7 +18,6 @@ from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data import datamodule
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.tables import Tables
 from dcdt.models import history, history_tower
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import Status
@@ -101,10 +100,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
 def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32, cut=False):
     """What a run of these settings ends with, and what it waited for; with `cut` it is cut off once and resumed."""
     device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
-    made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
-    whole = made.tables
-    tables = Tables(*(part[..., :WIDTH] for part in (whole.queries, whole.videos, whole.frozen)), whole.fields)
-    tables.to(dtype=dtype)
+    made = prepare(folder, settings.split, settings.fields, settings.model.name not in HISTORY, WIDTH)
+    tables = made.tables.to(dtype=dtype)
     pool = training_pool(made.collection, made.split, device)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
     data = RankingDataModule(
@@ -147,9 +144,23 @@ def check(settings, folder, tmp_path, monkeypatch, **options):
     assert max(map(len, found.counter.chunks)) <= 1, found.counter.chunks
 
 
-@pytest.mark.parametrize("sampler", SAMPLED)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", TRAINED)
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    """Three penalties to choose from, since each is many operations and all of them run the same code."""
+    for module, penalties in (("two_stage", (0.01, 0.1)), ("ridge_towers", (1.0, 30.0))):
+        monkeypatch.setattr(f"dcdt.models.{module}.PENALTIES", (*penalties, float("inf")))
+
+
+def combinations():
+    """Every model with every loss and sampler; among the fast tests every pair of the three at least once."""
+    for i, loss in enumerate(LOSSES):
+        for j, sampler in enumerate(SAMPLED):
+            for k, model in enumerate(TRAINED):
+                fast = (i + j) % len(TRAINED) == k
+                yield pytest.param(model, loss, sampler, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "loss", "sampler"), combinations())
 def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, model, loss, sampler):
     few = ("sampler.warm_up=1", "sampler.every=1") if sampler == "dynamic_hard" else ()
     settings = configured(f"model={model}", f"loss={loss}", f"sampler={sampler}", *few, *WIDTHS[model])

@@ -63,7 +63,7 @@ def read_watches(folder):
 
 def run_on(folder, config, split="query"):
     """A prepared model, its DataModule and the scores of every held-out query, by query id."""
-    made = prepare(folder, SplitConfig(split, 0, 10, "all"), pairs=False)
+    made = prepare(folder, SplitConfig(split, 0, 10, "all"), pairs=False, width=256)
     data = RankingDataModule(made.collection, made.split, {}, None, 16, 0)
     model = HistoryTowers(config, made.tables)
     model.prepare(data)

@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
+from commands import FAST, dcdt_process, on
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from support import make_collection
-from test_run import FAST, dcdt, on
 
 from dcdt.config import config_folder, job_name, register_resolvers
 from dcdt.runs.sweep import _jobs
@@ -104,7 +104,7 @@ def test_a_sweep_shows_its_line_on_a_terminal_alone(tmp_path):
     folder = make_collection(tmp_path / "c", n_videos=20, n_queries=60)
     sweep = ["-m", *on(folder, tmp_path), *FAST[:-1], "model=zero_shot", "split=folds", "split.index=0,1"]
     sweep += ["sweep.report=false"]
-    piped = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/piped")
+    piped = dcdt_process("run", *sweep, f"hydra.sweep.dir={tmp_path}/piped")
     assert piped.returncode == 0
     assert "\x1b" not in piped.stderr + piped.stdout and "2/2" not in piped.stderr
     terminal, ours = pty.openpty()

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from commands import dcdt as command
 from fastapi.testclient import TestClient
-from test_commands import command
 
 import dcdt
 from dcdt.data.types import Documents
@@ -91,13 +91,14 @@ def test_histories_outlive_changes_of_the_catalogue(own_copy, overrides):
 def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, environment, caplog, monkeypatch):
     folder = make_run("model=zero_shot_history")
     served = dcdt.load(folder)
-    done = command("dcdt.recommend", folder, TEXTS[0], "--user", "u3", "--json", env=environment)
+    cache = {"DCDT_CACHE": environment["DCDT_CACHE"]}
+    done = command("recommend", folder, TEXTS[0], "--user", "u3", "--json", **cache)
     assert [item["id"] for item in json.loads(done.stdout)["answer"]] == [
         item.id for item in served.recommend(TEXTS[0], user="u3")[0]
     ]
-    done = command("dcdt.recommend", folder, TEXTS[0], "--user", "stranger", "--json", env=environment)
+    done = command("recommend", folder, TEXTS[0], "--user", "stranger", "--json", **cache)
     assert done.returncode == 0 and UNKNOWN in done.stderr and "stranger" not in done.stderr
-    done = command("dcdt.recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", env=environment)
+    done = command("recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", **cache)
     assert done.returncode == 2 and "model=bm25 knows no learners" in done.stderr and "Traceback" not in done.stderr
     client = TestClient(make_app([Live(folder)]))
     monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
