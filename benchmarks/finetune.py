@@ -28,7 +28,8 @@ from dcdt.data.types import positives_by_query
 from dcdt.embeddings.providers.local_models import model_folder
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import rank_side
-from dcdt.training import build
+from dcdt.training import build, fit
+from dcdt.training.loggers.base import RunLogger
 
 BATCH, LR, TEMPERATURE, TOKENS = 32, 2e-5, 0.05, 256
 FROZEN = {"zero_shot": "model=zero_shot", "dcdt_ridge": "model=dcdt_ridge", "best": "experiment=best"}
@@ -113,7 +114,7 @@ def main() -> None:
             collection = load_collection(settings.data.path)
             tables = build.load_tables(settings, collection)
             data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-            trained = build.train(settings, tables, data, build.RunLogger())
+            trained = fit.train(settings, tables, data, RunLogger(), Path(options.out).with_suffix(".ckpt"))
             trained.trainer.test(trained.model, datamodule=data, verbose=False)
             found = {key: float(trained.model.results["test"].metrics[key].mean()) for key in ("mrr", "ndcg@10")}
             rows.append((name, found, trained.seconds))

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.training.experiment import run
 from dcdt.training.loggers import choose_logger
 
@@ -31,8 +31,9 @@ from dcdt.training.loggers import choose_logger
 def timed(config: DictConfig, folder: Path) -> tuple[float, float]:
     """Seconds of one run, by the clock and of the processor."""
     started, busy = time.perf_counter(), time.process_time()
-    logger = choose_logger(config, folder, ["job"])
-    run(parse(config), config, Status(folder), logger)
+    run_folder = RunFolder(folder)
+    logger = choose_logger(config, run_folder, ["job"])
+    run(parse(config), config, run_folder, logger)
     logger.close("finished")
     return time.perf_counter() - started, time.process_time() - busy
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from measured import RESULTS, Row, anonymous, forget_peak, peak, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 
-from dcdt.training import build
+from dcdt.training import fit
 from dcdt.training.loggers.base import RunLogger
 
 HELD_OUT, BATCH, HALF = 64, 1024, 2  # HALF: bytes of a number in half precision
@@ -47,7 +47,7 @@ def train(given: argparse.Namespace) -> dict[str, float]:
         watching = threading.Thread(target=watch)
         watching.start()
         started = time.perf_counter()
-        build.train(settings, tables, data, RunLogger(), home / "last.ckpt")
+        fit.train(settings, tables, data, RunLogger(), home / "last.ckpt")
         seconds = time.perf_counter() - started
         done.set()
         watching.join()

@@ -372,7 +372,7 @@ def main() -> None:
 
 def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
     """Questions of the run's own collection and of the shipped one; their length is what embedding costs."""
-    from dcdt.training.restore import run_settings
+    from dcdt.training.checkpoint import run_settings
 
     folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]
     served.embed(["warm"])

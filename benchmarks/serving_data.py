@@ -15,7 +15,7 @@ from dcdt.embeddings.providers import space_of
 from dcdt.serving.index import vector_column
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import table_of
-from dcdt.training.restore import run_settings
+from dcdt.training.checkpoint import run_settings
 
 NOISE = 0.5  # of a vector's length
 MIXED = 256  # real vectors whose differences from the mean are mixed into the noise of a block

@@ -4,7 +4,7 @@
 
 `model=dcdt` on the 46 linear-algebra videos, one thread, with all pairs of the default division (some twenty batches an
 epoch) and with the 32 samples of the paper's division (two batches an epoch, so that almost all is overhead):
-`setup.train` and `setup.save` (Trainer, early stopping, best weights, collapse alarm, history.csv, checkpoint) against
+`fit.train` and `fit.save` (Trainer, early stopping, best weights, collapse alarm, history.csv, checkpoint) against
 a plain loop of PyTorch with the same model, batches, validation after every epoch, copy of the weights at every
 improvement, and one file at the end. Turn by turn.
 """
@@ -21,14 +21,16 @@ from synthetic import settings_of
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
-from dcdt.training import build
+from dcdt.runs.folder import RunFolder
+from dcdt.training import build, fit
+from dcdt.training.loggers.base import RunLogger
 
 
 def framework(settings: Settings, tables: Tables, data: RankingDataModule, folder: Path) -> None:
     """Train and save as `dcdt.run` does."""
-    trained = build.train(settings, tables, data, build.RunLogger(), folder / "last.ckpt")
+    trained = fit.train(settings, tables, data, RunLogger(), folder / "last.ckpt")
     assert len(trained.history) == settings.trainer.max_epochs
-    build.save(trained, settings, [{}], folder)
+    fit.save(trained, settings, [{}], RunFolder(folder))
 
 
 def raw(settings: Settings, tables: Tables, data: RankingDataModule, folder: Path) -> None:

@@ -26,8 +26,10 @@ from dcdt.data.splits import make_split
 from dcdt.data.tables import Tables
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.losses.measures import euclidean
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.results import summarise, write_results
-from dcdt.training import build
+from dcdt.training import build, fit
+from dcdt.training.loggers.base import RunLogger
 
 
 def job(settings: Settings) -> tuple[Tables, RankingDataModule]:
@@ -42,14 +44,16 @@ def framework(settings: Settings, folder: Path) -> dict[str, float]:
     clock = Clock()
     tables, data = job(settings)
     clock("prepare")
-    trained = build.train(settings, tables, data, build.RunLogger(), folder / "last.ckpt")
+    trained = fit.train(settings, tables, data, RunLogger(), folder / "last.ckpt")
     clock("train")
-    build.save(trained, settings, [{}], folder)
+    fit.save(trained, settings, [{}], RunFolder(folder))
     reference = build.reference_results(tables, trained.trainer, data)
     clock("zero-shot")
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     clock("test")
-    write_results(folder, trained.model.results, summarise(trained.model.results) | summarise(reference), data)
+    write_results(
+        RunFolder(folder), trained.model.results, summarise(trained.model.results) | summarise(reference), data
+    )
     clock("write")
     return clock.parts
 

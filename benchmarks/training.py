@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--queries 50000] [--videos 50000] [--width 1536] [--batch 1024] [--repeats 3]
 
-Epochs through `dcdt.run`'s own Trainer (`setup.train`: drawing, gathering, callbacks, history; the validation at their
+Epochs through `dcdt.run`'s own Trainer (`fit.train`: drawing, gathering, callbacks, history; the validation at their
 end is taken out). After every few batches the Trainer is held up, and as many are computed by the others, so that what
 else the machine does falls on all of them alike:
 
@@ -37,7 +37,7 @@ from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.data.gather import Gather
 from dcdt.data.tables import Tables
 from dcdt.models.pairs import PairRecommender
-from dcdt.training import build
+from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
 
 WAYS = {
@@ -112,14 +112,14 @@ class Watch(RunLogger):
 def turns(settings: Settings, tables: Tables, data: RankingDataModule, found: Turns) -> Turns:
     """Train as `dcdt.run` does, with others in between."""
     with tempfile.TemporaryDirectory() as folder:
-        build.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
+        fit.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
     return found
 
 
 def fresh(settings: Settings, tables: Tables, device: torch.device = CPU) -> tuple[PairRecommender, Any, Any]:
     """A model with its optimizer and its schedule."""
     model = build.make_model(settings, tables).to(device)
-    build.use_threads(settings)
+    build.set_threads(settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
     return model.train(), optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)
 

@@ -97,7 +97,7 @@ def small_run(collection, model, run_folder, *overrides):
     from hydra import compose, initialize_config_dir
 
     from dcdt.config import parse, register_resolvers
-    from dcdt.runs.folder import Status
+    from dcdt.runs.folder import RunFolder
     from dcdt.training.experiment import run
     from dcdt.training.loggers.base import RunLogger
 
@@ -120,7 +120,7 @@ def small_run(collection, model, run_folder, *overrides):
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
-    run(parse(config), config, Status(run_folder), RunLogger())
+    run(parse(config), config, RunFolder(run_folder), RunLogger())
     return run_folder
 
 

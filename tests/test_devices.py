@@ -20,9 +20,9 @@ from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models import history, history_tower
 from dcdt.models.recommender import Recommender
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.samplers.pool import training_pool
-from dcdt.training import build
+from dcdt.training import build, fit
 from dcdt.training.experiment import run
 from dcdt.training.loggers import choose_logger
 from dcdt.training.loggers.base import RunLogger
@@ -112,10 +112,10 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
         patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device, cuts, [counter]))
         if cut:
             with pytest.raises(RuntimeError, match="cut off"):
-                build.train(settings, tables, data, RunLogger(), state)
+                fit.train(settings, tables, data, RunLogger(), state)
             cuts.clear()
             assert state.is_file()
-        trained = build.train(settings, tables, data, RunLogger(), state)
+        trained = fit.train(settings, tables, data, RunLogger(), state)
     reference = build.reference_results(tables, trained.trainer, data)
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     predicted = trained.trainer.predict(trained.model, datamodule=data)
@@ -251,7 +251,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
             patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device))
             patched.setattr(build, "mining_device", lambda settings: device)
             logger = choose_logger(config, folder, None)
-            run(parse(config), config, Status(folder), logger)
+            run(parse(config), config, RunFolder(folder), logger)
             logger.close("finished")
         return json.loads((folder / "metrics.json").read_text())
 

@@ -17,7 +17,8 @@ from test_resume import the_same
 from test_run import leet_all
 
 from dcdt.data.datamodule import IndexBatches, Positions
-from dcdt.training.distributed import own_folder, start
+from dcdt.runs.folder import RunFolder
+from dcdt.training.distributed import process_folder, start
 from dcdt.utils.errors import UserError
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -64,14 +65,15 @@ def test_positions_are_shared_in_runs_that_follow_each_other(n, world):
 
 
 def test_only_the_first_process_writes_to_the_folder(monkeypatch, tmp_path):
-    assert own_folder(tmp_path, named=False, sweeping=True) == tmp_path
+    folder = RunFolder(tmp_path)
+    assert process_folder(folder, named=False, sweeping=True) == folder
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert own_folder(tmp_path, named=True, sweeping=False) != tmp_path
+    assert process_folder(folder, named=True, sweeping=False).path != tmp_path
     with pytest.raises(UserError, match="torchrun and srun start the processes of one run"):
-        own_folder(tmp_path, named=False, sweeping=False)
+        process_folder(folder, named=False, sweeping=False)
     monkeypatch.setenv("RANK", "0")
-    assert own_folder(tmp_path, named=True, sweeping=False) == tmp_path
+    assert process_folder(folder, named=True, sweeping=False) == folder
 
 
 @pytest.mark.slow

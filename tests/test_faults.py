@@ -341,7 +341,7 @@ def test_a_report_names_the_file_that_is_cut_short(finished, tmp_path, name):
 @SLOW
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "provenance.json", "checkpoints/best.ckpt"])
 def test_a_run_that_is_cut_short_is_not_served(finished, tmp_path, name):
-    from dcdt.training.restore import restore
+    from dcdt.training.checkpoint import restore
     from dcdt.utils.errors import UserError
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -401,16 +401,16 @@ def test_a_state_that_is_cut_short_is_named_and_training_begins_anew_without_it(
 def test_a_finished_job_without_its_metrics_is_done_again(finished, tmp_path):
     from omegaconf import OmegaConf
 
-    from dcdt.runs.folder import Status
+    from dcdt.runs.folder import RunFolder
     from dcdt.runs.provenance import code_version, fingerprint
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = OmegaConf.load(run / "config.yaml")
     facts = json.loads((run / "provenance.json").read_text())
     assert status(run)["key"] == fingerprint(config, facts["collection_fingerprint"], code_version()["code"])
-    assert Status(run).finished_metric(config) is not None
+    assert RunFolder(run).finished_metric(config) is not None
     (run / "metrics.json").write_bytes((run / "metrics.json").read_bytes()[:30])
-    assert Status(run).finished_metric(config) is None
+    assert RunFolder(run).finished_metric(config) is None
 
 
 # ---- clocks

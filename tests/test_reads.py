@@ -17,7 +17,7 @@ from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
 from dcdt.runs.provenance import fingerprint
 from dcdt.runs.sweep import without_unread
-from dcdt.training import build
+from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
 
 CHANGES = {
@@ -69,7 +69,7 @@ def outcome(collection, name, *changes):
     build.prepare(settings)
     tables = build.load_tables(settings, collection)
     data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-    trained = build.train(settings, tables, data, RunLogger(), Path("nowhere"))
+    trained = fit.train(settings, tables, data, RunLogger(), Path("nowhere"))
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     losses = [row["train/loss"] for row in trained.history]
     return torch.cat([trained.model.results["test"].scores.flatten(), torch.tensor(losses)])

@@ -14,7 +14,7 @@ from support import make_collection
 KILLED = """
 import os, signal, sys
 import dcdt.models.pairs as pairs
-import dcdt.training.build as setup
+import dcdt.training.fit as setup
 trained, step, train = [], pairs.PairRecommender.training_step, setup.train
 def dying(self, batch, index):
     if len(trained) == {trial} and self.current_epoch == {epoch} and index == 1:

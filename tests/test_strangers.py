@@ -20,7 +20,7 @@ from test_faults import told
 from dcdt.serving.layout import fingerprint, read_pointer
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.training.restore import restore
+from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
 
@@ -83,10 +83,10 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(run, tmp_path, whole):
 
 
 def test_a_pickle_in_the_state_of_training_is_not_executed(run, tmp_path):
-    from dcdt.training.build import _earlier
+    from dcdt.training.checkpoint import read_state
 
     torch.save({"state_dict": {}, "trap": Trap(tmp_path / "sprung")}, run / "checkpoints" / "last.ckpt")
-    refused(lambda: _earlier(run / "checkpoints" / "last.ckpt"), "last.ckpt is corrupt", "Delete it")
+    refused(lambda: read_state(run / "checkpoints" / "last.ckpt"), "last.ckpt is corrupt", "Delete it")
     assert not (tmp_path / "sprung").exists()
 
 

@@ -15,7 +15,7 @@ from test_run import leet_all
 WANDB = [*(text for text in FAST if text != "logger=csv"), "logger=wandb"]
 # One job of the sweep breaks while it trains, for a reason that is neither in its configuration nor in the code.
 BROKEN = """
-import dcdt.training.build as setup
+import dcdt.training.fit as setup
 train = setup.train
 def breaking(settings, *arguments):
     if (settings.model.name, settings.split.index, settings.seed) == ("dcdt", 2, 1):

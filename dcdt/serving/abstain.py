@@ -11,7 +11,7 @@ from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
 from dcdt.models.recommender import Recommender, query_batch
-from dcdt.training.restore import Restored
+from dcdt.training.checkpoint import Restored
 
 
 def choose_threshold(restored: Restored) -> dict[str, Any] | None:

@@ -8,13 +8,13 @@ import pyarrow as pa
 from omegaconf import DictConfig
 
 from dcdt.config import SCHEMAS, BM25Config, typed
-from dcdt.runs.folder import refuse_interpolations
 from dcdt.serving.lexical import FORMULAS
 from dcdt.serving.memory import View
 from dcdt.serving.reranking import MAPPED, WHITENED
 from dcdt.serving.videos import BASE, TYPES
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
+from dcdt.utils.yaml import refuse_interpolations
 
 Spec = dict[str, Any]
 HUGE = 1e30  # beyond any weight or score; its square is still a number

@@ -46,7 +46,7 @@ from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.parts import PARITY, TOLERANCE, PartExport, linear_query
 from dcdt.serving.towers import learned_path, session
 from dcdt.serving.videos import metadata_columns, table_of
-from dcdt.training.restore import Restored, restore
+from dcdt.training.checkpoint import Restored, restore
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import write_json
 

@@ -18,7 +18,7 @@ from dcdt.models.recommender import QueryBatch
 from dcdt.serving.index import vector_column
 from dcdt.serving.learners import LEARNERS, save_learners
 from dcdt.serving.parts import PARITY, Graph, PartExport, linear_query
-from dcdt.training.restore import Restored
+from dcdt.training.checkpoint import Restored
 
 
 class _Question(nn.Module):

@@ -36,3 +36,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold keys and values.")
     return {str(key): value for key, value in found.items()}
+
+
+def refuse_interpolations(value: Any, path: Path) -> Any:  # noqa: ANN401 - plain values
+    """The value, where no text in it would be resolved as an interpolation.
+
+    Raises:
+        UserError: one would.
+    """
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{path} holds {value[:80]!r}, which would be looked up here; a run's files hold plain values.")
+    if isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_interpolations(part, path)
+    return value

@@ -15,7 +15,7 @@ from dcdt.data.splits import make_split
 from dcdt.embeddings import fill
 from dcdt.models.recommender import query_batch, rank_side
 from dcdt.training import build
-from dcdt.training.restore import restore
+from dcdt.training.checkpoint import restore
 
 STORED = Path(__file__).parent / "v0_1"
 RUNS = ("dcdt", "hybrid", "ridge")

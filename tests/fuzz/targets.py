@@ -384,14 +384,13 @@ def report(place):
 
 def restore(place):
     """A run's folder as `recommend`, `serve` and `resume` take it up."""
-    from omegaconf import DictConfig
 
     from dcdt.config import parse
     from dcdt.embeddings import fill
-    from dcdt.runs.folder import Status
+    from dcdt.runs.folder import RunFolder
     from dcdt.training import resume
-    from dcdt.training.build import _earlier
-    from dcdt.training.restore import restore as take_up
+    from dcdt.training.checkpoint import read_state
+    from dcdt.training.checkpoint import restore as take_up
 
     run = finished_run(place, "model=dcdt", "model.width=4")
     shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
@@ -406,10 +405,10 @@ def restore(place):
         with replaced(fill, make_embedder=none_here):
             model = take_up(run).model
         assert all(part.isfinite().all() for part in model.parameters()), "weights that are not finite"
-        config = resume.stored_config(DictConfig({"resume": str(run)}), [f"resume={run}"], run, False)
+        config = resume.resumed_config(RunFolder(run), str(run), [f"resume={run}"], False)
         settings = parse(config)
-        resume.goes_on(Status(run), config, settings, True, False)
-        _earlier(run / "checkpoints" / "last.ckpt")
+        resume.should_resume(RunFolder(run), config, settings, True, False)
+        read_state(run / "checkpoints" / "last.ckpt")
 
     return folder_target(run, names, read)
 

@@ -8,7 +8,7 @@ from dcdt.data.splits import make_split
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import rank_side
 from dcdt.serving.abstain import validation_scores
-from dcdt.training.restore import restore
+from dcdt.training.checkpoint import restore
 from dcdt.utils.files import read_json
 
 FITTED = ["dcdt_ridge", "two_stage", "hybrid_towers"]

@@ -18,7 +18,7 @@ from dcdt.serving.export import build
 from dcdt.serving.learners import LEARNERS, Learners, save_learners
 from dcdt.serving.live import Live
 from dcdt.serving.recommender import UNKNOWN, ServedRecommender
-from dcdt.training.restore import restore
+from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 
 KINDS = ("als", "bpr", "cosine", "tfidf", "bm25", "popularity")

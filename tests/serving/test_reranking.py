@@ -14,7 +14,7 @@ from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.two_stage import BELOW, reranked
 from dcdt.recommend import reasons
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.serving.ann import Ann
 from dcdt.serving.arrow import positions
 from dcdt.serving.export import build
@@ -24,9 +24,9 @@ from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.reranking import HEAD, _fused_spread
 from dcdt.serving.scoring import Question
 from dcdt.serving.videos import documents_of
+from dcdt.training.checkpoint import restore
 from dcdt.training.experiment import run
 from dcdt.training.loggers.base import RunLogger
-from dcdt.training.restore import restore
 from dcdt.utils.errors import UserError
 
 RECALL = ("model=two_stage", "model.depth=6", "model@model.recall=hybrid")
@@ -200,7 +200,7 @@ def test_on_the_collection_that_ships_every_answer_is_that_of_the_trained_model(
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", overrides=[*given, "callbacks.progress=false", f"outputs={tmp_path}"])
-    run(parse(config), config, Status(tmp_path / "run"), RunLogger())
+    run(parse(config), config, RunFolder(tmp_path / "run"), RunLogger())
     served, restored = load(tmp_path / "run"), restore(tmp_path / "run")
     assert float(restored.model.penalty) < float("inf")  # the head says something
     ids, order = restored.collection.videos.ids, tie_order(restored.collection.videos.ids)

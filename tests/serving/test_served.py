@@ -17,7 +17,7 @@ from dcdt.serving.export import KINDS
 from dcdt.serving.load import load
 from dcdt.serving.parts import linear_query
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.training.restore import restore
+from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
 

@@ -30,10 +30,11 @@ ORDER = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
+from dcdt.runs.folder import RunFolder
 from dcdt.training.loggers import choose_logger
 from dcdt.utils.errors import UserError
 try:
-    choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), Path(), None)
+    choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), RunFolder(Path()), None)
 except UserError:
     pass  # the settings are none; all imports come before they are read
 loaded = list(sys.modules)
@@ -92,10 +93,12 @@ def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
 
 
 def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(monkeypatch):
-    assert module.named("the report", "auto") == "no key configured, so the report"
-    assert module.named("the report", "offline") == "the report"  # it was chosen, so the key is not the reason
+    assert module.offline_subject("the report", "auto") == "no key configured, so the report"
+    assert (
+        module.offline_subject("the report", "offline") == "the report"
+    )  # it was chosen, so the key is not the reason
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert module.named("the report", None) == "the report"
+    assert module.offline_subject("the report", None) == "the report"
 
 
 @pytest.mark.parametrize(
