@@ -5,7 +5,7 @@
 1. local: texts a second of the local embedder (ONNX Runtime and torch) and of plain `SentenceTransformer.encode` with
    its default batch size, on the same texts of mixed length and the same threads, interleaved.
 2. openai: a server on this machine that answers after 50 ms, asked by the embedder and by a sequential client.
-3. cache: opening and looking up a million vectors of 1536 half floats (benchmarks/cache.py).
+3. cache: opening and looking up a million vectors of 1536 half floats (benchmarks/studies/cache.py).
 
 Prints ratios and writes benchmarks/results/embedding.json.
 """
@@ -23,10 +23,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from measured import Job, Row, interleaved, row, write  # noqa: E402
-from measured import ratio as ratio_of  # noqa: E402
+from measured import Job, Row, interleaved, row, write
+from measured import ratio as ratio_of
 
-from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder, typed  # noqa: E402
+from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder, typed
 
 
 def timed_by_others(job: Callable[[], object]) -> Job:
@@ -91,7 +91,7 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
 
 def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
     """The OpenAI embedder against a client that sends one request after the other."""
-    from embedders.loopback import Loopback
+    from embeddings.loopback import Loopback
     from omegaconf import OmegaConf
     from openai import OpenAI
 
@@ -134,7 +134,7 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
 
 def cache(n: int) -> list[Row]:
     """The cache's own figures; absolute, so they speak of a machine that does nothing else."""
-    from cache import LOOKUPS, measure
+    from studies.cache import LOOKUPS, measure
 
     found = measure("safetensors", n, tempfile.gettempdir())
     size = f"{n:,} x 1536 float16"

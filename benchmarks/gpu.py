@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--videos 1000000] [--queries 262144] [--batches 1024 4096 16384 65536]
 
-`trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `setup.train`, four explicit negatives,
+`trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `fit.train`, four explicit negatives,
 with and without `trainer.compile`, against what is measured in the same run: the rate of a square bf16 product, the
 bandwidth of a copy, and a DataLoader of single items on the same GPU, under the same autocast. The roofline of a step
 is the longer of its operations at the measured rate and its bytes (gathered vectors, once read and once written) at the

@@ -16,11 +16,11 @@ SET = {
     "small_run": "--epochs 20 --repeats 3",
     "mining": "--queries 2000 --videos 20000 --repeats 3",
     "evaluation": "--queries 2000 --videos 50000 --portions 5",
-    "metrics": "--queries 2000 --repeats 1",
-    "bm25": "--videos 20000 --queries 50 --repeats 1",
+    "studies/metrics": "--queries 2000 --repeats 1",
+    "studies/bm25": "--videos 20000 --queries 50 --repeats 1",
     "startup": "--repeats 2",
     "memory": "--videos 50000 --queries 4000",
-    "growth": "--sizes 1000 10000 50000 --repeats 1 --no-index",
+    "studies/growth": "--sizes 1000 10000 50000 --repeats 1 --no-index",
     "gpu": "",
 }
 
@@ -30,9 +30,9 @@ def main() -> None:
     failed = []
     for name, arguments in SET.items():
         print(f"== {name}", flush=True)
-        extra = ["--image", str(OUT / "growth.png")] if name == "growth" else []
+        extra = ["--image", str(OUT / "growth.png")] if name == "studies/growth" else []
         command = [sys.executable, str(HERE / f"{name}.py"), *arguments.split(), *extra]
-        if subprocess.run([*command, "--out", str(OUT / f"{name}.json")]).returncode:
+        if subprocess.run([*command, "--out", str(OUT / f"{Path(name).name}.json")]).returncode:
             failed.append(name)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -83,7 +83,7 @@ def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | 
 
 
 def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
-    """As `setup.make_datamodule`, without a pair file, for which there are no texts."""
+    """As `build.make_datamodule`, without a pair file, for which there are no texts."""
     build.prepare(settings)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
     return RankingDataModule(collection, split, {}, sampler, settings.batch_size, settings.seed, settings.ks)

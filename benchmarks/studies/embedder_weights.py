@@ -1,6 +1,6 @@
 """Which weights for the last four layers of MiniLM give the best untrained retrieval in 1536 dimensions?
 
-    python benchmarks/embedder_weights.py FOLDER [FOLDER ...]
+    python benchmarks/studies/embedder_weights.py FOLDER [FOLDER ...]
 
 Scores a grid of layer weights by zero-shot MRR and nDCG@10 on the open three quarters of each collection (the sealed
 quarter takes no part) and prints the best, the default and the model's own last layer, with bootstrap intervals of the

@@ -1,6 +1,6 @@
 """How well do popularity and implicit's models predict the last course of each learner, from interactions alone?
 
-    python benchmarks/interactions.py [FOLDER] [--max-learners N] [--trials N] [--seed N]
+    python benchmarks/studies/interactions.py [FOLDER] [--max-learners N] [--trials N] [--seed N]
 
 FOLDER holds corpus.jsonl and interactions.csv (default: $DCDT_COLLECTIONS/udemy_interactions). A learner's items count
 once, at their first time; learners with three or more take part. The last item of each is held out for test and the

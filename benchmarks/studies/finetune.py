@@ -1,6 +1,6 @@
 """Does fine-tuning the sentence model itself gain more than towers on its frozen vectors, and at what price?
 
-    python benchmarks/finetune.py FOLDER [--folds 0,1] [--epochs 2]
+    python benchmarks/studies/finetune.py FOLDER [--folds 0,1] [--epochs 2]
 
 FOLDER is a collection in BEIR layout. all-MiniLM-L6-v2 is fine-tuned as one would do it instead of training towers:
 title and text as one string, mean of the last layer, softmax over the positives of the batch with all known related

@@ -1,6 +1,6 @@
 """What does a sweep cost beside raw training loops that do the same epochs, validations and saves?
 
-    python benchmarks/sweep.py [--jobs 4] [--epochs 30] [--repeats 3]
+    python benchmarks/studies/sweep.py [--jobs 4] [--epochs 30] [--repeats 3]
 
 Runs `model=dcdt` on linear_algebra over several folds, once through `dcdt.run`'s own functions (Trainer, callbacks,
 result files) and once through a plain loop of PyTorch with the same model, batches, validation and checkpoint, turn by
@@ -9,34 +9,23 @@ turn in one process with one thread. Prints the ratio of the medians and where t
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that benchmarks share
+from small_run import job, train_raw, validate
 
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.data.beir import load_collection
-from dcdt.data.datamodule import IndexBatches, RankingDataModule
-from dcdt.data.splits import make_split
-from dcdt.data.tables import Tables
-from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
-from dcdt.losses.measures import euclidean
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.results import summarise, write_results
 from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
-
-
-def job(settings: Settings) -> tuple[Tables, RankingDataModule]:
-    """What both sides start from: vectors and batches."""
-    collection = load_collection(settings.data.path)
-    tables = build.load_tables(settings, collection)
-    return tables, build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
 
 
 def framework(settings: Settings, folder: Path) -> dict[str, float]:
@@ -72,52 +61,6 @@ def raw(settings: Settings, folder: Path) -> dict[str, float]:
     torch.save(weights, folder / "raw.ckpt")
     clock("write")
     return clock.parts
-
-
-def train_raw(
-    settings: Settings, tables: Tables, data: RankingDataModule
-) -> tuple[torch.nn.Module, dict[str, Tensor], Tensor]:
-    """A plain loop: the model, its best weights by validation after every epoch, and how ties are broken."""
-    torch.set_num_threads(1)
-    model = build.make_model(settings, tables)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
-    steps = -(-len(data.split.pairs) // settings.batch_size) * settings.trainer.max_epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    best, weights, ties = -1.0, {}, tie_order(data.collection.videos.ids)
-    for epoch in range(settings.trainer.max_epochs):
-        model.train()
-        for batch in batches(data, settings, epoch):
-            rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)
-            queries = model.encode_queries(tables.queries[batch["query"]]).unsqueeze(1)
-            distinct, place = torch.unique(rows, return_inverse=True)
-            videos = model.encode_videos(tables.videos[:, distinct])[place]
-            label = torch.zeros_like(rows, dtype=torch.float32)
-            label[:, 0] = 1
-            loss = model.loss(euclidean(queries, videos), label).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        value = validate(model, data, ties, "val")
-        if value > best:
-            best, weights = value, {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    return model, weights, ties
-
-
-@torch.no_grad()
-def validate(model: torch.nn.Module, data: RankingDataModule, ties: Tensor, name: str) -> float:
-    """MRR of a side, full ranking."""
-    model.eval()
-    side = data.sides[name]
-    scores = model.encode_queries(model.tables.queries[side.queries]) @ model.encode_videos(model.tables.videos).T
-    ranks = judged_ranks(scores, side.judged, ties, side.candidates)
-    return float(ranking_metrics(ranks, side.grades, data.collection.positive_grade)["mrr"].mean())
-
-
-def batches(data: RankingDataModule, settings: Settings, epoch: int) -> Iterator[dict[str, Tensor]]:
-    """The batches of one epoch, as the DataModule makes them."""
-    pairs, device = torch.from_numpy(data.split.pairs), torch.device("cpu")
-    return iter(IndexBatches(pairs, data.sampler, settings.batch_size, settings.seed, lambda: epoch, device))
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """A server under searches, adds and deletes for some minutes: what is lost, what fails, how its memory grows.
 
-    python benchmarks/soak.py RUN [--minutes 10]
+    python benchmarks/studies/soak.py RUN [--minutes 10]
 
 A copy of RUN is served by a process of its own. Two clients search; this process adds two videos, edits one and deletes
 two older ones, over and over, so that the catalogue does not grow, and checks by search that the last change can be
@@ -10,6 +10,7 @@ found. At the end the catalogue must hold exactly what was left. The results go 
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -18,6 +19,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that benchmarks share
+from measured import RESULTS
 from serving import questions_of, start_server
 
 from dcdt.data.types import Documents
@@ -25,7 +29,7 @@ from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.utils.files import write_json
 
-OUT = Path(__file__).parent / "results" / "soak.json"
+OUT = RESULTS / "soak.json"
 
 
 def memory(process: int) -> float:

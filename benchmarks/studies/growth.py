@@ -1,6 +1,6 @@
 """How do costs grow from a thousand videos to a million?
 
-    python benchmarks/growth.py [--sizes 1000 10000 100000 1000000] [--width 1536]
+    python benchmarks/studies/growth.py [--sizes 1000 10000 100000 1000000] [--width 1536]
 
 Synthetic clustered vectors in half precision (`trainer.tables=float16`), a process: seconds of a training step (batch
 1024, four negatives drawn from the whole catalogue), of mining pools of 200 for 256 queries, of a validation of 256
@@ -11,11 +11,14 @@ videos on (1: as the catalogue grows).
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that benchmarks share
 from evaluation import validate
 from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of

@@ -1,6 +1,6 @@
 """How far off is the estimate of tokens from OpenAI's own count?
 
-    pip install tiktoken; TIKTOKEN_CACHE_DIR=FOLDER python benchmarks/tokens.py FOLDER [FOLDER ...]
+    pip install tiktoken; TIKTOKEN_CACHE_DIR=FOLDER python benchmarks/studies/tokens.py FOLDER [FOLDER ...]
 
 Counts the texts of collections by tiktoken's cl100k_base, the vocabulary of the text-embedding-3 models, which tiktoken
 downloads unless it lies in $TIKTOKEN_CACHE_DIR. One row a collection and language.

@@ -1,6 +1,6 @@
 """What is a model that knows Chinese worth on Chinese questions, and what does it cost on English ones?
 
-    python benchmarks/languages.py
+    python benchmarks/studies/languages.py
 
 Untrained cosine (title and text vectors summed) on linear_algebra by `embedder=local` and `embedder=multilingual`: the
 open questions in English and the slice in Chinese, with 95 % bootstrap intervals over queries and of the difference.

@@ -1,6 +1,6 @@
 """Which container for the embedding cache? A million vectors of 1536 half floats in each, opened by a fresh process.
 
-    python benchmarks/cache.py [--n 1000000] [--folder /tmp] [safetensors parquet arrow lance lmdb]
+    python benchmarks/studies/cache.py [--n 1000000] [--folder /tmp] [safetensors parquet arrow lance lmdb]
 
 For each: seconds to write, size, seconds to open, memory that opening adds, seconds to find 100,000 texts, seconds to
 have their vectors as float32. Keys and vectors are the same; a container without an index of its own gets the cache's.

@@ -1,6 +1,6 @@
 """What does Weights & Biases (offline) add to a run, beside logger=csv?
 
-    python benchmarks/logging_overhead.py [--epochs 200] [--repeats 5]
+    python benchmarks/studies/logging_overhead.py [--epochs 200] [--repeats 5]
 
 Runs `model=dcdt` on linear_algebra for all epochs in one process with one thread, turn by turn with logger=csv and
 logger=wandb, after a first run of each that does not count. A run is all that `dcdt.training.experiment.run` does:

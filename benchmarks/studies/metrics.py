@@ -1,6 +1,6 @@
 """How much faster are the ranking metrics than torchmetrics' retrieval classes?
 
-    python benchmarks/metrics.py [--queries 10000] [--videos 200] [--repeats 3]
+    python benchmarks/studies/metrics.py [--queries 10000] [--videos 200] [--repeats 3]
 
 Scores of every query against so many videos and three related ones of two grades: ranks and all metrics (MRR, MAP and
 recall, precision, hit and nDCG at 1, 5 and 10) here, and the same fourteen by `torchmetrics.retrieval`, which go
@@ -8,11 +8,15 @@ through the queries one by one. Both give the same means, which is checked first
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
-from measured import RESULTS, interleaved, median, ratio, row, write
 from torch import Tensor
 from torchmetrics import MetricCollection, retrieval
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that benchmarks share
+from measured import RESULTS, interleaved, median, ratio, row, write
 
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order

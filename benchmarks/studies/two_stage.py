@@ -1,6 +1,6 @@
 """What does a rank head cost a question, and its parts?
 
-    python benchmarks/two_stage.py [FOLDER] [--rounds 5] [--models two_stage,two_stage_joint]
+    python benchmarks/studies/two_stage.py [FOLDER] [--rounds 5] [--models two_stage,two_stage_joint]
 
 Prepares each model on the first fold of a collection in BEIR layout (without FOLDER: linear_algebra), then answers
 every open test and validation query alone, as a service would: recall alone, and recall with the head, turn by turn in

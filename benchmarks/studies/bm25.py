@@ -1,6 +1,6 @@
 """How much faster is BM25 by bm25s than by rank-bm25 on a large collection?
 
-    python benchmarks/bm25.py [--videos 100000] [--queries 200] [--repeats 3]
+    python benchmarks/studies/bm25.py [--videos 100000] [--queries 200] [--repeats 3]
 
 `model=bm25 model.backend=bm25s` and `model.backend=rank_bm25`, variant plus, on texts of words drawn from a Zipf
 distribution (60 words a video, 8 a query): building the index, and scoring every video for every query, both turn by
@@ -9,10 +9,14 @@ it has scored --queries. Both give the same scores, which is checked.
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that benchmarks share
 from measured import RESULTS, Row, interleaved, median, ratio, row, write
 
 from baselines.bm25 import _bm25s, _rank_bm25

@@ -1,4 +1,4 @@
-"""Time and memory of a large collection: `python benchmarks/large.py [--documents 200000] [--folder FOLDER]`.
+"""Time and memory of a large collection: `python benchmarks/studies/large.py [--documents 200000] [--folder FOLDER]`.
 
 Made texts of Zipf's law (as long as abstracts, half of them with a title) and random vectors, so that no embedder is
 needed: what is measured is reading, splitting, BM25 by bm25s and the run around it, each in a process of its own.
