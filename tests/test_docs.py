@@ -182,7 +182,6 @@ BLOCKS = [
         },
     ),
     Block("docs/scaling.md", "srun --nodes=2", "needs Slurm; tests/test_distributed.py sets what srun sets"),
-    Block("docs/scaling.md", "wandb leet", "fills a terminal until a key is pressed; tests/test_run.py reads with it"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
