@@ -14,14 +14,14 @@ from dcdt.config import BM25Config, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
-from dcdt.data.types import Collection, as_one
+from dcdt.data.types import Collection, join_fields
 from dcdt.models.recommender import QueryBatch, Recommender
 from dcdt.utils.errors import NotApplicable, UserError
 
 Scorer = Callable[[list[str]], NDArray[np.floating[Any]]]
 RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}
 BM25S = {"okapi": "robertson", "l": "bm25l", "plus": "bm25+", "lucene": "lucene", "atire": "atire"}
-EMPTY = ""  # stands in a video without a word; no query holds it
+EMPTY_WORD = ""  # stands in a video without a word; no query holds it
 
 
 class BM25(Recommender):
@@ -64,7 +64,7 @@ class BM25(Recommender):
             NotApplicable: no video has a word.
         """
         texts = video_texts(data.collection, self.config.fields)
-        self._index([self.tokenize(text) or [EMPTY] for text in texts])
+        self._index([self.tokenize(text) or [EMPTY_WORD] for text in texts])
 
     def score(self, queries: QueryBatch) -> Tensor:
         """BM25 of B texts against all videos, (B, N)."""
@@ -97,7 +97,7 @@ class BM25(Recommender):
 
     def _index(self, documents: list[list[str]]) -> None:
         self.documents = documents
-        self._known = {word for words in documents for word in words} - {EMPTY}
+        self._known = {word for words in documents for word in words} - {EMPTY_WORD}
         if not self._known:
             raise NotApplicable("no video has a word to match")
         config = self.config
@@ -108,7 +108,7 @@ class BM25(Recommender):
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
     """The fields of every video as one text; a text that stands in for a missing field is not read twice."""
-    return as_one([collection.field_texts(name) for name in fields])
+    return join_fields([collection.field_texts(name) for name in fields])
 
 
 def _rank_bm25(documents: list[list[str]], variant: str, **values: float) -> Scorer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcdt.config import CollaborativeConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.histories import Histories, held_out, may_be_fitted
+from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.recommender import QueryBatch, Recommender
@@ -68,8 +68,8 @@ class Collaborative(Recommender):
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
         self.watched_by = Histories(watches)
-        held = held_out(data)
-        keep = may_be_fitted(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
+        held = held_out_askers(data)
+        keep = fittable_watches(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
         learners, rows = np.unique(watches.user[keep], return_inverse=True)  # who has nothing to show leaves no row
         counts = np.ones(len(rows), dtype=np.float32), (rows.reshape(-1), watches.item[keep])
         self.model.fit(csr_matrix(counts, shape=(len(learners), self.n_videos)), data.seed)

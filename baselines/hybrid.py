@@ -9,7 +9,7 @@ from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.evaluation.ranking import quality, top_k
-from dcdt.models.parts import as_mask, make_part, z_scores
+from dcdt.models.components import as_mask, make_component, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
@@ -49,7 +49,9 @@ class Hybrid(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
-        self.first, self.second = (make_part(part, tables, "model=hybrid") for part in (config.first, config.second))
+        self.first, self.second = (
+            make_component(part, tables, "model=hybrid") for part in (config.first, config.second)
+        )
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.needs_question = self.first.needs_question or self.second.needs_question
         self.register_buffer("weight", torch.tensor(0.5))
@@ -61,7 +63,7 @@ class Hybrid(Recommender):
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
-            found = value_of_weights(self, data, self.config.weight_on == "judged")
+            found = validate_weights(self, data, self.config.weight_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
 
     def facts(self) -> dict[str, float]:
@@ -75,7 +77,7 @@ class Hybrid(Recommender):
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Fused scores for validation queries: of parts that read these, as fitted without each query."""
-        first, second = (_new_scores(part, queries, rows, "val") for part in (self.first, self.second))
+        first, second = (_component_scores(part, queries, rows, "val") for part in (self.first, self.second))
         return self._fused(first, second, queries.candidates)
 
     def score_parts(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:
@@ -87,12 +89,12 @@ class Hybrid(Recommender):
         first, second = first.float(), second.float()
         if self.config.fusion == "rrf":
             k = self.config.k
-            found = [1 / (k + ranks(part, self.order, candidates).double()) for part in (first, second)]
+            found = [1 / (k + candidate_ranks(part, self.order, candidates).double()) for part in (first, second)]
             return (found[0] + found[1]).float()
         return fuse(first, second, self.weight, candidates)
 
 
-def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
+def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
     """MRR of the validation queries at every weight; where `judged`, `quality` of these and the training queries."""
     sides = [data.sides["val"], *([side_tensors("train", data.split.train, data.collection)] if judged else [])]
     sums = dict.fromkeys(WEIGHTS, 0.0)
@@ -100,7 +102,7 @@ def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
         for positions in Positions(side):
             rows = side.queries[positions]
             queries = query_batch(data.collection, model.tables, rows, side)
-            first, second = (_new_scores(part, queries, rows, side.name) for part in (model.first, model.second))
+            first, second = (_component_scores(part, queries, rows, side.name) for part in (model.first, model.second))
             measure = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
             for weight in WEIGHTS:
                 scores = fuse(first, second, weight, queries.candidates)
@@ -109,7 +111,7 @@ def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
     return {weight: total / sum(len(side.queries) for side in sides) for weight, total in sums.items()}
 
 
-def _new_scores(part: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
+def _component_scores(part: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
     left_out = side == "train" or part.reads_validation
     return (part.score_left_out(queries, rows) if left_out else part.score(queries)).float()
 
@@ -119,7 +121,7 @@ def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tens
     return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
 
 
-def ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
+def candidate_ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
     """Rank from 1 of every candidate, rows (C,), (B, N); the others stand after all of them."""
     n = scores.shape[1] if candidates is None else len(candidates)
     best = top_k(scores, n, order, as_mask(candidates, scores.shape[1]))[1]  # (B, n)

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import wide
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.towers import Tower
+from dcdt.utils.precision import at_least_float32
 
-CHUNK_CELLS = 2**20  # hidden outputs held at a time in full ranking: 4 MB of fp32, which stays in the cache of a CPU
+MAX_BLOCK_NUMBERS = (
+    2**20
+)  # hidden outputs held at a time in full ranking: 4 MB of fp32, which stays in the cache of a CPU
 
 
 class SingleTower(PairRecommender):
@@ -62,7 +64,7 @@ class SingleTower(PairRecommender):
     def join(self, queries: Tensor, videos: Tensor) -> Tensor:
         """Scores in (0, 1) of both sides (..., F * W), broadcast against each other: (...)."""
         logit = self.output(self.dropout((queries + videos).relu())).squeeze(-1)
-        return wide(logit).sigmoid()
+        return at_least_float32(logit).sigmoid()
 
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """1 - s (or s, where the loss takes similarities) of B queries and their videos, (B, C)."""
@@ -73,7 +75,7 @@ class SingleTower(PairRecommender):
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores (B, N), by blocks of pairs whose hidden outputs hold at most CHUNK_CELLS numbers."""
         asked, shown = self.sides(queries.vectors, self.tables.videos)  # (B, FW), (N, FW)
-        rows, columns = chunk_shape(len(shown), shown.shape[-1])
+        rows, columns = block_shape(len(shown), shown.shape[-1])
         scores = asked.new_empty(len(asked), len(shown))
         for top in range(0, len(asked), rows):
             for left in range(0, len(shown), columns):
@@ -82,13 +84,13 @@ class SingleTower(PairRecommender):
         return scores
 
 
-def chunk_shape(n_videos: int, width: int) -> tuple[int, int]:
+def block_shape(n_videos: int, width: int) -> tuple[int, int]:
     """Queries and videos of a block of pairs, so that queries x videos x width is at most CHUNK_CELLS.
 
-    >>> chunk_shape(n_videos=1500, width=512)
+    >>> block_shape(n_videos=1500, width=512)
     (1, 1500)
-    >>> chunk_shape(n_videos=46, width=512)
+    >>> block_shape(n_videos=46, width=512)
     (44, 46)
     """
-    columns = min(n_videos, max(1, CHUNK_CELLS // width))
-    return max(1, CHUNK_CELLS // (columns * width)), columns
+    columns = min(n_videos, max(1, MAX_BLOCK_NUMBERS // width))
+    return max(1, MAX_BLOCK_NUMBERS // (columns * width)), columns

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from dcdt.config import OptimizerConfig, ZeroShotConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.gather import HALVES
-from dcdt.data.histories import Histories, pooled
+from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.recommender import QueryBatch, Recommender, products
+from dcdt.models.recommender import QueryBatch, Recommender, score_vectors
 from dcdt.models.whitening import catalogue_whitening
+from dcdt.utils.precision import HALF_DTYPES
 
 
 class ZeroShot(Recommender):
@@ -69,15 +69,15 @@ class ZeroShot(Recommender):
         """Vectors of the whole catalogue (N, D); a single table of half precision as it is, of length 1 already."""
         videos = self.tables.videos
         plain = self.whitening is None and len(videos) == 1
-        return videos[0] if plain and videos.dtype in HALVES else super().video_vectors()
+        return videos[0] if plain and videos.dtype in HALF_DTYPES else super().video_vectors()
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B queries against all N videos, (B, N)."""
         videos, asked = self.video_vectors(), self.encode_queries(queries.vectors)
         if self.histories is not None:
             watched = self.histories.last(queries.users, queries.times)
-            asked = nn.functional.normalize(asked + pooled(videos, watched), dim=-1)
-        return products(asked, videos)
+            asked = nn.functional.normalize(asked + pool_history(videos, watched), dim=-1)
+        return score_vectors(asked, videos)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The histories of all learners, where they are read."""

@@ -61,7 +61,7 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
     from dcdt.embeddings.providers.local import LocalEmbedder
     from dcdt.embeddings.providers.local_models import model_folder
     from dcdt.embeddings.providers.onnx import OnnxEmbedder
-    from dcdt.embeddings.providers.onnx_export import exported
+    from dcdt.embeddings.providers.onnx_export import ensure_exported
 
     torch.set_num_threads(threads)
     held = OmegaConf.load(config_folder() / "embedder" / "local.yaml")
@@ -69,9 +69,11 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
     texts = mixed_texts(collections, n)
     plain = SentenceTransformer(str(model_folder(config.package)), device="cpu")
     plain.max_seq_length = config.max_tokens
-    onnx, torch_way = OnnxEmbedder(exported(config), config, threads), LocalEmbedder(config)
+    onnx, torch_way = OnnxEmbedder(ensure_exported(config), config, threads), LocalEmbedder(config)
     single = LocalEmbedderConfig(**{**vars(config), "layer_weights": [1.0]})
-    assert np.allclose(OnnxEmbedder(exported(single), single).embed(texts[:20]), plain.encode(texts[:20]), atol=1e-4)
+    assert np.allclose(
+        OnnxEmbedder(ensure_exported(single), single).embed(texts[:20]), plain.encode(texts[:20]), atol=1e-4
+    )
     jobs = {
         "plain": lambda: plain.encode(texts, show_progress_bar=False),
         "onnx": lambda: onnx.embed(texts),

@@ -22,7 +22,7 @@ from training import Turns, fresh, item_batches, step, turns
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.training import build
 
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
@@ -159,7 +159,7 @@ def ranking_rows(given: argparse.Namespace, split: object, collection: object, t
     tables.to(torch.device("cpu"))  # mining sends the table block by block, as before a run
     asked, forbidden = tables.queries[:10_000], (torch.arange(min(10_000, len(tables.queries))) % n).unsqueeze(1)
     everything = torch.arange(n)
-    mined = seconds_of(lambda: mine(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
+    mined = seconds_of(lambda: mine_hard_negatives(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
     settings = settings_of("trainer=gpu", "sampler=random", "trainer.max_epochs=1")
     data = data_of(settings, collection, split, tables)
     model, trainer = build.make_model(settings, tables), build.make_trainer(settings, [])

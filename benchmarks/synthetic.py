@@ -13,7 +13,7 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Side, Split
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection, Documents, Judgments
-from dcdt.embeddings.tables import make_unit, room
+from dcdt.embeddings.tables import allocate, normalise_rows
 from dcdt.samplers.pool import training_pool
 from dcdt.training import build
 
@@ -73,13 +73,13 @@ def tables_of(n_queries: int, n_videos: int, width: int = WIDTH) -> Tables:
 
 def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | None = None) -> Tables:
     """The same in half precision, block by block; in a file of the folder `home` where one is named."""
-    queries, videos = room((n_queries, width), torch.float16), room((2, n_videos, width), torch.float16, home)
-    summed = room((n_videos, width), torch.float16, home)
+    queries, videos = allocate((n_queries, width), torch.float16), allocate((2, n_videos, width), torch.float16, home)
+    summed = allocate((n_videos, width), torch.float16, home)
     for seed, table in enumerate((queries, *videos)):
         clustered(len(table), width, seed, into=table)
     for start in range(0, n_videos, BLOCK):
         summed[start : start + BLOCK] = videos[:, start : start + BLOCK].float().sum(0)
-    return Tables(queries, videos, make_unit(summed), ["title", "text"])
+    return Tables(queries, videos, normalise_rows(summed), ["title", "text"])
 
 
 def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:

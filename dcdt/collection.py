@@ -15,10 +15,10 @@ from rich.table import Table
 
 from dcdt.config import SplitConfig, demo_collection
 from dcdt.data.beir import load_collection
-from dcdt.data.importer import USUAL, Found, add_interactions, add_queries, add_videos
+from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
 from dcdt.data.splits import make_split
-from dcdt.data.survey import Survey, survey
-from dcdt.data.weak import KINDS, add_weak_queries
+from dcdt.data.summary import CollectionSummary, summarise_collection
+from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, format_error
 from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
@@ -27,7 +27,7 @@ EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its u
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
 
 
-def new(folder: Path, given: argparse.Namespace) -> list[str]:
+def new_collection(folder: Path, given: argparse.Namespace) -> list[str]:
     """Read the tables and write the folder, whole or not at all.
 
     Returns:
@@ -37,8 +37,8 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
         UserError: the folder holds something, or a table cannot become a collection.
     """
     _refuse_existing(folder)
-    names = {role: value for role in USUAL if (value := getattr(given, f"{role.replace('-', '_')}_column"))}
-    found = Found()
+    names = {role: value for role in COLUMN_NAMES if (value := getattr(given, f"{role.replace('-', '_')}_column"))}
+    found = ImportedRecords()
     add_videos(found, given.videos, names, given.keep)
     if given.queries:
         add_queries(found, given.queries, names)
@@ -66,14 +66,14 @@ def new(folder: Path, given: argparse.Namespace) -> list[str]:
         draft = Path(place) / "collection"
         _write(draft, found, settings)
         try:
-            check(draft)  # what it refuses never stands under the folder's name
+            check_collection(draft)  # what it refuses never stands under the folder's name
         except UserError as error:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
-        _place(draft, folder)
+        _rename_draft(draft, folder)
     return found.warnings
 
 
-def check(folder: Path) -> Survey:
+def check_collection(folder: Path) -> CollectionSummary:
     """Read a collection as a run would, splits included, and count what is there.
 
     Raises:
@@ -81,10 +81,10 @@ def check(folder: Path) -> Survey:
     """
     collection = load_collection(folder)
     make_split(collection, SplitConfig("query", 0, 1, "all"))
-    return survey(collection)
+    return summarise_collection(collection)
 
 
-def demo(folder: Path) -> None:
+def copy_demo(folder: Path) -> None:
     """Copy the 46 linear-algebra videos with their queries, judgments, learners and vectors.
 
     Raises:
@@ -95,10 +95,10 @@ def demo(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place) / "collection"
         shutil.copytree(demo_collection(), draft, ignore=shutil.ignore_patterns("*.py", "__pycache__", "judging"))
-        _place(draft, folder)
+        _rename_draft(draft, folder)
 
 
-def _write(folder: Path, found: Found, settings: dict[str, object]) -> None:
+def _write(folder: Path, found: ImportedRecords, settings: dict[str, object]) -> None:
     (folder / "qrels").mkdir(parents=True)
     for name, records in (("corpus", found.videos), ("queries", found.queries)):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
@@ -112,7 +112,7 @@ def _write(folder: Path, found: Found, settings: dict[str, object]) -> None:
     OmegaConf.save(OmegaConf.create(settings), folder / "collection.yaml")
 
 
-def _place(draft: Path, folder: Path) -> None:
+def _rename_draft(draft: Path, folder: Path) -> None:
     """Give the finished draft its name, unless another process has taken it meanwhile."""
     try:
         draft.replace(folder)
@@ -126,7 +126,7 @@ def _refuse_existing(folder: Path) -> None:
         raise UserError(f"{folder} exists and is not empty. Name another folder, or remove this one first.")
 
 
-def show(found: Survey, warnings: Sequence[str]) -> None:
+def print_summary(found: CollectionSummary, warnings: Sequence[str]) -> None:
     """Print figures, the lengths as bars, and the warnings."""
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -141,7 +141,7 @@ def show(found: Survey, warnings: Sequence[str]) -> None:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(prog="python -m dcdt.collection", description="Collections: make, check, copy.")
     actions = command.add_subparsers(dest="action", required=True)
@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--videos", type=Path, required=True, metavar="FILE", help="id, title, description, ...")
     make.add_argument("--queries", type=Path, metavar="FILE", help="question, id of a video that answers it, grade")
     make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
-    for role, usual in USUAL.items():
+    for role, usual in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(usual[:4])}")
     make.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the videos to keep as metadata (all)")
     make.add_argument("--name", help="of the collection (the folder's)")
@@ -165,12 +165,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     redact_output()
-    given = parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     try:
-        warnings = new(given.folder, given) if given.action == "new" else []
+        warnings = new_collection(given.folder, given) if given.action == "new" else []
         if given.action == "demo":
-            demo(given.folder)
-        show(check(given.folder), warnings)
+            copy_demo(given.folder)
+        print_summary(check_collection(given.folder), warnings)
     except (UserError, OSError) as error:
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None

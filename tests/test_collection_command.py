@@ -8,7 +8,7 @@ from commands import dcdt, dcdt_process
 from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split, weak_counts
-from dcdt.data.survey import survey
+from dcdt.data.summary import summarise_collection
 from dcdt.data.types import normalise_text
 from dcdt.utils.errors import UserError
 
@@ -161,7 +161,7 @@ def test_the_survey_counts_and_warns(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "what"}\n{"_id": 2, "text": "why"}')
     (tmp_path / "qrels" / "all.tsv").write_text("1\ta\t2\n1\tb\t1\n")
-    found = survey(load_collection(tmp_path))
+    found = summarise_collection(load_collection(tmp_path))
     facts = dict(found.facts)
     assert (facts["videos"], facts["without a title"], facts["without a description"]) == ("4", "1", "1")
     assert (facts["queries with a positive"], facts["grades"]) == ("1", "2: 1, 1: 1")

@@ -266,7 +266,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
 
 
 def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 0)
+    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 0)
     sizes, end = [], Recommender.on_test_epoch_end
 
     def counted(self):

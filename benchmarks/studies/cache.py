@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from dcdt.embeddings.cache import Space, VectorCache, _Index
-from dcdt.embeddings.shards import keys_of, write_shard
+from dcdt.embeddings.shards import text_keys, write_shard
 
 WIDTH = 1536
 SPACE = Space("benchmark", "random", WIDTH, "l2")
@@ -35,7 +35,7 @@ def blocks(n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
-        yield keys_of(f"text {at}" for at in range(start, start + size)), np.roll(vectors[:size], start // BLOCK, 1)
+        yield text_keys(f"text {at}" for at in range(start, start + size)), np.roll(vectors[:size], start // BLOCK, 1)
 
 
 def write_safetensors(folder: Path, n: int) -> None:
@@ -73,7 +73,7 @@ def keys_in(columns: list) -> np.ndarray:
 def indexed(keys: np.ndarray, take: Callable) -> tuple[Callable, Callable]:
     """Look-ups of a container that only gives rows: the cache's index before it."""
     index = _Index([keys.reshape(-1, 2)])
-    index_of = lambda texts: index.find(keys_of(texts))  # noqa: E731
+    index_of = lambda texts: index.find(text_keys(texts))  # noqa: E731
     return index_of, lambda texts: take(index_of(texts)).astype(np.float32)
 
 
@@ -181,12 +181,12 @@ def read_lmdb(folder: Path) -> tuple[Callable, Callable]:
 
     def find(texts: list[str]) -> np.ndarray:
         with env.begin(buffers=True) as transaction:
-            return np.array([transaction.get(key.tobytes()) is not None for key in keys_of(texts)]) - 1
+            return np.array([transaction.get(key.tobytes()) is not None for key in text_keys(texts)]) - 1
 
     def vectors(texts: list[str]) -> np.ndarray:
         result = np.empty((len(texts), WIDTH), np.float32)
         with env.begin(buffers=True) as transaction:
-            for at, key in enumerate(keys_of(texts)):
+            for at, key in enumerate(text_keys(texts)):
                 result[at] = np.frombuffer(transaction.get(key.tobytes()), np.float16)
         return result
 

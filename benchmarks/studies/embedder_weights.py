@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from dcdt.config import LocalEmbedderConfig, SplitConfig
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
-from dcdt.data.splits import Side, make_split, sealed
+from dcdt.data.splits import Side, is_sealed, make_split
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
@@ -42,7 +42,7 @@ def measure(folder: Path) -> dict[tuple[float, ...], dict[str, np.ndarray]]:
     collection = load_collection(folder)
     split = make_split(collection, SplitConfig("query", 0, 10, "open"))
     rows = np.unique(collection.positives.query)
-    rows = np.array([row for row in rows.tolist() if not sealed(collection.queries.texts[row])])
+    rows = np.array([row for row in rows.tolist() if not is_sealed(collection.queries.texts[row])])
     rows = np.setdiff1d(rows, np.concatenate([np.zeros(0, int), *collection.slice_rows().values()]))
     judged = collection.related.where(np.isin(collection.related.query, rows))
     side = side_tensors("open", Side(rows, split.test.candidates, judged), collection)

@@ -25,7 +25,7 @@ from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, s
 
 from dcdt.data.datamodule import IndexBatches, Positions
 from dcdt.models.recommender import Recommender
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.serving.ann import Ann
 from dcdt.training import build
 
@@ -53,7 +53,7 @@ def costs(n: int, width: int, repeats: int, index: bool) -> dict[str, float]:
     found = {"train step": train_steps(model, data, repeats)}
     asked, everything = tables.queries[:ASKED], torch.arange(n)
     forbidden = (torch.arange(ASKED) % n).unsqueeze(1)
-    found["mining"] = timed(lambda: mine(asked, tables.frozen, everything, forbidden, POOL), repeats)
+    found["mining"] = timed(lambda: mine_hard_negatives(asked, tables.frozen, everything, forbidden, POOL), repeats)
 
     def validation() -> None:
         model.train().eval()  # forgets the catalogue's vectors

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from dcdt.config import SCHEMAS, config_folder, typed
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
-from dcdt.data.splits import Side, sealed
+from dcdt.data.splits import Side, is_sealed
 from dcdt.embeddings.providers import make_embedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval
@@ -28,7 +28,7 @@ def main() -> None:
     collection = load_collection(conf.parent / "data" / "linear_algebra")
     chinese = collection.slice_rows()["zh"]
     english = np.setdiff1d(np.unique(collection.positives.query), chinese)
-    english = np.array([row for row in english.tolist() if not sealed(collection.queries.texts[row])])
+    english = np.array([row for row in english.tolist() if not is_sealed(collection.queries.texts[row])])
     print("| questions | embedder | MRR | nDCG@10 | MRR minus local |\n|---|---|---|---|---|")
     embedders = {
         name: make_embedder(typed(SCHEMAS["embedder"][name], OmegaConf.load(conf / "embedder" / f"{name}.yaml"), name))

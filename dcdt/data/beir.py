@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.data.next_video import next_videos
+from dcdt.data.next_video import next_video_queries
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import join_names, one_line, pluralize
 from dcdt.utils.yaml import read_yaml
 
-UNKNOWN_SHARE = 0.05  # of the judgments may be of ids that are not there; public sets have some
-HIGHEST = 1_000_000  # grade, up to which single precision holds every whole number
-SETTINGS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
+MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of ids that are not there; public sets have some
+MAX_GRADE = 1_000_000  # grade, up to which single precision holds every whole number
+SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
 def load_collection(path: str | Path) -> Collection:
@@ -47,7 +47,7 @@ def load_collection(path: str | Path) -> Collection:
             f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
             "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
         )
-    settings = _settings(folder / "collection.yaml")
+    settings = _read_settings(folder / "collection.yaml")
     empty: set[str] = set()
     videos = read_videos(folder / "corpus.jsonl", empty)
     excluded, left_out = None, []
@@ -62,7 +62,7 @@ def load_collection(path: str | Path) -> Collection:
             said = pluralize(len(unknown), "judgment is", "judgments are")
             left_out.append(f"{said} of an id that is not there, and left out, the first at {unknown[0]}.")
     else:
-        queries, judgments, excluded = next_videos(folder / "interactions.csv", videos)
+        queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
         given = {}
     collection = Collection(
         path=folder,
@@ -86,13 +86,13 @@ def load_collection(path: str | Path) -> Collection:
     return collection
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     settings = read_yaml(path)
-    unknown = sorted(settings.keys() - set(SETTINGS))
+    unknown = sorted(settings.keys() - set(SETTING_KEYS))
     if unknown:
-        raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTINGS)}.")
+        raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTING_KEYS)}.")
     grade = settings.get("positive_grade", 1)
     if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
         raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
@@ -102,7 +102,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Number and text of the lines of a UTF-8 file, with their ends; those without a word only where `blank`.
 
     Raises:
@@ -121,13 +121,13 @@ def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line of a JSON-lines file that holds a word.
 
     Raises:
         UserError: a line is not a JSON object, with file and line.
     """
-    for number, line in text_lines(path):
+    for number, line in read_lines(path):
         try:
             record = parse_json(line)
         except ValueError as error:
@@ -140,11 +140,11 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Line number, id and record of each line; ids are unique and not empty."""
     first: dict[str, int] = {}
-    for number, record in json_objects(path):
+    for number, record in read_json_lines(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
-        name = _whole(str(identifier).strip(), f"{path}:{number}")
+        name = _check_encodable(str(identifier).strip(), f"{path}:{number}")
         if any(unicodedata.category(char) == "Cc" for char in name):
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
         if name in first:
@@ -155,16 +155,16 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         yield number, name, record
 
 
-def _text_of(record: dict[str, Any], key: str, place: str) -> str:
+def _read_text(record: dict[str, Any], key: str, place: str) -> str:
     value = record.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
         raise UserError(f"{place}: '{key}' is {type(value).__name__}; it must be a text.")
-    return _whole(value.strip(), place)
+    return _check_encodable(value.strip(), place)
 
 
-def _whole(text: str, place: str) -> str:
+def _check_encodable(text: str, place: str) -> str:
     """The text, refused where JSON escapes spell half of a character, which no file and no hash can hold."""
     try:
         text.encode()
@@ -173,12 +173,12 @@ def _whole(text: str, place: str) -> str:
     return text
 
 
-def _metadata_of(record: dict[str, Any], place: str) -> dict[str, Any]:
+def _read_metadata(record: dict[str, Any], place: str) -> dict[str, Any]:
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise UserError(f"{place}: 'metadata' is {type(metadata).__name__}; it must be an object.")
     try:
-        _whole(json.dumps(metadata, ensure_ascii=False), place)
+        _check_encodable(json.dumps(metadata, ensure_ascii=False), place)
     except RecursionError as error:
         raise UserError(f"{place}: 'metadata' is nested too deeply.") from error
     return metadata
@@ -197,7 +197,7 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
     documents = Documents([], [], [], [])
     for number, name, record in _records(path):
         place = f"{path}:{number}"
-        title, text = _text_of(record, "title", place), _text_of(record, "text", place)
+        title, text = _read_text(record, "title", place), _read_text(record, "text", place)
         if not title and not text:
             if empty is None:
                 raise UserError(
@@ -208,7 +208,7 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
         documents.ids.append(name)
         documents.titles.append(title)
         documents.texts.append(text)
-        documents.metadata.append(_metadata_of(record, place))
+        documents.metadata.append(_read_metadata(record, place))
     if not documents.ids:
         raise UserError(f"{path} holds no video{' with a word' if empty else ''}.")
     return documents
@@ -218,7 +218,7 @@ def _read_queries(path: Path) -> Documents:
     documents = Documents([], [], [], [])
     for number, name, record in _records(path):
         place = f"{path}:{number}"
-        text = _text_of(record, "text", place)
+        text = _read_text(record, "text", place)
         if not text:
             raise UserError(
                 f"{place}: the query '{one_line(name)}' is empty; give it a text or remove it and its judgments."
@@ -226,7 +226,7 @@ def _read_queries(path: Path) -> Documents:
         documents.ids.append(name)
         documents.titles.append("")
         documents.texts.append(text)
-        documents.metadata.append(_metadata_of(record, place))
+        documents.metadata.append(_read_metadata(record, place))
     if not documents.ids:
         raise UserError(f"{path} holds no query.")
     return documents
@@ -247,12 +247,12 @@ def _read_qrels(
     unknown: list[str] = []
     for path in files:
         start = len(query_rows)
-        for number, line in text_lines(path):
+        for number, line in read_lines(path):
             parts = line.rstrip("\r\n").split("\t")
             if number == 1 and len(parts) == 3 and not _is_number(parts[2]) and parts[0].strip() not in queries.row_of:
                 continue  # the header of BEIR
             place = f"{path}:{number}"
-            query, video, grade = _judgment(parts, place)
+            query, video, grade = _parse_judgment(parts, place)
             pair = queries.row_of.get(query, -1), videos.row_of.get(video, -1)
             if -1 in pair:
                 if video not in empty:
@@ -270,7 +270,7 @@ def _read_qrels(
             video_rows.append(pair[1])
             grades.append(grade)
         given[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
-    if len(unknown) > UNKNOWN_SHARE * (len(unknown) + len(grades)):
+    if len(unknown) > MAX_UNKNOWN_FRACTION * (len(unknown) + len(grades)):
         raise UserError(f"{unknown[0]} ({len(unknown)} of {len(unknown) + len(grades)} judgments are of unknown ids).")
     judgments = Judgments(
         np.array(query_rows, dtype=np.int64), np.array(video_rows, dtype=np.int64), np.array(grades, dtype=np.float32)
@@ -278,16 +278,16 @@ def _read_qrels(
     return judgments, given, unknown
 
 
-def _judgment(parts: Sequence[str], place: str) -> tuple[str, str, float]:
+def _parse_judgment(parts: Sequence[str], place: str) -> tuple[str, str, float]:
     if len(parts) != 3:
         raise UserError(
             f"{place}: {len(parts)} columns; three are needed, separated by tabs: query-id, corpus-id, score."
         )
     query, video, grade = (part.strip() for part in parts)
-    return query, video, read_grade(grade, "score", place)
+    return query, video, parse_grade(grade, "score", place)
 
 
-def read_grade(text: str, name: str, place: str) -> float:
+def parse_grade(text: str, name: str, place: str) -> float:
     """A grade of a judgment: 0 is not relevant, higher is better.
 
     Raises:
@@ -296,8 +296,8 @@ def read_grade(text: str, name: str, place: str) -> float:
     if not _is_number(text):
         said = f"{place}: the {name} '{one_line(text)}' is not a finite number"
         raise UserError(f"{said}; 0 is not relevant, higher is better.")
-    if abs(float(text)) > HIGHEST:
-        raise UserError(f"{place}: the {name} '{one_line(text)}' is out of range; at most {HIGHEST:,} is read.")
+    if abs(float(text)) > MAX_GRADE:
+        raise UserError(f"{place}: the {name} '{one_line(text)}' is out of range; at most {MAX_GRADE:,} is read.")
     return float(text)
 
 

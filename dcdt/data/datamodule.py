@@ -16,12 +16,12 @@ from torch import Tensor
 
 from dcdt.data.pairs import Pairs
 from dcdt.data.splits import Side, Split
-from dcdt.data.tables import padded
+from dcdt.data.tables import pad_lists
 from dcdt.data.types import Collection, Judgments
 from dcdt.evaluation.ranking import tie_order
 from dcdt.utils.errors import UserError
 
-EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
+MAX_CHUNK_SCORES = 2**24  # scores held at a time in evaluation: 64 MB of fp32
 
 
 class Sampler(Protocol):
@@ -61,7 +61,7 @@ class Sampler(Protocol):
         ...
 
 
-class Copies:
+class DeviceCopies:
     """A tensor of the CPU and its copies on other devices, each made when it is first asked for."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -103,12 +103,12 @@ class SideTensors:
         return int(self.candidates.sum())
 
     @cached_property
-    def _mask(self) -> Copies:
-        return Copies(self.candidates)
+    def _mask(self) -> DeviceCopies:
+        return DeviceCopies(self.candidates)
 
     @cached_property
-    def _rows(self) -> Copies:
-        return Copies(self.candidates.nonzero().flatten())
+    def _rows(self) -> DeviceCopies:
+        return DeviceCopies(self.candidates.nonzero().flatten())
 
     def mask_on(self, device: torch.device) -> Tensor | None:
         """The candidates (N,) bool on a device; None where they are all videos."""
@@ -222,9 +222,9 @@ class RankingDataModule(L.LightningDataModule):
         return batch
 
     @cached_property
-    def ties(self) -> Copies:
+    def ties(self) -> DeviceCopies:
         """How equal scores are ordered, (N,) from `tie_order`: made once, whatever the number of stages and models."""
-        return Copies(tie_order(self.collection.videos.ids))
+        return DeviceCopies(tie_order(self.collection.videos.ids))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sampler's, kept with the state of a run in progress."""
@@ -257,7 +257,7 @@ class Positions:
     """
 
     def __init__(self, side: SideTensors, rank: int = 0, world: int = 1) -> None:
-        size = max(1, min(1024, EVALUATION_CELLS // len(side.candidates)))
+        size = max(1, min(1024, MAX_CHUNK_SCORES // len(side.candidates)))
         positions = torch.arange(len(side.queries))
         if len(positions) >= world:
             positions = torch.tensor_split(positions, world)[rank]
@@ -301,10 +301,10 @@ def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | N
     return SideTensors(
         name,
         torch.from_numpy(side.queries),
-        padded(judged, -1),
-        padded(grades, 0.0),
+        pad_lists(judged, -1),
+        pad_lists(grades, 0.0),
         torch.from_numpy(side.candidates),
-        padded(removed, -1),
+        pad_lists(removed, -1),
         labelled,
     )
 

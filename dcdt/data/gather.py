@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 HALVES = (torch.float16, torch.bfloat16)
-LEAST = 2**20  # numbers below which memory is taken anew: 4 MB of fp32
+MIN_BUFFER_NUMBERS = 2**20  # numbers below which memory is taken anew: 4 MB of fp32
 
 
 def single(vectors: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Gather:
         """
         half = table.dtype in HALVES
         layers, _, width = table.shape
-        if table.device.type != "cpu" or layers * len(rows) * width < LEAST:
+        if table.device.type != "cpu" or layers * len(rows) * width < MIN_BUFFER_NUMBERS:
             found = table[:, rows]
             cast = table.device.type == "cuda" and torch.is_autocast_enabled("cuda")
             return found.float() if half and not cast else found

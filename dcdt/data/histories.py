@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.interactions import Interactions
-from dcdt.data.tables import padded
+from dcdt.data.tables import pad_lists
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
 from dcdt.utils.text import one_line
 from dcdt.utils.transfer import to_device
 
-Asked = tuple[str | None, float | None]  # who asks, and when
+UserAndTime = tuple[str | None, float | None]  # who asks, and when
 
 
 class Histories:
@@ -56,7 +56,7 @@ class Histories:
         L is the longest history here, at most `length`.
         """
         parts = [self.before(user, time)[-(length or 0) :] for user, time in zip(users, times, strict=True)]
-        return padded([part[::-1].tolist() for part in parts], -1)
+        return pad_lists([part[::-1].tolist() for part in parts], -1)
 
     def state(self) -> dict[str, Tensor | list[str]]:
         """What `load` needs, as tensors and texts."""
@@ -69,7 +69,7 @@ class Histories:
         self.starts, self.items, self.times = (state[name].numpy() for name in ("starts", "items", "times"))  # type: ignore[union-attr]
 
 
-def pooled(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Tensor:
+def pool_history(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Tensor:
     """Direction of the weighted mean of what each learner watched.
 
     Args:
@@ -93,13 +93,13 @@ def pooled(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Te
     return nn.functional.normalize(total.index_add(0, learner, parts), dim=-1)
 
 
-def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
+def held_out_askers(data: RankingDataModule) -> dict[str, list[UserAndTime]]:
     """Who asks each query of every side but training, and when.
 
     Raises:
         UserError: a query's timestamp is no number.
     """
-    queries, asked = data.collection.queries, dict[str, list[Asked]]()
+    queries, asked = data.collection.queries, dict[str, list[UserAndTime]]()
     for name, side in data.split.sides.items():
         asked[name] = []
         for row in side.queries.tolist():
@@ -112,7 +112,7 @@ def held_out(data: RankingDataModule) -> dict[str, list[Asked]]:
     return asked
 
 
-def may_be_fitted(watches: Interactions, asked: Iterable[Asked], cutoff: float | None) -> NDArray[np.bool_]:
+def fittable_watches(watches: Interactions, asked: Iterable[UserAndTime], cutoff: float | None) -> NDArray[np.bool_]:
     """Which watches a model may be fitted on, (I,).
 
     Those before the cutoff of the split, where it has one (`split=time`); of a learner who asks a held-out query only

@@ -53,7 +53,7 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
             f"Add {path} with lines of {','.join(COLUMNS)}, or choose a model that reads questions."
         )
     watches = sorted(
-        (user, time, item) for place, row in _rows(path) for user, item, time in [_watch(row, place, items)]
+        (user, time, item) for place, row in _read_rows(path) for user, item, time in [_parse_watch(row, place, items)]
     )
     if not watches:
         raise UserError(f"{path} holds no interaction; add lines of {','.join(COLUMNS)}, or remove the file.")
@@ -63,7 +63,7 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
     return Interactions(users.tolist(), user.reshape(-1).astype(np.int64), item, np.array(times))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Place and the three columns of each line."""
     number = 0
     try:
@@ -89,7 +89,7 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _watch(row: list[str], place: str, items: Mapping[str, int]) -> tuple[str, str, float]:
+def _parse_watch(row: list[str], place: str, items: Mapping[str, int]) -> tuple[str, str, float]:
     """Learner, item id and time of a line."""
     user, item, timestamp = row
     if not user:

@@ -9,7 +9,7 @@ from dcdt.data.types import Documents, Judgments
 from dcdt.utils.errors import UserError
 
 
-def next_videos(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:
+def next_video_queries(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:
     """One query for each learner: the video watched last, held out, given those watched before.
 
     A video counts once a learner, at its first time. What a learner first watched at the last of these times is held

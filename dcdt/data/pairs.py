@@ -56,11 +56,13 @@ def load_pairs(
     seed = hashlib.sha256(f"{split.fingerprint} {space} no twins".encode()).hexdigest()[:16]
     path = folder / f"{seed}.parquet"
     if not path.exists():
-        lexical = _Lexical(collection, np.concatenate([split.val.queries, split.test.queries]))
+        lexical = _QueryBM25(collection, np.concatenate([split.val.queries, split.test.queries]))
         rows = [
             row
             for name, side in (("val", split.val), ("test", split.test))
-            for row in _draw(name, side, collection, queries, videos, lexical, np.random.default_rng(int(seed, 16)))
+            for row in _draw_pairs(
+                name, side, collection, queries, videos, lexical, np.random.default_rng(int(seed, 16))
+            )
         ]
         with atomic_write(path) as temporary:
             pq.write_table(pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), temporary)
@@ -79,7 +81,7 @@ def load_pairs(
     return {name: Pairs(query[side == name], video[side == name], label[side == name]) for name in ("val", "test")}
 
 
-def unrelated(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
+def unrelated_videos(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
     """Candidate videos without any grade above 0 for the query, and without the text of one that has a grade."""
     judged = collection.related
     known = judged.video[judged.query == query].tolist()
@@ -88,7 +90,7 @@ def unrelated(collection: Collection, query: int, candidates: NDArray[np.bool_])
     return np.flatnonzero(allowed)
 
 
-class _Lexical:
+class _QueryBM25:
     """BM25Plus of some queries against all videos: rank-bm25's own numbers, to the bit, from lists of who holds a word.
 
     rank-bm25 asks every video for every word, which takes a second a query at 200,000 videos.
@@ -122,20 +124,20 @@ class _Lexical:
 Row = tuple[str, str, str, bool, str]
 
 
-def _draw(
+def _draw_pairs(
     name: str,
     side: Side,
     collection: Collection,
     queries: NDArray[np.float32],
     videos: NDArray[np.float32],
-    lexical: _Lexical,
+    lexical: _QueryBM25,
     rng: np.random.Generator,
 ) -> list[Row]:
     positives = side.judgments.where(side.judgments.grade >= collection.positive_grade)
     place = np.argsort(np.argsort(collection.videos.ids))  # (N,) by id, so that the order of lines does not matter
     rows: list[Row] = []
     for query in sorted(side.queries.tolist(), key=collection.queries.ids.__getitem__):
-        free = unrelated(collection, query, side.candidates)
+        free = unrelated_videos(collection, query, side.candidates)
         free = free[np.argsort(place[free])]
         words = tokenize(collection.queries.texts[query])
         orders = {"bm25": lexical.scores(words)[free], "cosine": (videos @ queries[query])[free]}

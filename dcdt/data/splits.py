@@ -78,12 +78,12 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
         raise UserError(f"split.part is '{config.part}'; choose one of {', '.join(PARTS)}.")
     rule = _RULES[config.name](collection, config)
     if config.train_queries is not None:
-        rule = _fewer(collection, rule, config.train_queries)
-    rule = _with_weak(collection, rule, config.train_on)
-    return _finish(collection, rule, config)
+        rule = _limit_training(collection, rule, config.train_queries)
+    rule = _add_weak_queries(collection, rule, config.train_on)
+    return _build_split(collection, rule, config)
 
 
-def sealed(text: str) -> bool:
+def is_sealed(text: str) -> bool:
     """Whether the query group of this text lies in the sealed quarter (a hash decides, a quarter of all texts)."""
     return _hash("seal", normalise_text(text)) % 4 == 0
 
@@ -127,18 +127,18 @@ class _Rule:
     cutoff: float | None = None
 
 
-def _fewer(collection: Collection, rule: _Rule, n: int) -> _Rule:
+def _limit_training(collection: Collection, rule: _Rule, n: int) -> _Rule:
     """Only n groups of training queries, and validation in proportion; fewer are always among more."""
     texts = collection.units
-    train, val = (_ordered(query_groups(texts, rows), "fewer") for rows in (rule.train, rule.val))
+    train, val = (_hash_order(query_groups(texts, rows), "fewer") for rows in (rule.train, rule.val))
     if n > len(train):
         raise NotApplicable(f"split.train_queries is {n}, but this division has {len(train)} training queries")
-    kept = _flat(train[:n])
+    kept = _flatten(train[:n])
     pairs = None if rule.pairs is None else [pair for pair in rule.pairs if pair[0] in set(kept)]
-    return replace(rule, train=kept, val=_flat(val[: max(1, round(len(val) * n / len(train)))]), pairs=pairs)
+    return replace(rule, train=kept, val=_flatten(val[: max(1, round(len(val) * n / len(train)))]), pairs=pairs)
 
 
-def _with_weak(collection: Collection, rule: _Rule, train_on: str) -> _Rule:
+def _add_weak_queries(collection: Collection, rule: _Rule, train_on: str) -> _Rule:
     """Weak queries (`metadata.weak`) on the training side, unless a held-out query asks the same.
 
     Raises:
@@ -173,19 +173,21 @@ def _weak_rows(collection: Collection) -> list[int]:
 
 
 def _by_query(collection: Collection, config: SplitConfig) -> _Rule:
-    given = _given(collection, config)
+    given = _given_sides(collection, config)
     if given:
         return given
-    groups, held = _parts(collection, config, f"query:{config.index}")
+    groups, held = _open_and_sealed(collection, config, f"query:{config.index}")
     if held is not None:  # the sealed quarter is the test side
         n_val = round(len(groups) * 2 / 9)
-        return _Rule(_flat(groups[n_val:]), _flat(groups[:n_val]), _flat(held))
-    n_test, n_val = _sizes(len(groups))
-    return _Rule(_flat(groups[n_test + n_val :]), _flat(groups[n_test : n_test + n_val]), _flat(groups[:n_test]))
+        return _Rule(_flatten(groups[n_val:]), _flatten(groups[:n_val]), _flatten(held))
+    n_test, n_val = _split_sizes(len(groups))
+    return _Rule(
+        _flatten(groups[n_test + n_val :]), _flatten(groups[n_test : n_test + n_val]), _flatten(groups[:n_test])
+    )
 
 
 def _by_folds(collection: Collection, config: SplitConfig) -> _Rule:
-    groups, held = _parts(collection, config, "folds")
+    groups, held = _open_and_sealed(collection, config, "folds")
     if config.n_folds > len(groups):
         raise UserError(f"split.n_folds is {config.n_folds}, but there are only {len(groups)} distinct queries.")
     bounds = [round(fold * len(groups) / config.n_folds) for fold in range(config.n_folds + 1)]
@@ -194,24 +196,24 @@ def _by_folds(collection: Collection, config: SplitConfig) -> _Rule:
     if held is not None:  # this fold's training sets, judged on the sealed quarter
         test = held
     n_val = round(len(rest) * 2 / 9)
-    return _Rule(_flat(rest[n_val:]), _flat(rest[:n_val]), _flat(test))
+    return _Rule(_flatten(rest[n_val:]), _flatten(rest[:n_val]), _flatten(test))
 
 
 def _by_video(collection: Collection, config: SplitConfig) -> _Rule:
     """Cold start: whole videos are held out (7:2:1); videos with equal texts stay together."""
     videos = collection.videos
     texts = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
-    order = _ordered(query_groups(texts, range(len(videos))), f"video:{config.index}")
-    n_test, n_val = _sizes(len(order))
+    order = _hash_order(query_groups(texts, range(len(videos))), f"video:{config.index}")
+    n_test, n_val = _split_sizes(len(order))
     side_of = np.zeros(len(videos), dtype=np.int64)
-    side_of[_flat(order[:n_test])] = 2
-    side_of[_flat(order[n_test : n_test + n_val])] = 1
+    side_of[_flatten(order[:n_test])] = 2
+    side_of[_flatten(order[n_test : n_test + n_val])] = 1
 
     sides: tuple[list[int], list[int], list[int]] = ([], [], [])
     home = _best_video(collection)
     for text, rows in query_groups(collection.units, _main_rows(collection)).items():
         side = int(side_of[max((home[row] for row in rows), key=lambda item: item[:2])[2]])
-        if config.part == "all" or sealed(text) == (config.part == "sealed" and side == 2):
+        if config.part == "all" or is_sealed(text) == (config.part == "sealed" and side == 2):
             sides[side].extend(rows)
     return _Rule(*sides, video_side=side_of)
 
@@ -235,27 +237,27 @@ def _by_time(collection: Collection, config: SplitConfig) -> _Rule:
     groups = query_groups(collection.units, rows)
     last = {text: max(times[row] for row in members) for text, members in groups.items()}
     order = sorted(groups, key=lambda text: (last[text], text))
-    n_test, n_val = _sizes(len(order))
+    n_test, n_val = _split_sizes(len(order))
     n_train = max(0, len(order) - n_test - n_val)
     cutoff = last[order[n_train]] if order else 0.0
     train = [text for text in order[:n_train] if last[text] < cutoff]
     val, test = order[len(train) : n_train + n_val], order[n_train + n_val :]
-    before, after = _seal(config)
+    before, after = _seal_filters(config)
     return _Rule(
-        _flat([groups[text] for text in train if before(text)]),
+        _flatten([groups[text] for text in train if before(text)]),
         [row for text in val if before(text) for row in groups[text] if times[row] >= cutoff],
         [row for text in test if after(text) for row in groups[text] if times[row] >= cutoff],
         cutoff=cutoff,
     )
 
 
-def _as_in_paper(collection: Collection, config: SplitConfig) -> _Rule:
+def _by_paper(collection: Collection, config: SplitConfig) -> _Rule:
     """One canonical query a video (46 samples: 32/9/5); the folds rotate so that every sample is tested."""
     if config.part != "all":
         raise UserError(f"split.part is '{config.part}', but split=paper has too few samples to seal some; choose all.")
     canonical = _canonical_queries(collection)
     order = sorted(canonical, key=lambda query: _hash("paper", normalise_text(collection.units[query])))
-    n_test, n_val = _sizes(len(order))
+    n_test, n_val = _split_sizes(len(order))
     start = config.index * len(order) // config.n_folds
     turned = order[start:] + order[:start]
     train = turned[n_test + n_val :]
@@ -268,16 +270,16 @@ _RULES: dict[str, Callable[[Collection, SplitConfig], _Rule]] = {
     "folds": _by_folds,
     "video": _by_video,
     "time": _by_time,
-    "paper": _as_in_paper,
+    "paper": _by_paper,
 }
 
 
-def _finish(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
+def _build_split(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
     """Attach candidates and judgments, drop queries without a positive, check for leaks, take the fingerprint."""
     everything = np.ones(len(collection.videos), dtype=bool)
     masks = [everything] * 3 if rule.video_side is None else [rule.video_side == side for side in range(3)]
     rows = [np.array(sorted(side), dtype=np.int64) for side in (rule.train, rule.val, rule.test)]
-    train, val, test = (_side(collection, side, mask) for side, mask in zip(rows, masks, strict=True))
+    train, val, test = (_make_side(collection, side, mask) for side, mask in zip(rows, masks, strict=True))
     for name, side in (("training", train), ("validation", val), ("test", test)):
         if not len(side.queries):
             raise UserError(
@@ -286,13 +288,15 @@ def _finish(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
                 "Add judged queries, or choose another split (split=query, folds, video, time, paper)."
             )
     _refuse_leaks(collection, {"train": train.queries, "val": val.queries, "test": test.queries})
-    extra = {f"slice_{name}": _side(collection, part, everything) for name, part in collection.slice_rows().items()}
+    extra = {
+        f"slice_{name}": _make_side(collection, part, everything) for name, part in collection.slice_rows().items()
+    }
     extra = {name: side for name, side in extra.items() if len(side.queries)}
     if rule.video_side is not None:
         extra["test_all"] = Side(test.queries, everything, test.judgments)
     pairs = rule.pairs if rule.pairs is not None else _positive_pairs(collection, train)
     left_out = sum(map(len, rows)) - len(train.queries) - len(val.queries) - len(test.queries)
-    left_out += len(_unanswered(collection, config.part))
+    left_out += len(_rows_without_positive(collection, config.part))
     split = Split(config.name, config.index, np.array(pairs, dtype=np.int64).reshape(-1, 2), train, val, test, extra)
     return Split(
         **{
@@ -304,14 +308,14 @@ def _finish(collection: Collection, rule: _Rule, config: SplitConfig) -> Split:
     )
 
 
-def _unanswered(collection: Collection, part: str) -> list[int]:
+def _rows_without_positive(collection: Collection, part: str) -> list[int]:
     """Rows of queries without any positive, of the collection's language and of the part that is looked at."""
     texts, apart = collection.queries.texts, [row for rows in collection.slice_rows().values() for row in rows.tolist()]
     rows = set(range(len(texts))) - set(collection.positives.query.tolist()) - set(apart)
-    return [row for row in sorted(rows) if part != "open" or not sealed(texts[row])]
+    return [row for row in sorted(rows) if part != "open" or not is_sealed(texts[row])]
 
 
-def _side(collection: Collection, rows: Rows, candidates: Mask) -> Side:
+def _make_side(collection: Collection, rows: Rows, candidates: Mask) -> Side:
     judged = collection.related
     wanted = np.zeros(len(collection.queries), dtype=bool)
     wanted[rows] = True
@@ -327,7 +331,7 @@ def _positive_pairs(collection: Collection, train: Side) -> list[tuple[int, int]
     return list(zip(judgments.query.tolist(), judgments.video.tolist(), strict=True))
 
 
-def _given(collection: Collection, config: SplitConfig) -> _Rule | None:
+def _given_sides(collection: Collection, config: SplitConfig) -> _Rule | None:
     """The sides of a folder that brings train and test judgments, or None. Without dev, 2/9 of train serves.
 
     The seal and the language slices hold here too: each side keeps what `split.part` lets it have.
@@ -339,11 +343,11 @@ def _given(collection: Collection, config: SplitConfig) -> _Rule | None:
         (collection.given[name].tolist() for name in ("dev", "val", "validation") if name in collection.given), None
     )
     if dev is None:
-        groups = _ordered(query_groups(collection.units, sides["train"]), "dev")
+        groups = _hash_order(query_groups(collection.units, sides["train"]), "dev")
         n_val = round(len(groups) * 2 / 9)
-        dev, sides["train"] = _flat(groups[:n_val]), _flat(groups[n_val:])
+        dev, sides["train"] = _flatten(groups[:n_val]), _flatten(groups[n_val:])
     _refuse_leaks(collection, {"train": sides["train"], "val": dev, "test": sides["test"]})
-    before, after = _seal(config)
+    before, after = _seal_filters(config)
     main = set(_main_rows(collection).tolist())
     texts = collection.units
     return _Rule(
@@ -353,11 +357,11 @@ def _given(collection: Collection, config: SplitConfig) -> _Rule | None:
     )
 
 
-def _seal(config: SplitConfig) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
+def _seal_filters(config: SplitConfig) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
     """Which query texts `split.part` lets training and validation have, and which it lets the test side have."""
     if config.part == "all":
         return lambda _: True, lambda _: True
-    return lambda text: not sealed(text), lambda text: sealed(text) == (config.part == "sealed")
+    return lambda text: not is_sealed(text), lambda text: is_sealed(text) == (config.part == "sealed")
 
 
 def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict[str, Rows]) -> None:
@@ -382,14 +386,14 @@ def _refuse_leaks(collection: Collection, sides: dict[str, Sequence[int]] | dict
         )
 
 
-def _parts(collection: Collection, config: SplitConfig, salt: str) -> tuple[Groups, Groups | None]:
+def _open_and_sealed(collection: Collection, config: SplitConfig, salt: str) -> tuple[Groups, Groups | None]:
     """Groups to divide, in hash order, and the sealed groups where they are the test side."""
     groups = query_groups(collection.units, _main_rows(collection))
     if config.part == "all":
-        return _ordered(groups, salt), None
-    visible = {text: rows for text, rows in groups.items() if not sealed(text)}
-    hidden = {text: rows for text, rows in groups.items() if sealed(text)}
-    return _ordered(visible, salt), (_ordered(hidden, salt) if config.part == "sealed" else None)
+        return _hash_order(groups, salt), None
+    visible = {text: rows for text, rows in groups.items() if not is_sealed(text)}
+    hidden = {text: rows for text, rows in groups.items() if is_sealed(text)}
+    return _hash_order(visible, salt), (_hash_order(hidden, salt) if config.part == "sealed" else None)
 
 
 def _main_rows(collection: Collection) -> Rows:
@@ -442,16 +446,16 @@ def _canonical_queries(collection: Collection) -> dict[int, int]:
     return chosen
 
 
-def _sizes(n: int) -> tuple[int, int]:
+def _split_sizes(n: int) -> tuple[int, int]:
     """Test and validation sizes of a 7:2:1 division; the rest is for training (46: 5 and 9, leaving 32)."""
     return max(1, round(n * 0.1)), max(1, round(n * 0.2))
 
 
-def _ordered(groups: dict[str, list[int]], salt: str) -> Groups:
+def _hash_order(groups: dict[str, list[int]], salt: str) -> Groups:
     return [groups[text] for text in sorted(groups, key=lambda text: (_hash(salt, text), text))]
 
 
-def _flat(groups: Groups) -> list[int]:
+def _flatten(groups: Groups) -> list[int]:
     return [row for group in groups for row in group]
 
 

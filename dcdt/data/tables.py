@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.gather import HALVES, Gather
+from dcdt.data.gather import Gather
+from dcdt.utils.precision import HALF_DTYPES
 
 BLOCK = 16_384  # vectors that are read, and those of half precision that are worked on in fp32, at a time
 
@@ -25,7 +26,7 @@ class Tables:
 
     def __init__(self, queries: Tensor, videos: Tensor, frozen: Tensor, fields: Sequence[str]) -> None:
         self.queries, self.videos = queries, videos
-        single = frozen.dtype not in HALVES  # a table of half precision is of length 1 already: it is not copied
+        single = frozen.dtype not in HALF_DTYPES  # a table of half precision is of length 1 already: it is not copied
         self.frozen = nn.functional.normalize(frozen, dim=-1) if single else frozen
         self.fields = list(fields)
         self._gather_queries, self._gather_videos = Gather(), Gather()
@@ -62,7 +63,7 @@ class Tables:
         return self.queries.shape[-1]
 
 
-def padded(lists: Sequence[Sequence[float]], fill: float) -> Tensor:
+def pad_lists(lists: Sequence[Sequence[float]], fill: float) -> Tensor:
     """Lists of different lengths as one (n, longest) tensor, filled up with `fill`, of the type of `fill`."""
     width = max((len(part) for part in lists), default=0)
     rows = [[*part, *[fill] * (width - len(part))] for part in lists]

@@ -23,7 +23,7 @@ def tokenize(text: str) -> list[str]:
     >>> tokenize("特征值 SVD")
     ['特征', '征值', 'svd']
     """
-    words: list[str] = _WORD.findall(folded(text))
+    words: list[str] = _WORD.findall(fold_case(text))
     if text.isascii():
         return words
     tokens: list[str] = []
@@ -36,28 +36,28 @@ def tokenize(text: str) -> list[str]:
     return tokens
 
 
-def folded(text: str) -> str:
+def fold_case(text: str) -> str:
     """A text in the one form in which words are compared."""
     return (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
 
 
-def holds(text: str, token: str) -> bool:
+def contains_token(text: str, token: str) -> bool:
     """Whether a token is among those of a folded text, found without making the others.
 
-    >>> holds("ranks of a matrix", "matrix"), holds("ranks of a matrix", "rank")
+    >>> contains_token("ranks of a matrix", "matrix"), holds("ranks of a matrix", "rank")
     (True, False)
     """
-    kind, pair = _kind(token[0]), len(token) > 1
+    kind, pair = _character_kind(token[0]), len(token) > 1
     at = text.find(token)
     while at >= 0:
         beside = text[max(at - 1, 0) : at], text[at + len(token) : at + len(token) + 1]
-        if (kind == "han" and pair) or kind not in map(_kind, beside):
+        if (kind == "han" and pair) or kind not in map(_character_kind, beside):
             return True
         at = text.find(token, at + 1)
     return False
 
 
-def _kind(character: str) -> str:
+def _character_kind(character: str) -> str:
     """Of what characters next to each other make one token."""
     if not character.isalnum():
         return "none"
@@ -76,11 +76,11 @@ def tokenizer(stem: bool = False, stop_words: bool = False) -> Callable[[str], l
     if not stem and not stop_words:
         return tokenize
     left_out = frozenset(_STOP_WORDS.split()) if stop_words else frozenset()
-    reduce = _stemmer() if stem else str
+    reduce = _make_stemmer() if stem else str
     return lambda text: [reduce(token) for token in tokenize(text) if token not in left_out]
 
 
-def _stemmer() -> Callable[[str], str]:
+def _make_stemmer() -> Callable[[str], str]:
     """English stems (Porter 2), each word once."""
     try:
         import snowballstemmer

@@ -129,7 +129,7 @@ class Collection:
         """
         if name not in TEXTS:
             self.check_fields([name])
-        return lent_texts(self.videos, name)
+        return texts_with_fallback(self.videos, name)
 
     def check_fields(self, fields: Sequence[str]) -> None:
         """Refuse fields of which nothing is there; of title and text one is enough, which serves for both.
@@ -137,7 +137,7 @@ class Collection:
         Raises:
             MissingField: no video has this key of metadata, or any of the fields.
         """
-        lacking = [name for name in fields if not any(own_texts(self.videos, name))]
+        lacking = [name for name in fields if not any(raw_texts(self.videos, name))]
         fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
         if fatal:
             raise MissingField(
@@ -149,7 +149,7 @@ class Collection:
         """Sentences on the videos that lack a title or a description among the fields, for the user."""
         said = []
         for name, other in (("title", "description"), ("text", "title")):
-            n = own_texts(self.videos, name).count("") if name in fields else 0
+            n = raw_texts(self.videos, name).count("") if name in fields else 0
             what = "description" if name == "text" else name
             if n:
                 said.append(f"{pluralize(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
@@ -177,23 +177,23 @@ class Collection:
         return {language: np.array(rows, dtype=np.int64) for language, rows in sorted(slices.items())}
 
 
-def own_texts(videos: Documents, name: str) -> list[str]:
+def raw_texts(videos: Documents, name: str) -> list[str]:
     """A field of every video: `title`, `text`, or a metadata key; empty where a video lacks it."""
     if name in ("title", "text"):
         return videos.titles if name == "title" else videos.texts
-    return [_joined(metadata.get(name)) for metadata in videos.metadata]
+    return [_metadata_text(metadata.get(name)) for metadata in videos.metadata]
 
 
-def lent_texts(videos: Documents, name: str) -> list[str]:
+def texts_with_fallback(videos: Documents, name: str) -> list[str]:
     """The same, with the title (or the text) of a video that lacks the field in its place."""
-    pairs = zip(own_texts(videos, name), videos.titles, videos.texts, strict=True)
+    pairs = zip(raw_texts(videos, name), videos.titles, videos.texts, strict=True)
     return [value or title or text for value, title, text in pairs]
 
 
-def as_one(columns: Sequence[Sequence[str]]) -> list[str]:
+def join_fields(columns: Sequence[Sequence[str]]) -> list[str]:
     """Several fields of every video as one text; a text that stands in for a missing field is not read twice.
 
-    >>> as_one([["Rank", "Span"], ["Rank", "What is a span?"]])
+    >>> join_fields([["Rank", "Span"], ["Rank", "What is a span?"]])
     ['Rank', 'Span What is a span?']
     """
     return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
@@ -230,7 +230,7 @@ def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
     return rows
 
 
-def _joined(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
+def _metadata_text(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
     if value is None:
         return ""
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.embeddings.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
+from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE, Keys, Shard, merge_small, open_shard, text_keys, write_shard
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json, write_json
 from dcdt.utils.text import one_line
 
 FORMAT = 1
-BLOCK = 2048  # vectors checked at a time
+BLOCK_ROWS = 2048  # vectors checked at a time
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
@@ -94,7 +94,7 @@ class VectorCache:
         """Position of each text in the cache (n,), -1 where it is missing."""
         if self._index is None:
             self._index = _Index([shard.keys for shard in self.shards])
-        return self._index.find(keys_of(texts))
+        return self._index.find(text_keys(texts))
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """The distinct texts that have no vector yet, in order of appearance."""
@@ -136,7 +136,7 @@ class VectorCache:
         rounded = check_vectors(given, texts, self.space, "the embedder", advice).astype(np.float16)
         self.prepare()
         with self._writing():
-            path = write_shard(self.folder, keys_of(texts), rounded)
+            path = write_shard(self.folder, text_keys(texts), rounded)
         self._shards[path.name] = open_shard(path, self.space.dimensions, self.remedy)
         self._shards = dict(sorted(self._shards.items()))
         self._index = None
@@ -153,7 +153,7 @@ class VectorCache:
             if not path.exists():
                 write_json(path, {"format": FORMAT, **asdict(self.space), "dtype": "float16"})
 
-    def merge(self, many: int = MANY) -> int:
+    def merge(self, many: int = MIN_SHARDS_TO_MERGE) -> int:
         """Merge small shards where there are at least `many`; returns the number of files removed.
 
         Raises:
@@ -243,9 +243,9 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
     if vectors.ndim != 2 or vectors.shape != (len(texts), space.dimensions):
         raise UserError(f"{source}: vectors of shape {vectors.shape}; ({len(texts)}, {space.dimensions}) is expected.")
     norms = np.empty(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        part = vectors[start : start + BLOCK]
-        norms[start : start + BLOCK] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        part = vectors[start : start + BLOCK_ROWS]
+        norms[start : start + BLOCK_ROWS] = np.sqrt(np.einsum("nd,nd->n", part, part))
     bad = ~np.isfinite(norms) | (norms < 1e-6)
     if space.normalisation == "l2":
         bad |= np.abs(norms - 1) > 1e-3

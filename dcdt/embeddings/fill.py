@@ -23,9 +23,9 @@ from rich.text import Text
 
 from dcdt.config import EmbedderConfig
 from dcdt.embeddings.cache import VectorCache
-from dcdt.embeddings.estimate import forecast, sentence
+from dcdt.embeddings.cost_estimate import forecast, format_forecast
 from dcdt.embeddings.providers import Embedder, make_embedder
-from dcdt.embeddings.shards import MANY
+from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
@@ -33,7 +33,7 @@ log = logging.getLogger("dcdt")
 
 
 @dataclass
-class Filled:
+class FillResult:
     """What filling a cache has done.
 
     Attributes:
@@ -52,7 +52,7 @@ class Filled:
 
 def fill(
     cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True, dry_run: bool = False
-) -> Filled:
+) -> FillResult:
     """Embed the texts that the cache lacks; each part is on disk as soon as its vectors are there.
 
     Two processes that fill one cache take turns, so that no text is paid for twice.
@@ -68,10 +68,10 @@ def fill(
         UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. What was embedded
             until then is kept.
     """
-    done = Filled(len(set(texts)))
+    done = FillResult(len(set(texts)))
     missing = cache.missing(texts)
     if dry_run or (missing and progress):
-        _announce(cache, done.texts, missing, config)
+        _print_estimate(cache, done.texts, missing, config)
     if not missing or dry_run:
         return done
     try:
@@ -79,16 +79,16 @@ def fill(
     except UserError as error:
         raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}: {error}") from error
     cache.prepare()
-    with _turn(cache.folder):
+    with _lock_folder(cache.folder):
         cache.refresh()
         missing = cache.missing(missing)
-        _check_room(cache, len(missing))
+        _check_disk_space(cache, len(missing))
         try:
             _embed(cache, missing, embedder, done, progress)
         finally:
             done.shortened, done.tokens, done.refused = embedder.shortened, embedder.tokens, embedder.refused
     if progress:
-        _report(done, config)
+        _print_result(done, config)
     if done.refused:
         text, reason = done.refused[0]
         raise UserError(
@@ -99,7 +99,7 @@ def fill(
     return done
 
 
-def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done: Filled, progress: bool) -> None:
+def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done: FillResult, progress: bool) -> None:
     columns = (
         TextColumn("embedding"),
         BarColumn(),
@@ -115,29 +115,29 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
         def store(part: list[str], vectors: NDArray[np.float32]) -> None:
             cache.add(part, vectors)
             done.embedded += len(part)
-            if len(cache.shards) % MANY == 0:
+            if len(cache.shards) % MIN_SHARDS_TO_MERGE == 0:
                 cache.merge()
 
         embedder.embed_each(missing, store, lambda n: bar.update(task, advance=n))
     cache.merge()
 
 
-def _announce(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
+def _print_estimate(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
     say = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
     if missing:
         room = len(missing) * cache.space.dimensions * 2 / 2**30
-        say += f"; {sentence(config, len(missing), forecast(config, missing), room)}"
+        say += f"; {format_forecast(config, len(missing), forecast(config, missing), room)}"
     print(say, flush=True)  # noqa: T201 - part of what the commands say
 
 
-def _report(done: Filled, config: EmbedderConfig) -> None:
+def _print_result(done: FillResult, config: EmbedderConfig) -> None:
     if done.tokens:
         print(f"the server counted {done.tokens:,} tokens")  # noqa: T201
     if done.shortened:
         print(f"{done.shortened:,} texts were longer than the model reads and were cut")  # noqa: T201
 
 
-def _check_room(cache: VectorCache, texts: int) -> None:
+def _check_disk_space(cache: VectorCache, texts: int) -> None:
     needed, free = texts * cache.space.dimensions * 2, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise UserError(
@@ -147,7 +147,7 @@ def _check_room(cache: VectorCache, texts: int) -> None:
 
 
 @contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other process fills this folder. The lock goes with its process, however that ends."""
     try:
         import fcntl

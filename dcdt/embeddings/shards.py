@@ -24,10 +24,10 @@ from dcdt.utils.files import atomic_write, parse_json
 Keys = NDArray[np.uint64]  # (n, 2)
 Halves = NDArray[np.float16]  # (n, D)
 
-MERGED = 128 << 20  # bytes of a merged shard
-SMALL = MERGED // 2  # a shard below this is merged when there are many
-MANY = 128
-ABANDONED = 24 * 3600  # seconds after which a temporary file is nobody's
+MAX_SHARD_BYTES = 128 << 20  # bytes of a merged shard
+MIN_SHARD_BYTES = MAX_SHARD_BYTES // 2  # a shard below this is merged when there are many
+MIN_SHARDS_TO_MERGE = 128
+MAX_TEMPORARY_SECONDS = 24 * 3600  # seconds after which a temporary file is nobody's
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Shard:
         return 2 * self.width * len(self.keys)
 
 
-def keys_of(texts: Iterable[str]) -> Keys:
+def text_keys(texts: Iterable[str]) -> Keys:
     """Keys of texts, (n, 2)."""
     digests = b"".join(hashlib.sha256(text.encode()).digest()[:16] for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
@@ -69,8 +69,8 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
             if header_size > size:
                 raise ValueError("the header is longer than the file")
             header = parse_json(file.read(header_size))
-            keys_at = _place(header["keys"], "U8", 1, 8 + header_size, size)
-            vectors_at = _place(header["vectors"], "F16", 2, 8 + header_size, size)
+            keys_at = _tensor_offset(header["keys"], "U8", 1, 8 + header_size, size)
+            vectors_at = _tensor_offset(header["vectors"], "F16", 2, 8 + header_size, size)
             shapes = tuple(header["keys"]["shape"]), tuple(header["vectors"]["shape"])
             n = shapes[1][0]
             if shapes != ((n, 16), (n, width)):
@@ -104,7 +104,7 @@ def content_name(keys: Keys, vectors: Halves) -> str:
     return hashlib.sha256(keys.tobytes() + vectors.tobytes()).hexdigest()[:16]
 
 
-def merge_small(folder: Path, shards: Sequence[Shard], many: int = MANY) -> int:
+def merge_small(folder: Path, shards: Sequence[Shard], many: int = MIN_SHARDS_TO_MERGE) -> int:
     """Merge small shards into few, where there are many; equal keys are kept once.
 
     A source is deleted only after the file that holds its vectors is on disk, so a kill at any moment loses nothing,
@@ -117,13 +117,13 @@ def merge_small(folder: Path, shards: Sequence[Shard], many: int = MANY) -> int:
         OSError: the disk is full or the folder cannot be written; the sources are still there.
     """
     remove_abandoned(folder)
-    small = sorted((shard for shard in shards if shard.size < SMALL), key=lambda shard: shard.path.name)
+    small = sorted((shard for shard in shards if shard.size < MIN_SHARD_BYTES), key=lambda shard: shard.path.name)
     if len(small) < many:
         return 0
     removed = 0
     group: list[Shard] = []
     for shard in [*small, None]:
-        if group and (shard is None or sum(part.size for part in group) + shard.size > MERGED):
+        if group and (shard is None or sum(part.size for part in group) + shard.size > MAX_SHARD_BYTES):
             removed += _merge(folder, group)
             group = []
         if shard is not None:
@@ -150,7 +150,7 @@ def remove_abandoned(folder: Path) -> None:
     """Remove temporary files that a kill left behind a day ago or longer."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
+            if time.time() - path.stat().st_mtime > MAX_TEMPORARY_SECONDS:
                 path.unlink()
 
 
@@ -162,7 +162,7 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _place(entry: dict[str, Any], dtype: str, itemsize: int, start: int, size: int) -> int:
+def _tensor_offset(entry: dict[str, Any], dtype: str, itemsize: int, start: int, size: int) -> int:
     """Where a tensor starts in the file."""
     first, last = entry["data_offsets"]
     if entry["dtype"] != dtype:

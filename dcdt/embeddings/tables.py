@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import EmbedderConfig
-from dcdt.data.gather import HALVES
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import space_of
 from dcdt.utils.errors import UserError
+from dcdt.utils.precision import HALF_DTYPES
 
 FROZEN_FIELDS = ("title", "text")
 
@@ -55,19 +55,19 @@ def load_tables(
     width, n = cache.space.dimensions, len(collection.videos)
     home = Path(cache_folder) if mapped else None
     if asked:
-        queries = room((len(asked), width), dtype)
-        _read(cache, [asked], queries)
+        queries = allocate((len(asked), width), dtype)
+        _read_vectors(cache, [asked], queries)
     else:
         queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
-    videos = room((len(fields), n, width), dtype, home)
+    videos = allocate((len(fields), n, width), dtype, home)
     for layer, name in zip(videos, fields, strict=True):
-        _read(cache, [field_texts[name]], layer)
-    summed = room((n, width), dtype, home)
-    _read(cache, [field_texts[name] for name in frozen], summed)
-    return Tables(queries, videos, make_unit(summed) if dtype in HALVES else summed, fields)
+        _read_vectors(cache, [field_texts[name]], layer)
+    summed = allocate((n, width), dtype, home)
+    _read_vectors(cache, [field_texts[name] for name in frozen], summed)
+    return Tables(queries, videos, normalise_rows(summed) if dtype in HALF_DTYPES else summed, fields)
 
 
-def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -> Tensor:
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -> Tensor:
     """Room for so many numbers, in memory or in a file of this folder that is gone when nobody uses it any more.
 
     Raises:
@@ -90,14 +90,14 @@ def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -
     return held
 
 
-def make_unit(vectors: Tensor) -> Tensor:
+def normalise_rows(vectors: Tensor) -> Tensor:
     """Bring vectors (N, D) to length 1 in place, block by block."""
     for part in torch.split(vectors, BLOCK):
         part.copy_(nn.functional.normalize(part.float(), dim=-1))
     return vectors
 
 
-def _read(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
+def _read_vectors(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
     """Fill a table (n, D) with the sum of the vectors of several texts each, block by block."""
     for start in range(0, len(table), BLOCK):
         found = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]

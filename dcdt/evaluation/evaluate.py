@@ -12,7 +12,7 @@ from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
 ByQuery = Mapping[str, Mapping[str, float]]  # query id -> video id -> score, or grade
-NEVER = 2**62  # rank of a judged video that was not scored: what it adds to a metric is below 1e-18
+UNSCORED_RANK = 2**62  # rank of a judged video that was not scored: what it adds to a metric is below 1e-18
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ def _ranks(query: str, scored: Mapping[str, float], judged: Sequence[str], place
         )
     order = np.lexsort((np.array([place[video] for video in videos]), -values))  # (n,)
     rank = {videos[row]: at for at, row in enumerate(order.tolist(), start=1)}
-    return [rank.get(video, NEVER + at) for at, video in enumerate(judged)]
+    return [rank.get(video, UNSCORED_RANK + at) for at, video in enumerate(judged)]

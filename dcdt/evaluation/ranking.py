@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcdt.evaluation.top import top
+from dcdt.evaluation.block_topk import block_topk
 from dcdt.utils.transfer import to_device
 
 DEFAULT_KS = (1, 5, 10)
 
 _CHUNK_CELLS = 2**21  # score cells ranked at once: 8 MB stay in the processor's cache while they are counted
-_LAST = torch.iinfo(torch.int64).min  # order key of a video that is not a candidate: after -inf
+_LAST_KEY = torch.iinfo(torch.int64).min  # order key of a video that is not a candidate: after -inf
 
 
 class NaNScores(ValueError):
@@ -88,7 +88,7 @@ def ranks_and_ties(
     _check_shapes(scores, tie_order, candidates)
     _check_rows(scores, judged)
     rows = to_device(judged, scores.device)  # (B, J)
-    ranks, alike = _counted(scores, rows, tie_order, _restricting(candidates))
+    ranks, alike = _count_ranks(scores, rows, tie_order, _restricting_mask(candidates))
     outside = torch.zeros_like(rows, dtype=torch.bool)
     if candidates is not None:
         outside = (rows >= 0) & ~candidates[rows.clamp(min=0)]
@@ -102,22 +102,22 @@ def ranks_and_ties(
     return host_ranks.masked_fill(padding, 0), (host_alike > 1) & ~padding
 
 
-def _counted(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+def _count_ranks(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
     """Ranks of the judged videos, and how many candidates have the score of each, itself among them: (B, J) each."""
     ranks, alike = torch.zeros_like(judged), torch.zeros_like(judged)  # (B, J)
     for part in _row_chunks(scores):
         shown = scores[part] if candidates is None else scores[part].masked_fill(~candidates, -torch.inf)  # (b, N)
         own = shown.gather(1, judged[part].clamp(min=0))  # (b, J)
         for column in range(judged.shape[1]):  # never (b, J, N)
-            ranks[part, column] = 1 + count(shown > own[:, column, None])
-            alike[part, column] = count(shown == own[:, column, None])
+            ranks[part, column] = 1 + count_true(shown > own[:, column, None])
+            alike[part, column] = count_true(shown == own[:, column, None])
     if scores.device.type == "cpu":
         rows = ((alike > 1) & (judged >= 0)).any(dim=1).nonzero().flatten()
         chunks = list(torch.split(rows, max(1, _CHUNK_CELLS // scores.shape[1])))
     else:  # to look which rows have ties would be to wait for them
         chunks = [torch.arange(len(scores), device=scores.device)]
     for few in chunks:
-        before, alike[few] = _among_equals(scores[few], judged[few], tie_order, candidates)
+        before, alike[few] = _count_ties(scores[few], judged[few], tie_order, candidates)
         ranks[few] += before
     return ranks, alike
 
@@ -213,7 +213,7 @@ def ranking_metrics(
     n_positives = positive.sum(dim=1).double()  # (B,)
     if (n_positives == 0).any():
         raise ValueError(
-            f"no video of grade {positive_grade:g} or more for {_named((n_positives == 0).nonzero().flatten())}; "
+            f"no video of grade {positive_grade:g} or more for {_format_rows((n_positives == 0).nonzero().flatten())}; "
             "leave queries without a positive out and count them"
         )
     ordered = _positive_ranks(host_ranks, positive)  # (B, J)
@@ -243,7 +243,7 @@ def _ndcg(ranks: Tensor, grades: Tensor, k: int) -> Tensor:
     return gained / ideal
 
 
-def count(mask: Tensor) -> Tensor:
+def count_true(mask: Tensor) -> Tensor:
     """How many are true in each row of (B, N) bool: (B,) int64.
 
     Read eight bytes at a time, up to 255 of them add up without a carry from one byte to the next; `sum` goes through
@@ -259,24 +259,22 @@ def count(mask: Tensor) -> Tensor:
     return total
 
 
-def _among_equals(
-    scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _count_ties(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
     """How many candidates have the score of a judged video, and how many of these precede it: (b, J) each."""
     before, alike = torch.zeros_like(judged), torch.zeros_like(judged)  # (b, J)
     for column, video in enumerate(judged.clamp(min=0).T):
         equal = scores == scores.gather(1, video[:, None])  # (b, N)
         if candidates is not None:
             equal &= candidates
-        alike[:, column] = count(equal)
-        before[:, column] = count(equal & (tie_order < tie_order[video][:, None]))
+        alike[:, column] = count_true(equal)
+        before[:, column] = count_true(equal & (tie_order < tie_order[video][:, None]))
     return before, alike
 
 
 def _top_k(scores: Tensor, k: int, tie_order: Tensor, candidates: Tensor | None) -> Tensor:
     """Rows (b, k) of the best candidates; one more is looked at, to see whether equal ones are cut off."""
     shown = scores if candidates is None else scores.masked_fill(~candidates, -torch.inf)  # (b, N)
-    values, rows = top(shown, min(k + 1, shown.shape[1]))
+    values, rows = block_topk(shown, min(k + 1, shown.shape[1]))
     cut = values[:, -1] == values[:, -2] if values.shape[1] > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
     by_ties = tie_order[rows[:, :k]].argsort(dim=1)  # (b, k)
     values, rows = values.gather(1, by_ties), rows.gather(1, by_ties)
@@ -294,7 +292,7 @@ def _order_keys(scores: Tensor, tie_order: Tensor, candidates: Tensor | None) ->
     """
     bits = (scores + 0.0).view(torch.int32).to(torch.int64)  # adding 0 turns -0.0 into 0.0, which it equals
     keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) * 2**32 - tie_order
-    return keys if candidates is None else keys.masked_fill(~candidates, _LAST)
+    return keys if candidates is None else keys.masked_fill(~candidates, _LAST_KEY)
 
 
 def _row_chunks(scores: Tensor) -> list[slice]:
@@ -303,7 +301,7 @@ def _row_chunks(scores: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(scores), step)]
 
 
-def _restricting(candidates: Tensor | None) -> Tensor | None:
+def _restricting_mask(candidates: Tensor | None) -> Tensor | None:
     """The candidates; None where a look, which costs nothing on a CPU, shows that they are all videos."""
     unrestricted = candidates is None or (candidates.device.type == "cpu" and bool(candidates.all()))
     return None if unrestricted else candidates
@@ -348,7 +346,7 @@ def _check_candidates(judged: Tensor, outside: Tensor) -> None:
     if outside.any():
         raise ValueError(
             f"{int(outside.sum())} judged videos are no candidates, first video row {int(judged[outside][0])} "
-            f"({_named(outside.any(dim=1).nonzero().flatten())}); leave their judgments out"
+            f"({_format_rows(outside.any(dim=1).nonzero().flatten())}); leave their judgments out"
         )
 
 
@@ -366,10 +364,10 @@ def _check_judgments(ranks: Tensor, grades: Tensor, positive_grade: float, ks: S
     ordered = ranks.sort(dim=1).values  # (B, J)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)  # (B, J - 1)
     if twice.any():
-        raise ValueError(f"two judged videos share a rank for {_named(twice.any(dim=1).nonzero().flatten())}")
+        raise ValueError(f"two judged videos share a rank for {_format_rows(twice.any(dim=1).nonzero().flatten())}")
 
 
-def _named(rows: Tensor) -> str:
+def _format_rows(rows: Tensor) -> str:
     shown = ", ".join(str(row) for row in rows[:10].tolist())
     return f"{len(rows)} queries, rows {shown}" + (", ..." if len(rows) > 10 else "")
 

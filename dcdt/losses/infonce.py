@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dcdt.config import InfoNCEConfig
 
-LEAST = 0.01  # a learned temperature never falls below it, as in CLIP
+MIN_TEMPERATURE = 0.01  # a learned temperature never falls below it, as in CLIP
 
 
 class InfoNCELoss(nn.Module):
@@ -46,7 +46,7 @@ class InfoNCELoss(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature as it stands, a scalar."""
-        return self.log_temperature.exp().clamp(min=LEAST)
+        return self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dcdt.config import MarginMSEConfig
-from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
+from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
 
 
 class MarginMSELoss(nn.Module):
@@ -46,5 +46,7 @@ class MarginMSELoss(nn.Module):
     ) -> Tensor:
         """Mean loss of every query, (B,); 0 where it has no negative."""
         assert teacher is not None
-        error = pair_gaps(similarity, label, n_positives) - pair_gaps(teacher, label, n_positives)  # (B, G, C)
+        error = pairwise_differences(similarity, label, n_positives) - pairwise_differences(
+            teacher, label, n_positives
+        )  # (B, G, C)
         return weighted_mean(error.square(), pair_weights(label, weight, n_positives))

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dcdt.config import TripletConfig
-from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
+from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
 
 
 class TripletLoss(nn.Module):
@@ -43,5 +43,5 @@ class TripletLoss(nn.Module):
         n_positives: int | None = None,
     ) -> Tensor:
         """Mean loss of every query, (B,); 0 where it has no negative."""
-        gap = (self.margin + pair_gaps(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
+        gap = (self.margin + pairwise_differences(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
         return weighted_mean(gap, pair_weights(label, weight, n_positives))

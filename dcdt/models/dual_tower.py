@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import DCDTConfig, OptimizerConfig
-from dcdt.data.gather import single
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import chord, dot, dot_products, euclidean, wide
+from dcdt.losses.distances import chord, euclidean
+from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import Tower
+from dcdt.utils.precision import at_least_float32
 
 
 class DualTower(PairRecommender):
@@ -47,7 +48,7 @@ class DualTower(PairRecommender):
         if self.keys is not None:
             weights = self.attention_weights(vectors)  # (B, F)
             output = (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * W)
-        return nn.functional.normalize(wide(output), dim=-1)
+        return nn.functional.normalize(at_least_float32(output), dim=-1)
 
     def attention_weights(self, vectors: Tensor) -> Tensor:
         """Weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
@@ -61,7 +62,7 @@ class DualTower(PairRecommender):
         output = torch.stack(outputs).sum(0) if self.summed else torch.cat(outputs, dim=-1)  # (..., W or F * W)
         if self.fusion is not None:
             output = self.fusion(output)  # (..., F * W) -> (..., W)
-        return nn.functional.normalize(wide(output), dim=-1)
+        return nn.functional.normalize(at_least_float32(output), dim=-1)
 
     def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
         """What each field adds to a video's vector, and the constant of the fusion; name to (..., W or F * W)."""
@@ -78,7 +79,7 @@ class DualTower(PairRecommender):
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, C)."""
         if place is None:
-            cosine = dot_products(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+            cosine = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
             return chord(cosine) if self.loss.measure == "distance" else cosine
         measure = euclidean if self.loss.measure == "distance" else dot
         asked = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
@@ -86,7 +87,7 @@ class DualTower(PairRecommender):
 
     def silent_towers(self) -> list[str]:
         """Names of towers that output only zeros on the first 256 queries or videos."""
-        inputs = [single(part[:256]) for part in (self.tables.queries, *self.tables.videos)]
+        inputs = [at_least_float32(part[:256]) for part in (self.tables.queries, *self.tables.videos)]
         towers = [self.query_tower, *self.field_towers]
         active = torch.stack([tower(part).any() for tower, part in zip(towers, inputs, strict=True)]).tolist()
         names = ["query", *self.tables.fields]

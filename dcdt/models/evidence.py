@@ -13,7 +13,7 @@ from dcdt.data.types import Collection
 from dcdt.models.whitening import catalogue_whitening
 
 KERNELS = (0.05, 0.1)  # temperatures by which a judged query counts as similar
-CELLS = 2**22  # numbers gathered at a time: 16 MB of fp32, which the cache of a CPU can nearly hold
+MAX_GATHERED_NUMBERS = 2**22  # numbers gathered at a time: 16 MB of fp32, which the cache of a CPU can nearly hold
 
 
 class Evidence(nn.Module):
@@ -39,7 +39,7 @@ class Evidence(nn.Module):
         super().__init__()
         self.tables, self.whiten = tables, whiten
         self.register_buffer("whitening", torch.eye(tables.width))
-        for name, empty in (("asked", torch.zeros(0, tables.width)), ("owner", _none()), ("answers", _none())):
+        for name, empty in (("asked", torch.zeros(0, tables.width)), ("owner", _no_rows()), ("answers", _no_rows())):
             self.register_buffer(name, empty, persistent=False)  # as large as the judgments: in the extra state
         self._shown: Tensor | None = None
 
@@ -79,7 +79,7 @@ class Evidence(nn.Module):
         """
         columns = [found.gather(1, top) for found in scores]  # (B, K) each
         asked = normalize(vectors @ self.whitening, dim=-1)  # (B, D)
-        columns += [gathered_dot(asked, field, top) for field in self.shown()]
+        columns += [gather_dot(asked, field, top) for field in self.shown()]
         columns += self.remembered(normalize(vectors, dim=-1), top, own)
         return torch.stack(columns, dim=-1)
 
@@ -134,12 +134,12 @@ class Evidence(nn.Module):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-def gathered_dot(vectors: Tensor, table: Tensor, top: Tensor) -> Tensor:
+def gather_dot(vectors: Tensor, table: Tensor, top: Tensor) -> Tensor:
     """Dot products (B, K) of vectors (B, D) with the rows `top` (B, K) of a table (N, D)."""
-    step = max(1, CELLS // (top.shape[1] * table.shape[1]))
+    step = max(1, MAX_GATHERED_NUMBERS // (top.shape[1] * table.shape[1]))
     parts = zip(torch.split(vectors, step), torch.split(top, step), strict=True)
     return torch.cat([torch.einsum("bd,bkd->bk", asked, table[rows]) for asked, rows in parts])
 
 
-def _none() -> Tensor:
+def _no_rows() -> Tensor:
     return torch.zeros(0, dtype=torch.int64)

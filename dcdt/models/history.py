@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dcdt.config import HistoryConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule
-from dcdt.data.histories import Histories, held_out, may_be_fitted
+from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
@@ -74,15 +74,15 @@ class HistoryTowers(Recommender):
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
-        held = held_out(data)
-        keep = may_be_fitted(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
+        held = held_out_askers(data)
+        keep = fittable_watches(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
         candidates = torch.from_numpy(data.split.train.candidates)
         keep &= data.split.train.candidates[watches.item]  # no held-out video is seen in fitting
         self.histories = Histories(watches)
         if self.config.whiten == "soft":
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
-        self.basis = principal(self.video_vectors()[candidates.to(self.tables.device)], self.basis.shape[1])
+        self.basis = principal_directions(self.video_vectors()[candidates.to(self.tables.device)], self.basis.shape[1])
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
         self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
@@ -165,7 +165,7 @@ class HistoryTowers(Recommender):
         return {weight: total / len(side.queries) for weight, total in sums.items()}
 
 
-def principal(vectors: Tensor, width: int) -> Tensor:
+def principal_directions(vectors: Tensor, width: int) -> Tensor:
     """The directions in which vectors (n, D) lie most, not centred, as columns (D, d), of fixed sign.
 
     Where n is below d the rest are directions in which no vector lies.

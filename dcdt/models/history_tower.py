@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.config import HistoryConfig
-from dcdt.data.histories import pooled
+from dcdt.data.histories import pool_history
 from dcdt.utils.transfer import to_device
 
-BATCH, FASTER = 1024, 10.0  # examples a step; the few scalars learn so much faster than the maps
+BATCH_SIZE, SCALAR_LR_FACTOR = 1024, 10.0  # examples a step; the few scalars learn so much faster than the maps
 
 
 class HistoryTower(nn.Module):
@@ -62,7 +62,7 @@ class HistoryTower(nn.Module):
         if self.history == "none" or not watched.shape[1]:
             return videos.new_zeros(len(watched), videos.shape[1])
         logits = self._logits(videos, watched, asked) if self.history == "attention" else None
-        pool = pooled(videos, watched, logits)  # (B, d)
+        pool = pool_history(videos, watched, logits)  # (B, d)
         pool = pool if keep is None else pool * keep
         return nn.functional.normalize(pool + pool @ self.map, dim=-1)
 
@@ -141,16 +141,16 @@ def fit_tower(
     generator = torch.Generator().manual_seed(seed)
     scalars = [tower.prior, tower.match, tower.decay, tower.log_temperature]
     maps = [tower.map, *([tower.added] if tower.added is not None else [])]
-    groups: list[dict[str, Any]] = [{"params": maps}, {"params": scalars, "lr": FASTER * config.lr}]
+    groups: list[dict[str, Any]] = [{"params": maps}, {"params": scalars, "lr": SCALAR_LR_FACTOR * config.lr}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
     n, losses = len(examples.target), []
-    steps = config.epochs * -(-n // BATCH)
+    steps = config.epochs * -(-n // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, steps))
     device = base.device
     share = torch.bincount(examples.target, minlength=len(base)).double() / n  # (N,)
     for _ in range(config.epochs):
         total = torch.zeros((), device=device)
-        for rows in torch.split(torch.randperm(n, generator=generator), BATCH):
+        for rows in torch.split(torch.randperm(n, generator=generator), BATCH_SIZE):
             watched, target = examples.histories(rows, config.length), examples.target[rows]
             keep = torch.bernoulli(torch.full((len(rows), base.shape[1]), 1 - tower.dropout), generator=generator)
             videos = tower.videos(base)
@@ -158,9 +158,9 @@ def fit_tower(
             distinct, label = torch.unique(target, return_inverse=True)  # (C,), (B,)
             columns = to_device(distinct, device)
             logits = tower.score(learners, videos[columns], tower.popularity[columns]) / tower.log_temperature.exp()
-            logits = logits + to_device(_correction(share[distinct], label, len(rows)), device)
+            logits = logits + to_device(_logq_correction(share[distinct], label, len(rows)), device)
             if not again:
-                logits = logits.masked_fill(to_device(_taken(watched, distinct, label), device), float("-inf"))
+                logits = logits.masked_fill(to_device(_watched_mask(watched, distinct, label), device), float("-inf"))
             loss = nn.functional.cross_entropy(logits, to_device(label, device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -171,7 +171,7 @@ def fit_tower(
     return losses
 
 
-def _correction(share: Tensor, label: Tensor, size: int) -> Tensor:
+def _logq_correction(share: Tensor, label: Tensor, size: int) -> Tensor:
     """What is added to the logits of B examples and C distinct videos, (B, C): -log pi, 0 at an example's own.
 
     Args:
@@ -184,7 +184,7 @@ def _correction(share: Tensor, label: Tensor, size: int) -> Tensor:
     return added.scatter_(1, label.unsqueeze(1), 0.0)
 
 
-def _taken(watched: Tensor, columns: Tensor, label: Tensor) -> Tensor:
+def _watched_mask(watched: Tensor, columns: Tensor, label: Tensor) -> Tensor:
     """Which of C distinct videos, rows (C,) ascending, each learner (B, L) has already, (B, C); never the own one."""
     place = torch.searchsorted(columns, watched.clamp(min=0)).clamp(max=len(columns) - 1)  # (B, L)
     there = (columns[place] == watched) & (watched >= 0)

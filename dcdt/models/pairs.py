@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from dcdt.config import ModelConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, side_tensors
-from dcdt.data.gather import single
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import dot, dot_products, full_precision, wide
-from dcdt.models.parts import make_part, z_scores
+from dcdt.losses.similarities import dot, pairwise_dot
+from dcdt.models.components import make_component, z_scores
 from dcdt.models.recommender import Recommender, query_batch
+from dcdt.utils.precision import at_least_float32, autocast_off
 from dcdt.utils.transfer import to_device
 
 
@@ -37,14 +37,14 @@ class PairRecommender(Recommender):
         config: ModelConfig | None = getattr(self.loss, "teacher", None)  # most losses have none
         if config is None:
             return
-        teacher = make_part(config, self.tables, "loss=margin_mse").to(self.tables.device)
+        teacher = make_component(config, self.tables, "loss=margin_mse").to(self.tables.device)
         teacher.prepare(data)
         side = side_tensors("train", data.split.train, data.collection)
         device, frozen = self.tables.device, self.tables.frozen
         queries = query_batch(data.collection, self.tables, side.queries, side)
         z = z_scores(teacher.score_parts(queries, side.queries)[0].float(), queries.candidates)  # (U, N)
         candidates = frozen if queries.candidates is None else frozen[queries.candidates]  # (C, D)
-        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ single(candidates).T  # (U, C)
+        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ at_least_float32(candidates).T  # (U, C)
         self._taught = torch.zeros(len(self.tables.queries), z.shape[1], device=device)
         self._taught[to_device(side.queries, device)] = z * cosine.std(1, correction=0, keepdim=True)
 
@@ -72,11 +72,11 @@ class PairRecommender(Recommender):
         n_positives: int | None = None,
     ) -> Tensor:
         """Mean loss of gathered vectors, as `match` takes them; without labels (B, C) the first column is positive."""
-        measured = wide(self.match(queries, videos, place))
+        measured = at_least_float32(self.match(queries, videos, place))
         if label is None:
             label = torch.zeros_like(measured)  # (B, 1 + K)
             label[:, 0], n_positives = 1, 1
-        with full_precision(measured):
+        with autocast_off(measured):
             loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss
 
@@ -129,6 +129,6 @@ class PairRecommender(Recommender):
             self._taught = self._taught.to(rows.device)
             said = self._taught[queries]  # (B, N)
             return said[:, rows] if rows.ndim == 1 else said.gather(1, rows)
-        asked = nn.functional.normalize(single(self.tables.queries[queries]), dim=-1)
-        shown = single(self.tables.frozen[rows])
-        return dot_products(asked, shown) if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)
+        asked = nn.functional.normalize(at_least_float32(self.tables.queries[queries]), dim=-1)
+        shown = at_least_float32(self.tables.frozen[rows])
+        return pairwise_dot(asked, shown) if rows.ndim == 1 else dot(asked.unsqueeze(1), shown)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dcdt.utils.transfer import to_device
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, float("inf"))  # inf: no correction, training is refused
-LEAST = 0.05  # of the recall's own weight: the head may overrule it, not turn it round
+MIN_RECALL_WEIGHT = 0.05  # of the recall's own weight: the head may overrule it, not turn it round
 
 
 @dataclass(frozen=True)
-class Lists:
+class CandidateLists:
     """The recalled videos of judged queries.
 
     Attributes:
@@ -41,13 +41,13 @@ class Lists:
     grades: Tensor
     ranks: Tensor
 
-    def part(self, keep: Tensor) -> "Lists":
+    def select(self, keep: Tensor) -> "CandidateLists":
         """Those of some queries, (n,) bool or positions."""
-        return Lists(**{name: value[keep] for name, value in vars(self).items()})
+        return CandidateLists(**{name: value[keep] for name, value in vars(self).items()})
 
-    def to(self, device: torch.device) -> "Lists":
+    def to(self, device: torch.device) -> "CandidateLists":
         """The same, of the CPU, on a device."""
-        return Lists(**{name: to_device(value, device) for name, value in vars(self).items()})
+        return CandidateLists(**{name: to_device(value, device) for name, value in vars(self).items()})
 
     def reranked(self, scores: Tensor) -> Tensor:
         """Ranks (n, J) of the judged videos when the recalled ones are ordered by scores (n, K); of equals the first.
@@ -60,7 +60,7 @@ class Lists:
         return torch.where(same.any(2), moved, self.ranks)
 
 
-def joined(parts: Sequence[Lists]) -> Lists:
+def concatenate_lists(parts: Sequence[CandidateLists]) -> CandidateLists:
     """Several lists as one; J is that of the widest."""
     n = max(part.judged.shape[1] for part in parts)
     fill = {"judged": -1, "grades": 0, "ranks": 0}
@@ -70,10 +70,10 @@ def joined(parts: Sequence[Lists]) -> Lists:
         if name in fill:
             values = [nn.functional.pad(value, (0, n - value.shape[1]), value=fill[name]) for value in values]
         found[name] = torch.cat(values)
-    return Lists(**found)
+    return CandidateLists(**found)
 
 
-def fit_weights(lists: Lists, scale: Tensor, signs: Tensor, penalty: float) -> Tensor:
+def fit_weights(lists: CandidateLists, scale: Tensor, signs: Tensor, penalty: float) -> Tensor:
     """Weights (E,) of the evidence in units of its spread, the recall's own being 1.
 
     They minimise the listwise softmax loss (each positive among the recalled ones has its share, Cao et al. 2007 with
@@ -88,7 +88,7 @@ def fit_weights(lists: Lists, scale: Tensor, signs: Tensor, penalty: float) -> T
     """
     none = torch.zeros(len(scale))
     none[0] = 1
-    lists = lists.part(lists.label.any(1))
+    lists = lists.select(lists.label.any(1))
     if penalty == float("inf") or not len(lists.rows):
         return none
     x = (lists.evidence / scale).double().numpy()  # (n, K, E)
@@ -106,25 +106,25 @@ def fit_weights(lists: Lists, scale: Tensor, signs: Tensor, penalty: float) -> T
         slope = np.einsum("nk,nke->e", p - shares, x) / len(x) + 2 * penalty * small
         return float(-taken.sum(1).mean() + penalty * small @ small), slope
 
-    bounds = [(LEAST, None), *((0.0, None) if sign else (None, None) for sign in signs[1:].tolist())]
+    bounds = [(MIN_RECALL_WEIGHT, None), *((0.0, None) if sign else (None, None) for sign in signs[1:].tolist())]
     start = np.r_[1.0, np.zeros(len(scale) - 1)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return torch.from_numpy(found / found[0]).float()
 
 
-def spread(lists: Lists) -> Tensor:
+def evidence_scale(lists: CandidateLists) -> Tensor:
     """Standard deviation of each column of the evidence over all lists, (E,); 1 where it is 0 and for the recall's."""
     found = lists.evidence.flatten(0, 1).std(0, correction=0)
     found[0] = 1
     return torch.where(found > 0, found, 1.0)
 
 
-def combined(evidence: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(evidence: Tensor, weights: Tensor) -> Tensor:
     """Scores (B, K) of evidence (B, K, E) by weights (E,), or (B, E) of each query's own."""
     return (evidence @ weights) if weights.ndim == 1 else torch.einsum("bke,be->bk", evidence, weights)
 
 
-def cross_fitted(lists: Lists, fold: Tensor, fit: Callable[[Lists], Tensor]) -> Tensor:
+def cross_fit(lists: CandidateLists, fold: Tensor, fit: Callable[[CandidateLists], Tensor]) -> Tensor:
     """Weights (n, E) for each query, fitted on the queries of the other folds.
 
     Args:
@@ -134,7 +134,7 @@ def cross_fitted(lists: Lists, fold: Tensor, fit: Callable[[Lists], Tensor]) -> 
     """
     weights = torch.zeros(len(fold), lists.evidence.shape[2])
     for number in sorted(set(fold.tolist())):
-        weights[fold == number] = fit(lists.part(fold != number))
+        weights[fold == number] = fit(lists.select(fold != number))
     return weights
 
 

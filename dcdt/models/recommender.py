@@ -13,17 +13,17 @@ from torch import Tensor
 
 from dcdt.config import OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, SideTensors
-from dcdt.data.gather import HALVES, single
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
 from dcdt.utils.errors import Diverged, UserError
+from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 from dcdt.utils.transfer import to_device
 
-SCORES_LIMIT = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
+MAX_STORED_SCORES = 20_000_000  # (query, video) scores of a side that are kept whole; above it only the top 100
 TREC_DEPTH = 100
-SHOWN = 64  # validation queries whose scores are kept for those who look on, fewer in a large catalogue
+MAX_LOGGED_QUERIES = 64  # validation queries whose scores are kept for those who look on, fewer in a large catalogue
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Recommender(L.LightningModule):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores of B queries against all N videos, (B, N) fp32: higher is better."""
-        return products(self.encode_queries(queries.vectors), self.video_vectors())
+        return score_vectors(self.encode_queries(queries.vectors), self.video_vectors())
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Scores (B, N) of queries that the model may have been fitted on, rows (B,), as if it had not.
@@ -158,7 +158,7 @@ class Recommender(L.LightningModule):
         """Vectors of the whole catalogue (N, W), computed once until the weights change again."""
         if self._vectors is None:
             videos = self.tables.videos
-            if videos.dtype not in HALVES:
+            if videos.dtype not in HALF_DTYPES:
                 self._vectors = self.encode_videos(videos)
             else:  # block by block, so that no second table stands in memory
                 self._vectors = self._by_block(videos)
@@ -250,7 +250,7 @@ class Recommender(L.LightningModule):
         side = self.data.sides["val"]
         scores, metrics, _ = self._rank(side, positions)
         if batch_index == 0:
-            self.first_scores = scores[: max(8, min(SHOWN, 2**20 // scores.shape[1]))].detach().clone()
+            self.first_scores = scores[: max(8, min(MAX_LOGGED_QUERIES, 2**20 // scores.shape[1]))].detach().clone()
         self._metrics.update(side.queries[positions], metrics)
 
     def on_validation_epoch_end(self) -> None:
@@ -270,7 +270,7 @@ class Recommender(L.LightningModule):
         scores, metrics, ties = self._rank(side, positions)
         collected = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
         collected.update(side.queries[positions], metrics)
-        few = len(side.queries) * scores.shape[1] <= SCORES_LIMIT
+        few = len(side.queries) * scores.shape[1] <= MAX_STORED_SCORES
         all_scores = scores if few else scores.new_empty(len(scores), 0)  # a slice would hold all of them in memory
         parts = (*self._best(side, scores), ties, all_scores, *_pair_scores(side, positions, scores))
         self._parts.setdefault(side.name, []).append(parts)  # where the scores are, until all chunks are done
@@ -320,9 +320,9 @@ class Recommender(L.LightningModule):
             raise Diverged.in_epoch(self.current_epoch, "the scores are NaN", self.optimizer_config.lr) from error
 
 
-def products(asked: Tensor, videos: Tensor) -> Tensor:
+def score_vectors(asked: Tensor, videos: Tensor) -> Tensor:
     """Dot products (B, N) in fp32 of vectors (B, W) with a catalogue's (N, W), which may be of half precision."""
-    if videos.dtype not in HALVES:
+    if videos.dtype not in HALF_DTYPES:
         return asked @ videos.T
     scores = asked.new_empty(len(asked), len(videos))
     for start in range(0, len(videos), BLOCK):
@@ -334,7 +334,7 @@ def query_batch(collection: Collection, tables: Tables, rows: Tensor, side: Side
     """What the queries of these rows (B,) of the CPU carry, ranked among the candidates of a side, or among all."""
     queries, listed, vectors = collection.queries, rows.tolist(), tables.queries
     return QueryBatch(
-        single(vectors[to_device(rows, vectors.device)]),
+        at_least_float32(vectors[to_device(rows, vectors.device)]),
         [queries.texts[row] for row in listed],
         [queries.metadata[row].get("user_id") for row in listed],
         [queries.metadata[row].get("timestamp") for row in listed],

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from dcdt.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import chord, dot_products, wide
+from dcdt.losses.distances import chord
+from dcdt.losses.similarities import pairwise_dot
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import LowRankMap
+from dcdt.utils.precision import at_least_float32
 
 
 class ResidualTowers(PairRecommender):
@@ -45,7 +47,7 @@ class ResidualTowers(PairRecommender):
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Unit query vectors of frozen vectors (B, D): (B, D); with attention (B, F * D), longer than 1."""
-        output = nn.functional.normalize(wide(self._tower(0, vectors)), dim=-1)  # (B, D)
+        output = nn.functional.normalize(at_least_float32(self._tower(0, vectors)), dim=-1)  # (B, D)
         if self.keys is None:
             return output
         weights = len(self.keys) * self.attention_weights(vectors)  # (B, F), each 1 at the start
@@ -65,7 +67,7 @@ class ResidualTowers(PairRecommender):
             return torch.cat([output / length for output in outputs], dim=-1)  # (..., F * D)
         if self.fusion is not None:
             total = total + self.fusion(torch.cat(list(outputs), dim=-1))  # (..., F * D) -> (..., D)
-        return nn.functional.normalize(wide(total), dim=-1)
+        return nn.functional.normalize(at_least_float32(total), dim=-1)
 
     def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
         """What each field adds to a video's vector, and what a fusion adds for all together; name to (..., D)."""
@@ -78,7 +80,7 @@ class ResidualTowers(PairRecommender):
 
     def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
         """Similarities of B queries to their videos, or `sqrt(2 - 2 s)` where the loss takes distances: (B, C)."""
-        similarity = dot_products(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
         if place is not None:
             similarity = similarity.gather(1, place)  # (B, C)
         return chord(similarity) if self.loss.measure == "distance" else similarity

@@ -120,7 +120,7 @@ class RidgeTowers(Recommender):
         """Vectors of the whole catalogue (N, D), each leaning towards its neighbours."""
         if self._vectors is None:
             config, videos = self.config, self.encode_videos(self.tables.videos)
-            self._vectors = lean_on_neighbours(videos, config.neighbours, config.neighbour_weight)
+            self._vectors = smooth_with_neighbours(videos, config.neighbours, config.neighbour_weight)
         return self._vectors
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class RidgeTowers(Recommender):
         return self._left_out[to_device(groups, self._left_out.device)] @ self.video_vectors().T
 
 
-def lean_on_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
+def smooth_with_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
     """Unit vectors (N, D) plus `weight` times the direction of the mean of their k nearest others, normalised.
 
     With fewer than k others, all of them count. Memory is bounded by chunk x N similarities.

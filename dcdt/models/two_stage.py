@@ -8,18 +8,27 @@ from torch import Tensor, nn
 from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
 from dcdt.data.splits import query_groups
-from dcdt.data.tables import Tables, padded
+from dcdt.data.tables import Tables, pad_lists
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
+from dcdt.models.components import as_mask, make_component, z_scores
 from dcdt.models.evidence import KERNELS, Evidence
-from dcdt.models.parts import as_mask, make_part, z_scores
-from dcdt.models.rank_head import PENALTIES, JointHead, Lists, combined, cross_fitted, fit_weights, joined, spread
+from dcdt.models.rank_head import (
+    PENALTIES,
+    CandidateLists,
+    JointHead,
+    concatenate_lists,
+    cross_fit,
+    evidence_scale,
+    fit_weights,
+    weighted_sum,
+)
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, replace_rows
 from dcdt.models.ridge_towers import fitted_sides
-from dcdt.samplers.pool import no_negatives
+from dcdt.samplers.pool import related_videos
 from dcdt.utils.transfer import to_device
 
 N_FOLDS = 5  # of the judged queries, in the choice of the penalty
-BELOW = 1e-3  # in z-scores: how far the best video beyond the depth stays beneath the worst within it
+SCORE_GAP = 1e-3  # in z-scores: how far the best video beyond the depth stays beneath the worst within it
 
 
 class TwoStage(Recommender):
@@ -62,8 +71,10 @@ class TwoStage(Recommender):
     ) -> None:
         super().__init__(tables, optimizer)
         self.config = config
-        self.recall = make_part(config.recall, tables, f"model={config.name}")
-        self.lexical = make_part(config.lexical, tables, f"model={config.name}") if config.lexical is not None else None
+        self.recall = make_component(config.recall, tables, f"model={config.name}")
+        self.lexical = (
+            make_component(config.lexical, tables, f"model={config.name}") if config.lexical is not None else None
+        )
         self.evidence = Evidence(tables, config.whiten)
         self.reads_validation = config.fit_on == "judged" or self.recall.reads_validation
         scores = [
@@ -92,35 +103,35 @@ class TwoStage(Recommender):
         self.evidence.prepare(data.collection, sides, list(groups.values()))
         lists = self.judged_lists(data, sides)
         fold = (tie_order(list(groups)) % N_FOLDS)[lists.group]  # by a hash of the text
-        scale = spread(lists)
+        scale = evidence_scale(lists)
         self.scale = scale.to(device)
         penalty = self._choose(lists, fold, scale, data)
         self.penalty.fill_(penalty)
         self.weights = self._fit(lists, scale, penalty).to(device)
-        own = cross_fitted(lists, fold, lambda part: self._fit(part, scale, penalty))
+        own = cross_fit(lists, fold, lambda part: self._fit(part, scale, penalty))
         self._own_weights, self._at = own, {row: at for at, row in enumerate(lists.rows.tolist())}
-        self._keep(lists, combined(lists.evidence, own / scale))
+        self._keep(lists, weighted_sum(lists.evidence, own / scale))
 
-    def _keep(self, lists: Lists, start: Tensor) -> None:
+    def _keep(self, lists: CandidateLists, start: Tensor) -> None:
         """For heads that train further: the lists, and their scores (n, K) by weights fitted without each query."""
 
-    def _choose(self, lists: Lists, fold: Tensor, scale: Tensor, data: RankingDataModule) -> float:
+    def _choose(self, lists: CandidateLists, fold: Tensor, scale: Tensor, data: RankingDataModule) -> float:
         """The penalty of the best quality over queries that the head was not fitted on; of equals the largest."""
         if self.config.penalty is not None or len(set(fold.tolist())) < 2:
             return self.config.penalty or float("inf")
         found = {}
         for penalty in PENALTIES:
-            own = cross_fitted(lists, fold, lambda part, penalty=penalty: self._fit(part, scale, penalty))  # type: ignore[misc]
-            ranks = lists.reranked(combined(lists.evidence, own / scale))
+            own = cross_fit(lists, fold, lambda part, penalty=penalty: self._fit(part, scale, penalty))  # type: ignore[misc]
+            ranks = lists.reranked(weighted_sum(lists.evidence, own / scale))
             metrics = ranking_metrics(ranks, lists.grades, data.collection.positive_grade, data.ks)
             found[penalty] = float(quality(metrics, data.ks).mean())
         return max(reversed(PENALTIES), key=lambda value: found[value])
 
-    def _fit(self, lists: Lists, scale: Tensor, penalty: float) -> Tensor:
+    def _fit(self, lists: CandidateLists, scale: Tensor, penalty: float) -> Tensor:
         memories = torch.arange(len(self.names)) >= len(self.names) - len(KERNELS)
         return fit_weights(lists, scale, memories, penalty)
 
-    def judged_lists(self, data: RankingDataModule, sides: list[SideTensors]) -> Lists:
+    def judged_lists(self, data: RankingDataModule, sides: list[SideTensors]) -> CandidateLists:
         """What the recall puts first for the queries of the sides, each as if no fit had seen it; on the CPU."""
         free = [side.n_candidates - int((side.removed >= 0).sum(1).max()) for side in sides]
         depth, parts = min(self.config.depth, *free), []
@@ -130,15 +141,15 @@ class TwoStage(Recommender):
                 queries = query_batch(data.collection, self.tables, rows, side)
                 z, top, evidence = self.read(queries, rows, removed, depth)
                 judged, grades = side.judged[positions], side.grades[positions]
-                ranks = judged_ranks(without(z[0], removed), judged, self.order, side.mask_on(z[0].device))
+                ranks = judged_ranks(remove_videos(z[0], removed), judged, self.order, side.mask_on(z[0].device))
                 top, evidence = top.cpu(), evidence.cpu()
                 positives = judged.masked_fill(grades < data.collection.positive_grade, -1)
                 label = (top.unsqueeze(2) == positives.unsqueeze(1)).any(2).float()  # (B, K)
-                spared = padded([sorted(videos) for videos in no_negatives(data.collection, rows.tolist())], -1)
+                spared = pad_lists([sorted(videos) for videos in related_videos(data.collection, rows.tolist())], -1)
                 weight = ((top.unsqueeze(2) != spared.unsqueeze(1)).all(2) | (label > 0)).float()
                 group = torch.tensor([self._group[row] for row in rows.tolist()])
-                parts.append(Lists(rows, group, top, evidence, label, weight, judged, grades, ranks))
-        return joined(parts)
+                parts.append(CandidateLists(rows, group, top, evidence, label, weight, judged, grades, ranks))
+        return concatenate_lists(parts)
 
     def read(
         self, queries: QueryBatch, rows: Tensor | None = None, removed: Tensor | None = None, depth: int | None = None
@@ -162,7 +173,7 @@ class TwoStage(Recommender):
         n_videos = z[0].shape[1]
         if depth is None:
             depth = min(self.config.depth, n_videos if queries.candidates is None else len(queries.candidates))
-        top = top_k(without(z[0], removed), depth, self.order, as_mask(queries.candidates, n_videos))[1]
+        top = top_k(remove_videos(z[0], removed), depth, self.order, as_mask(queries.candidates, n_videos))[1]
         groups = [self._group.get(row, -1) for row in rows.tolist()] if rows is not None else [-1] * len(top)
         own = to_device(torch.tensor(groups), top.device)
         return z, top, self.evidence(queries.vectors, z, top, own)
@@ -170,7 +181,7 @@ class TwoStage(Recommender):
     def score(self, queries: QueryBatch) -> Tensor:
         """Scores (B, N): the recall's z-scores, corrected where it put a video among the first."""
         z, top, evidence = self.read(queries)
-        return reranked(z[0], top, self.head(queries, top, evidence, self.weights), queries.candidates)
+        return rerank_scores(z[0], top, self.head(queries, top, evidence, self.weights), queries.candidates)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Scores (B, N) by recall, memory and weights fitted without each query; right after `prepare` only."""
@@ -178,11 +189,11 @@ class TwoStage(Recommender):
         places = {at: self._at[row] for at, row in enumerate(rows.tolist()) if row in self._at}
         own = to_device(self._own_weights[list(places.values())], top.device)
         weights = replace_rows(self.weights.expand(len(rows), -1), list(places), own)  # (B, E)
-        return reranked(z[0], top, self.head(queries, top, evidence, weights), queries.candidates)
+        return rerank_scores(z[0], top, self.head(queries, top, evidence, weights), queries.candidates)
 
     def head(self, queries: QueryBatch, top: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
         """Scores (B, K) of the recalled videos (B, K) with evidence (B, K, E), by weights (E,) or (B, E)."""
-        return combined(evidence, weights / self.scale)
+        return weighted_sum(evidence, weights / self.scale)
 
     def facts(self) -> dict[str, float]:
         """The penalty (-1: the recall's order stays), the weights, and what the recall found out."""
@@ -217,7 +228,7 @@ class JointTwoStage(TwoStage):
         self.joint = JointHead(tables.width, len(tables.fields), config.rank, config.width, config.dropout)
         self._last: tuple[Tensor, tuple[list[Tensor], Tensor, Tensor]] | None = None
 
-    def _keep(self, lists: Lists, start: Tensor) -> None:
+    def _keep(self, lists: CandidateLists, start: Tensor) -> None:
         self._last = None
         self._lists, self._start = lists, start  # (n, K)
 
@@ -248,7 +259,7 @@ class JointTwoStage(TwoStage):
         """Mean loss over the lists of the batch's queries; those of which nothing was recalled count nothing."""
         at = torch.tensor([self._at[row] for row in batch["query_rows"].tolist()])
         at = at[self._lists.label[at].any(1)]
-        lists, device = self._lists.part(at), self.tables.device
+        lists, device = self._lists.select(at), self.tables.device
         distinct, place = (to_device(part, device) for part in torch.unique(lists.top, return_inverse=True))
         n_positives = int(lists.label.sum(1).max()) if len(at) else 1
         lists, start = lists.to(device), to_device(self._start[at], device)
@@ -262,7 +273,7 @@ class JointTwoStage(TwoStage):
         return loss
 
 
-def reranked(z: Tensor, top: Tensor, scores: Tensor, candidates: Tensor | None) -> Tensor:
+def rerank_scores(z: Tensor, top: Tensor, scores: Tensor, candidates: Tensor | None) -> Tensor:
     """The scores (B, K) in the place of the videos `top` (B, K), all others (B, N) in their order beneath them.
 
     Where some other video would come among them, the others are lowered together.
@@ -272,11 +283,11 @@ def reranked(z: Tensor, top: Tensor, scores: Tensor, candidates: Tensor | None) 
     outside = ~inside if mask is None else ~inside & mask
     best = z.masked_fill(~outside, float("-inf")).amax(1, keepdim=True)  # (B, 1) of the others
     gap = best - scores.amin(1, keepdim=True)
-    lowered = torch.where(gap > 0, z - gap - BELOW, z)
+    lowered = torch.where(gap > 0, z - gap - SCORE_GAP, z)
     return lowered.scatter(1, top, scores)
 
 
-def without(scores: Tensor, removed: Tensor | None) -> Tensor:
+def remove_videos(scores: Tensor, removed: Tensor | None) -> Tensor:
     """Scores (B, N) with -inf at the videos `removed` (B, X), padded with -1."""
     if removed is None:
         return scores

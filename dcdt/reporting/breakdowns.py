@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from dcdt.evaluation.statistics import spread
-from dcdt.reporting.numbers import Number, per_query, ranking_cell
-from dcdt.reporting.structure import Cell, Row, Table, averaged, listed, metric_name, span, with_best
+from dcdt.reporting.cells import Number, per_query, ranking_cell
+from dcdt.reporting.table_types import Cell, Row, Table, format_ranges, format_span, mark_best, mean_number, metric_name
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import Run
 
-SMALLEST_PART = 30
+MIN_BREAKDOWN_QUERIES = 30
 REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}
-AS_ABOVE = "Cells as in the comparison."
+CELL_NOTE = "Cells as in the comparison."
 
 
-def part_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
+def breakdown_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
     """Breakdown by query kind and by warmth, of the variants tested on every query."""
     scores = [run.sides["test"] for run in variants[0].runs]
     kinds = sorted({kind for side in scores for kind in side.kinds if kind})
@@ -26,13 +26,13 @@ def part_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
         "videos get asked for. Cold: none was. Mixed: some."
     )
     yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
-    alike, note = _marked_alike(variants)
+    alike, note = _mark_warmth_alike(variants)
     seen = {word for run in alike[0].runs for word in run.sides["test"].warm}
     parts: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in seen}
     yield _breakdown("warmth", f"{name} by warmth", alike, metric, parts, warm + note)
 
 
-def _marked_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
+def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
     """The variants with each fold's queries marked by its largest training set, and a note where sets differ.
 
     Which queries are warm depends on the training queries; a column of a learning curve must hold the same ones.
@@ -58,10 +58,10 @@ def _breakdown(
     name: str, title: str, variants: list[Variant], metric: str, parts: dict[str, dict[str, str]], caption: str = ""
 ) -> Table:
     sizes = {part: len(per_query(variants[0].runs, metric, **chosen)) for part, chosen in parts.items()}
-    kept = [part for part in parts if sizes[part] >= SMALLEST_PART]
+    kept = [part for part in parts if sizes[part] >= MIN_BREAKDOWN_QUERIES]
     if not kept:
         counts = [Row(part, {"n": str(size)}) for part, size in sizes.items()]
-        caption = f"{caption} No part has the {SMALLEST_PART} queries that a figure needs.".strip()
+        caption = f"{caption} No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs.".strip()
         return Table(name, title, {"n": "n"}, counts, caption, stub="Part")
     few = [f"{part} ({sizes[part]})" for part in parts if part not in kept]
     rows = []
@@ -72,9 +72,9 @@ def _breakdown(
         name,
         title,
         {part: f"{part} (n = {sizes[part]})" for part in kept},
-        with_best(rows, set(kept), {one.label for one in variants}),
-        f"{caption} {AS_ABOVE}".strip(),
-        [f"Too few queries for a figure (fewer than {SMALLEST_PART}): {', '.join(few)}."] if few else [],
+        mark_best(rows, set(kept), {one.label for one in variants}),
+        f"{caption} {CELL_NOTE}".strip(),
+        [f"Too few queries for a figure (fewer than {MIN_BREAKDOWN_QUERIES}): {', '.join(few)}."] if few else [],
     )
 
 
@@ -92,10 +92,10 @@ def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
             what = f"queries in the language '{side.removeprefix('slice_')}', never trained on"
         yield Table(
             side,
-            f"{side}: {what} (n = {n}, {span(videos)} videos)",
+            f"{side}: {what} (n = {n}, {format_span(videos)} videos)",
             {metric: metric_name(metric) for metric in ranked},
-            with_best(rows, set(ranked), {one.label for one in variants}),
-            AS_ABOVE,
+            mark_best(rows, set(ranked), {one.label for one in variants}),
+            CELL_NOTE,
         )
 
 
@@ -107,16 +107,16 @@ def training_table(variants: list[Variant]) -> Table:
         cells: dict[str, Cell] = {}
         losses = [run.history[-1]["train/loss"] for run in one.runs if run.history and "train/loss" in run.history[-1]]
         if losses:
-            cells["loss"] = averaged(losses, 4)
+            cells["loss"] = mean_number(losses, 4)
         if losses and one.model in REPORTED_LOSS and names.count(one.model) == 1:
             cells["reported_loss"] = Number(REPORTED_LOSS[one.model], digits=4)
         pairs = [run.pairs for run in one.runs if run.pairs is not None and len(run.pairs.scores)]
         if pairs:
-            cells["positives"] = averaged([float(part.scores[part.labels].mean()) for part in pairs], 3)
-            cells["negatives"] = averaged([float(part.scores[~part.labels].mean()) for part in pairs], 3)
+            cells["positives"] = mean_number([float(part.scores[part.labels].mean()) for part in pairs], 3)
+            cells["negatives"] = mean_number([float(part.scores[~part.labels].mean()) for part in pairs], 3)
             limits = [run.metrics["val/pair_threshold"] for run in one.runs if "val/pair_threshold" in run.metrics]
             if limits:
-                cells["threshold"] = averaged(limits, 3)
+                cells["threshold"] = mean_number(limits, 3)
         if pairs and one.model == "dcdt":
             scores = np.concatenate([part.scores for part in pairs])
             inside = float(((scores >= 0.45) & (scores <= 0.51)).mean())
@@ -153,8 +153,8 @@ def failure_table(variants: list[Variant]) -> Table:
         cells: dict[str, Cell] = {
             "status": status,
             "jobs": str(len({(run.fold, run.seed) for run in jobs})),
-            "folds": listed(sorted({run.fold for run in jobs})),
-            "seeds": listed(sorted({run.seed for run in jobs})),
+            "folds": format_ranges(sorted({run.fold for run in jobs})),
+            "seeds": format_ranges(sorted({run.seed for run in jobs})),
             "reason": error,
         }
         rows.append(Row(label, cells))
@@ -171,7 +171,9 @@ def cost_table(variants: list[Variant]) -> Table:
         for key, digits in (("parameters", 0), ("training_seconds", 1), ("epochs", 1), ("ms_per_query", 2)):
             values = [float(fact[key]) for fact in facts if isinstance(fact.get(key), int | float)]
             if values:
-                cells[key] = replace(averaged(values, digits), spread=float("nan") if digits == 0 else spread(values))
+                cells[key] = replace(
+                    mean_number(values, digits), spread=float("nan") if digits == 0 else spread(values)
+                )
         cells["decoupled"] = "yes" if all(fact.get("decoupled") for fact in facts) else "no"
         rows.append(Row(one.label, cells))
     columns = {

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from dcdt.reporting.numbers import MARGIN, Comparison, Number
-from dcdt.reporting.structure import metric_name
+from dcdt.reporting.cells import Number
+from dcdt.reporting.comparisons import MARGIN, Comparison
+from dcdt.reporting.table_types import metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
 
@@ -44,10 +45,10 @@ def make_figures(report: Report) -> dict[str, Figure]:
     """The figures of a report, as far as there is something to draw: loss, scores, differences, learning."""
     with mpl.rc_context(STYLE):
         found = {
-            "loss": _loss(report.variants),
-            "scores": _scores([one for one in report.variants if standardised(one)]),
-            "differences": _differences(report),
-            "learning": _learning(report),
+            "loss": _loss_figure(report.variants),
+            "scores": _score_figure([one for one in report.variants if standardised_scores(one)]),
+            "differences": _difference_figure(report),
+            "learning": _learning_figure(report),
         }
     return {name: figure for name, figure in found.items() if figure is not None}
 
@@ -56,7 +57,7 @@ def score_panels(report: Report) -> dict[str, Figure]:
     """The panels of the scores figure one by one, so that a page can place them as its width allows."""
     panels = {}
     with mpl.rc_context(STYLE):
-        for variant in (one for one in report.variants if standardised(one)):
+        for variant in (one for one in report.variants if standardised_scores(one)):
             panels[variant.label] = figure = _figure(4.6, 3.0)
             _score_panel(figure.subplots(), variant)
     return panels
@@ -82,7 +83,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def standardised(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_], float]]:
+def standardised_scores(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_], float]]:
     """For each run its test-pair scores in standard deviations from their mean, their labels, and its threshold."""
     found = []
     for run in variant.runs:
@@ -103,7 +104,7 @@ def loss_curve(runs: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]
     return np.arange(1, last + 1).astype(np.float64), np.nanmean(table, axis=0), np.nanstd(table, axis=0)
 
 
-def _loss(variants: list[Variant]) -> Figure | None:
+def _loss_figure(variants: list[Variant]) -> Figure | None:
     trained = {}
     for one in variants:
         rows = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in one.runs]
@@ -118,7 +119,7 @@ def _loss(variants: list[Variant]) -> Figure | None:
         epochs, mean, deviation = loss_curve(runs)
         colour, style = SERIES[at % len(SERIES)], ("-", "--", ":")[at // len(SERIES) % 3]
         marker = "o" if len(epochs) == 1 else None
-        axes.plot(epochs, mean, style, color=colour, label=_wrapped(label, 30 if inside else 999), marker=marker)
+        axes.plot(epochs, mean, style, color=colour, label=_wrap_label(label, 30 if inside else 999), marker=marker)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_xlim(left=1)
@@ -132,7 +133,7 @@ def _loss(variants: list[Variant]) -> Figure | None:
     return figure
 
 
-def _scores(variants: list[Variant]) -> Figure | None:
+def _score_figure(variants: list[Variant]) -> Figure | None:
     if not variants:
         return None
     columns = min(2, len(variants))
@@ -147,7 +148,7 @@ def _scores(variants: list[Variant]) -> Figure | None:
 
 
 def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplotlib's Axes, untyped here
-    parts = standardised(variant)
+    parts = standardised_scores(variant)
     scores, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     for chosen, word, colour in ((~labels, "negatives", MUTED), (labels, "positives", SERIES[0])):
         inside = np.clip(scores[chosen], Z_EDGES[0], Z_EDGES[-1])
@@ -157,14 +158,14 @@ def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplot
     threshold = float(np.mean([part[2] for part in parts]))
     if np.isfinite(threshold):
         axes.axvline(threshold, ymax=0.84, color=INK, linestyle="--", linewidth=1.2, label="threshold")
-    axes.set_title(_wrapped(variant.label, 32), loc="left")
+    axes.set_title(_wrap_label(variant.label, 32), loc="left")
     axes.set(xlabel="score in standard deviations from its mean", ylabel="share of pairs")
     axes.set_xlim(Z_EDGES[0], Z_EDGES[-1])
     axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend above the bars
     axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=3, borderaxespad=0.2, columnspacing=1.2)
 
 
-def _differences(report: Report) -> Figure | None:
+def _difference_figure(report: Report) -> Figure | None:
     """Difference of every model to zero_shot, or to the best where there is no zero_shot."""
     against = (report.reference or report.best).label
     rows: list[Comparison] = [one for one in report.comparisons if one.reference == against]
@@ -180,7 +181,7 @@ def _differences(report: Report) -> Figure | None:
     axes.errorbar(
         values, places, xerr=[values - low, high - values], fmt="o", color=SERIES[0], capsize=4, linewidth=1.8
     )
-    axes.set_yticks(places, [_wrapped(one.model) for one in rows])
+    axes.set_yticks(places, [_wrap_label(one.model) for one in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"difference in {metric_name(report.metric)}, 95 % interval")
     axes.grid(axis="x", alpha=0.6)
@@ -199,7 +200,7 @@ def learning_curves(report: Report) -> dict[str, list[tuple[float, Number]]]:
     return {name: sorted(points, key=lambda point: point[0]) for name, points in sorted(curves.items())}
 
 
-def _learning(report: Report) -> Figure | None:
+def _learning_figure(report: Report) -> Figure | None:
     curves = learning_curves(report)
     if not curves or not report.reference:
         return None
@@ -211,17 +212,17 @@ def _learning(report: Report) -> Figure | None:
         numbers = np.array([number for number, _ in points]) * (1 + 0.05 * at)  # side by side, not on top
         values, low, high = (np.array([getattr(gap, end) for _, gap in points]) for end in ("value", "low", "high"))
         colour, bars = SERIES[at % len(SERIES)], [values - low, high - values]
-        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrapped(name))
+        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrap_label(name))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    reference = _wrapped(report.reference.label, 999)
+    reference = _wrap_label(report.reference.label, 999)
     axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {reference}")
     axes.grid(alpha=0.6)
     figure.legend(frameon=False, fontsize=9.5, loc="outside upper left", ncols=2)
     return figure
 
 
-def _wrapped(label: str, width: int = 30) -> str:
+def _wrap_label(label: str, width: int = 30) -> str:
     """A label in lines, its dollars no signs of a formula."""
     return textwrap.fill(label, width, break_long_words=False).replace("$", r"\$")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
+from dcdt.reporting.cells import Number
 from dcdt.reporting.disagreements import Disagreement, disagreements
 from dcdt.reporting.figures import make_figures, score_panels, svg
-from dcdt.reporting.numbers import Number
-from dcdt.reporting.render import extras
-from dcdt.reporting.structure import Cell, Row, Table, metric_name
+from dcdt.reporting.render import interval_and_spread
+from dcdt.reporting.table_types import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
 from dcdt.utils.text import pluralize
@@ -136,7 +136,7 @@ def _cell(table: Table, key: str, cell: Cell) -> str:
 
 
 def _parts(cell: Number) -> list[str]:
-    return [part.replace("-", "\N{MINUS SIGN}") for part in (cell.text(), *extras(cell))]
+    return [part.replace("-", "\N{MINUS SIGN}") for part in (cell.text(), *interval_and_spread(cell))]
 
 
 def _class(table: Table, key: str) -> str:

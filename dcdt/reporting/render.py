@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcdt.reporting.numbers import Number
-from dcdt.reporting.structure import Cell, Row, Table, metric_name
+from dcdt.reporting.cells import Number
+from dcdt.reporting.table_types import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.utils.files import escape_cell
 
@@ -65,7 +65,7 @@ def _markdown_cell(cell: Cell) -> str:
     if not isinstance(cell, Number):
         return _markdown_text(cell)
     text = f"**{cell.text()}**" if cell.best else cell.text()
-    return " ".join([_markdown_text(text) if cell.floor else text, *extras(cell)])
+    return " ".join([_markdown_text(text) if cell.floor else text, *interval_and_spread(cell)])
 
 
 def _markdown_text(text: str) -> str:
@@ -121,7 +121,7 @@ def _latex_cell(cell: Cell) -> str:
         return latex_text(cell)
     value = latex_text(cell.text()).replace("-", r"$-$")
     parts = [rf"\textbf{{{value}}}" if cell.best else value]
-    return _stack(parts + [rf"{{\scriptsize {latex_text(part)}}}" for part in extras(cell)], "t")
+    return _stack(parts + [rf"{{\scriptsize {latex_text(part)}}}" for part in interval_and_spread(cell)], "t")
 
 
 def _stack(lines: list[str], place: str) -> str:
@@ -145,7 +145,7 @@ def latex_text(text: str) -> str:
 
 def csv_wide(table: Table) -> str:
     """One row a row; a number takes up to four columns: its value, the ends of its interval and its spread."""
-    fields = {key: _parts_of(table, key) for key in _keys(table)}
+    fields = {key: _number_fields(table, key) for key in _keys(table)}
     lines = [[table.stub.lower(), *(name for key, parts in fields.items() for name in _headings(key, parts))]]
     for row in table.rows:
         cells = _cells(table, row)
@@ -174,7 +174,7 @@ def _csv(lines: list[list[str]]) -> str:
     return text.getvalue()
 
 
-def _parts_of(table: Table, key: str) -> tuple[str, ...]:
+def _number_fields(table: Table, key: str) -> tuple[str, ...]:
     numbers = [cell for row in table.rows if isinstance(cell := _cells(table, row)[key], Number)]
     if not numbers:
         return ()
@@ -192,7 +192,7 @@ def _values(cell: Cell, parts: tuple[str, ...]) -> list[str]:
     return ["" if math.isnan(value) else f"{value:.6f}" for value in (float(getattr(cell, part)) for part in parts)]
 
 
-def as_json(report: Report) -> str:
+def report_json(report: Report) -> str:
     """Everything in full precision."""
     found = {
         "facts": report.facts,
@@ -204,7 +204,7 @@ def as_json(report: Report) -> str:
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def json_of(table: Table) -> str:
+def table_json(table: Table) -> str:
     """One table in full precision."""
     return json.dumps(_json_table(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -233,10 +233,10 @@ def _json_cell(cell: Cell) -> Any:  # noqa: ANN401 - a text or an object
     )
 
 
-def extras(cell: Number) -> list[str]:
+def interval_and_spread(cell: Number) -> list[str]:
     """Interval and spread of a cell, as far as there are any.
 
-    >>> extras(Number(0.5, 0.4, 0.6, 0.02))
+    >>> interval_and_spread(Number(0.5, 0.4, 0.6, 0.02))
     ['[0.400, 0.600]', '± 0.020']
     """
     parts = []
@@ -273,7 +273,11 @@ def summary(report: Report) -> str:
     lines = []
     for row in report.tables[0].rows:
         cell = row.cells.get(report.metric)
-        shown = f"{cell.text()} {extras(cell)[0]}" if isinstance(cell, Number) and extras(cell) else ""
+        shown = (
+            f"{cell.text()} {interval_and_spread(cell)[0]}"
+            if isinstance(cell, Number) and interval_and_spread(cell)
+            else ""
+        )
         verdict = f"{verdicts[row.name]} (against {against})" if row.name in verdicts else ""
         parts = (shown, verdict, row.note)
         lines.append("  ".join([row.name.ljust(width), *(part for part in parts if part)]))

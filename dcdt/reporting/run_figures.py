@@ -87,7 +87,7 @@ def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
     for at, topic in enumerate(names):
         here = [topic == other for other in topics]
         colour = OTHER if topic == "other" and len(names) > 1 else TOPICS[at % len(TOPICS)]
-        marker, label = MARKERS[at // len(TOPICS) % len(MARKERS)], f"{as_written(topic[:30])} ({sum(here)})"
+        marker, label = MARKERS[at // len(TOPICS) % len(MARKERS)], f"{escape_mathtext(topic[:30])} ({sum(here)})"
         axes.scatter(flat[here, 0], flat[here, 1], s=18, color=colour, marker=marker, linewidths=0, label=label)
     labels = [f"component {at + 1} ({float(part):.0%})" for at, part in enumerate(shown)]
     axes.set(xlabel=labels[0], ylabel=labels[1], title=f"{name}: the videos")
@@ -116,7 +116,7 @@ def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name
                 text = f"{round(share[row, column] * number[row, column])}/{number[row, column]}"
                 colour = "white" if share[row, column] > 0.5 else "black" if above[row, column] else OTHER
                 axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
-    short = [as_written(title if len(title) <= 28 else f"{title[:27]}\u2026") for title in titles]
+    short = [escape_mathtext(title if len(title) <= 28 else f"{title[:27]}\u2026") for title in titles]
     axes.set_xticks(range(len(columns)), [short[column] for column in columns], rotation=90, fontsize=8)
     axes.set_yticks(range(len(rows)), [short[row] for row in rows], fontsize=8)
     axes.tick_params(length=0)
@@ -126,10 +126,10 @@ def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name
     return figure
 
 
-def as_written(text: str) -> str:
+def escape_mathtext(text: str) -> str:
     r"""Text that matplotlib shows as it is; a title such as "From $5 to $\frac" would be taken for a formula.
 
-    >>> print(as_written("a $5 b $6"))
+    >>> print(escape_mathtext("a $5 b $6"))
     a \$5 b \$6
     """
     return text.replace("$", r"\$")

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcdt.config.search_spaces import SPACES
-from dcdt.reporting.breakdowns import cost_table, failure_table, part_tables, side_tables, training_table
-from dcdt.reporting.numbers import (
-    MARGIN,
-    PAIR_METRICS,
-    Comparison,
-    Number,
-    compare,
-    pair_cells,
-    per_query,
-    ranking_cell,
+from dcdt.reporting.breakdowns import breakdown_tables, cost_table, failure_table, side_tables, training_table
+from dcdt.reporting.cells import PAIR_METRICS, Number, pair_cells, per_query, ranking_cell
+from dcdt.reporting.comparisons import MARGIN, Comparison, compare
+from dcdt.reporting.table_types import (
+    CELL_CAPTION,
+    Cell,
+    Row,
+    Table,
+    format_ranges,
+    format_span,
+    mark_best,
+    metric_name,
 )
-from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, listed, metric_name, span, with_best
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
 from dcdt.runs.reader import NOT_APPLICABLE, Run
 from dcdt.utils.errors import UserError
@@ -77,17 +78,17 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
         UserError: the runs cannot be compared, or there is no such metric or label.
     """
     variants = make_variants(runs)
-    if metric is not None and metric not in _metrics(runs, "mrr"):
-        raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metrics(runs, 'mrr'))}.")
-    metric = metric or _metric(runs)
-    ranked = _metrics(runs, metric)
+    if metric is not None and metric not in _metric_names(runs, "mrr"):
+        raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metric_names(runs, 'mrr'))}.")
+    metric = metric or _primary_metric(runs)
+    ranked = _metric_names(runs, metric)
     _check_metrics(variants, ranked)
-    whole = _complete(variants)
-    variants = _ordered(variants, whole, metric)
-    facts = _facts(runs, variants)
+    whole = _complete_labels(variants)
+    variants = _sort_variants(variants, whole, metric)
+    facts = _comparison_facts(runs, variants)
     done = [variant for variant in variants if variant.label in whole]
     best = done[0]
-    reference = named(variants, against, "--against") if against else _reference(variants, metric)
+    reference = find_variant(variants, against, "--against") if against else _default_reference(variants, metric)
     family = [(one, reference) for one in variants if reference and one.runs and one is not reference]
     family += [(one, best) for one in variants if one.runs and one is not best and (best, one) not in family]
     family = [pair for at, pair in enumerate(family) if pair not in family[:at]]
@@ -98,9 +99,9 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
             "Run each of them on the same ones, or report on them apart."
         )
     tables = [
-        _main(variants, whole, ranked, facts, reference),
-        _tests(comparisons, metric, reference),
-        *part_tables(done, metric),
+        _main_table(variants, whole, ranked, facts, reference),
+        _test_table(comparisons, metric, reference),
+        *breakdown_tables(done, metric),
         *side_tables(done, ranked),
         training_table(variants),
     ]
@@ -117,11 +118,11 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     )
 
 
-def _metric(runs: list[Run]) -> str:
+def _primary_metric(runs: list[Run]) -> str:
     return str(runs[0].config["primary_metric"]).partition("/")[2]
 
 
-def _metrics(runs: list[Run], metric: str) -> list[str]:
+def _metric_names(runs: list[Run], metric: str) -> list[str]:
     ks = sorted(int(k) for k in runs[0].config["ks"])
     return list(dict.fromkeys([metric, "mrr", f"ndcg@{ks[-1]}", *(f"recall@{k}" for k in ks)]))
 
@@ -134,14 +135,14 @@ def _check_metrics(variants: list[Variant], metrics: list[str]) -> None:
                 raise UserError(f"{run.folder / 'per_query.parquet'} lacks {', '.join(lacking)} of side {side}.")
 
 
-def _complete(variants: list[Variant]) -> set[str]:
+def _complete_labels(variants: list[Variant]) -> set[str]:
     """Labels of the variants tested on the same, largest set of queries; the means of others are not comparable."""
     tested = {one.label: {name for run in one.runs for name in run.sides["test"].ids} for one in variants if one.runs}
     largest = max(tested.values(), key=len)
     return {label for label, names in tested.items() if names == largest}
 
 
-def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Variant]:
+def _sort_variants(variants: list[Variant], whole: set[str], metric: str) -> list[Variant]:
     """By the primary metric, then by name; below them what misses queries, then what has no result."""
 
     def place(variant: Variant) -> tuple[int, float, str]:
@@ -153,7 +154,7 @@ def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Vari
     return sorted(variants, key=place)
 
 
-def named(variants: Sequence[Variant], label: str, option: str) -> Variant:
+def find_variant(variants: Sequence[Variant], label: str, option: str) -> Variant:
     """The variant with this label.
 
     Raises:
@@ -165,7 +166,7 @@ def named(variants: Sequence[Variant], label: str, option: str) -> Variant:
     return by_label[label]
 
 
-def _reference(variants: list[Variant], metric: str) -> Variant | None:
+def _default_reference(variants: list[Variant], metric: str) -> Variant | None:
     """The zero_shot variant of title and text, not whitened, else the best one there is."""
     found = [variant for variant in variants if variant.model == "zero_shot" and variant.runs]
     models = [variant.runs[0].config["model"] for variant in found]
@@ -173,7 +174,7 @@ def _reference(variants: list[Variant], metric: str) -> Variant | None:
     return found[plain.index(True)] if any(plain) else next(iter(found), None)
 
 
-def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
+def _comparison_facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
     """What was compared, in words; nothing of this machine, no time."""
     done = [run for variant in variants for run in variant.runs]
     split = done[0].config["split"]
@@ -189,40 +190,40 @@ def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
     facts = {
         "collection": str(done[0].provenance.get("collection", "")),
         "queries": f"{len({name for run in done for name in run.sides['test'].ids})} unique test queries",
-        "videos": f"{span(videos)} videos ranked for each",
+        "videos": f"{format_span(videos)} videos ranked for each",
         "split": f"{split['name']}, part {part.get(split['part'], split['part'])}",
-        "folds": f"{word} ({listed(folds)})",
-        "seeds": f"{pluralize(len(seeds), 'seed')} ({listed(seeds)})",
-        "tuning trials": _trials(variants),
+        "folds": f"{word} ({format_ranges(folds)})",
+        "seeds": f"{pluralize(len(seeds), 'seed')} ({format_ranges(seeds)})",
+        "tuning trials": _trials_fact(variants),
     }
     if labels:
         facts["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
-    if weak := _weak(done):
+    if weak := _weak_fact(done):
         facts["weak"] = weak
     if simulated:
         facts["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
     return facts
 
 
-def _weak(runs: list[Run]) -> str:
+def _weak_fact(runs: list[Run]) -> str:
     """What of the queries nobody judged, in words; empty where people judged all."""
     counts = [run.provenance.get("weak", {}) for run in runs]
     parts = []
     if trained := sorted({found["train"] for found in counts if "train" in found}):
-        parts.append(f"{span(trained)} training queries of some rows were made by rule and judged by nobody")
+        parts.append(f"{format_span(trained)} training queries of some rows were made by rule and judged by nobody")
     if any("test" in found for found in counts):
         parts.append("so were test queries: their figures speak of the rule, not of learners")
     return "; ".join(parts)
 
 
-def _trials(variants: list[Variant]) -> str:
-    counts = {one.label: span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
+def _trials_fact(variants: list[Variant]) -> str:
+    counts = {one.label: format_span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
     if set(counts.values()) == {"1"}:
         return "1 for every model (nothing tuned)"
     return "; ".join(f"{label}: {count}" for label, count in sorted(counts.items()))
 
 
-def _main(
+def _main_table(
     variants: list[Variant], whole: set[str], ranked: list[str], facts: dict[str, str], reference: Variant | None
 ) -> Table:
     names = [one.model for one in variants]
@@ -236,7 +237,7 @@ def _main(
             cells |= {name: number for name in ranked if (number := ranking_cell(one.runs, name))}
         if names.count(one.model) == 1:
             cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(one.model, {}).items()}
-        rows.append(Row(one.label, cells, _note(one, everywhere)))
+        rows.append(Row(one.label, cells, _missing_jobs_note(one, everywhere)))
     columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # what orders the rows is seen first, on a phone too
     columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
     columns |= {name: metric_name(name) for name in ranked}
@@ -248,7 +249,7 @@ def _main(
         "main",
         f"Comparison on {facts['collection']}",
         columns,
-        with_best(rows, shown, whole),
+        mark_best(rows, shown, whole),
         _main_caption(facts, ranked[0]),
         _main_notes(variants, whole, reference, used),
     )
@@ -263,7 +264,7 @@ def _main_caption(facts: dict[str, str], metric: str) -> str:
     )
     text = (
         f"{facts['collection']}: {facts['queries']}, {facts['videos']}; split {facts['split']}; {facts['folds']} x "
-        f"{facts['seeds']}. Rows by {metric_name(metric)}. {EXPLAINED} {pairs if prevalence else ''}"
+        f"{facts['seeds']}. Rows by {metric_name(metric)}. {CELL_CAPTION} {pairs if prevalence else ''}"
         f"Tuning trials, judged on validation: {facts['tuning trials']}. Within each trial hybrids choose the weight "
         "of their parts and dcdt_ridge its penalty, as part of the fit."
     )
@@ -306,7 +307,7 @@ def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | N
     return notes
 
 
-def _note(variant: Variant, everywhere: list[int]) -> str:
+def _missing_jobs_note(variant: Variant, everywhere: list[int]) -> str:
     """What a row must say of jobs without a result."""
     parts = []
     if variant.runs and len(variant.folds) < len(everywhere):
@@ -321,7 +322,7 @@ def _note(variant: Variant, everywhere: list[int]) -> str:
     return "; ".join(parts)
 
 
-def _tests(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
+def _test_table(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
     rows = []
     for one in comparisons:
         cells: dict[str, Cell] = {

@@ -55,7 +55,7 @@ def make_variants(runs: list[Run]) -> list[Variant]:
     groups: dict[str, list[Run]] = {}
     choices: dict[str, dict[str, str]] = {}
     for run in runs:
-        deciding = _deciding(run)
+        deciding = _deciding_options(run)
         key = json.dumps(deciding, sort_keys=True)
         choices[key] = deciding
         groups.setdefault(key, []).append(run)
@@ -66,29 +66,31 @@ def make_variants(runs: list[Run]) -> list[Variant]:
         model, _, rest = labels[key].partition(", ")
         if simulated and _uses_interactions(members[0].config["model"]):
             model += SIMULATED
-        variants.append(_variant(f"{model}, {rest}" if rest else model, members))
+        variants.append(_make_variant(f"{model}, {rest}" if rest else model, members))
     return sorted(variants, key=lambda variant: variant.label)
 
 
 def check_comparable(runs: list[Run]) -> None:
     """Raise UserError, naming two runs, where settings, collections, embeddings or splits disagree."""
     for name in ("split", "ks", "primary_metric"):
-        _agree(name, ((run, as_text(_without_index(run.config.get(name)))) for run in runs))
+        _check_equal(name, ((run, as_text(_without_index(run.config.get(name)))) for run in runs))
     done = [run for run in runs if run.status == FINISHED]
     for name, word in (("collection_fingerprint", "collection"), ("embeddings", "embedding space")):
-        _agree(word, ((run, str(run.provenance.get(name))) for run in done))
-    for fold, few in sorted({(run.fold, _few(run)) for run in done}):
+        _check_equal(word, ((run, str(run.provenance.get(name))) for run in done))
+    for fold, few in sorted({(run.fold, _training_subset(run)) for run in done}):
         here = (
-            (run, str(run.provenance.get("split_fingerprint"))) for run in done if (run.fold, _few(run)) == (fold, few)
+            (run, str(run.provenance.get("split_fingerprint")))
+            for run in done
+            if (run.fold, _training_subset(run)) == (fold, few)
         )
-        _agree(f"split of fold {fold}", here)
+        _check_equal(f"split of fold {fold}", here)
     for fold in sorted({run.fold for run in done}):  # a learning curve: other training queries, the same test queries
-        _agree(
+        _check_equal(
             f"test side of fold {fold}", ((run, str(sorted(run.sides["test"].ids))) for run in done if run.fold == fold)
         )
 
 
-def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
+def _check_equal(word: str, values: Iterable[tuple[Run, str]]) -> None:
     first: tuple[Run, str] | None = None
     for run, value in values:
         first = first or (run, value)
@@ -99,7 +101,7 @@ def _agree(word: str, values: Iterable[tuple[Run, str]]) -> None:
             )
 
 
-def _few(run: Run) -> str:
+def _training_subset(run: Run) -> str:
     """Which training queries a run was given, where that is varied: how many, and judged or weak ones."""
     split = run.config.get("split", {})
     return f"{split.get('train_queries')} {split.get('train_on', 'all')}"
@@ -110,7 +112,7 @@ def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
     return {key: item for key, item in value.items() if key not in varied} if isinstance(value, Mapping) else value
 
 
-def _deciding(run: Run) -> dict[str, str]:
+def _deciding_options(run: Run) -> dict[str, str]:
     """Dotted keys and values of a run's configuration that make its variant: what its model reads."""
     read = reads(run.config["model"], run.config.get("trials"))
     skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if run.model in SPACES else ("trials",)))
@@ -144,9 +146,9 @@ def _labels(choices: dict[str, dict[str, str]], options: dict[str, str]) -> dict
         values: dict[tuple[str, str], set[str]] = {}
         for key, parts in choices.items():
             if name in parts:
-                values.setdefault((options[key], _peers(name, parts)), set()).add(parts[name])
+                values.setdefault((options[key], _peer_group(name, parts)), set()).add(parts[name])
         for key, parts in choices.items():
-            if name in parts and len(values[options[key], _peers(name, parts)]) > 1:
+            if name in parts and len(values[options[key], _peer_group(name, parts)]) > 1:
                 shown[key].append(f"{name.removesuffix('.name')}={parts[name]}")
     labels = {key: ", ".join([options[key], *parts]) for key, parts in shown.items()}
     seen: dict[str, int] = {}
@@ -157,7 +159,7 @@ def _labels(choices: dict[str, dict[str, str]], options: dict[str, str]) -> dict
     return labels
 
 
-def _peers(name: str, parts: dict[str, str]) -> str:
+def _peer_group(name: str, parts: dict[str, str]) -> str:
     """Who a choice is compared with: `loss.margin` with those of the same loss; `loss.name` with everybody."""
     group = f"{name.split('.')[0]}.name"
     return "" if name == group else parts.get(group, "")
@@ -170,11 +172,11 @@ def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration
     return bool(named) or bool(re.search(r"\bhistory:(?!none\b)", plain))
 
 
-def _variant(label: str, members: list[Run]) -> Variant:
+def _make_variant(label: str, members: list[Run]) -> Variant:
     done: dict[tuple[int, int], Run] = {}
     for run in (run for run in members if run.status == FINISHED):
         first = done.setdefault((run.fold, run.seed), run)
-        if not _equal(first, run):
+        if not _equal_results(first, run):
             raise UserError(
                 f"two runs of {label}, fold {run.fold}, seed {run.seed}, with different results: "
                 f"{first.folder} and {run.folder}.\nGive one of them."
@@ -185,7 +187,7 @@ def _variant(label: str, members: list[Run]) -> Variant:
     return Variant(label, members[0].model, [done[place] for place in sorted(done)], missing, retried)
 
 
-def _equal(one: Run, other: Run) -> bool:
+def _equal_results(one: Run, other: Run) -> bool:
     ours, theirs = one.sides["test"], other.sides["test"]
     return ours.ids == theirs.ids and all(
         np.array_equal(values, theirs.values.get(name, values)) for name, values in ours.values.items()

@@ -13,7 +13,7 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
-from dcdt.models.recommender import SCORES_LIMIT, SideResult
+from dcdt.models.recommender import MAX_STORED_SCORES, SideResult
 from dcdt.runs.folder import RunFolder
 from dcdt.utils.files import atomic_write, write_json, write_text
 
@@ -57,7 +57,7 @@ def write_results(
     scores = results["test"].scores
     if scores is None:
         n = len(results["test"].queries) * len(collection.videos)
-        return [f"scores.parquet is left out: {n:,} scores are above its limit of {SCORES_LIMIT:,}."]
+        return [f"scores.parquet is left out: {n:,} scores are above its limit of {MAX_STORED_SCORES:,}."]
     _write_parquet(files.scores, _scores(results["test"].queries, scores, collection, split))
     return []
 

@@ -33,7 +33,7 @@ class Sampler:
 
     def batch(self, rows: Tensor, whole: Tensor | None = None, device: torch.device = CPU) -> dict[str, Any]:
         """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
-        return explicit(rows, device)
+        return explicit_batch(rows, device)
 
     def due(self, epoch: int) -> bool:
         """Whether `mine_again` is wanted before this epoch."""
@@ -54,7 +54,7 @@ class Sampler:
         return {}
 
 
-def explicit(rows: Tensor, device: torch.device = CPU) -> dict[str, Tensor]:
+def explicit_batch(rows: Tensor, device: torch.device = CPU) -> dict[str, Tensor]:
     """A batch of rows (B, 2 + K) of query, video and negatives.
 
     The `distinct` videos (U,), each of which is encoded once, and the `place` (B, 1 + K) of each row's videos among

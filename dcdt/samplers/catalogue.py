@@ -5,11 +5,11 @@ from torch import Tensor
 
 from dcdt.config import CatalogueSamplerConfig
 from dcdt.data.tables import Tables
-from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.shared_columns import SharedColumnSampler
 
 
-class CatalogueSampler(ColumnSampler):
+class CatalogueSampler(SharedColumnSampler):
     """Every query sees the whole catalogue of training, with all its positives labelled; an epoch has it once.
 
     With `loss=infonce` that is a listwise softmax over the catalogue, without any noise from sampling. A step encodes

@@ -7,10 +7,10 @@ from dcdt.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Score
 from dcdt.samplers.hard import HardSampler
-from dcdt.samplers.mining import hardest_of
+from dcdt.samplers.mining import hardest_negatives
 from dcdt.samplers.pool import TrainingPool
 
-CHUNK = 256  # queries that are scored at a time
+QUERY_CHUNK = 256  # queries that are scored at a time
 
 
 class DynamicHardSampler(HardSampler):
@@ -38,11 +38,11 @@ class DynamicHardSampler(HardSampler):
     def mine_again(self, score: Score) -> None:
         """Fill the pools with the videos that score highest now."""
         pool, size, mined = self.pool, self.hard.shape[1], []
-        parts = zip(torch.split(pool.queries, CHUNK), torch.split(pool.forbidden, CHUNK), strict=True)
+        parts = zip(torch.split(pool.queries, QUERY_CHUNK), torch.split(pool.forbidden, QUERY_CHUNK), strict=True)
         for queries, forbidden in parts:
             scores = score(queries)  # (chunk, N), searched where they are
             among = scores[:, pool.candidates.to(scores.device)]  # (chunk, C)
-            mined.append(hardest_of(among, forbidden, size)[1])
+            mined.append(hardest_negatives(among, forbidden, size)[1])
         self.hard = pool.candidates[torch.cat(mined).cpu()]
 
     def state(self) -> dict[str, Tensor]:

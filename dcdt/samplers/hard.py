@@ -6,7 +6,7 @@ from torch import Tensor
 from dcdt.config import HardSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 
@@ -29,7 +29,7 @@ class HardSampler(Sampler):
         self.sizes = (pool.free.double() * config.pool_share).round().long().clamp(1, config.pool_limit)  # (U,)
         asked, size = tables.queries[pool.queries], int(self.sizes.max())
         self.hard = pool.candidates[
-            mine(asked, tables.frozen, pool.candidates, pool.forbidden, size, device=pool.device)
+            mine_hard_negatives(asked, tables.frozen, pool.candidates, pool.forbidden, size, device=pool.device)
         ]
 
     def draw(self, generator: torch.Generator) -> Tensor:

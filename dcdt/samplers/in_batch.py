@@ -5,12 +5,12 @@ from torch import Tensor
 
 from dcdt.config import InBatchSamplerConfig
 from dcdt.data.tables import Tables
-from dcdt.samplers.columns import ColumnSampler
 from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.shared_columns import SharedColumnSampler
 from dcdt.utils.transfer import to_device
 
 
-class InBatchSampler(ColumnSampler):
+class InBatchSampler(SharedColumnSampler):
     """The distinct positives of a batch stand in its columns; what is related to a query is never its negative.
 
     Videos come into a batch as often as they are asked for, so popular ones would be pushed away more than their

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dcdt.data.splits import Split
-from dcdt.data.tables import padded
+from dcdt.data.tables import pad_lists
 from dcdt.data.types import Collection, positives_by_query
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
@@ -53,7 +53,7 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
     position[candidates] = np.arange(len(candidates))
     queries, owner = np.unique(split.pairs[:, 0], return_inverse=True)
     lists = []
-    for query, rows in zip(queries.tolist(), no_negatives(collection, queries.tolist()), strict=True):
+    for query, rows in zip(queries.tolist(), related_videos(collection, queries.tolist()), strict=True):
         lists.append(sorted(int(position[row]) for row in rows if position[row] >= 0))
         if len(lists[-1]) >= len(candidates):
             name = collection.queries.ids[query]
@@ -66,12 +66,12 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
         torch.from_numpy(queries),
         torch.from_numpy(owner.reshape(-1)),
         torch.from_numpy(candidates),
-        padded(lists, fill=len(candidates)),
+        pad_lists(lists, fill=len(candidates)),
         device,
     )
 
 
-def no_negatives(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
+def related_videos(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
     """For each of these query rows the videos related to it at any grade, and those with the text of one."""
     twins = collection.twins
     related = positives_by_query(collection.related, len(collection.queries))

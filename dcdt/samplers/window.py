@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from dcdt.config import WindowSamplerConfig
-from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import TrainingPool, draw_distinct
+from dcdt.utils.precision import at_least_float32
 
-CELLS = 2**22  # (query, candidate) scores sorted at a time
+MAX_CHUNK_SCORES = 2**22  # (query, candidate) scores sorted at a time
 
 
 class WindowSampler(Sampler):
@@ -39,10 +39,10 @@ class WindowSampler(Sampler):
         self.sizes = torch.zeros(len(pool.pairs), dtype=torch.int64)
         self.rejected = dict.fromkeys(("related", "guard", "rank", "unguarded"), 0)
         query, video = pool.pairs.unbind(1)
-        asked, shown = single(tables.queries[query]), single(tables.frozen[video])
+        asked, shown = at_least_float32(tables.queries[query]), at_least_float32(tables.frozen[video])
         cosine = (torch.nn.functional.normalize(asked, dim=-1) * shown).sum(-1)  # (P,)
         limit = cosine - (1 - config.guard) * cosine.abs()
-        chunk = max(1, CELLS // len(pool.candidates))
+        chunk = max(1, MAX_CHUNK_SCORES // len(pool.candidates))
         for first in range(0, len(pool.queries), chunk):
             here = ((pool.owner >= first) & (pool.owner < first + chunk)).nonzero().squeeze(1)
             self._mine(config, tables, here, limit[here])
@@ -51,8 +51,8 @@ class WindowSampler(Sampler):
         """Fill the windows of these pairs (p,), whose negatives may have a cosine of at most `limit` (p,)."""
         pool, owners = self.pool, self.pool.owner[here]
         owner, back = torch.unique(owners, return_inverse=True)  # (u,), (p,)
-        asked = torch.nn.functional.normalize(single(tables.queries[pool.queries[owner]]), dim=-1)
-        scores = torch.nn.functional.pad(asked @ single(tables.frozen[pool.candidates]).T, (0, 1))
+        asked = torch.nn.functional.normalize(at_least_float32(tables.queries[pool.queries[owner]]), dim=-1)
+        scores = torch.nn.functional.pad(asked @ at_least_float32(tables.frozen[pool.candidates]).T, (0, 1))
         scores.scatter_(1, pool.forbidden[owner], float("-inf"))
         values, order = scores[:, :-1].sort(dim=1, descending=True)  # (u, C), forbidden ones last
         free = pool.free[owners]  # (p,)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from dcdt.data.tokens import tokenizer
-from dcdt.data.types import as_one
+from dcdt.data.types import join_fields
 from dcdt.serving.index import vector_column
 from dcdt.serving.lexical import EMPTY
 from dcdt.serving.memory import View
@@ -62,7 +62,7 @@ def _lexical_columns(
 ) -> Columns:
     config = spec["config"]
     split = tokenizer(config["stem"], config["stop_words"])
-    joined = as_one([texts[name] for name in config["fields"]])
+    joined = join_fields([texts[name] for name in config["fields"]])
     return {f"words_{at}": pa.array([split(text) or [EMPTY] for text in joined], pa.list_(pa.string()))}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.data.tokens import folded, holds, tokenizer
-from dcdt.data.types import lent_texts
+from dcdt.data.tokens import contains_token, fold_case, tokenizer
+from dcdt.data.types import texts_with_fallback
 from dcdt.serving.memory import View
 from dcdt.serving.scoring import Asked, z_scores
 from dcdt.serving.videos import documents_of
@@ -35,8 +35,8 @@ def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
     >>> matched_words(["rank", "matrix"], "What rank and nullity are", "")
     ['rank']
     """
-    shown = folded(f"{title} {text}") if words else ""
-    return [word for word in words if holds(shown, word)]
+    shown = fold_case(f"{title} {text}") if words else ""
+    return [word for word in words if contains_token(shown, word)]
 
 
 def explain(
@@ -97,7 +97,7 @@ def _field_shares(served: Any, at: int, asked: Any, view: View, row: int, score:
     spec = served.parts[at]
     table = view.rows(np.array([row]), view.table.column_names)
     videos = documents_of(table)
-    fields = served.embed_fields([lent_texts(videos, name) for name in spec["fields"]])
+    fields = served.embed_fields([texts_with_fallback(videos, name) for name in spec["fields"]])
     own, adds = served.towers[at].videos(np.stack(fields))  # (1, W), (P, 1, W)
     width = adds.shape[-1]
     if len(adds) != len(spec["adds"]):

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
-from dcdt.data.types import Collection, as_one, lent_texts
+from dcdt.data.types import Collection, join_fields, texts_with_fallback
 from dcdt.embeddings.providers.onnx import RECIPE
-from dcdt.embeddings.providers.onnx_export import exported, quietly
+from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
 from dcdt.serving.abstain import choose_threshold
 from dcdt.serving.export_head import head_export, save_head
@@ -133,7 +133,7 @@ def _lexical(model: Any, restored: Restored, at: int) -> PartExport:  # noqa: AN
     """bm25: the words of every video."""
     config = restored_config(model)
     split = tokenizer(config["stem"], config["stop_words"])
-    texts = as_one([lent_texts(restored.collection.videos, name) for name in config["fields"]])
+    texts = join_fields([texts_with_fallback(restored.collection.videos, name) for name in config["fields"]])
     words = pa.array([split(text) or [EMPTY] for text in texts], pa.list_(pa.string()))
     return PartExport({"kind": "lexical", "config": config}, {f"words_{at}": words})
 
@@ -299,7 +299,7 @@ def _export_graph(path: Path, module: nn.Module, example: Tensor, name: str, out
     batch = torch.export.Dim("batch")
     shapes = {name: {example.ndim - 2: batch}}
     try:
-        with quietly(), torch.no_grad():
+        with silence_exporter(), torch.no_grad():
             torch.onnx.export(
                 module, (example,), path, dynamo=True, external_data=False,
                 input_names=[name], output_names=outputs, dynamic_shapes=shapes,
@@ -320,7 +320,7 @@ def _bundle_embedder(config: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN4
     """Put an exported local model beside the towers (hard links where the file system has them)."""
     if config.name != "local":
         return asdict(config)
-    source = exported(config)
+    source = ensure_exported(config)
     folder.mkdir()
     for path in source.iterdir():
         try:

@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.config.openai import refuse_foreign_base_url
-from dcdt.data.types import Documents, lent_texts
-from dcdt.embeddings.providers.batching import rounded
+from dcdt.data.types import Documents, texts_with_fallback
+from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import positions
 from dcdt.serving.checks import check_served
@@ -259,7 +259,7 @@ class ServedRecommender:
         """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
         if self._embedder is None:
             self._embedder = open_embedder(self.store.model["embedder"], self.store.folder / EMBEDDER, self.threads)
-        vectors = rounded(self._embedder.embed(texts))
+        vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
         return vectors
@@ -309,7 +309,7 @@ class ServedRecommender:
     def rows(self, videos: Documents) -> pa.Table:
         """Table rows of videos, with all that the parts of the model add."""
         table = table_of(videos, self.columns)
-        texts = {name: lent_texts(videos, name) for name in self.fields or ["title"]}
+        texts = {name: texts_with_fallback(videos, name) for name in self.fields or ["title"]}
         vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True)) if self.reads_vectors else {}
         for at, spec in enumerate(self.parts):
             for name, column in ADDED[spec["kind"]](self.towers[at], self._near, at, spec, texts, vectors).items():

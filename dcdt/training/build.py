@@ -13,7 +13,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from dcdt.config import Settings, ZeroShotConfig
 from dcdt.config.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
-from dcdt.data.gather import HALVES, single
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split
 from dcdt.data.tables import Tables
@@ -27,6 +26,7 @@ from dcdt.samplers.pool import training_pool
 from dcdt.training.callbacks.divergence import DivergenceCheck
 from dcdt.training.devices import check_devices, device_count, device_number, device_type, world_size
 from dcdt.training.rank import global_rank
+from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
 SINGLE_THREAD_BATCH = 256  # largest batch for which one CPU thread is fastest
 
@@ -86,7 +86,7 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     """The DataModule of a run: pair file, sampler (where the model is trained) and sides."""
     check_cutoffs(split, settings.ks)  # before anything is written
     folder = Path(settings.outputs) / "pairs"
-    queries, videos = single(tables.queries).numpy(), single(tables.frozen).numpy()
+    queries, videos = at_least_float32(tables.queries).numpy(), at_least_float32(tables.frozen).numpy()
     pairs = {}  # the pair protocol labels pairs of a question and a video
     if collection.has_questions:
         pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
@@ -138,7 +138,7 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     """
     history = "none" if data.collection.has_questions else "mean"
     config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
-    if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALVES:  # the sum alone is loaded
+    if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALF_DTYPES:  # the sum alone is loaded
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
         config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
     model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields)).to(tables.device)

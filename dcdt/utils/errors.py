@@ -5,9 +5,9 @@ import os
 
 from dcdt.utils.text import format_number
 
-_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-_RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 MAX_LINE_CHARS = 1000  # characters of a line
 
@@ -50,9 +50,9 @@ def format_error(error: Exception) -> str:
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     place = f"{error.filename}: " if error.filename else ""
-    if error.errno in _SPACE:
+    if error.errno in _NO_SPACE:
         remedy = "\nFree some space, then give the same command again; what is there stays as it was."
-    elif error.errno in _RIGHTS:
+    elif error.errno in _NO_PERMISSION:
         remedy = "\nGive a folder that can be written and files that can be read."
     else:
         remedy = ""
@@ -65,7 +65,9 @@ def is_user_error(error: Exception) -> bool:
     >>> is_user_error(OSError(28, "No space left on device")), is_user_error(ValueError("x"))
     (True, False)
     """
-    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in (*_SPACE, *_RIGHTS, *_NAMES))
+    return isinstance(error, UserError) or (
+        isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NO_PERMISSION, *_BAD_PATH)
+    )
 
 
 def _printable(line: str) -> str:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
-LARGEST = 1 << 20  # bytes of a configuration; ours have a few thousand
+MAX_YAML_BYTES = 1 << 20  # bytes of a configuration; ours have a few thousand
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        if len(content) > LARGEST:
-            raise UserError(f"{path} has {len(content):,} bytes; at most {LARGEST:,} are read.")
+        if len(content) > MAX_YAML_BYTES:
+            raise UserError(f"{path} has {len(content):,} bytes; at most {MAX_YAML_BYTES:,} are read.")
         text = content.decode("utf-8")
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path} repeats a part by an alias (*name); write it out.")

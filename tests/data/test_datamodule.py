@@ -9,7 +9,7 @@ from support import prepare, related_sets
 from dcdt.config import RandomSamplerConfig, SplitConfig
 from dcdt.data import datamodule
 from dcdt.data.datamodule import IndexBatches, Positions, RankingDataModule, side_tensors
-from dcdt.data.tables import padded
+from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
@@ -142,7 +142,7 @@ def test_chunks_bound_the_score_matrix(small, monkeypatch, cells, longest):
 
 
 def test_padding():
-    assert padded([[1, 2], [], [3]], -1).tolist() == [[1, 2], [-1, -1], [3, -1]]
-    assert padded([[1.0], [2.0]], 0.0).dtype == torch.float32
-    assert padded([[], []], -1).shape == (2, 0)
-    assert padded([], -1).shape == (0, 0)
+    assert pad_lists([[1, 2], [], [3]], -1).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert pad_lists([[1.0], [2.0]], 0.0).dtype == torch.float32
+    assert pad_lists([[], []], -1).shape == (2, 0)
+    assert pad_lists([], -1).shape == (0, 0)

@@ -12,7 +12,7 @@ from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import make_embedder, space_of
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
-from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, shortened
+from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, truncate
 from dcdt.utils.errors import UserError
 
 SECRET = "sk-test-0123456789-never-to-be-seen"
@@ -337,7 +337,7 @@ def test_requests_hold_every_text_once_within_the_limits(texts, inputs, tokens, 
 @settings(max_examples=40)
 @given(st.text(min_size=1), st.integers(1, 50))
 def test_a_shortened_text_is_a_start_of_it_and_not_empty(text, tokens):
-    found = shortened(text, tokens)
+    found = truncate(text, tokens)
     assert text.startswith(found)
     assert found
     assert found == text or estimate_tokens(text) > tokens

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dcdt.embeddings import shards
 from dcdt.embeddings.cache import Space, VectorCache, _Index
-from dcdt.embeddings.verify import verify
+from dcdt.embeddings.verification import verify
 from dcdt.utils.errors import UserError
 
 SPACE = Space("test", "m", 8, "l2")

@@ -6,10 +6,10 @@ from baselines.zero_shot import ZeroShot
 from dcdt.config import ContrastiveConfig, DCDTConfig, OptimizerConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.contrastive import ContrastiveLoss
-from dcdt.losses.measures import euclidean
+from dcdt.losses.distances import euclidean
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
 
 N_QUERIES, N_VIDEOS, WIDTH = 7, 11, 12
 ATTENTION = ["none", "query"]
@@ -44,7 +44,7 @@ def index_batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     query, video = (torch.randint(n, (4,), generator=generator) for n in (N_QUERIES, N_VIDEOS))
     negatives = torch.randint(N_VIDEOS, (4, 3), generator=generator)
-    return explicit(torch.column_stack([query, video, negatives]))
+    return explicit_batch(torch.column_stack([query, video, negatives]))
 
 
 def step(model, lr=0.1):

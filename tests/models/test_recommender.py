@@ -30,7 +30,7 @@ from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
-from dcdt.samplers.mining import hardest_of
+from dcdt.samplers.mining import hardest_negatives
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 
@@ -163,7 +163,7 @@ def test_without_a_pair_file_there_are_no_pair_scores(small):
 
 
 def test_too_many_scores_are_not_kept(small, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 10)
+    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 10)
     made = prepare(small, QUERY, width=64)
     result = outcome(made, zero_shot(made))["test"]
     assert result.scores is None
@@ -340,7 +340,7 @@ def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatc
         plain(score)
         videos = model.encode_videos(made.tables.videos)
         scores = model.encode_queries(made.tables.queries[pool.queries]) @ videos[pool.candidates].T
-        _, wanted = hardest_of(scores, pool.forbidden, sampler.hard.shape[1])
+        _, wanted = hardest_negatives(scores, pool.forbidden, sampler.hard.shape[1])
         mined.append((model.current_epoch, torch.equal(sampler.hard, pool.candidates[wanted])))
 
     monkeypatch.setattr(sampler, "mine_again", noted)

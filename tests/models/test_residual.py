@@ -9,7 +9,7 @@ from dcdt.losses.infonce import InfoNCELoss
 from dcdt.losses.triplet import TripletLoss
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
 from dcdt.training.callbacks.collapse import CollapseAlarm
 
 N_QUERIES, N_VIDEOS, WIDTH, RANK = 7, 11, 16, 5
@@ -128,7 +128,7 @@ def test_pairs_are_measured_as_ranking_does(attention, fusion):
         train(model)
         model.loss.measure = measure
         model.loss.forward = lambda *given, seen=seen: seen.append(given) or given[0]
-        model.training_step(explicit(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
+        model.training_step(explicit_batch(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
         scores = scores_of(model)[torch.tensor([[0], [5], [2]]), torch.tensor([[2, 1, 4], [2, 3, 3], [8, 0, 9]])]
         wanted = scores if measure == "similarity" else (2 - 2 * scores).sqrt()
         torch.testing.assert_close(seen[0][0], wanted, atol=1e-5, rtol=0)

@@ -20,10 +20,10 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.components import z_scores
 from dcdt.models.evidence import KERNELS
-from dcdt.models.parts import z_scores
 from dcdt.models.recommender import query_batch
-from dcdt.models.two_stage import JointTwoStage, TwoStage, reranked
+from dcdt.models.two_stage import JointTwoStage, TwoStage, rerank_scores
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
@@ -231,15 +231,15 @@ def test_the_others_stay_beneath_in_their_order():
     top = z.topk(4, dim=1).indices
     scores = 3 * torch.randn(5, 4, generator=generator)
     candidates = torch.arange(12)
-    found = reranked(z, top, scores, candidates)
+    found = rerank_scores(z, top, scores, candidates)
     for row in range(5):
         rest = [at for at in z[row].argsort(descending=True).tolist() if at not in top[row]]
         assert [at for at in found[row].argsort(descending=True).tolist() if at not in top[row]] == rest
         assert found[row, top[row]].min() > found[row, rest].max()
         assert torch.equal(found[row, top[row]], scores[row])
-    assert torch.equal(reranked(z, top, z.gather(1, top), candidates), z)
+    assert torch.equal(rerank_scores(z, top, z.gather(1, top), candidates), z)
     everything = z.topk(12, dim=1).indices
-    assert torch.equal(reranked(z, everything, z.gather(1, everything) + 1, None), z + 1)
+    assert torch.equal(rerank_scores(z, everything, z.gather(1, everything) + 1, None), z + 1)
 
 
 def test_a_depth_beyond_the_catalogue_is_the_catalogue(made):

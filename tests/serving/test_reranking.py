@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
-from dcdt.data.types import Documents, lent_texts
+from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
-from dcdt.models.two_stage import BELOW, reranked
+from dcdt.models.two_stage import SCORE_GAP, rerank_scores
 from dcdt.recommend import reasons
 from dcdt.runs.folder import RunFolder
 from dcdt.serving.ann import Ann
@@ -40,7 +40,7 @@ def torch_model(restored, served):
     table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
     videos = documents_of(table)
     old = restored.model
-    fields = served.embed_fields([lent_texts(videos, name) for name in restored.tables.fields])
+    fields = served.embed_fields([texts_with_fallback(videos, name) for name in restored.tables.fields])
     vectors = torch.from_numpy(np.stack(fields))
     tables = Tables(restored.tables.queries, vectors, vectors.sum(0), restored.tables.fields)
     settings = restored.settings
@@ -70,7 +70,7 @@ def scores_of(model, ids, served, text, allowed=None):
         keep = torch.tensor([name in allowed for name in ids])
         top = z[0].masked_fill(~keep, float("-inf")).topk(min(model.config.depth, int(keep.sum())))[1]
         evidence = model.evidence(batch.vectors, z, top, torch.tensor([-1]))
-        found = reranked(z[0], top, model.head(batch, top, evidence, model.weights), keep.nonzero()[:, 0])[0]
+        found = rerank_scores(z[0], top, model.head(batch, top, evidence, model.weights), keep.nonzero()[:, 0])[0]
     return {name: float(found[row]) for row, name in enumerate(ids) if keep[row]}
 
 
@@ -128,7 +128,7 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
         assert sum(item.why["evidence"].values()) == pytest.approx(item.score, abs=1e-6)
     assert {"recall", "cosine_title", "cosine_text", "memory_0.05", "network"} <= set(answer[0].why["evidence"])
     assert [set(item.why["evidence"]) for item in answer[6:]] == [{"recall", "beyond the first 6"}] * 6
-    assert answer[5].score - answer[6].score >= BELOW - 1e-6
+    assert answer[5].score - answer[6].score >= SCORE_GAP - 1e-6
     assert "ranked by recall" in reasons(answer[0].why)
     assert served.recommend(QUESTIONS[0], 1, abstain=True)[0] in ([], [served.recommend(QUESTIONS[0], 1)[0][0]])
 

@@ -51,12 +51,12 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
 
 
 def _local(config: LocalEmbedderConfig) -> Embedder:
-    from dcdt.embeddings.providers.onnx_export import backend_of, exported
+    from dcdt.embeddings.providers.onnx_export import backend_of, ensure_exported
 
     if backend_of(config) == "onnx":
         from dcdt.embeddings.providers.onnx import OnnxEmbedder
 
-        return OnnxEmbedder(exported(config), config)
+        return OnnxEmbedder(ensure_exported(config), config)
     from dcdt.embeddings.providers.local import LocalEmbedder
 
     return LocalEmbedder(config)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-PART = 512  # texts handed on at a time: what a kill can lose
+MAX_STORED_TEXTS = 512  # texts handed on at a time: what a kill can lose
 
 
-class Runner(ABC):
+class LocalRunner(ABC):
     """What the embedders that run here share: they take any text, and embed a long list part by part."""
 
     shortened = tokens = 0
@@ -26,8 +26,8 @@ class Runner(ABC):
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Hand texts and vectors to `store`, a part at a time; `progress` is told of every batch within it."""
-        for start in range(0, len(texts), PART):
-            part = list(texts[start : start + PART])
+        for start in range(0, len(texts), MAX_STORED_TEXTS):
+            part = list(texts[start : start + MAX_STORED_TEXTS])
             store(part, self.embed(part, progress))
 
 
@@ -63,7 +63,7 @@ def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDA
     return normalised
 
 
-def rounded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def round_to_float16(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors (n, D) as the cache gives them back: through float16, then L2-normalised; zeros become NaN."""
     halves = vectors.astype(np.float16).astype(np.float32)
     with np.errstate(invalid="ignore"):

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from dcdt.config import LocalEmbedderConfig
-from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.embeddings.providers.pooling import load_model
 
 
-class LocalEmbedder(Runner):
+class LocalEmbedder(LocalRunner):
     """Text to vector by an installed model package or a local model folder, on the GPU where there is one.
 
     Args:

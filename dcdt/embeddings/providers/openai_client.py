@@ -17,12 +17,12 @@ from dcdt.embeddings.providers.openai_models import requested_dimensions
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
-KEY = "OPENAI_API_KEY"
-RETRIES = 4  # the client's own, with growing pauses and Retry-After obeyed; then we start over, until patience ends
-REFUSED = (400, 413, 422)  # something in the request is not to the server's liking
-AGAIN = (408, 409, 429)
-QUOTA = b"insufficient_quota"
-CHATTY = ("httpx", "httpx2", "openai")  # a line for each request, in the middle of the progress bar
+KEY_VARIABLE = "OPENAI_API_KEY"
+MAX_RETRIES = 4  # the client's own, with growing pauses and Retry-After obeyed; then we start over, until patience ends
+REFUSED_STATUSES = (400, 413, 422)  # something in the request is not to the server's liking
+RETRY_STATUSES = (408, 409, 429)
+QUOTA_CODE = b"insufficient_quota"
+NOISY_LOGGERS = ("httpx", "httpx2", "openai")  # a line for each request, in the middle of the progress bar
 
 
 def api_key(config: OpenAIEmbedderConfig) -> str:
@@ -31,14 +31,16 @@ def api_key(config: OpenAIEmbedderConfig) -> str:
     Raises:
         UserError: there is none, or it cannot be one.
     """
-    key = os.environ.get(KEY, "").strip()
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and not config.base_url:
         raise UserError(
-            f"embedder=openai needs a key: export {KEY}=...\n"
+            f"embedder=openai needs a key: export {KEY_VARIABLE}=...\n"
             "Without one: embedder=local runs a model here, embedder.base_url=URL asks another server."
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{KEY} holds characters that no key has; set it again without quotes, spaces or line breaks.")
+        raise UserError(
+            f"{KEY_VARIABLE} holds characters that no key has; set it again without quotes, spaces or line breaks."
+        )
     return key
 
 
@@ -64,12 +66,12 @@ class Connection:
 
         self.config, self.key = config, api_key(config)
         if not os.environ.get("OPENAI_LOG"):  # the client's own switch: whoever sets it wants the lines
-            for name in CHATTY:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
         self.client = AsyncOpenAI(
             api_key=self.key or "none",
             base_url=config.base_url or "https://api.openai.com/v1",
-            max_retries=RETRIES,
+            max_retries=MAX_RETRIES,
             timeout=config.timeout,
             http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._look]}),
         )
@@ -111,7 +113,7 @@ class Connection:
         answer = await self.client.embeddings.create(
             model=self.config.model, input=list(texts), encoding_format="base64", **options
         )
-        rows = {item.index: _decoded(item.embedding) for item in answer.data}
+        rows = {item.index: _decode_vector(item.embedding) for item in answer.data}
         if len(answer.data) != len(texts) or rows.keys() != set(range(len(texts))):
             raise UserError(f"{self._where} answered {len(answer.data)} vectors for {len(texts)} texts.")
         if wrong := {len(row) for row in rows.values()} - {vector_width(self.config)}:
@@ -130,7 +132,7 @@ class Connection:
         if response.status_code >= 400:
             await response.aread()
             self.trouble = f"its last answer was {response.status_code}"
-            if QUOTA in response.content:
+            if QUOTA_CODE in response.content:
                 response.headers["x-should-retry"] = "false"
 
     def _after(self, error: Any) -> float:  # noqa: ANN401 - openai.APIStatusError, imported where it is needed
@@ -140,20 +142,20 @@ class Connection:
             RefusedRequest, UserError: it is of no use.
         """
         status, said = error.status_code, self._said(error)
-        if status == 429 and QUOTA in error.response.content:
+        if status == 429 and QUOTA_CODE in error.response.content:
             raise UserError("the quota of this key is used up (429 insufficient_quota). Raise it in your account.")
-        if status in AGAIN or status >= 500:
+        if status in RETRY_STATUSES or status >= 500:
             waits = error.response.headers.get("retry-after", "")
             return float(waits) if waits.replace(".", "", 1).isdigit() else 1.0
         if status in (401, 403):  # the server's own words may repeat the key
             raise UserError(
-                f"{self._where} rejects the key ({status}). Set {KEY} to a valid one, or use embedder=local."
+                f"{self._where} rejects the key ({status}). Set {KEY_VARIABLE} to a valid one, or use embedder=local."
             )
         if status == 404:
             raise UserError(
                 f"{self._where} knows no embedding model '{self.config.model}' at this address (404): {said}"
             )
-        if status in REFUSED:
+        if status in REFUSED_STATUSES:
             raise RefusedRequest(f"{status}: {said}")
         raise UserError(f"{self._where} answers {status}: {said}")
 
@@ -167,7 +169,7 @@ class Connection:
         return self.config.base_url or "OpenAI"
 
 
-def _decoded(embedding: str | list[float]) -> NDArray[np.float32]:
+def _decode_vector(embedding: str | list[float]) -> NDArray[np.float32]:
     """A vector from base64 (little-endian float32) or, from servers that know no other way, a list of numbers."""
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), dtype="<f4")

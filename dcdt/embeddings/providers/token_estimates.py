@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 ASCII_PER_TOKEN = 3.5
 BYTES_PER_TOKEN = 2.0  # of characters outside ASCII
-SURE = 0.75  # a text estimated below this share of the limit travels with others
+SAFE_FRACTION = 0.75  # a text estimated below this share of the limit travels with others
 
 
 def estimate_tokens(text: str) -> int:
@@ -26,7 +26,7 @@ def estimate_tokens(text: str) -> int:
     return max(1, math.ceil(narrow / ASCII_PER_TOKEN + (wide + len(text) - narrow) / BYTES_PER_TOKEN))
 
 
-def shortened(text: str, tokens: float) -> str:
+def truncate(text: str, tokens: float) -> str:
     """The start of a text, as much of it as is estimated to have so many tokens; never empty."""
     share = tokens / estimate_tokens(text)
     return text[: max(1, int(len(text) * share))].rstrip() or text[:1] if share < 1 else text
@@ -44,7 +44,7 @@ def request_batches(texts: Sequence[str], inputs: int, tokens: int, longest: int
     held = 0
     for row, text in enumerate(texts):
         count = min(estimate_tokens(text), longest)
-        alone = count > SURE * longest
+        alone = count > SAFE_FRACTION * longest
         if batch and (alone or len(batch) == inputs or held + count > tokens):
             yield batch
             batch, held = [], 0

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dcdt.data.gather import single
 from dcdt.evaluation.duplicates import closest_pairs, confusion
 from dcdt.reporting.run_figures import confusion_map, projection
 from dcdt.training.callbacks.samples import topics
 from dcdt.training.outcome import Outcome
+from dcdt.utils.precision import at_least_float32
 
 N_DUPLICATES = 8  # pairs of near duplicates in the figure
 
@@ -32,7 +32,7 @@ def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 
     """A figure of which near duplicates the model confuses; scores (n, N) of the test side."""
     side, collection = outcome.data.sides["test"], outcome.data.collection
     candidates = side.candidates.nonzero().squeeze(1)
-    frozen = single(outcome.model.tables.frozen).cpu()
+    frozen = at_least_float32(outcome.model.tables.frozen).cpu()
     pairs = candidates[closest_pairs(frozen[candidates], N_DUPLICATES)]  # (P, 2)
     videos = torch.tensor(list(dict.fromkeys(pairs.flatten().tolist())))
     judged = side.judged.masked_fill(side.grades < collection.positive_grade, -1)

@@ -8,9 +8,9 @@ from typing import Any
 
 import wandb
 
-from dcdt.reporting.numbers import Number
+from dcdt.reporting.cells import Number
 from dcdt.reporting.render import csv_wide
-from dcdt.reporting.structure import Table
+from dcdt.reporting.table_types import Table
 from dcdt.reporting.tables import Report
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.reader import Run

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.data.beir import text_lines
+from dcdt.data.beir import read_lines
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache, check_vectors
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
 
-PART = 20_000  # vectors a shard
+SHARD_ROWS = 20_000  # vectors a shard
 VECTOR_COLUMNS = ("vector", "embedding")
 NAME_COLUMNS = ("text", "_id", "id")
 
@@ -48,8 +48,8 @@ def import_vectors(
         )
     rows = _new_rows(cache, texts)
     for store in (False, True):  # all are checked before the first is stored
-        for start in range(0, len(rows), PART):
-            part = rows[start : start + PART]
+        for start in range(0, len(rows), SHARD_ROWS):
+            part = rows[start : start + SHARD_ROWS]
             found = np.array(matrix[part], dtype=np.float32)  # (p, D)
             if normalise:
                 found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
@@ -117,7 +117,7 @@ def _read_parquet(path: Path, collection: Collection, field: str) -> tuple[NDArr
 def _names(path: Path, collection: Collection, field: str) -> list[str]:
     """Texts of the rows, from a list of ids or of records."""
     values, places, kinds = [], [], set()
-    for number, line in text_lines(path):
+    for number, line in read_lines(path):
         if path.suffix == ".jsonl":
             try:
                 record = parse_json(line)

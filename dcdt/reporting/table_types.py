@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dcdt.evaluation.statistics import spread
-from dcdt.reporting.numbers import Number
+from dcdt.reporting.cells import Number
 
 Cell = Number | str
-EXPLAINED = (
+CELL_CAPTION = (
     "Cell: mean over queries [95 % bootstrap interval over queries, conditional on the training sets] "
     "± standard deviation over runs (folds and seeds). Bold: the best at the printed precision, with all ties."
 )
@@ -57,7 +57,7 @@ def metric_name(metric: str) -> str:
     return {"mrr": "MRR", "map": "MAP", "ndcg": "nDCG"}.get(name, name) + at + k
 
 
-def with_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Row]:
+def mark_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Row]:
     """Mark the highest value of each column among the eligible rows, with everything printed the same."""
     best: dict[str, str] = {}
     for key in columns:
@@ -77,20 +77,20 @@ def with_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Ro
     return marked
 
 
-def averaged(values: Sequence[float], digits: int) -> Number:
+def mean_number(values: Sequence[float], digits: int) -> Number:
     """Mean over runs with their standard deviation."""
     return Number(float(np.mean(values)), spread=spread(values), digits=digits)
 
 
-def span(values: Sequence[int]) -> str:
+def format_span(values: Sequence[int]) -> str:
     """The lowest to the highest of ascending numbers."""
     return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def listed(values: Sequence[int]) -> str:
+def format_ranges(values: Sequence[int]) -> str:
     """Numbers in words, runs of three and more joined.
 
-    >>> listed([0, 1, 2, 3, 7])
+    >>> format_ranges([0, 1, 2, 3, 7])
     '0 to 3, 7'
     """
     groups: list[list[int]] = []

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcdt.evaluation import ranking
-from dcdt.evaluation.ranking import count, judged_ranks, ranks_and_ties, top_k
-from dcdt.evaluation.top import top
+from dcdt.evaluation.block_topk import block_topk
+from dcdt.evaluation.ranking import count_true, judged_ranks, ranks_and_ties, top_k
 
 
 @settings(max_examples=60, deadline=None)
@@ -16,7 +16,7 @@ def test_top_is_the_head_of_a_sort(n_rows, n_columns, k, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(n_rows, n_columns, generator=generator, dtype=torch.float64)
     k = min(k, n_columns)
-    values, columns = top(scores, k)
+    values, columns = block_topk(scores, k)
     expected = scores.sort(dim=1, descending=True)
     assert torch.equal(values, expected.values[:, :k])
     assert torch.equal(columns, expected.indices[:, :k])
@@ -27,7 +27,7 @@ def test_top_among_equal_scores_has_the_right_values_and_each_column_once(levels
     generator = torch.Generator().manual_seed(levels)
     scores = torch.randint(levels, (5, 4000), generator=generator).double()
     scores[0, 10:] = -math.inf
-    values, columns = top(scores, 30)
+    values, columns = block_topk(scores, 30)
     assert torch.equal(values, scores.sort(dim=1, descending=True).values[:, :30])
     assert torch.equal(values, scores.gather(1, columns))
     assert all(len(set(row)) == 30 for row in columns.tolist())
@@ -39,7 +39,7 @@ def test_top_looks_at_blocks_where_columns_are_many(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "topk", lambda self, *given, **more: seen.append(self.shape[1]) or plain(self, *given, **more)
     )
-    top(torch.randn(2, 10_000), 10)
+    block_topk(torch.randn(2, 10_000), 10)
     assert len(seen) == 2 and max(seen) < 1000
 
 
@@ -48,8 +48,8 @@ def test_count_of_a_mask(width):
     generator = torch.Generator().manual_seed(width)
     for share in (0.0, 0.3, 1.0):
         mask = torch.rand(3, width, generator=generator) < share
-        assert torch.equal(count(mask), mask.sum(1))
-        assert torch.equal(count(mask[:, ::2]), mask[:, ::2].sum(1))  # not contiguous
+        assert torch.equal(count_true(mask), mask.sum(1))
+        assert torch.equal(count_true(mask[:, ::2]), mask[:, ::2].sum(1))  # not contiguous
 
 
 @pytest.mark.parametrize("levels", [3, 400, 10**6])

@@ -3,16 +3,16 @@
 from collections import Counter, defaultdict
 from itertools import combinations
 
-from dcdt.data.importer import Found
+from dcdt.data.importer import ImportedRecords
 from dcdt.data.types import normalise_text
 from dcdt.utils.errors import UserError
 
 KINDS = ("titles", "cowatched")
-LEAST_WORDS = 3  # of a title that is to be a question
-COMPANIONS, LEAST_LEARNERS, LONGEST_HISTORY = 3, 2, 200
+MIN_TITLE_WORDS = 3  # of a title that is to be a question
+MAX_COMPANIONS, MIN_SHARED_LEARNERS, MAX_HISTORY = 3, 2, 200
 
 
-def add_weak_queries(found: Found, kind: str, grade: float) -> int:
+def add_weak_queries(found: ImportedRecords, kind: str, grade: float) -> int:
     """Add queries with `metadata.weak`; no real query is repeated and none is changed.
 
     `titles`: a video's title asks for its description (inverse cloze). `cowatched`: a title asks for the video and for
@@ -36,7 +36,7 @@ def add_weak_queries(found: Found, kind: str, grade: float) -> int:
         title = video["title"]
         answers = [name, *companions.get(name, [])]
         enough = video["text"] if kind == "titles" else len(answers) > 1
-        if not enough or len(title.split()) < LEAST_WORDS or normalise_text(title) in taken:
+        if not enough or len(title.split()) < MIN_TITLE_WORDS or normalise_text(title) in taken:
             continue
         taken.add(normalise_text(title))
         query = f"weak-{kind}-{name}"
@@ -49,7 +49,7 @@ def add_weak_queries(found: Found, kind: str, grade: float) -> int:
     return added
 
 
-def _companions(found: Found) -> dict[str, list[str]]:
+def _companions(found: ImportedRecords) -> dict[str, list[str]]:
     """For each video those that share most learners with it, by the cosine of their sets of learners."""
     if not found.watches:
         raise UserError("--bootstrap-queries cowatched needs the watches of learners: --interactions FILE")
@@ -59,13 +59,13 @@ def _companions(found: Found) -> dict[str, list[str]]:
     learners: Counter[str] = Counter()
     together: Counter[tuple[str, str]] = Counter()
     for history in histories.values():
-        latest = sorted(history, key=lambda item: (-history[item], item))[:LONGEST_HISTORY]
+        latest = sorted(history, key=lambda item: (-history[item], item))[:MAX_HISTORY]
         learners.update(latest)
         together.update(combinations(sorted(latest), 2))
     shared: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for (one, other), n in together.items():
-        if n >= LEAST_LEARNERS:
+        if n >= MIN_SHARED_LEARNERS:
             cosine = n / (learners[one] * learners[other]) ** 0.5
             shared[one].append((-cosine, other))
             shared[other].append((-cosine, one))
-    return {name: [other for _, other in sorted(others)[:COMPANIONS]] for name, others in shared.items()}
+    return {name: [other for _, other in sorted(others)[:MAX_COMPANIONS]] for name, others in shared.items()}

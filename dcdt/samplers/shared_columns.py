@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcdt.data.tables import padded
+from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
 from dcdt.samplers.pool import CPU, TrainingPool
 from dcdt.utils.transfer import to_device
 
 
-class ColumnSampler(Sampler):
+class SharedColumnSampler(Sampler):
     """Labels every cell of (queries x columns); subclasses say which columns.
 
     A positive of the query is labelled 1. A video that may not be its negative (related at a lower grade, or with
@@ -30,7 +30,7 @@ class ColumnSampler(Sampler):
         for owner, place in zip(pool.owner.tolist(), places.tolist(), strict=True):
             lists[owner].append(place)
         self._queries, self._candidates = pool.queries, pool.candidates
-        self._positives, self._forbidden = padded(lists, fill=len(pool.candidates)), pool.forbidden
+        self._positives, self._forbidden = pad_lists(lists, fill=len(pool.candidates)), pool.forbidden
 
         self._n_positives = torch.bincount(pool.owner, minlength=len(pool.queries))  # (U,) of each query, on the CPU
 
@@ -61,7 +61,7 @@ class ColumnSampler(Sampler):
         columns = self.columns(seen)
         query, shown = to_device(rows[:, 0], device), to_device(columns, device)
         owner = torch.searchsorted(self._queries, query.contiguous())
-        positive, forbidden = (columns_of(places[owner], shown) for places in (self._positives, self._forbidden))
+        positive, forbidden = (find_columns(places[owner], shown) for places in (self._positives, self._forbidden))
         cells = torch.zeros(len(rows), len(shown) + 1, device=device)  # the added column takes what stands in none
         label = cells.scatter(1, positive, 1.0)[:, :-1]  # (B, C)
         weight = cells.fill_(1.0).scatter_(1, forbidden, 0.0).scatter_(1, positive, 1.0)[:, :-1]
@@ -80,7 +80,7 @@ class ColumnSampler(Sampler):
             self._positives, self._forbidden = self._positives.to(device), self._forbidden.to(device)
 
 
-def columns_of(places: Tensor, columns: Tensor) -> Tensor:
+def find_columns(places: Tensor, columns: Tensor) -> Tensor:
     """In which of the columns (C,), which ascend, these positions (B, F) stand: (B, F), C where in none.
 
     The work is B x F log C, whatever the size of the catalogue.

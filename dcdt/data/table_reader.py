@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.data.beir import json_objects, text_lines
+from dcdt.data.beir import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line
 
 Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")
-CELL_LIMIT = 10_000_000  # characters of one cell of CSV; more is a quote that never closes
+MAX_CELL_CHARS = 10_000_000  # characters of one cell of CSV; more is a quote that never closes
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -26,7 +26,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         UserError: the file is not there, has another ending, or a row is not what the format says, with its place.
     """
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_json,
+        ".ndjson": _read_json,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: the ending '{path.suffix}' is not known; give .csv, .tsv, .jsonl or .parquet.")
@@ -55,10 +61,10 @@ def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str]
     return next((by_name[name] for name in usual if name in by_name), None)
 
 
-def plain_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
+def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
     r"""A cell as text on one line of words; nothing, NaN and None are empty.
 
-    >>> plain_text("  two\n lines "), plain_text(3.0), plain_text(["a", "b"]), plain_text(None)
+    >>> cell_text("  two\n lines "), plain_text(3.0), plain_text(["a", "b"]), plain_text(None)
     ('two lines', '3', 'a, b', '')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -66,14 +72,14 @@ def plain_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, list | tuple):
-        value = ", ".join(plain_text(item) for item in value)
+        value = ", ".join(cell_text(item) for item in value)
     return " ".join(str(value).split())
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(CELL_LIMIT)
+def _read_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CELL_CHARS)
     number = 0
-    lines = (line for _, line in text_lines(path, blank=True))
+    lines = (line for _, line in read_lines(path, blank=True))
     try:
         first = next(lines, "")
         separator = max(SEPARATORS, key=first.count)
@@ -99,12 +105,12 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path}:1: the column '{one_line(twice[0])}' stands there twice; name each once.")
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    for number, record in json_objects(path):
+def _read_json(path: Path) -> Iterator[Row]:
+    for number, record in read_json_lines(path):
         yield f"{path}:{number}", record
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:

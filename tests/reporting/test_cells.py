@@ -7,8 +7,8 @@ from run_folders import PER_FOLD, write_run
 
 from dcdt.evaluation.pairs import pair_metrics
 from dcdt.evaluation.statistics import bootstrap_interval, holm, nadeau_bengio_interval, paired_sign_flip
-from dcdt.reporting import numbers
-from dcdt.reporting.numbers import Number, compare, pair_cells, per_query, ranking_cell, verdict_of
+from dcdt.reporting.cells import Number, pair_cells, per_query, ranking_cell
+from dcdt.reporting.comparisons import compare, make_verdict
 from dcdt.reporting.variants import make_variants
 from dcdt.runs.reader import read_runs
 
@@ -91,7 +91,7 @@ def test_ties_count_half_in_auroc_and_a_query_may_have_several_positives(tmp_pat
 
 def test_pair_intervals_resample_queries_with_all_their_pairs(tmp_path, monkeypatch):
     """By hand: every resample of three queries, each as often as it is drawn, gives the ends."""
-    monkeypatch.setattr(numbers, "N_RESAMPLES", 40_000)
+    monkeypatch.setattr("dcdt.reporting.cells.N_RESAMPLES", 40_000)
     write_run(tmp_path, n=3)
     (run,) = read_runs([tmp_path])
     names = run.sides["test"].ids
@@ -165,4 +165,4 @@ def test_only_queries_both_were_tested_on_enter_a_comparison(tmp_path):
     ],
 )
 def test_verdicts(value, low, p, verdict):
-    assert verdict_of(Number(value, low, value + 0.1), p) == verdict
+    assert make_verdict(Number(value, low, value + 0.1), p) == verdict

@@ -10,7 +10,7 @@ from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import UserError
 
 
-def make_part(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
+def make_component(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
     """One part, over the fields it reads.
 
     Args:

@@ -11,19 +11,19 @@ from itertools import pairwise
 import numpy as np
 
 from dcdt.data.interactions import load_interactions
-from dcdt.data.splits import sealed
+from dcdt.data.splits import is_sealed
 from dcdt.data.types import Collection, normalise_text
 from dcdt.utils.errors import NotApplicable
 from dcdt.utils.text import pluralize
 
-SHORT = 5  # words; a description below this says little
-FEW = 100  # judged queries; with fewer, intervals are wide
-SAMPLE = 5_000  # texts whose language is looked at
-BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
+MIN_DESCRIPTION_WORDS = 5  # words; a description below this says little
+MIN_JUDGED_QUERIES = 100  # judged queries; with fewer, intervals are wide
+MAX_SAMPLED_TEXTS = 5_000  # texts whose language is looked at
+WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
 
 @dataclass(frozen=True)
-class Survey:
+class CollectionSummary:
     """Facts of a collection.
 
     Attributes:
@@ -37,7 +37,7 @@ class Survey:
     warnings: list[str]
 
 
-def survey(collection: Collection) -> Survey:
+def summarise_collection(collection: Collection) -> CollectionSummary:
     """Count what a collection holds.
 
     Raises:
@@ -45,7 +45,7 @@ def survey(collection: Collection) -> Survey:
     """
     videos, queries = collection.videos, collection.queries
     words = [len(text.split()) for text in videos.texts]
-    twins = _repeated([f"{title}\n{text}" for title, text in zip(videos.titles, videos.texts, strict=True)])
+    twins = _count_repeated([f"{title}\n{text}" for title, text in zip(videos.titles, videos.texts, strict=True)])
     asked = Counter(map(normalise_text, queries.texts))
     positives = np.bincount(collection.positives.query, minlength=len(queries))
     judged, grades = int((positives > 0).sum()), Counter(collection.judgments.grade.tolist())
@@ -55,49 +55,49 @@ def survey(collection: Collection) -> Survey:
         ("videos", f"{len(videos):,}"),
         ("without a title", f"{untitled:,}"),
         ("without a description", f"{bare:,}"),
-        ("words a description", _spread(words)),
-        ("languages of descriptions", _languages(videos.texts)),
+        ("words a description", _format_percentiles(words)),
+        ("languages of descriptions", _format_languages(videos.texts)),
         ("queries", f"{len(queries):,}, {len(asked):,} of them distinct" + (f", {weak:,} weak" if weak else "")),
         ("queries with a positive", f"{judged:,}"),
-        ("positives a query", _spread(positives[positives > 0].tolist())),
+        ("positives a query", _format_percentiles(positives[positives > 0].tolist())),
         ("grades", ", ".join(f"{grade:g}: {n:,}" for grade, n in sorted(grades.items(), reverse=True))),
         ("a positive is", f"a grade of at least {collection.positive_grade:g}"),
-        ("languages of queries", _languages(queries.texts)),
-        ("sealed quarter", f"{sum(map(sealed, asked)):,} distinct queries"),
+        ("languages of queries", _format_languages(queries.texts)),
+        ("sealed quarter", f"{sum(map(is_sealed, asked)):,} distinct queries"),
         ("splits of its own", ", ".join(collection.given) if len(collection.given) > 1 else "none"),
-        *_interactions(collection),
+        *_interaction_facts(collection),
     ]
-    short, lost = sum(0 < n < SHORT for n in words), len(queries) - judged
-    few, kinds = judged if judged < FEW else 0, _kinds(collection)
+    short, lost = sum(0 < n < MIN_DESCRIPTION_WORDS for n in words), len(queries) - judged
+    few, kinds = judged if judged < MIN_JUDGED_QUERIES else 0, _weak_kinds(collection)
     checks = [
         (twins, "video repeats", "videos repeat", "the title and description of another: only one can come first."),
         (untitled, "video has", "videos have", "no title; the description serves for both towers."),
         (bare, "video has", "videos have", "no description; the title serves for both towers."),
-        (short, "description has", "descriptions have", f"fewer than {SHORT} words."),
-        (few, "query has", "queries have", f"a positive; with fewer than {FEW} the intervals are wide."),
+        (short, "description has", "descriptions have", f"fewer than {MIN_DESCRIPTION_WORDS} words."),
+        (few, "query has", "queries have", f"a positive; with fewer than {MIN_JUDGED_QUERIES} the intervals are wide."),
         (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
         (lost, "query has", "queries have", "no positive, and no part in a run."),
     ]
     warnings = [*collection.left_out, *(f"{pluralize(n, one, many)} {rest}" for n, one, many, rest in checks if n)]
-    return Survey(facts, _lengths(words), warnings)
+    return CollectionSummary(facts, _length_histogram(words), warnings)
 
 
-def _interactions(collection: Collection) -> list[tuple[str, str]]:
+def _interaction_facts(collection: Collection) -> list[tuple[str, str]]:
     try:
         found = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
     except NotApplicable:
         return [("interactions", "none")]
-    first, last = (_day(float(time)) for time in (found.time.min(), found.time.max()))
+    first, last = (_format_day(float(time)) for time in (found.time.min(), found.time.max()))
     return [
         ("interactions", f"{len(found):,} of {len(found.users):,} learners, {first} to {last}"),
-        ("watches a learner", _spread(np.bincount(found.user).tolist())),
+        ("watches a learner", _format_percentiles(np.bincount(found.user).tolist())),
     ]
 
 
-def _day(time: float) -> str:
+def _format_day(time: float) -> str:
     """The day of a time in seconds; the number itself where no calendar holds it.
 
-    >>> _day(86400.5), _day(1e300)
+    >>> _format_day(86400.5), _day(1e300)
     ('1970-01-02', '1e+300')
     """
     try:
@@ -106,24 +106,24 @@ def _day(time: float) -> str:
         return f"{time:g}"
 
 
-def _kinds(collection: Collection) -> str:
+def _weak_kinds(collection: Collection) -> str:
     return " and ".join(sorted({str(data["weak"]) for data in collection.queries.metadata if "weak" in data}))
 
 
-def _repeated(texts: Sequence[str]) -> int:
+def _count_repeated(texts: Sequence[str]) -> int:
     """How many texts stand there already, but for capitals, punctuation and spaces."""
     return len(texts) - len(set(map(normalise_text, texts)))
 
 
-def _spread(numbers: Sequence[int]) -> str:
+def _format_percentiles(numbers: Sequence[int]) -> str:
     if not numbers:
         return "none"
     low, middle, high = np.percentile(numbers, [5, 50, 95])
     return f"{middle:.0f} (5 to 95 %: {low:.0f} to {high:.0f})"
 
 
-def _lengths(words: Sequence[int]) -> list[tuple[str, int]]:
-    edges = [*BINS, max(BINS[-1], *words) + 1]
+def _length_histogram(words: Sequence[int]) -> list[tuple[str, int]]:
+    edges = [*WORD_BINS, max(WORD_BINS[-1], *words) + 1]
     counts = np.histogram(words, bins=edges)[0].tolist()
     bounds = [(low, high - 1) for low, high in pairwise(edges)]
     labels = [f"{low} to {high}" if high > low else str(low) for low, high in bounds]
@@ -131,10 +131,10 @@ def _lengths(words: Sequence[int]) -> list[tuple[str, int]]:
     return list(zip(labels, counts, strict=True))
 
 
-def _languages(texts: Sequence[str]) -> str:
+def _format_languages(texts: Sequence[str]) -> str:
     """Shares of languages (with the extra 'languages') or of scripts, those of at least one in a hundred."""
     said = [text for text in texts if text]
-    said = said[:: 1 + len(said) // SAMPLE]  # evenly over the file: shares, not counts, are shown
+    said = said[:: 1 + len(said) // MAX_SAMPLED_TEXTS]  # evenly over the file: shares, not counts, are shown
     if find_spec("py3langid"):
         from py3langid import classify
 

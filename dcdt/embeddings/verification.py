@@ -9,7 +9,7 @@ from dcdt.embeddings.shards import content_name, open_shard
 from dcdt.utils.errors import UserError
 
 
-class Checked(NamedTuple):
+class VerificationResult(NamedTuple):
     """What a check has found: counts, and a line for each bad file."""
 
     files: int
@@ -18,7 +18,7 @@ class Checked(NamedTuple):
     bad: list[str]
 
 
-def verify(cache: VectorCache) -> Checked:
+def verify(cache: VectorCache) -> VerificationResult:
     """Read all files of a space, one after the other; the cache need not be readable as a whole.
 
     A file that other processes merge away meanwhile is left out.
@@ -40,4 +40,4 @@ def verify(cache: VectorCache) -> Checked:
         except UserError as error:
             bad.append(str(error).splitlines()[0])
     joined = np.concatenate(keys)
-    return Checked(len(paths), len(joined), len(np.unique(joined, axis=0)), bad)
+    return VerificationResult(len(paths), len(joined), len(np.unique(joined, axis=0)), bad)

@@ -3,7 +3,7 @@ import pytest
 
 from dcdt.data.beir import load_collection
 from dcdt.embeddings.cache import Space, VectorCache
-from dcdt.embeddings.imports import import_vectors
+from dcdt.embeddings.vector_import import import_vectors
 from dcdt.utils.errors import UserError
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-BLOCKS = 8  # times as many blocks as are kept: below that, torch.topk itself is as fast
+MIN_BLOCKS_PER_K = 8  # times as many blocks as are kept: below that, torch.topk itself is as fast
 
 
-def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def block_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest scores of each row, highest first; which of equal ones at the end is left open.
 
     On a CPU the columns are divided into blocks. The k highest lie in the k blocks with the highest maxima, so these
@@ -22,7 +22,7 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n_columns = scores.shape[1]
     size = round((n_columns / max(k, 1)) ** 0.5)  # columns of a block: as many maxima as columns of the chosen blocks
     n_blocks = n_columns // max(size, 1)
-    if scores.device.type != "cpu" or n_blocks < BLOCKS * k:
+    if scores.device.type != "cpu" or n_blocks < MIN_BLOCKS_PER_K * k:
         values, columns = scores.topk(k, dim=1)
         return values, columns
     head = scores[:, : size * n_blocks].view(len(scores), size, n_blocks)  # block b: columns b, b + n_blocks, ...

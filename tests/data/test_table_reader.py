@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.data.rows import SEPARATORS, find_column, read_rows
+from dcdt.data.table_reader import SEPARATORS, find_column, read_rows
 from dcdt.utils.errors import UserError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).map(

@@ -1,4 +1,4 @@
-"""The numbers of a report: cells with intervals, the pair protocol, and the family of paired tests."""
+"""Cells of a report's tables: a number with its interval, for ranking metrics and for the pair protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.evaluation.statistics import (
-    bootstrap_interval,
-    holm,
-    mean_over_runs,
-    nadeau_bengio_interval,
-    non_inferior,
-    paired_sign_flip,
-    spread,
-)
-from dcdt.reporting.variants import Variant
+from dcdt.evaluation.statistics import bootstrap_interval, mean_over_runs, spread
 from dcdt.runs.reader import PairScores, Run
 
 Floats = NDArray[np.float64]
 NAN = float("nan")
 PAIR_METRICS = ("accuracy", "precision", "recall", "f1", "auroc")
-ALPHA, MARGIN = 0.05, 0.02
 N_RESAMPLES, CHUNK = 2_000, 500  # of the pair protocol, where a resample costs more
 
 
@@ -101,10 +91,12 @@ def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
         seeds.setdefault(run.seed, []).append(run.pairs)
     queries = sorted({name for parts in seeds.values() for pairs in parts for name in pairs.queries})
     row_of = {name: row for row, name in enumerate(queries)}
-    pools = [_Pool([_Counts(pairs, row_of) for pairs in parts]) for parts in seeds.values()]
-    values = _mean_of_seeds(pools, None)[:, 0]
+    pools = [_FoldPool([_QueryCounts(pairs, row_of) for pairs in parts]) for parts in seeds.values()]
+    values = _mean_over_seeds(pools, None)[:, 0]
     single = {
-        run.folder: _mean_of_seeds([_Pool([_Counts(run.pairs, row_of)])], None)[:, 0] for run in runs if run.pairs
+        run.folder: _mean_over_seeds([_FoldPool([_QueryCounts(run.pairs, row_of)])], None)[:, 0]
+        for run in runs
+        if run.pairs
     }
     generator, resampled = np.random.default_rng(0), []
     for start in range(0, N_RESAMPLES if len(queries) > 1 else 0, CHUNK):
@@ -112,7 +104,7 @@ def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
         drawn = generator.integers(0, len(queries), (size, len(queries)))
         drawn += np.arange(size)[:, None] * len(queries)
         weights = np.bincount(drawn.ravel(), minlength=size * len(queries)).reshape(size, -1).astype(np.float64)
-        resampled.append(_mean_of_seeds(pools, weights))
+        resampled.append(_mean_over_seeds(pools, weights))
     cells = {}
     for at, name in enumerate(PAIR_METRICS):
         ends = (NAN, NAN)
@@ -123,7 +115,7 @@ def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
     return cells
 
 
-class _Counts:
+class _QueryCounts:
     """The pairs of one run, counted by query, so that a resample of queries is a product with weights."""
 
     def __init__(self, pairs: PairScores, row_of: dict[str, int]) -> None:
@@ -140,10 +132,10 @@ class _Counts:
         self.positives, self.negatives = (np.bincount(place[case], minlength=n) for case in (labels, ~labels))
 
 
-class _Pool:
+class _FoldPool:
     """The pairs of all folds of one seed."""
 
-    def __init__(self, parts: list[_Counts]) -> None:
+    def __init__(self, parts: list[_QueryCounts]) -> None:
         self.parts = parts
 
     def metrics(self, weights: Floats | None) -> Floats:
@@ -166,77 +158,6 @@ class _Pool:
             )
 
 
-def _mean_of_seeds(pools: list[_Pool], weights: Floats | None) -> Floats:
+def _mean_over_seeds(pools: list[_FoldPool], weights: Floats | None) -> Floats:
     mean: Floats = np.mean([pool.metrics(weights) for pool in pools], axis=0)
     return mean
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One paired test of the family: `model` minus `reference` on the n queries both were tested on."""
-
-    model: str
-    reference: str
-    n: int
-    difference: Number
-    p: float
-    adjusted: float
-    corrected: Number  # mean over folds with its Nadeau-Bengio interval across training sets; NaN below two folds
-    verdict: str
-
-
-def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Comparison]:
-    """Paired sign-flip tests of one family, Holm-corrected over all of it, in the order given.
-
-    Args:
-        pairs: (model, reference) each; they are compared on the folds that both have, those without one are left out.
-        metric: the primary metric.
-    """
-    found = []
-    for model, reference in pairs:
-        shared = set(model.folds) & set(reference.folds)
-        sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
-        ours, theirs = (per_query(runs, metric) if runs else {} for runs in sides)
-        common = sorted(ours.keys() & theirs.keys())
-        if common:
-            found.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))
-    raw = {str(at): paired_sign_flip(gaps) for at, (_, _, gaps) in enumerate(found)}
-    adjusted = holm(raw)
-    comparisons = []
-    for at, (model, reference, gaps) in enumerate(found):
-        low, high = bootstrap_interval(gaps)
-        difference = Number(float(gaps.mean()), low, high, signed=True)
-        p = adjusted[str(at)]
-        corrected = across_training_sets(model, reference, metric)
-        verdict = verdict_of(difference, p)
-        comparisons.append(
-            Comparison(model.label, reference.label, len(gaps), difference, raw[str(at)], p, corrected, verdict)
-        )
-    return comparisons
-
-
-def verdict_of(difference: Number, p: float) -> str:
-    """What a difference shows, in words.
-
-    >>> verdict_of(Number(0.1, 0.05, 0.15), 0.01), verdict_of(Number(0.0, -0.01, 0.01), 1.0)
-    ('better', 'non-inferior')
-    """
-    if p < ALPHA:
-        return "better" if difference.value > 0 else "worse"
-    return "non-inferior" if non_inferior(difference.low, MARGIN) else "no difference shown"
-
-
-def across_training_sets(model: Variant, reference: Variant, metric: str) -> Number:
-    """Mean difference over the folds both have, with its Nadeau-Bengio interval; NaN where there are fewer than two."""
-    gaps, ratios = [], []
-    for fold in sorted(set(model.folds) & set(reference.folds)):
-        sides = [[run for run in variant.runs if run.fold == fold] for variant in (model, reference)]
-        ours, theirs = (per_query(runs, metric) for runs in sides)
-        common = sorted(ours.keys() & theirs.keys())
-        counts = sides[0][0].provenance.get("queries", {})
-        if common and counts.get("train"):
-            gaps.append(float(np.mean([ours[name] - theirs[name] for name in common])))
-            ratios.append(counts["test"] / counts["train"])
-    if len(gaps) < 2:
-        return Number(NAN, signed=True)
-    return Number(float(np.mean(gaps)), *nadeau_bengio_interval(gaps, float(np.mean(ratios))), signed=True)

@@ -11,8 +11,8 @@ from dcdt.config.openai import price
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches
 
-SAMPLE = 32  # texts embedded to measure this machine
-WORTH_MEASURING = 512  # texts from which on it is
+MAX_TIMED_TEXTS = 32  # texts embedded to measure this machine
+MIN_TEXTS_TO_TIME = 512  # texts from which on it is
 REQUEST_SECONDS = 1.0  # assumed of one request; the API's answer time depends on its load
 
 
@@ -49,9 +49,9 @@ def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, tex
     longest = getattr(config, "max_tokens", None) or sys.maxsize
     lengths = [min(estimate_tokens(text), longest) for text in texts]
     tokens = sum(lengths)
-    if len(texts) < WORTH_MEASURING:
-        return Forecast(tokens, None, None, f"soon done: fewer than {WORTH_MEASURING} texts are not timed")
-    rows = range(0, len(texts), len(texts) // SAMPLE)
+    if len(texts) < MIN_TEXTS_TO_TIME:
+        return Forecast(tokens, None, None, f"soon done: fewer than {MIN_TEXTS_TO_TIME} texts are not timed")
+    rows = range(0, len(texts), len(texts) // MAX_TIMED_TEXTS)
     sample = [texts[row] for row in rows]
     embedder = make_embedder(config)
     embedder.embed(sample[:2])  # the first call is slow
@@ -61,13 +61,14 @@ def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, tex
     return Forecast(tokens, None, tokens / speed, f"{len(sample)} of them were timed")
 
 
-def sentence(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: float) -> str:
+def format_forecast(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: float) -> str:
     """A forecast in words.
 
-    >>> sentence(LocalEmbedderConfig("local", "m"), 600, Forecast(9000, None, 90.0, "32 of them were timed"), 0.0)
+    >>> found = Forecast(9000, None, 90.0, "32 of them were timed")
+    >>> format_forecast(LocalEmbedderConfig("local", "m"), 600, found, 0.0)
     'about 9,000 tokens by embedder=local, under 1 MiB on disk; about 2 min (32 of them were timed)'
     >>> local = LocalEmbedderConfig("local", "m", max_tokens=256)
-    >>> sentence(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
+    >>> format_forecast(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
     'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """
     size = f"{1024 * gibibytes:,.0f} MiB" if gibibytes >= 1 / 1024 else "under 1 MiB"
