@@ -25,7 +25,7 @@ from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.data.splits import make_split
 from dcdt.data.tables import Tables
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
-from dcdt.losses.measures import euclidean
+from dcdt.losses.distances import euclidean
 from dcdt.runs.folder import RunFolder
 from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger

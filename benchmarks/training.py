@@ -129,9 +129,9 @@ def gathered(tables: Tables, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
     queries = tables.queries[batch["query"]]
     if "columns" in batch:
         return queries, tables.videos[:, batch["columns"]], None, batch["label"], batch["weight"]
-    label = torch.zeros(batch["place"].shape)
+    label = torch.zeros(batch["position"].shape)
     label[:, 0] = 1
-    return queries, tables.videos[:, batch["distinct"]], batch["place"], label, None
+    return queries, tables.videos[:, batch["distinct"]], batch["position"], label, None
 
 
 def step(

@@ -133,7 +133,7 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
 
 def check(settings, folder, tmp_path, monkeypatch, **options):
     """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits."""
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 24 * 7)  # chunks of seven queries
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 24 * 7)  # chunks of seven queries
     expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
     with separate():
         found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
@@ -203,7 +203,7 @@ def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
         return losses
 
     monkeypatch.setattr(history, "fit_tower", counted)
-    monkeypatch.setattr(history_tower, "BATCH", 32)
+    monkeypatch.setattr(history_tower, "BATCH_SIZE", 32)
     with separate():
         settings = configured("model=dcdt_history", "split=query")
         outcome(settings, make_histories(tmp_path / "c"), tmp_path / "device", NAME, monkeypatch)

@@ -25,39 +25,39 @@ MAX_CHUNK_SCORES = 2**24  # scores held at a time in evaluation: 64 MB of fp32
 
 
 class Sampler(Protocol):
-    """What training needs of a sampler (`dcdt.samplers.base`)."""
+    """The interface of a sampler that training uses (`dcdt.samplers.base`)."""
 
     @property
     def pairs(self) -> Tensor:
-        """(R, 2) query and video row: what an epoch goes through."""
+        """Query and video rows of an epoch, (R, 2)."""
         ...
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Video rows of the negatives of every pair, (R, K)."""
+        """Draw the video rows of the negatives of every pair, (R, K)."""
         ...
 
-    def batch(self, rows: Tensor, whole: Tensor | None, device: torch.device) -> dict[str, Any]:
-        """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
+    def batch(self, rows: Tensor, global_rows: Tensor | None, device: torch.device) -> dict[str, Any]:
+        """Make a training batch of rows (B, 2 + K) on a device; `global_rows`: those of all processes together."""
         ...
 
-    def due(self, epoch: int) -> bool:
-        """Whether `mine_again` is wanted before this epoch."""
+    def should_refresh(self, epoch: int) -> bool:
+        """Return whether `refresh` must be called before this epoch."""
         ...
 
-    def mine_again(self, score: Callable[[Tensor], Tensor]) -> None:
-        """Take the current scores into account: query rows (B,) to (B, N)."""
+    def refresh(self, score: Callable[[Tensor], Tensor]) -> None:
+        """Mine anew with the current scores: a function from query rows (B,) to (B, N)."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What it has learned while training."""
+        """Return what a resumed run needs."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up again what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
     def facts(self) -> dict[str, float]:
-        """What the sampler found out."""
+        """Return figures about the negatives."""
         ...
 
 
@@ -156,14 +156,14 @@ class IndexBatches:
         rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         for start in range(0, len(rows), self.batch_size):
-            whole = rows[start : start + self.batch_size]
+            batch = rows[start : start + self.batch_size]
             if self.world == 1:
-                yield {**self.sampler.batch(whole, None, self.device), "query_rows": whole[:, 0]}
+                yield {**self.sampler.batch(batch, None, self.device), "query_rows": batch[:, 0]}
                 continue
-            mine = whole[self.rank :: self.world]
-            share = len(mine) * self.world / len(whole)
-            mine = mine if len(mine) else whole[:1]
-            yield {**self.sampler.batch(mine, whole, self.device), "query_rows": mine[:, 0], "share": share}
+            own_rows = batch[self.rank :: self.world]
+            share = len(own_rows) * self.world / len(batch)
+            own_rows = own_rows if len(own_rows) else batch[:1]
+            yield {**self.sampler.batch(own_rows, batch, self.device), "query_rows": own_rows[:, 0], "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):
@@ -281,7 +281,7 @@ def check_cutoffs(split: Split, ks: Sequence[int]) -> None:
 
 def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | None = None) -> SideTensors:
     """One side of a split as tensors."""
-    position = {row: at for at, row in enumerate(side.queries.tolist())}
+    position = {row: i for i, row in enumerate(side.queries.tolist())}
     judged: list[list[int]] = [[] for _ in position]
     grades: list[list[float]] = [[] for _ in position]
     removed: list[list[int]] = [[] for _ in position]

@@ -98,8 +98,8 @@ class PairRecommender(Recommender):
             rows, place, shown = batch["columns"], None, batch["columns"]  # (C,)
         else:
             rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)  # (B, 1 + K)
-            place, shown = batch["place"], batch["distinct"]
-        teacher = self._teacher(batch["query"], rows) if self.loss.taught else None
+            place, shown = batch["position"], batch["distinct"]
+        teacher = self._teacher(batch["query"], rows) if self.loss.needs_teacher else None
         videos = self.tables.video_rows(shown)  # (F, U, D)
         loss = self.objective(queries, videos, place, batch.get("label"), weight, teacher, batch.get("n_positives"))
         share = batch.get("share", 1.0)
@@ -109,9 +109,9 @@ class PairRecommender(Recommender):
     def on_train_epoch_start(self) -> None:
         """Let the sampler mine with the towers as they stand, where it is due."""
         sampler = self.data.sampler
-        if sampler is not None and sampler.due(self.current_epoch):
+        if sampler is not None and sampler.should_refresh(self.current_epoch):
             self.eval()
-            sampler.mine_again(self._current_scores)
+            sampler.refresh(self._current_scores)
             self.train()
 
     def facts(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ def naive(model, query, videos):
 @pytest.mark.parametrize("n_fields", [1, 2, 3])
 @pytest.mark.parametrize("cells", [1, 5 * 12, 40 * 12, 10**6])
 def test_the_chunked_score_is_that_of_the_concatenation(monkeypatch, n_fields, cells):
-    monkeypatch.setattr(single_tower, "CHUNK_CELLS", cells)
+    monkeypatch.setattr(single_tower, "MAX_BLOCK_NUMBERS", cells)
     model = make_model(n_fields).double()
     model.tables.to(dtype=torch.float64)
     videos = model.tables.videos.unbind(1)
@@ -61,7 +61,7 @@ def test_no_block_of_pairs_is_larger_than_the_limit(n_videos, n_queries, width):
 
 
 def test_no_hidden_tensor_is_larger_than_the_limit(monkeypatch):
-    monkeypatch.setattr(single_tower, "CHUNK_CELLS", 40)
+    monkeypatch.setattr(single_tower, "MAX_BLOCK_NUMBERS", 40)
     model, sizes = make_model(), []
     model.dropout.register_forward_hook(lambda module, given, output: sizes.append(output.numel()))
     model.score(batch_of(model))

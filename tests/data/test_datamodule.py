@@ -132,7 +132,7 @@ def test_a_cut_off_above_the_number_of_candidates_is_an_error(small):
 
 @pytest.mark.parametrize(("cells", "longest"), [(1, 1), (20, 1), (100, 5), (2**24, 1024)])
 def test_chunks_bound_the_score_matrix(small, monkeypatch, cells, longest):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", cells)
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", cells)
     made = prepare(small, SPLITS[0])
     side = side_tensors("test", made.split.test, made.collection)
     loader = Positions(side)

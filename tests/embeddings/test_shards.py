@@ -66,8 +66,8 @@ def test_small_shards_are_merged_where_there_are_many(tmp_path):
 
 
 def test_merged_shards_are_not_larger_than_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MERGED", 20 * 16)
-    monkeypatch.setattr(shards, "SMALL", 10 * 16)
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 20 * 16)
+    monkeypatch.setattr(shards, "MIN_SHARD_BYTES", 10 * 16)
     cache, vectors = many(tmp_path, 12)
     cache.merge(many=2)
     assert max(len(shard.keys) for shard in cache.shards) <= 20

@@ -284,7 +284,7 @@ def test_shared_columns_are_measured_as_ranking_does(attention, measure):
 @pytest.mark.parametrize("batch", [index_batch(), shared_batch()], ids=["pairs", "shared"])
 def test_a_taught_loss_gets_the_frozen_cosine_of_its_cells(batch):
     model, seen = make_model(), []
-    model.loss.taught = True
+    model.loss.needs_teacher = True
     model.loss.forward = lambda *given: seen.append(given) or given[0]
     model.training_step(batch, 0)
     [(measured, _, _, teacher, _)] = seen

@@ -90,7 +90,7 @@ def test_similarities_are_multiplied_in_fp32_whatever_the_towers_compute_in(kind
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
 def test_half_tables_train_and_score_as_the_same_numbers_in_fp32(kind, dtype, least, monkeypatch):
-    monkeypatch.setattr(gather, "LEAST", least)
+    monkeypatch.setattr(gather, "MIN_BUFFER_NUMBERS", least)
     monkeypatch.setattr("dcdt.models.recommender.BLOCK", 7)
     whole, half = model_of(kind, made_tables()), model_of(kind, made_tables(dtype))
     batch = explicit_batch(torch.tensor([[0, 1, 2, 3], [4, 5, 1, 30]]))

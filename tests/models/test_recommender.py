@@ -113,7 +113,7 @@ def brute_force(made, name, scores):
 @pytest.mark.parametrize("make", [zero_shot, dcdt])
 @pytest.mark.parametrize("cells", [2**24, 60])
 def test_the_whole_evaluation_by_brute_force(small, monkeypatch, config, make, cells):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", cells)  # 60: three queries at a time
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", cells)  # 60: three queries at a time
     made = prepare(small, config, width=64)
     model = make(made).eval()
     scores = model.encode_queries(made.tables.queries) @ model.encode_videos(made.tables.videos).T
@@ -130,7 +130,7 @@ def test_the_whole_evaluation_by_brute_force(small, monkeypatch, config, make, c
 
 @by_split
 def test_the_ranking_the_scores_and_the_pairs_of_a_test(small, monkeypatch, config):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 60)
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 60)
     made = prepare(small, config, width=64)
     model = zero_shot(made)
     scores = model.encode_queries(made.tables.queries) @ model.encode_videos(made.tables.videos).T

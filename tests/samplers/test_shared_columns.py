@@ -95,7 +95,7 @@ def asked_for(counts):
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 9])
 def test_the_chance_of_a_column_by_counting_batches(size):
     pool = asked_for([5, 1, 2, 0, 1])
-    chance = in_batch(pool).chance(size)
+    chance = in_batch(pool).inclusion_probability(size)
     others = range(1, 9)  # with the first query, whose positive is video 0
     batches = list(combinations(others, size - 1))
     for video in (1, 2, 3, 4):
@@ -129,7 +129,7 @@ def test_a_popular_video_is_pushed_less_with_the_correction():
         pushes[logq] = similarity.grad[0]
     assert pushes[False][1] == pushes[False][2] > 0
     assert pushes[True][1] < pushes[True][2]
-    chance = in_batch(pool).chance(3)
+    chance = in_batch(pool).inclusion_probability(3)
     ratio = (pushes[True][1] / pushes[True][2]).item()
     assert math.log(ratio) == pytest.approx(math.log(chance[2]) - math.log(chance[1]), rel=1e-5)
 
