@@ -1,4 +1,4 @@
-"""Lexical matching: BM25 over the words of a video's fields."""
+"""BM25 over the words of a video's fields."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ from dcdt.utils.errors import NotApplicable, UserError
 Scorer = Callable[[list[str]], NDArray[np.floating[Any]]]
 RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}
 BM25S = {"okapi": "robertson", "l": "bm25l", "plus": "bm25+", "lucene": "lucene", "atire": "atire"}
-EMPTY_WORD = ""  # stands in a video without a word; no query holds it
+EMPTY_WORD = ""  # of a video without words; no query has it
 
 
 class BM25(Recommender):
-    """BM25 of the query's words in the fields of a video, read as one text; one tokenizer for both sides.
+    """Score queries by BM25 over the joined fields of a video; one tokenizer for both sides.
 
     `backend=rank_bm25` is the definition: `variant` okapi, l or plus. It loops over the videos for each word of a
     query. `backend=bm25s` sums precomputed scores, for large collections: `plus` agrees with rank_bm25; `okapi` is
     its Robertson and `l` its BM25L, which are defined otherwise (rank_bm25 lifts negative weights of frequent words to
     a quarter of the mean weight and scores BM25L only where a word occurs); lucene and atire are bm25s's alone.
 
-    A query without a known word scores every video 0.
+    A query without a word of the catalogue scores every video 0.
 
     Args:
         config: fields, variant, its k1, b and delta (null: the backend's), stemming, stop words and backend.
@@ -42,7 +42,7 @@ class BM25(Recommender):
     """
 
     fittable: ClassVar[bool] = False
-    reads_halves: ClassVar[bool] = True  # it reads no vectors
+    supports_half_precision: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 
     def __init__(
@@ -67,47 +67,47 @@ class BM25(Recommender):
         self._index([self.tokenize(text) or [EMPTY_WORD] for text in texts])
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """BM25 of B texts against all videos, (B, N)."""
+        """Score B texts against all videos, (B, N)."""
         scores = torch.zeros(len(queries.texts), len(self.documents))
         for row, text in enumerate(queries.texts):
-            words = [word for word in self.tokenize(text) if word in self._known]
-            if words:
-                scores[row] = torch.from_numpy(self._scorer(words))
+            tokens = [token for token in self.tokenize(text) if token in self._vocabulary]
+            if tokens:
+                scores[row] = torch.from_numpy(self._scorer(tokens))
         return scores.to(self.tables.device)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """As any other scores: no judgment is read."""
+        """Score as usual: no judgment is read."""
         return self.score(queries)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The words of every video, as numbers."""
-        vocabulary = sorted({word for words in self.documents for word in words})
-        number = {word: at for at, word in enumerate(vocabulary)}
+        """Return the tokens of every video, as numbers."""
+        vocabulary = sorted({token for tokens in self.documents for token in tokens})
+        number = {token: i for i, token in enumerate(vocabulary)}
         return {
             "vocabulary": vocabulary,
-            "words": torch.tensor([number[word] for words in self.documents for word in words], dtype=torch.int32),
-            "lengths": torch.tensor([len(words) for words in self.documents], dtype=torch.int32),
+            "words": torch.tensor([number[token] for tokens in self.documents for token in tokens], dtype=torch.int32),
+            "lengths": torch.tensor([len(tokens) for tokens in self.documents], dtype=torch.int32),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Index the videos of a saved model."""
-        words = [state["vocabulary"][number] for number in state["words"].tolist()]
+        tokens = [state["vocabulary"][number] for number in state["words"].tolist()]
         ends = state["lengths"].long().cumsum(0).tolist()
-        self._index([words[start:end] for start, end in zip([0, *ends], ends, strict=False)])
+        self._index([tokens[start:end] for start, end in zip([0, *ends], ends, strict=False)])
 
     def _index(self, documents: list[list[str]]) -> None:
         self.documents = documents
-        self._known = {word for words in documents for word in words} - {EMPTY_WORD}
-        if not self._known:
+        self._vocabulary = {token for tokens in documents for token in tokens} - {EMPTY_WORD}
+        if not self._vocabulary:
             raise NotApplicable("no video has a word to match")
         config = self.config
-        given = {} if config.delta is None or config.variant not in ("l", "plus") else {"delta": config.delta}
+        delta = {} if config.delta is None or config.variant not in ("l", "plus") else {"delta": config.delta}
         build = _bm25s if config.backend == "bm25s" else _rank_bm25
-        self._scorer = build(documents, config.variant, k1=config.k1, b=config.b, **given)
+        self._scorer = build(documents, config.variant, k1=config.k1, b=config.b, **delta)
 
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
-    """The fields of every video as one text; a text that stands in for a missing field is not read twice."""
+    """Join the fields of every video to one text; the fallback of a missing field is not repeated."""
     return join_fields([collection.field_texts(name) for name in fields])
 
 

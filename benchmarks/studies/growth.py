@@ -83,7 +83,7 @@ def train_steps(model: Recommender, data: object, repeats: int) -> float:
     optimizer, seconds = torch.optim.AdamW(model.parameters(), fused=True), []
     sampler = data.sampler
     model.train()
-    model.note_loss = lambda loss, n: None  # which asks a running trainer for the epoch
+    model.record_loss = lambda loss, n: None  # which asks a running trainer for the epoch
     for epoch in range(1 + repeats):
         batches = IndexBatches(sampler.pairs, sampler, BATCH, 0, lambda epoch=epoch: epoch, torch.device("cpu"))
         for batch in batches:

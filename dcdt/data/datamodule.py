@@ -110,12 +110,12 @@ class SideTensors:
     def _rows(self) -> DeviceCopies:
         return DeviceCopies(self.candidates.nonzero().flatten())
 
-    def mask_on(self, device: torch.device) -> Tensor | None:
-        """The candidates (N,) bool on a device; None where they are all videos."""
+    def candidate_mask(self, device: torch.device) -> Tensor | None:
+        """Return the candidates (N,) bool on a device; None if they are all videos."""
         return self._mask.on(device) if self.n_candidates < len(self.candidates) else None
 
-    def rows_on(self, device: torch.device) -> Tensor | None:
-        """The rows of the candidates (C,), ascending, on a device; None where they are all videos."""
+    def candidate_rows(self, device: torch.device) -> Tensor | None:
+        """Return the rows of the candidates (C,), ascending, on a device; None if they are all videos."""
         return self._rows.on(device) if self.n_candidates < len(self.candidates) else None
 
 

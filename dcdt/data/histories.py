@@ -35,7 +35,7 @@ class Histories:
             self.starts = np.searchsorted(watches.user, np.arange(len(watches.users) + 1))
             self.items, self.times = watches.item, watches.time
 
-    def before(self, user: str | None, time: float | None) -> Rows:
+    def watched_before(self, user: str | None, time: float | None) -> Rows:
         """Videos that a learner watched strictly before a time, in order; none without a known learner and a time."""
         at = None if user is None else self.position.get(str(user))
         if at is None or time is None:
@@ -45,7 +45,7 @@ class Histories:
 
     def counts(self, users: Sequence[str | None], times: Sequence[float | None], n_videos: int) -> csr_matrix:
         """How often each learner watched each of the N videos strictly before a time, (B, N)."""
-        parts = [self.before(user, time) for user, time in zip(users, times, strict=True)]
+        parts = [self.watched_before(user, time) for user, time in zip(users, times, strict=True)]
         rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         columns = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
         return csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(parts), n_videos))
@@ -55,7 +55,7 @@ class Histories:
 
         L is the longest history here, at most `length`.
         """
-        parts = [self.before(user, time)[-(length or 0) :] for user, time in zip(users, times, strict=True)]
+        parts = [self.watched_before(user, time)[-(length or 0) :] for user, time in zip(users, times, strict=True)]
         return pad_lists([part[::-1].tolist() for part in parts], -1)
 
     def state(self) -> dict[str, Tensor | list[str]]:

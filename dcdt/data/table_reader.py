@@ -64,7 +64,7 @@ def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str]
 def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
     r"""A cell as text on one line of words; nothing, NaN and None are empty.
 
-    >>> cell_text("  two\n lines "), plain_text(3.0), plain_text(["a", "b"]), plain_text(None)
+    >>> cell_text("  two\n lines "), cell_text(3.0), cell_text(["a", "b"]), cell_text(None)
     ('two lines', '3', 'a, b', '')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):

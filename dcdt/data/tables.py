@@ -50,7 +50,7 @@ class Tables:
         """Field vectors (F, R, D) of the videos of these rows (R,), until the next call."""
         return self._gather_videos(self.videos, rows)
 
-    def of(self, fields: Sequence[str]) -> "Tables":
+    def select_fields(self, fields: Sequence[str]) -> "Tables":
         """The same vectors with these of the fields, in this order."""
         if list(fields) == self.fields:
             return self

@@ -10,43 +10,39 @@ from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import UserError
 
 
-def make_component(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
-    """One part, over the fields it reads.
+def make_component(config: ModelConfig, tables: Tables, option: str) -> Recommender:
+    """Make a component of a model, over the fields it reads.
 
     Args:
-        config: of the part.
-        tables: the frozen vectors of all fields of the whole model.
-        whole: what takes the part, such as model=hybrid, for the error.
+        config: of the component.
+        tables: the frozen vectors of all fields of the model.
+        option: of the model, such as model=hybrid, for error messages.
 
     Raises:
-        UserError: the part is a model that is trained, or reads a field whose vectors are not here.
+        UserError: the component is a trained model, or reads a field that the model does not read.
     """
     model = look_up(MODELS, config.name)
     if model.fittable:
         raise UserError(
-            f"{whole} takes models that need no epochs; {config.name} is trained.\n"
+            f"{option} takes models that need no epochs; {config.name} is trained.\n"
             "Choose among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."
         )
     fields = list(getattr(config, "fields", tables.fields))
-    lacking = [name for name in fields if name not in tables.fields]
-    if lacking:
+    missing = [name for name in fields if name not in tables.fields]
+    if missing:
         raise UserError(
-            f"{whole}: {config.name} reads '{lacking[0]}', the model itself only {', '.join(tables.fields)}.\n"
+            f"{option}: {config.name} reads '{missing[0]}', the model itself only {', '.join(tables.fields)}.\n"
             "Give both the same fields."
         )
-    part: Recommender = model(config, tables.of(fields))
-    return part
-
-
-def as_mask(candidates: Tensor | None, n_videos: int) -> Tensor | None:
-    """Rows (C,) of the candidates as a bool for each of N videos; None, all, stays None."""
-    if candidates is None:
-        return None
-    return torch.zeros(n_videos, dtype=torch.bool, device=candidates.device).index_fill(0, candidates, True)
+    component: Recommender = model(config, tables.select_fields(fields))
+    return component
 
 
 def z_scores(scores: Tensor, candidates: Tensor | None) -> Tensor:
-    """Scores (B, N) less their mean over the candidates, rows (C,), over their deviation there; 0 where that is 0."""
-    among = scores if candidates is None else scores[:, candidates]
-    centred, spread = scores - among.mean(1, keepdim=True), among.std(1, correction=0, keepdim=True)
-    return torch.where(among.amax(1, keepdim=True) > among.amin(1, keepdim=True), centred / spread, 0.0)
+    """Standardise scores (B, N) over the candidates, rows (C,): 0 where all candidates have the same score."""
+    subset = scores if candidates is None else scores[:, candidates]
+    centred, spread = (
+        scores - subset.mean(1, keepdim=True),
+        subset.std(1, correction=0, keepdim=True),
+    )
+    return torch.where(subset.amax(1, keepdim=True) > subset.amin(1, keepdim=True), centred / spread, 0.0)

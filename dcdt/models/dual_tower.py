@@ -30,7 +30,7 @@ class DualTower(PairRecommender):
         optimizer: learning rate, weight decay and schedule.
     """
 
-    reads_halves: ClassVar[bool] = True
+    supports_half_precision: ClassVar[bool] = True
 
     def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -43,7 +43,7 @@ class DualTower(PairRecommender):
         self.fusion = nn.Linear(n_fields * config.width, config.width) if fused else None
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Unit query vectors of frozen vectors (B, D): (B, W), with attention (B, F * W)."""
+        """Encode frozen query vectors (B, D) as unit vectors (B, W), with attention (B, F * W)."""
         output = self.query_tower(vectors)  # (B, W)
         if self.keys is not None:
             weights = self.attention_weights(vectors)  # (B, F)
@@ -51,44 +51,46 @@ class DualTower(PairRecommender):
         return nn.functional.normalize(at_least_float32(output), dim=-1)
 
     def attention_weights(self, vectors: Tensor) -> Tensor:
-        """Weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
+        """Compute the weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
         assert self.keys is not None
         linear = self.query_tower.linear
         return (nn.functional.linear(vectors, linear.weight) @ self.keys.T).softmax(-1)
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Unit video vectors of frozen field vectors (F, ..., D): (..., W), with attention (..., F * W)."""
-        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., W), with attention (..., F * W)."""
+        outputs = [tower(vectors) for tower, vectors in zip(self.field_towers, fields, strict=True)]  # each (..., W)
         output = torch.stack(outputs).sum(0) if self.summed else torch.cat(outputs, dim=-1)  # (..., W or F * W)
         if self.fusion is not None:
             output = self.fusion(output)  # (..., F * W) -> (..., W)
         return nn.functional.normalize(at_least_float32(output), dim=-1)
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector, and the constant of the fusion; name to (..., W or F * W)."""
-        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field, and the bias of the fusion, adds to a video's vector: name to (..., W or F * W)."""
+        outputs = [tower(vectors) for tower, vectors in zip(self.field_towers, fields, strict=True)]  # each (..., W)
         if self.summed:
             return dict(zip(self.tables.fields, outputs, strict=True))
-        nothing = [torch.zeros_like(output) for output in outputs]
-        apart = [torch.cat([*nothing[:at], output, *nothing[at + 1 :]], -1) for at, output in enumerate(outputs)]
+        zeros = [torch.zeros_like(output) for output in outputs]
+        columns = [torch.cat([*zeros[:i], output, *zeros[i + 1 :]], -1) for i, output in enumerate(outputs)]
         if self.fusion is None:
-            return dict(zip(self.tables.fields, apart, strict=True))
-        parts = {name: part @ self.fusion.weight.T for name, part in zip(self.tables.fields, apart, strict=True)}
+            return dict(zip(self.tables.fields, columns, strict=True))
+        parts = {
+            name: vectors @ self.fusion.weight.T for name, vectors in zip(self.tables.fields, columns, strict=True)
+        }
         return parts | {"constant": self.fusion.bias.expand_as(parts[self.tables.fields[0]])}
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
-        """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, C)."""
-        if place is None:
+    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
+        """Compute distances, or cosines if the loss takes similarities, of B queries to their videos, (B, C)."""
+        if position is None:
             cosine = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
             return chord(cosine) if self.loss.measure == "distance" else cosine
         measure = euclidean if self.loss.measure == "distance" else dot
-        asked = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
-        return measure(asked, self.encode_videos(videos)[place])  # (U, W) -> (B, 1 + K, W)
+        query_vectors = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
+        return measure(query_vectors, self.encode_videos(videos)[position])  # (U, W) -> (B, 1 + K, W)
 
     def silent_towers(self) -> list[str]:
-        """Names of towers that output only zeros on the first 256 queries or videos."""
-        inputs = [at_least_float32(part[:256]) for part in (self.tables.queries, *self.tables.videos)]
+        """Return the names of towers that output only zeros on the first 256 queries or videos."""
+        inputs = [at_least_float32(vectors[:256]) for vectors in (self.tables.queries, *self.tables.videos)]
         towers = [self.query_tower, *self.field_towers]
-        active = torch.stack([tower(part).any() for tower, part in zip(towers, inputs, strict=True)]).tolist()
+        active = torch.stack([tower(vectors).any() for tower, vectors in zip(towers, inputs, strict=True)]).tolist()
         names = ["query", *self.tables.fields]
         return [name for name, is_active in zip(names, active, strict=True) if not is_active]

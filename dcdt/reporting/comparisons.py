@@ -65,7 +65,7 @@ def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Compa
 def make_verdict(difference: Number, p: float) -> str:
     """What a difference shows, in words.
 
-    >>> make_verdict(Number(0.1, 0.05, 0.15), 0.01), verdict_of(Number(0.0, -0.01, 0.01), 1.0)
+    >>> make_verdict(Number(0.1, 0.05, 0.15), 0.01), make_verdict(Number(0.0, -0.01, 0.01), 1.0)
     ('better', 'non-inferior')
     """
     if p < ALPHA:

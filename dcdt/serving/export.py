@@ -70,7 +70,7 @@ class _VideoTower(nn.Module):
         self.model = model
 
     def forward(self, fields: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_videos(fields), torch.stack(list(self.model.video_parts(fields).values()))
+        return self.model.encode_videos(fields), torch.stack(list(self.model.field_contributions(fields).values()))
 
 
 class _JointQuery(nn.Module):
@@ -97,7 +97,7 @@ def _towers(model: Recommender, restored: Restored, at: int) -> PartExport:
     """A decoupled model: both towers, and the vectors of the catalogue."""
     tables = model.tables
     vectors = model.video_vectors()  # (N, W)
-    names = list(model.video_parts(tables.videos[:, :1]))
+    names = list(model.field_contributions(tables.videos[:, :1]))
     config = restored_config(model)
     lean = float(config.get("neighbour_weight", 0.0)) if hasattr(model, "whitening") else 0.0
     spec = {"kind": "towers", "fields": tables.fields, "width": vectors.shape[1], "adds": names, "lean": lean}

@@ -60,7 +60,7 @@ def head_export(model: Any) -> PartExport:  # noqa: ANN401 - one of two models
         "temperatures": list(KERNELS),
         "joint": hasattr(model, "joint"),
     }
-    columns = {WHITENED: vector_column(flattened(evidence.shown()))}
+    columns = {WHITENED: vector_column(flattened(evidence.whitened_videos()))}
     if not spec["joint"]:
         return PartExport(spec, columns)
     head: JointHead = model.joint
@@ -78,8 +78,8 @@ def head_export(model: Any) -> PartExport:  # noqa: ANN401 - one of two models
 def save_head(model: Any, collection: Collection, folder: Path) -> None:  # noqa: ANN401
     """Write the whitening and the memory: judged questions as vectors alone, and the ids of what answered them."""
     evidence = model.evidence
-    known, place = np.unique(evidence.answers.numpy(), return_inverse=True)
-    arrays = {"whitening": evidence.whitening, "asked": evidence.asked, "owner": evidence.owner}
+    known, place = np.unique(evidence.answer_videos.numpy(), return_inverse=True)
+    arrays = {"whitening": evidence.whitening, "asked": evidence.judged_vectors, "owner": evidence.answer_groups}
     plain = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     ids = json.dumps([collection.videos.ids[row] for row in known.tolist()])
     plain["answers"] = place.reshape(-1).astype(np.int64)

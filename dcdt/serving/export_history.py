@@ -47,7 +47,7 @@ class _NewVideo(nn.Module):
         shown = self.model.encode_videos(fields)  # (B, D)
         taste = normalize(shown @ self.model.basis, dim=-1)  # (B, d)
         vector = torch.cat([shown, taste, torch.zeros_like(taste[:, :1])], dim=-1)
-        return vector, torch.stack(list(self.model.video_parts(fields).values()))
+        return vector, torch.stack(list(self.model.field_contributions(fields).values()))
 
 
 def history_towers(model: HistoryTowers, restored: Restored, at: int) -> PartExport:
@@ -64,7 +64,7 @@ def history_towers(model: HistoryTowers, restored: Restored, at: int) -> PartExp
         "fields": tables.fields,
         "width": vectors.shape[1],
         "asked": shown.shape[1],
-        "adds": list(model.video_parts(tables.videos[:, :1])),
+        "adds": list(model.field_contributions(tables.videos[:, :1])),
         "lean": 0.0,
         "reads_history": True,
         "learner": learner,

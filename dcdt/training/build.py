@@ -70,7 +70,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
     """The frozen vectors of the model's fields, embedded first where they are missing."""
     trainer = settings.trainer
     models = [settings.model, getattr(settings.loss, "teacher", None)]
-    halves = all(look_up(MODELS, model.name).reads_halves for model in models if model is not None)  # else fp32
+    halves = all(look_up(MODELS, model.name).supports_half_precision for model in models if model is not None)  # else fp32
     return vector_tables.load_tables(
         collection,
         settings.fields,
@@ -104,7 +104,7 @@ def make_model(settings: Settings, tables: Tables) -> Recommender:
     model: Recommender = look_up(MODELS, settings.model.name)(settings.model, tables, loss, settings.optimizer)
     model.to(tables.device)
     k = settings.ks[-1]
-    model.watched = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
+    model.logged_metrics = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
     return model
 
 
@@ -141,7 +141,7 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALF_DTYPES:  # the sum alone is loaded
         tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
         config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
-    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields)).to(tables.device)
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.select_fields(config.fields)).to(tables.device)
     model.prepare(data)
     trainer.test(model, datamodule=data, verbose=False)
     return model.results

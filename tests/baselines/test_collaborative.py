@@ -122,7 +122,7 @@ def test_a_learner_without_history_gets_the_popular_and_a_video_nobody_watched_s
     history[1, 4] = 1  # known to nobody else
     history[2, 9] = 1
     scores = model.score(csr_matrix(history))
-    assert model.known(csr_matrix(history)).tolist() == [False, False, True]
+    assert model.has_known_video(csr_matrix(history)).tolist() == [False, False, True]
     watched = np.arange(25) != 4
     np.testing.assert_array_equal(scores[:2, watched], np.tile(board.sum(0)[watched], (2, 1)))
     assert (scores.argmin(1) == 4).all()

@@ -138,7 +138,7 @@ def test_ranks_break_ties_by_the_order_of_the_house():
     scores = torch.randint(4, (6, 11), generator=generator).float()
     order = torch.randperm(11, generator=generator)
     candidates = torch.rand(11, generator=generator) > 0.3
-    found = candidate_ranks(scores, order, candidates.nonzero().flatten())
+    found = candidate_ranks(scores, order, int(candidates.sum()), candidates)
     for row in range(6):
         ranked = sorted(candidates.nonzero().flatten().tolist(), key=lambda at: (-scores[row, at], order[at]))
         assert [int(found[row, at]) for at in ranked] == list(range(1, len(ranked) + 1))

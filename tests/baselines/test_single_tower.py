@@ -25,7 +25,7 @@ def make_model(n_fields=2, dropout=0.0, measure="distance", seed=0):
     loss.measure = measure
     config = SingleTowerConfig("single_tower", tables.fields, WIDTH, dropout)
     model = SingleTower(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model.eval()
 
 

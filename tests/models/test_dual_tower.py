@@ -31,7 +31,7 @@ def make_model(attention="none", tables=None, dropout=0.5, seed=0, margin=1.0, f
     model = DualTower(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
     if model.keys is not None:
         torch.nn.init.normal_(model.keys)
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model
 
 

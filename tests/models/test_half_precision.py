@@ -58,7 +58,7 @@ def model_of(kind, found, loss="contrastive"):
     else:
         config = DCDTResidualConfig("dcdt_residual", found.fields, 4, "all", 0.0, "none", "sum")
     model = kind(config, found, loss_of(loss), OPTIMIZER)
-    model.note_loss = lambda *_: None  # there is no trainer
+    model.record_loss = lambda *_: None  # there is no trainer
     return model
 
 

@@ -179,14 +179,16 @@ def test_nothing_at_or_after_the_question_reaches_its_scores(folder, tmp_path, s
 
 def test_a_history_that_looks_ahead_is_found_out(folder, tmp_path, monkeypatch):
     """The test above can fail: here `before` returns everything."""
-    whole = Histories.before
-    monkeypatch.setattr(histories_module.Histories, "before", lambda self, user, time: whole(self, user, math.inf))
+    whole = Histories.watched_before
+    monkeypatch.setattr(
+        histories_module.Histories, "watched_before", lambda self, user, time: whole(self, user, math.inf)
+    )
     assert leaks(folder, make_folder(tmp_path / "other"), config_of(), "query")
 
 
 def test_fitting_that_looks_ahead_is_found_out(folder, tmp_path, monkeypatch):
     everything = lambda watches, asked, cutoff: np.ones(len(watches), dtype=bool)  # noqa: E731
-    monkeypatch.setattr("dcdt.models.history.may_be_fitted", everything)
+    monkeypatch.setattr("dcdt.models.history.fittable_watches", everything)
     assert leaks(folder, make_folder(tmp_path / "other"), config_of(), "query")
 
 

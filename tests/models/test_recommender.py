@@ -264,7 +264,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_pairs(small):
 def test_only_watched_metrics_are_logged(small):
     made = prepare(small, QUERY, width=64)
     model = zero_shot(made)
-    model.watched = {"val/mrr", "val/hit@2"}
+    model.logged_metrics = {"val/mrr", "val/hit@2"}
     [logged] = quiet_trainer().validate(model, datamodule=data_of(made), verbose=False)
     assert set(logged) == {"val/mrr", "val/hit@2"}
 

@@ -51,12 +51,12 @@ def torch_model(restored, served):
     model.recall.weight, model.recall.order = old.recall.weight, model.order
     texts = [" ".join(dict.fromkeys([title, text])) for title, text in zip(videos.titles, videos.texts, strict=True)]
     model.recall.first._index([model.recall.first.tokenize(text) for text in texts])
-    model.evidence.whitening, model.evidence.asked = old.evidence.whitening, old.evidence.asked
-    names = [restored.collection.videos.ids[row] for row in old.evidence.answers.tolist()]
+    model.evidence.whitening, model.evidence.judged_vectors = old.evidence.whitening, old.evidence.judged_vectors
+    names = [restored.collection.videos.ids[row] for row in old.evidence.answer_videos.tolist()]
     row_of = {name: row for row, name in enumerate(videos.ids)}
     kept = [at for at, name in enumerate(names) if name in row_of]
-    model.evidence.owner = old.evidence.owner[kept]
-    model.evidence.answers = torch.tensor([row_of[names[at]] for at in kept])
+    model.evidence.answer_groups = old.evidence.answer_groups[kept]
+    model.evidence.answer_videos = torch.tensor([row_of[names[at]] for at in kept])
     return model.eval(), videos.ids
 
 
@@ -70,7 +70,7 @@ def scores_of(model, ids, served, text, allowed=None):
         keep = torch.tensor([name in allowed for name in ids])
         top = z[0].masked_fill(~keep, float("-inf")).topk(min(model.config.depth, int(keep.sum())))[1]
         evidence = model.evidence(batch.vectors, z, top, torch.tensor([-1]))
-        found = rerank_scores(z[0], top, model.head(batch, top, evidence, model.weights), keep.nonzero()[:, 0])[0]
+        found = rerank_scores(z[0], top, model.head(batch, top, evidence, model.weights), keep)[0]
     return {name: float(found[row]) for row, name in enumerate(ids) if keep[row]}
 
 
@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_trained_model_also_after_changes_and_under_filt
         agree(served.recommend(text, 1000)[0], scores_of(restored.model, ids, served, text))
     text = "kernel eigen trace shear plane"
     served.add(Documents(["new"], [text], [text], [{"level": "intro"}]))
-    answered = restored.collection.videos.ids[int(restored.model.evidence.answers[0])]
+    answered = restored.collection.videos.ids[int(restored.model.evidence.answer_videos[0])]
     served.delete([answered])
     served.update(Documents(["v7"], ["span rank"], ["span rank"], [{"level": "intro"}]))
     model, ids = torch_model(restored, served)

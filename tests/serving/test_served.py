@@ -101,7 +101,7 @@ def test_what_a_field_adds_sums_to_the_video_vector(make_run, overrides):
         return
     with torch.no_grad():
         vectors = restored.model.encode_videos(restored.tables.videos)
-        total = sum(restored.model.video_parts(restored.tables.videos).values())
+        total = sum(restored.model.field_contributions(restored.tables.videos).values())
     cosine = torch.nn.functional.cosine_similarity(vectors, total, dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 

@@ -139,7 +139,7 @@ class WandbRun(RunLogger):
             media["figures/val_mrr"] = val_mrr_chart(outcome, self.option)
         else:  # a model without epochs is a level line beside those of the other runs
             for epoch in (0, outcome.settings.trainer.max_epochs - 1):
-                level = {name: metrics[name] for name in outcome.model.watched}
+                level = {name: metrics[name] for name in outcome.model.logged_metrics}
                 self.run.log({"epoch": epoch, **level}, step=epoch)
         self.run.log(media)
         self.run.summary.update(summary_of(outcome))
