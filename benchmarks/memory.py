@@ -4,9 +4,9 @@
 
 A fresh process each: `model=dcdt trainer.tables=float16` with in-batch negatives, tables of random vectors made as a
 run makes them (`dcdt.embeddings.tables.allocate`), one epoch of so many steps and a validation that ranks
-all videos, all through `fit.train`. The peak of resident memory is set against the size of the tables: title, text and their sum;
-and, as a report, against title and text alone, which are all that a collection holds. With `trainer.mapped=true` the
-tables are a file, and what counts is the memory that no file backs. One run of each.
+all videos, all through `fit.train`. The peak of resident memory is set against the size of the tables: title, text and
+their sum; and, as a report, against title and text alone, which are all that a collection holds. With
+`trainer.mapped=true` the tables are a file, and what counts is the memory that no file backs. One run of each.
 """
 
 import argparse

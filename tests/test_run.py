@@ -176,7 +176,7 @@ def spoil(folder, name, change):
             lambda text: text + "".join(f"q{n}\tnowhere\t1\n" for n in range(20)),
             "'nowhere' is not in corpus.jsonl",
         ),
-        ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "stands already at line 1"),
+        ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "is already used at line 1"),
         ("qrels/all.tsv", lambda text: "".join(text.splitlines(True)[:2]), "leaves no"),
     ],
 )
@@ -254,7 +254,7 @@ def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(mo
     said = " ".join(done.stdout.split())
     assert "10 queries, 30 videos ranked" in said
     assert "1 video has neither title nor text, and no part in a run." in said
-    assert "1 judgment is of an id that is not there, and left out" in said
+    assert "1 judgment is of an unknown id and left out" in said
     assert "30 videos have no title; the description serves in its place." in said
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 <= metrics["test/mrr"] <= 1 and "test/ndcg@10" in metrics

@@ -1,8 +1,8 @@
-"""Index batches of a split: row numbers only, the gather happens on the training device.
+"""Index batches of a split: row numbers only, vectors are gathered on the training device.
 
-What lies where: the frozen vectors and the training batches on the device that trains; the sides with their judgments,
-and the positions of an evaluation, on the CPU, where texts and learners are looked up by them. What is computed with
-scores is sent to the device of the scores.
+The frozen vectors and the training batches are on the training device; the sides with their judgments, and the
+positions of an evaluation, are on the CPU, where texts and learners are looked up by them. What is combined with scores
+is moved to the device of the scores.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from dcdt.data.types import Collection, Judgments
 from dcdt.evaluation.ranking import tie_order
 from dcdt.utils.errors import UserError
 
-MAX_CHUNK_SCORES = 2**24  # scores held at a time in evaluation: 64 MB of fp32
+MAX_CHUNK_SCORES = 2**24  # scores at a time in evaluation: 64 MB of fp32
 
 
 class Sampler(Protocol):
@@ -62,14 +62,14 @@ class Sampler(Protocol):
 
 
 class DeviceCopies:
-    """A tensor of the CPU and its copies on other devices, each made when it is first asked for."""
+    """A tensor of the CPU and its copies on other devices, each made at first use."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._by_device = {tensor.device: tensor}
         self._tensor = tensor
 
     def on(self, device: torch.device) -> Tensor:
-        """The tensor on a device."""
+        """Return the tensor on a device."""
         if device not in self._by_device:
             self._by_device[device] = self._tensor.to(device)
         return self._by_device[device]
@@ -77,15 +77,15 @@ class DeviceCopies:
 
 @dataclass(frozen=True)
 class SideTensors:
-    """One side as tensors of the CPU, ready for full ranking.
+    """One side as tensors on the CPU, ready for full ranking.
 
     Attributes:
         queries: (n,) query rows.
         judged: (n, J) video rows with a grade above 0, padded with -1.
         grades: (n, J), 0 at padding.
-        candidates: (N,) videos that are ranked.
-        removed: (n, X) videos taken out of this query's ranking, padded with -1: known related ones outside `judged`,
-            and what the learner has already (`Collection.excluded`).
+        candidates: (N,) bool, the videos that are ranked.
+        removed: (n, X) videos excluded from this query's ranking, padded with -1: related ones outside `judged`, and
+            those that the learner has watched (`Collection.excluded`).
         pairs: labelled pairs of the pair protocol, (m, 3) of position in `queries`, video row, label; or None.
     """
 
@@ -99,7 +99,7 @@ class SideTensors:
 
     @cached_property
     def n_candidates(self) -> int:
-        """How many videos are ranked."""
+        """Number of videos that are ranked."""
         return int(self.candidates.sum())
 
     @cached_property
@@ -120,13 +120,13 @@ class SideTensors:
 
 
 class IndexBatches:
-    """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
+    """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler makes the batches.
 
-    What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
-    the same batches. Several processes share each batch without overlap, so the batch size is that of all of them
-    together and training does not depend on their number: each takes every n-th row, and `share` is what its mean
-    counts in the mean over the processes, 0 where it had to borrow a row. A batch is on the device, but for
-    `query_rows` (B,), which are on the CPU: a model that looks something up by them need not wait for the device.
+    An epoch depends on the seed, its number and the sampler's state alone, so a resumed run sees the same batches.
+    Several processes share each batch without overlap, so the batch size is that of all of them together and training
+    does not depend on their number: each takes every n-th row, and `share` is the weight of its mean in the mean over
+    the processes, 0 if it had to borrow a row. A batch is on the device except `query_rows` (B,), which are on the CPU:
+    a model that looks something up by them need not wait for the device.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class RankingDataModule(L.LightningDataModule):
         self.sides = {name: side_tensors(name, side, collection, pairs.get(name)) for name, side in split.sides.items()}
 
     def train_dataloader(self) -> IndexBatches:
-        """Index batches; the epoch number comes from the trainer."""
+        """Return index batches; the epoch number comes from the trainer."""
         assert self.trainer is not None and self.sampler is not None
         trainer = self.trainer
         return IndexBatches(
@@ -218,42 +218,42 @@ class RankingDataModule(L.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Leave a batch where it was made: the device for training, the CPU for positions."""
+        """Leave a batch on its device: the training device, or the CPU for positions."""
         return batch
 
     @cached_property
     def ties(self) -> DeviceCopies:
-        """How equal scores are ordered, (N,) from `tie_order`: made once, whatever the number of stages and models."""
+        """The order of equal scores, (N,) from `tie_order`, computed once for all stages and models."""
         return DeviceCopies(tie_order(self.collection.videos.ids))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sampler's, kept with the state of a run in progress."""
+        """Return the state of the sampler."""
         return self.sampler.state() if self.sampler is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Give it back to the sampler."""
+        """Restore the state of the sampler."""
         if self.sampler is not None:
             self.sampler.restore(state_dict)
 
     def val_dataloader(self) -> "Positions":
-        """Chunks of positions in the validation side, which several processes share."""
+        """Return chunks of positions in the validation side, divided among the processes."""
         trainer = self.trainer
         return Positions(self.sides["val"], *((trainer.global_rank, trainer.world_size) if trainer else ()))
 
     def test_dataloader(self) -> list["Positions"]:
-        """Chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
+        """Return chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
         return [Positions(side) for side in self.sides.values()]
 
     def predict_dataloader(self) -> "Positions":
-        """Chunks of positions in the test side."""
+        """Return chunks of positions in the test side."""
         return Positions(self.sides["test"])
 
 
 class Positions:
     """Consecutive positions of a side in chunks that bound the size of a score matrix.
 
-    A process of several takes its part of 0..n-1, or all where there are fewer than processes: metrics count a query
-    once, however many ranked it.
+    Each of several processes takes its block of 0..n-1, or all if there are fewer positions than processes: metrics
+    count a query once, however many processes ranked it.
     """
 
     def __init__(self, side: SideTensors, rank: int = 0, world: int = 1) -> None:
@@ -280,7 +280,7 @@ def check_cutoffs(split: Split, ks: Sequence[int]) -> None:
 
 
 def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | None = None) -> SideTensors:
-    """One side of a split as tensors."""
+    """Convert one side of a split to tensors."""
     position = {row: i for i, row in enumerate(side.queries.tolist())}
     judged: list[list[int]] = [[] for _ in position]
     grades: list[list[float]] = [[] for _ in position]

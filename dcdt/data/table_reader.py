@@ -1,4 +1,4 @@
-"""Read rows of a table that somebody exported: CSV, TSV, JSON lines or Parquet, each row with its place."""
+"""Read the rows of an exported table: CSV, TSV, JSON lines or Parquet, each with its location."""
 
 import csv
 import math
@@ -13,18 +13,18 @@ from dcdt.data.beir import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line
 
-Row = tuple[str, dict[str, Any]]  # place ("videos.csv:12") and the values by column
+Row = tuple[str, dict[str, Any]]  # location ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")
-MAX_CELL_CHARS = 10_000_000  # characters of one cell of CSV; more is a quote that never closes
+MAX_CELL_CHARS = 10_000_000  # of a CSV cell; more means an unclosed quote
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Every row of a file, told by its ending what it is: .csv, .tsv, .jsonl or .parquet.
+    """Read every row of a file, whose format is that of its ending: .csv, .tsv, .jsonl or .parquet.
 
-    A CSV file may be separated by comma, semicolon, tab or bar: the one that its first line holds most often.
+    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line.
 
     Raises:
-        UserError: the file is not there, has another ending, or a row is not what the format says, with its place.
+        UserError: the file is missing, has another ending, or a row is invalid, with its location.
     """
     readers = {
         ".csv": _read_csv,
@@ -41,28 +41,28 @@ def read_rows(path: Path) -> Iterator[Row]:
     return reader(path)
 
 
-def find_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], option: str) -> str | None:
-    """The column that holds something: the one asked for, else the first usual name, whatever its case.
+def find_column(columns: Sequence[str], requested: str | None, common_names: Sequence[str], option: str) -> str | None:
+    """Find a column: the requested one, else the first of the common names, whatever its case.
 
     Raises:
-        UserError: the column asked for is not there.
+        UserError: the requested column does not exist.
 
     >>> find_column(["Nr", "Course Name"], "course name", (), "--title-column")
     'Course Name'
     """
-    if wanted is not None:
-        alike = [column for column in columns if column.casefold() == wanted.strip().casefold()]
-        if wanted not in columns and len(alike) != 1:
+    if requested is not None:
+        matches = [column for column in columns if column.casefold() == requested.strip().casefold()]
+        if requested not in columns and len(matches) != 1:
             raise UserError(
-                f"{option} '{one_line(wanted)}': there is no such column; the file has: {join_names(columns)}."
+                f"{option} '{one_line(requested)}': there is no such column; the file has: {join_names(columns)}."
             )
-        return wanted if wanted in columns else alike[0]
+        return requested if requested in columns else matches[0]
     by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
-    return next((by_name[name] for name in usual if name in by_name), None)
+    return next((by_name[name] for name in common_names if name in by_name), None)
 
 
 def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
-    r"""A cell as text on one line of words; nothing, NaN and None are empty.
+    r"""Convert a cell to text on one line; NaN and None become empty.
 
     >>> cell_text("  two\n lines "), cell_text(3.0), cell_text(["a", "b"]), cell_text(None)
     ('two lines', '3', 'a, b', '')
@@ -87,8 +87,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
         _check_header(path, header)
         reader = csv.reader(lines, delimiter=separator, strict=True)
         for row in reader:
-            number = reader.line_num + 1  # the header stands above
-            if not any(part.strip() for part in row):
+            number = reader.line_num + 1  # after the header
+            if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
                 raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
@@ -102,7 +102,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path}:1: the first line must name the columns; it is empty.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{path}:1: the column '{one_line(twice[0])}' stands there twice; name each once.")
+        raise UserError(f"{path}:1: the column '{one_line(twice[0])}' occurs twice; name each once.")
 
 
 def _read_json(path: Path) -> Iterator[Row]:

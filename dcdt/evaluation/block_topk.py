@@ -1,16 +1,16 @@
-"""The highest of many scores, exactly as `torch.topk`, but most of them are only looked at once."""
+"""A faster `torch.topk` for many columns: only the blocks with the highest maxima are searched."""
 
 import torch
 from torch import Tensor
 
-MIN_BLOCKS_PER_K = 8  # times as many blocks as are kept: below that, torch.topk itself is as fast
+MIN_BLOCKS_PER_K = 8  # with fewer blocks torch.topk itself is as fast
 
 
 def block_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row, highest first; which of equal ones at the end is left open.
+    """Find the k highest scores of each row, highest first; which of equal ones comes last is undefined.
 
-    On a CPU the columns are divided into blocks. The k highest lie in the k blocks with the highest maxima, so these
-    alone are searched. One pass over the scores finds the maxima; `torch.topk` takes many times as long for it.
+    On a CPU the columns are divided into blocks. The k highest are in the k blocks with the highest maxima, so these
+    alone are searched. One pass over the scores finds the maxima; `torch.topk` takes many times as long.
 
     Args:
         scores: (B, N) without NaN.
@@ -26,9 +26,9 @@ def block_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, columns = scores.topk(k, dim=1)
         return values, columns
     head = scores[:, : size * n_blocks].view(len(scores), size, n_blocks)  # block b: columns b, b + n_blocks, ...
-    chosen = head.amax(1).topk(k, dim=1, sorted=False).indices  # (B, k)
-    places = (chosen.unsqueeze(1) + n_blocks * torch.arange(size).unsqueeze(1)).flatten(1)  # (B, size * k)
-    rest = torch.arange(size * n_blocks, n_columns).expand(len(scores), -1)  # fewer than a block
-    places = torch.cat([places, rest], dim=1)
-    values, at = scores.gather(1, places).topk(k, dim=1)
-    return values, places.gather(1, at)
+    best_blocks = head.amax(1).topk(k, dim=1, sorted=False).indices  # (B, k)
+    positions = (best_blocks.unsqueeze(1) + n_blocks * torch.arange(size).unsqueeze(1)).flatten(1)  # (B, size * k)
+    remainder = torch.arange(size * n_blocks, n_columns).expand(len(scores), -1)  # fewer than a block
+    positions = torch.cat([positions, remainder], dim=1)
+    values, index = scores.gather(1, positions).topk(k, dim=1)
+    return values, positions.gather(1, index)

@@ -70,7 +70,8 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
     """The frozen vectors of the model's fields, embedded first where they are missing."""
     trainer = settings.trainer
     models = [settings.model, getattr(settings.loss, "teacher", None)]
-    halves = all(look_up(MODELS, model.name).supports_half_precision for model in models if model is not None)  # else fp32
+    names = [model.name for model in models if model is not None]
+    halves = all(look_up(MODELS, name).supports_half_precision for name in names)  # else float32
     return vector_tables.load_tables(
         collection,
         settings.fields,

@@ -92,7 +92,7 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
     if weak := weak_counts(collection, split):
         counts = ", ".join(f"{n} {side}" for side, n in weak.items())
         notes.append(f"Weak supervision: queries made by rule and judged by nobody ({counts}).")
-    notes += [*collection.left_out, *collection.lent_fields(settings.fields)]
+    notes += [*collection.left_out, *collection.describe_fallbacks(settings.fields)]
     if split.left_out:
         left_out = pluralize(split.left_out, "query has", "queries have")
         notes.append(f"{left_out} no positive on the side and took no part.")

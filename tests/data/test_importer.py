@@ -40,7 +40,7 @@ def test_only_the_columns_to_keep_are_kept(tmp_path):
     [
         ("nr,title\n1,a\n", r"no column 'id' or 'text' among nr, title.\nName what is there: --id-column NAME --text"),
         ("id,clip\n1,a\n", r"no column 'title' or 'text' among id, clip"),
-        ("id,title\n1,a\n1,b\n", r"videos.csv:3: the id '1' stands already at .*videos.csv:2"),
+        ("id,title\n1,a\n1,b\n", r"videos.csv:3: the id '1' is already used at .*videos.csv:2"),
         ("id,title\n,a\n", r"videos.csv:2: the id in column 'id' is empty"),
         ("id,title\n1,\n", r"videos.csv:2: the video '1' has neither title nor description"),
         ("id,title\n", r"holds no row below its header"),
@@ -74,7 +74,7 @@ def test_rows_of_the_same_text_are_one_query_and_the_highest_grade_stays(tmp_pat
         ("query,video_id\na,8\n", r"asked.csv:2: the video '8' is not among the 2 videos"),
         ("query,video_id,grade\na,7,high\n", r"asked.csv:2: the grade 'high' is not a finite number"),
         ("query,video_id,grade\na,7,nan\n", r"asked.csv:2: the grade 'nan' is not a finite number"),
-        ("query_id,query,video_id\n1,a,7\n1,b,7\n", r"asked.csv:3: the query id '1' stands above with another text"),
+        ("query_id,query,video_id\n1,a,7\n1,b,7\n", r"asked.csv:3: the query id '1' is used above with another text"),
         ("query,video_id,time\na,7,yesterday\n", r"asked.csv:2: the time 'yesterday' is neither"),
     ],
 )

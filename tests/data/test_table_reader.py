@@ -45,7 +45,7 @@ def test_a_place_is_the_line_where_a_row_ends(tmp_path):
     [
         ("v.xlsx", b"", r"the ending '.xlsx' is not known; give .csv, .tsv, .jsonl or .parquet"),
         ("v.csv", b"id,title\n1,a,b\n", r"v.csv:2: 3 columns; the header names 2"),
-        ("v.csv", b"id,id\n1,a\n", r"v.csv:1: the column 'id' stands there twice"),
+        ("v.csv", b"id,id\n1,a\n", r"v.csv:1: the column 'id' occurs twice"),
         ("v.csv", b"", r"v.csv:1: the first line must name the columns"),
         ("v.csv", b'id,title\n1,"never closed\n', r"v.csv: not CSV after line 1"),
         ("v.csv", b"id,title\n1,caf\xe9\n", r"v.csv:2: not UTF-8"),
