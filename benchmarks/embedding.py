@@ -1,10 +1,10 @@
-"""How fast is embedding, against what a user would write without this project?
+"""How fast is embedding, beside what a user would write without this project?
 
     python benchmarks/embedding.py [--collections FOLDER] [--repeats 5] [--vectors 1000000] [--out FILE]
 
 1. local: texts a second of the local embedder (ONNX Runtime and torch) and of plain `SentenceTransformer.encode` with
    its default batch size, on the same texts of mixed length and the same threads, interleaved.
-2. openai: a server on this machine that answers after 50 ms, asked by the embedder and by a sequential client.
+2. openai: a server on this machine that answers after 50 ms, called by the embedder and by a sequential client.
 3. cache: opening and looking up a million vectors of 1536 half floats (benchmarks/studies/cache.py).
 
 Prints ratios and writes benchmarks/results/embedding.json.
@@ -30,7 +30,7 @@ from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder
 
 
 def timed_by_others(job: Callable[[], object]) -> Job:
-    """The job without what it returns, which `interleaved` would take for seconds."""
+    """Drop the return value of a job, which `interleaved` would take for seconds."""
 
     def run() -> None:
         job()
@@ -39,7 +39,7 @@ def timed_by_others(job: Callable[[], object]) -> Job:
 
 
 def mixed_texts(collections: Path | None, n: int) -> list[str]:
-    """Titles, descriptions and questions of the shipped collection, and of Khan maths and Cranfield where they are."""
+    """Draw titles, descriptions and queries of the shipped collection, and of Khan maths and Cranfield if present."""
     from dcdt.data.beir import load_collection
 
     folders = [ROOT / "data" / "linear_algebra"]
@@ -53,7 +53,7 @@ def mixed_texts(collections: Path | None, n: int) -> list[str]:
 
 
 def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[Row]:
-    """The local embedder's two ways against plain sentence-transformers."""
+    """Compare the local embedder's two backends with plain sentence-transformers."""
     import torch
     from omegaconf import OmegaConf
     from sentence_transformers import SentenceTransformer
@@ -92,7 +92,7 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
 
 
 def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
-    """The OpenAI embedder against a client that sends one request after the other."""
+    """Compare the OpenAI embedder with a client that sends one request after the other."""
     from embeddings.loopback import Loopback
     from omegaconf import OmegaConf
     from openai import OpenAI
@@ -109,7 +109,7 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
         naive = OpenAI(base_url=server.url)
 
         def sequential(size: int, count: int) -> float:
-            """Texts a second of a sequential client with so many texts a request, on the first `count` texts."""
+            """Texts a second of a sequential client with `size` texts a request, on the first `count` texts."""
             started = time.perf_counter()
             for at in range(0, count, size):
                 naive.embeddings.create(model=config.model, input=texts[at : at + size])
@@ -135,7 +135,7 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
 
 
 def cache(n: int) -> list[Row]:
-    """The cache's own figures; absolute, so they speak of a machine that does nothing else."""
+    """Measure the cache: absolute seconds, so on an idle machine only."""
     from studies.cache import LOOKUPS, measure
 
     found = measure("safetensors", n, tempfile.gettempdir())

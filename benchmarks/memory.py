@@ -28,7 +28,7 @@ HELD_OUT, BATCH, HALF = 64, 1024, 2  # HALF: bytes of a number in half precision
 
 
 def train(given: argparse.Namespace) -> dict[str, float]:
-    """One epoch in this process; MB."""
+    """Train one epoch in this process; returns MB."""
     overrides = ["sampler=in_batch", "loss=infonce", f"batch_size={BATCH}", "trainer.max_epochs=1"]
     settings = settings_of(*overrides, "trainer.tables=float16", f"trainer.mapped={str(given.mapped).lower()}")
     collection = collection_of(given.queries + 2 * HELD_OUT, given.videos)

@@ -1,4 +1,4 @@
-"""How near is the mining of hard negatives to the rate at which this machine multiplies matrices?
+"""How close is mining of hard negatives to the machine's rate of multiplying matrices?
 
     python benchmarks/mining.py [--queries 10000] [--videos 50000] [--pool 200] [--repeats 3]
 
@@ -30,7 +30,7 @@ def peak_rate(size: int) -> float:
 
 
 def semantic_search(queries: torch.Tensor, videos: torch.Tensor, pool: int, chunk: int) -> None:
-    """The same search by sentence-transformers."""
+    """Run the same search by sentence-transformers."""
     from sentence_transformers.util import dot_score
     from sentence_transformers.util import semantic_search as search
 
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def memory_row(given: argparse.Namespace, n_videos: int) -> Row:
-    """What mining adds at its peak with so many videos, in a fresh process."""
+    """Measure the peak memory that mining adds, in a fresh process."""
     command = [sys.executable, __file__, "--memory", "--queries", str(given.queries), "--videos", str(n_videos)]
     command += ["--width", str(given.width), "--pool", str(given.pool)]
     added = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""The quick set of `make bench`: the questions of docs/performance.md at a size that takes minutes in all.
+"""The quick set of `make bench`: the measurements of docs/performance.md at a size that takes minutes.
 
 Serving and embedding are not among them: they need a finished run or an embedder (benchmarks/serving.py, embedding.py).
 Results go to outputs/bench, not to benchmarks/results, whose figures are of full size. One script after the other, each
@@ -26,7 +26,7 @@ SET = {
 
 
 def main() -> None:
-    """Run them; exit code 1 where a script failed."""
+    """Run every script; exit code 1 if one failed."""
     failed = []
     for name, arguments in SET.items():
         print(f"== {name}", flush=True)

@@ -1,4 +1,4 @@
-"""How fast finished runs answer: vectors, LanceDB, questions, HTTP, start-up, changes; every figure beside a reference.
+"""How fast do finished runs answer? Vectors, LanceDB, questions, HTTP, start-up, changes, each beside a reference.
 
     python benchmarks/serving.py RUN [--hybrid RUN] [--only vectors lance question http start change] [--videos 1000000]
 
@@ -59,9 +59,9 @@ def note(
 
 
 def timed(action: Callable[[int], object], n: int, warm: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds of n calls one after the other, by the clock and of this process's own CPU time.
+    """Measure n calls one after the other: milliseconds by the clock and of this process's CPU time.
 
-    On a machine that is shared, the first tells what a user would have waited, the second what the work itself costs.
+    On a shared machine the first is the user's waiting time, the second the cost of the work itself.
     """
     for at in range(warm):
         action(at)
@@ -74,17 +74,17 @@ def timed(action: Callable[[int], object], n: int, warm: int = 20) -> tuple[np.n
 
 
 def p(values: np.ndarray, share: float) -> float:
-    """A percentile, rounded."""
+    """Return a percentile, rounded."""
     return round(float(np.percentile(values, share)), 3)
 
 
 def cpu(what: str, worked: np.ndarray) -> None:
-    """The CPU time of the same calls."""
+    """Report the CPU time of the same calls."""
     note(f"{what}: CPU p50", p(worked, 50), "ms", f"CPU p99 {p(worked, 99)} ms")
 
 
 def search_rows(what: str, fast: np.ndarray, worked: np.ndarray, slow: np.ndarray, against: str) -> None:
-    """Milliseconds of searches beside those of exact search."""
+    """Report milliseconds of searches beside those of exact search."""
     half, last, exact = p(fast, 50), p(fast, 99), p(slow, 50)
     note(f"{what}: p50", half, "ms", against, round(exact / half, 1))
     note(f"{what}: p99", last, "ms", against, round(exact / last, 1))
@@ -92,7 +92,7 @@ def search_rows(what: str, fast: np.ndarray, worked: np.ndarray, slow: np.ndarra
 
 
 def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
-    """Vector in, top 10 out, over n videos; recall against exact search on questions that chose nothing."""
+    """Measure vector searches over n videos; recall against exact search on questions not used to tune the index."""
     base, questions = real_vectors(served)
     matrix = repeat_perturbed(base, n)
     print(f"{len(base)} real vectors, {len(questions)} questions, {matrix.shape}", flush=True)
@@ -119,7 +119,7 @@ def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
 
 
 def lance(served: ServedRecommender, n: int, folder: Path) -> None:
-    """The same through LanceDB."""
+    """Measure the same searches by LanceDB."""
     base, questions = real_vectors(served)
     matrix = repeat_perturbed(base, n)
     table = pa.table({"id": [f"v{at}" for at in range(n)], "vector_0": vector_column(matrix)})
@@ -141,7 +141,7 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
 
 
 def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
-    """Question text in, answer out, over the large catalogue."""
+    """Measure answers over the large catalogue, from the text of a question."""
     kept, served.store.memory = served.store.memory, index
     try:
         with one_thread():  # as the service does
@@ -167,7 +167,7 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
 
 
 def agreement(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
-    """How many of the ten videos of an exact fusion, of every video's scores, the candidates of both parts hold."""
+    """Measure how many of the ten best videos of an exact fusion are among the candidates of both parts."""
     near, exact = index.state, replace(index.state, anns={})
     asked = [Question(text, served.embed([text])[0]) for text in texts]
     found = []
@@ -180,7 +180,7 @@ def agreement(served: ServedRecommender, index: MemoryIndex, texts: list[str], l
 
 
 def stolen_ticks() -> int:
-    """Clock ticks that this machine's cores worked for others (Linux, where it is a virtual machine), else 0."""
+    """Clock ticks that other virtual machines took from this one's cores (Linux), else 0."""
     lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines() if Path("/proc/stat").exists() else [""]
     fields = lines[0].split()
     return int(fields[8]) if len(fields) > 8 else 0
@@ -244,7 +244,7 @@ def over_http(served: ServedRecommender, texts: list[str], length: str, seconds:
 
 
 def start(run: Path) -> None:
-    """A cold question on the command line, beside the start of Python and numpy alone and of importing torch."""
+    """Measure a cold question on the command line, beside importing numpy and torch."""
 
     def command(*line: str) -> float:
         started = time.perf_counter()
@@ -262,7 +262,7 @@ def start(run: Path) -> None:
 
 
 def change(run: Path, folder: Path) -> None:
-    """A new video, from its text to being found."""
+    """Measure the time from a new video's text until a search finds it."""
     import shutil
 
     served = load(shutil.copytree(run, folder / "changed"))
@@ -280,7 +280,7 @@ def change(run: Path, folder: Path) -> None:
 
 
 def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str, list[str]]) -> None:
-    """What is measured over a large catalogue: vectors, then questions to the towers alone and to a hybrid."""
+    """Measure over a large catalogue: vector searches, then answers of towers alone and of a hybrid."""
     index = vectors(served, given.videos)
     if "vectors" not in given.only:
         ROWS.clear()
@@ -302,7 +302,7 @@ def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str,
 
 
 def main() -> None:
-    """Measure what is asked for and write the results."""
+    """Measure the chosen parts and write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--hybrid", type=Path)
@@ -332,7 +332,7 @@ def main() -> None:
 
 
 def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
-    """Questions of the run's own collection and of the shipped one; their length is what embedding costs."""
+    """Questions of the run's collection and of the shipped one; embedding costs by their length."""
     from dcdt.training.checkpoint import run_settings
 
     folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]

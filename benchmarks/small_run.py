@@ -41,7 +41,7 @@ def job(settings: Settings) -> tuple[Tables, RankingDataModule]:
 def train_raw(
     settings: Settings, tables: Tables, data: RankingDataModule
 ) -> tuple[torch.nn.Module, dict[str, Tensor], Tensor]:
-    """A plain loop: the model, its best weights by validation after every epoch, and how ties are broken."""
+    """Train in a plain loop; returns the model, its best weights by validation, and the order of ties."""
     torch.set_num_threads(1)
     model = build.make_model(settings, tables)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
@@ -70,7 +70,7 @@ def train_raw(
 
 @torch.no_grad()
 def validate(model: torch.nn.Module, data: RankingDataModule, ties: Tensor, name: str) -> float:
-    """MRR of a side, full ranking."""
+    """MRR of a side on the full ranking."""
     model.eval()
     side = data.sides[name]
     scores = model.encode_queries(model.tables.queries[side.queries]) @ model.encode_videos(model.tables.videos).T
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def measure(split: str, epochs: int, repeats: int) -> Row:
-    """The row of one division."""
+    """Measure one split."""
     settings = settings_of(
         f"split={split}", f"trainer.max_epochs={epochs}", f"callbacks.patience={epochs}", "trainer.threads=1"
     )
