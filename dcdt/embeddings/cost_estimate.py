@@ -1,4 +1,4 @@
-"""What embedding will take, said before it starts: tokens, money, time."""
+"""Estimates of embedding before it starts: tokens, cost and time."""
 
 import math
 import sys
@@ -11,13 +11,13 @@ from dcdt.config.openai import price
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches
 
-MAX_TIMED_TEXTS = 32  # texts embedded to measure this machine
-MIN_TEXTS_TO_TIME = 512  # texts from which on it is
-REQUEST_SECONDS = 1.0  # assumed of one request; the API's answer time depends on its load
+MAX_TIMED_TEXTS = 32  # to measure the speed of this machine
+MIN_TEXTS_TO_TIME = 512  # with fewer, the speed is not measured
+REQUEST_SECONDS = 1.0  # assumed duration of a request; it depends on the load of the API
 
 
 class Forecast(NamedTuple):
-    """Estimated tokens; cost in USD and seconds where they can be told; what they rest on."""
+    """Estimated tokens; cost in USD and seconds, if known; the basis of the estimate."""
 
     tokens: int
     cost: float | None
@@ -26,12 +26,12 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: EmbedderConfig, texts: Sequence[str]) -> Forecast:
-    """What embedding these texts will take."""
+    """Estimate the embedding of texts."""
     return forecast_openai(config, texts) if isinstance(config, OpenAIEmbedderConfig) else forecast_local(config, texts)
 
 
 def forecast_openai(config: OpenAIEmbedderConfig, texts: Sequence[str]) -> Forecast:
-    """Of texts sent to an API; asks nothing."""
+    """Estimate the embedding of texts by an API, without a request."""
     tokens = sum(min(estimate_tokens(text), config.max_tokens) for text in texts)
     per_million = price(config)
     inputs = min(config.request_inputs, max(32, math.ceil(len(texts) / config.concurrency)))
@@ -45,7 +45,7 @@ def forecast_openai(config: OpenAIEmbedderConfig, texts: Sequence[str]) -> Forec
 
 
 def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, texts: Sequence[str]) -> Forecast:
-    """Of texts embedded here: where they are many, a few are embedded to measure the speed."""
+    """Estimate the embedding of texts on this machine; of many texts, a few are embedded to measure the speed."""
     longest = getattr(config, "max_tokens", None) or sys.maxsize
     lengths = [min(estimate_tokens(text), longest) for text in texts]
     tokens = sum(lengths)
@@ -61,8 +61,8 @@ def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, tex
     return Forecast(tokens, None, tokens / speed, f"{len(sample)} of them were timed")
 
 
-def format_forecast(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: float) -> str:
-    """A forecast in words.
+def format_forecast(config: EmbedderConfig, missing: int, estimate: Forecast, gibibytes: float) -> str:
+    """Format a forecast as a sentence.
 
     >>> found = Forecast(9000, None, 90.0, "32 of them were timed")
     >>> format_forecast(LocalEmbedderConfig("local", "m"), 600, found, 0.0)
@@ -72,13 +72,13 @@ def format_forecast(config: EmbedderConfig, missing: int, found: Forecast, gibib
     'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """
     size = f"{1024 * gibibytes:,.0f} MiB" if gibibytes >= 1 / 1024 else "under 1 MiB"
-    parts = [f"about {found.tokens:,} tokens by embedder={config.name}, {size} on disk"]
-    if found.cost is not None:
-        parts.append(f"about {found.cost:.2f} USD" if found.cost >= 0.01 else "less than 0.01 USD")
-    if found.seconds is not None:
-        parts.append(f"about {_duration(found.seconds)} ({found.basis})")
-    elif found.basis:
-        parts.append(found.basis)
+    parts = [f"about {estimate.tokens:,} tokens by embedder={config.name}, {size} on disk"]
+    if estimate.cost is not None:
+        parts.append(f"about {estimate.cost:.2f} USD" if estimate.cost >= 0.01 else "less than 0.01 USD")
+    if estimate.seconds is not None:
+        parts.append(f"about {_duration(estimate.seconds)} ({estimate.basis})")
+    elif estimate.basis:
+        parts.append(estimate.basis)
     return "; ".join(parts)
 
 

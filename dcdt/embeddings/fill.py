@@ -1,4 +1,4 @@
-"""Fill a cache with what it lacks, by any embedder: the estimate, the progress, and what is kept when it stops."""
+"""Fill a cache with missing vectors by any embedder, with an estimate and a progress bar."""
 
 import contextlib
 import logging
@@ -34,13 +34,14 @@ log = logging.getLogger("dcdt")
 
 @dataclass
 class FillResult:
-    """What filling a cache has done.
+    """The result of filling a cache.
 
     Attributes:
-        texts: distinct texts asked for.
+        texts: number of distinct texts.
         embedded: of these, embedded now.
         shortened: of these, cut to the token limit.
-        tokens: counted by the server, where there is one.
+        tokens: counted by the server, if there is one.
+        refused: texts that the server refused, with its reason.
     """
 
     texts: int
@@ -53,20 +54,20 @@ class FillResult:
 def fill(
     cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True, dry_run: bool = False
 ) -> FillResult:
-    """Embed the texts that the cache lacks; each part is on disk as soon as its vectors are there.
+    """Embed the texts that the cache lacks; vectors are stored as soon as they are computed.
 
     Two processes that fill one cache take turns, so that no text is paid for twice.
 
     Args:
         cache: to fill.
-        texts: that it shall hold; they may repeat.
+        texts: to embed; they may repeat.
         config: of the embedder.
-        progress: whether to print the estimate, a bar and what was done.
+        progress: whether to print the estimate, a progress bar and the result.
         dry_run: stop after the estimate; nothing is written.
 
     Raises:
-        UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. What was embedded
-            until then is kept.
+        UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. Vectors
+            stored until then are kept.
     """
     done = FillResult(len(set(texts)))
     missing = cache.missing(texts)
@@ -112,9 +113,9 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("", total=len(missing))
 
-        def store(part: list[str], vectors: NDArray[np.float32]) -> None:
-            cache.add(part, vectors)
-            done.embedded += len(part)
+        def store(texts: list[str], vectors: NDArray[np.float32]) -> None:
+            cache.add(texts, vectors)
+            done.embedded += len(texts)
             if len(cache.shards) % MIN_SHARDS_TO_MERGE == 0:
                 cache.merge()
 
@@ -123,11 +124,11 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
 
 
 def _print_estimate(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
-    say = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
+    message = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
     if missing:
-        room = len(missing) * cache.space.dimensions * 2 / 2**30
-        say += f"; {format_forecast(config, len(missing), forecast(config, missing), room)}"
-    print(say, flush=True)  # noqa: T201 - part of what the commands say
+        gibibytes = len(missing) * cache.space.dimensions * 2 / 2**30
+        message += f"; {format_forecast(config, len(missing), forecast(config, missing), gibibytes)}"
+    print(message, flush=True)  # noqa: T201 - output of the commands
 
 
 def _print_result(done: FillResult, config: EmbedderConfig) -> None:
@@ -148,7 +149,7 @@ def _check_disk_space(cache: VectorCache, texts: int) -> None:
 
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process fills this folder. The lock goes with its process, however that ends."""
+    """Lock a folder against other processes that fill it. The lock ends with its process, however that ends."""
     try:
         import fcntl
     except ImportError:  # not POSIX: two processes may embed a text twice, and nothing worse
@@ -166,8 +167,8 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 
 class _Rate(ProgressColumn):
-    """Texts a second."""
+    """A progress column: texts a second."""
 
     def render(self, task: Task) -> Text:
-        """The rate, empty until there is one."""
+        """Return the rate, empty until there is one."""
         return Text(f"{task.speed:,.1f} texts/s" if task.speed else "")

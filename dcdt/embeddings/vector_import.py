@@ -1,4 +1,4 @@
-"""Vectors that people already have, brought into a cache: `.npy` or `.parquet`, with their texts or ids."""
+"""Import existing vectors into a cache: `.npy` or `.parquet`, with their texts or ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,22 +21,22 @@ NAME_COLUMNS = ("text", "_id", "id")
 def import_vectors(
     cache: VectorCache, vectors: Path, names: Path | None, collection: Collection, field: str, normalise: bool
 ) -> tuple[int, int]:
-    """Store vectors under the texts they belong to; texts that the cache holds already keep their vector.
+    """Store vectors under their texts; texts that are cached already keep their vector.
 
     Args:
         cache: to add to.
         vectors: `.npy` (n, D), or `.parquet` with a column `vector` or `embedding` and one of text, `_id`, `id`.
-        names: for `.npy`, what each row is of: `.jsonl` with `text` or `_id`, or `.txt` with an id a line.
-        collection: that the ids are of.
-        field: whose text an id stands for: a video's `title`, `text` or another field, or `query`.
-        normalise: bring vectors to length 1 first.
+        names: for `.npy`, the text or id of each row: `.jsonl` with `text` or `_id`, or `.txt` with an id a line.
+        collection: of the ids.
+        field: of the text that an id stands for: a video's `title`, `text` or another field, or `query`.
+        normalise: normalise the vectors first.
 
     Returns:
-        Vectors added, and rows left out because their text was there already.
+        Number of vectors added, and of rows left out because their text was cached already.
 
     Raises:
-        UserError: a file is not readable, a row has no text, or a vector is not what the space promises. Nothing is
-            added before all rows have been found good.
+        UserError: a file is not readable, a row has no text, or a vector is invalid in the space. Nothing is added
+            before all rows have been checked.
     """
     matrix, texts = _read(vectors, names, collection, field)
     if len(texts) != len(matrix):
@@ -47,26 +47,28 @@ def import_vectors(
             "Choose the embedder that made them: embedder=... embedder.model=... embedder.dimensions=N"
         )
     rows = _new_rows(cache, texts)
-    for store in (False, True):  # all are checked before the first is stored
+    for store in (False, True):  # check all before storing the first
         for start in range(0, len(rows), SHARD_ROWS):
-            part = rows[start : start + SHARD_ROWS]
-            found = np.array(matrix[part], dtype=np.float32)  # (p, D)
+            shard_rows = rows[start : start + SHARD_ROWS]
+            shard = np.array(matrix[shard_rows], dtype=np.float32)  # (p, D)
             if normalise:
-                found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-            named = [texts[row] for row in part]
+                shard /= np.maximum(np.linalg.norm(shard, axis=1, keepdims=True), 1e-12)
+            shard_texts = [texts[row] for row in shard_rows]
             if store:
-                cache.add(named, found)
+                cache.add(shard_texts, shard)
             else:
-                check_vectors(found, named, cache.space, str(vectors), "import.normalise=true brings lengths to 1.")
+                check_vectors(
+                    shard, shard_texts, cache.space, str(vectors), "import.normalise=true brings lengths to 1."
+                )
     return len(rows), len(texts) - len(rows)
 
 
 def _new_rows(cache: VectorCache, texts: Sequence[str]) -> list[int]:
-    """Rows whose text the cache lacks, the first of each text."""
-    wanted, rows = set(cache.missing(texts)), []
+    """Return the rows whose text the cache lacks, the first of each text."""
+    missing, rows = set(cache.missing(texts)), []
     for row, text in enumerate(texts):
-        if text in wanted:
-            wanted.discard(text)
+        if text in missing:
+            missing.discard(text)
             rows.append(row)
     return rows
 
@@ -74,7 +76,7 @@ def _new_rows(cache: VectorCache, texts: Sequence[str]) -> list[int]:
 def _read(
     vectors: Path, names: Path | None, collection: Collection, field: str
 ) -> tuple[NDArray[np.floating], list[str]]:
-    """The matrix (n, D), mapped where it can be, and the text of each row."""
+    """Read the matrix (n, D), memory-mapped if possible, and the text of each row."""
     if vectors.suffix == ".parquet":
         return _read_parquet(vectors, collection, field)
     if vectors.suffix != ".npy":
@@ -98,25 +100,25 @@ def _read_parquet(path: Path, collection: Collection, field: str) -> tuple[NDArr
 
     try:
         table = pq.read_table(path)
-        held = [name for name in VECTOR_COLUMNS if name in table.column_names]
-        named = [name for name in NAME_COLUMNS if name in table.column_names]
-        if not held or not named:
+        vector_columns = [name for name in VECTOR_COLUMNS if name in table.column_names]
+        name_columns = [name for name in NAME_COLUMNS if name in table.column_names]
+        if not vector_columns or not name_columns:
             raise UserError(
                 f"{path} has the columns {', '.join(table.column_names)}; needed are one of "
                 f"{', '.join(VECTOR_COLUMNS)} and one of {', '.join(NAME_COLUMNS)}."
             )
-        flat = table[held[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        flat = table[vector_columns[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         matrix = flat.reshape(table.num_rows, -1)
-        values = [str(value) for value in table[named[0]].to_pylist()]
+        values = [str(value) for value in table[name_columns[0]].to_pylist()]
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a readable table of vectors of one width ({error}).") from error
-    places = [f"{path} row {row}" for row in range(len(values))]
-    return matrix, _texts(named[0] == "text", values, places, collection, field)
+    locations = [f"{path} row {row}" for row in range(len(values))]
+    return matrix, _texts(name_columns[0] == "text", values, locations, collection, field)
 
 
 def _names(path: Path, collection: Collection, field: str) -> list[str]:
-    """Texts of the rows, from a list of ids or of records."""
-    values, places, kinds = [], [], set()
+    """Read the texts of the rows from a list of ids or records."""
+    values, locations, kinds = [], [], set()
     for number, line in read_lines(path):
         if path.suffix == ".jsonl":
             try:
@@ -131,20 +133,22 @@ def _names(path: Path, collection: Collection, field: str) -> list[str]:
                 raise UserError(f"{path}:{number}: '{kind}' {fault}. Every line needs 'text', or every line '_id'.")
         else:
             values.append(line.strip())
-        places.append(f"{path}:{number}")
-    return _texts(kinds == {"text"}, values, places, collection, field)
+        locations.append(f"{path}:{number}")
+    return _texts(kinds == {"text"}, values, locations, collection, field)
 
 
-def _texts(whole: bool, values: Sequence[str], places: Sequence[str], collection: Collection, field: str) -> list[str]:
-    """The values themselves where they are texts, else the texts that they are ids of."""
-    if whole:
+def _texts(
+    are_texts: bool, values: Sequence[str], locations: Sequence[str], collection: Collection, field: str
+) -> list[str]:
+    """Return the values if they are texts, else the texts of these ids."""
+    if are_texts:
         return list(values)
-    asked = field == "query"
-    rows = collection.queries.row_of if asked else collection.videos.row_of
-    texts = collection.queries.texts if asked else collection.field_texts(field)
-    for value, place in zip(values, places, strict=True):
+    is_query = field == "query"
+    rows = collection.queries.row_of if is_query else collection.videos.row_of
+    texts = collection.queries.texts if is_query else collection.field_texts(field)
+    for value, location in zip(values, locations, strict=True):
         if value not in rows:
             raise UserError(
-                f"{place}: the id '{one_line(value)}' is no {'query' if asked else 'video'} of {collection.path}."
+                f"{location}: the id '{one_line(value)}' is no {'query' if is_query else 'video'} of {collection.path}."
             )
     return [texts[rows[value]] for value in values]

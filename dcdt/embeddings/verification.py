@@ -1,4 +1,4 @@
-"""Check every file of a cache: does it hold what its name says, and are all vectors what they promise to be?"""
+"""Verify every file of a cache: its content hash and its vectors."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from dcdt.utils.errors import UserError
 
 
 class VerificationResult(NamedTuple):
-    """What a check has found: counts, and a line for each bad file."""
+    """The result of a check: counts, and a line for each bad file."""
 
     files: int
     vectors: int
@@ -19,9 +19,9 @@ class VerificationResult(NamedTuple):
 
 
 def verify(cache: VectorCache) -> VerificationResult:
-    """Read all files of a space, one after the other; the cache need not be readable as a whole.
+    """Check all files of a space one by one; the cache as a whole may be unreadable.
 
-    A file that other processes merge away meanwhile is left out.
+    Files that other processes merge meanwhile are left out.
     """
     bad: list[str] = []
     keys = [np.zeros((0, 2), np.uint64)]
@@ -39,5 +39,5 @@ def verify(cache: VectorCache) -> VerificationResult:
             continue
         except UserError as error:
             bad.append(str(error).splitlines()[0])
-    joined = np.concatenate(keys)
-    return VerificationResult(len(paths), len(joined), len(np.unique(joined, axis=0)), bad)
+    all_keys = np.concatenate(keys)
+    return VerificationResult(len(paths), len(all_keys), len(np.unique(all_keys, axis=0)), bad)

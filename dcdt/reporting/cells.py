@@ -12,12 +12,12 @@ from dcdt.runs.reader import PairScores, Run
 Floats = NDArray[np.float64]
 NAN = float("nan")
 PAIR_METRICS = ("accuracy", "precision", "recall", "f1", "auroc")
-N_RESAMPLES, CHUNK = 2_000, 500  # of the pair protocol, where a resample costs more
+N_RESAMPLES, CHUNK = 2_000, 500  # of the pair protocol
 
 
 @dataclass(frozen=True)
 class Number:
-    """One cell: a value with its interval and its spread over runs, as far as there are any, and how to print it."""
+    """A cell: a value with its interval and its spread over runs, NaN if unknown, and its format."""
 
     value: float
     low: float = NAN
@@ -26,24 +26,24 @@ class Number:
     digits: int = 3
     signed: bool = False
     best: bool = False
-    floor: bool = False  # print what rounds to zero as "<" the smallest printed step: p-values
+    floor: bool = False  # print what rounds to zero as "<0.001", for p-values
 
     def text(self, value: float | None = None) -> str:
-        """A value (this cell's own, unless another is given) at this cell's precision.
+        """Format a value, by default the cell's own, at the precision of the cell.
 
         >>> Number(0.12345).text(), Number(0.5, signed=True).text()
         ('0.123', '+0.500')
         >>> Number(0.00001, digits=4, floor=True).text()
         '<0.0001'
         """
-        shown = self.value if value is None else value
-        if self.floor and 0 < shown < 0.5 * 10**-self.digits:
+        printed = self.value if value is None else value
+        if self.floor and 0 < printed < 0.5 * 10**-self.digits:
             return f"<{10**-self.digits:.{self.digits}f}"
-        return f"{shown:{'+' if self.signed else ''}{',' if self.digits == 0 else ''}.{self.digits}f}"
+        return f"{printed:{'+' if self.signed else ''}{',' if self.digits == 0 else ''}.{self.digits}f}"
 
 
 def per_query(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> dict[str, float]:
-    """Each query's mean over seeds (and over folds, where it was tested more than once), by id.
+    """Compute each query's mean over seeds, and over folds if it was tested more than once, by id.
 
     Args:
         runs: the finished runs of a variant.
@@ -67,17 +67,17 @@ def per_query(runs: Sequence[Run], metric: str, side: str = "test", kind: str = 
 
 
 def ranking_cell(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> Number | None:
-    """Mean over unique queries, bootstrap interval over them, spread of the runs' own means; None without a query."""
+    """Compute the mean over unique queries, its bootstrap interval, and the spread over runs; None without a query."""
     values = list(per_query(runs, metric, side, kind, warm).values())
     if not values:
         return None
-    own = [per_query([run], metric, side, kind, warm).values() for run in runs]
-    means = [float(np.mean(list(part))) for part in own if part]
+    by_run = [per_query([run], metric, side, kind, warm).values() for run in runs]
+    means = [float(np.mean(list(values_of_run))) for values_of_run in by_run if values_of_run]
     return Number(float(np.mean(values)), *bootstrap_interval(values), spread(means))
 
 
 def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
-    """Accuracy, precision, recall, F1 and AUROC of the pair protocol; empty where a run has no pairs.
+    """Compute accuracy, precision, recall, F1 and AUROC of the pair protocol; empty if a run has no pairs.
 
     The test pairs of all folds are pooled per seed, each accepted or not at its own run's threshold, and the seeds are
     averaged. AUROC compares only pairs that one run scored: the scores of two folds' models are on two scales.
@@ -106,30 +106,30 @@ def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
         weights = np.bincount(drawn.ravel(), minlength=size * len(queries)).reshape(size, -1).astype(np.float64)
         resampled.append(_mean_over_seeds(pools, weights))
     cells = {}
-    for at, name in enumerate(PAIR_METRICS):
+    for i, name in enumerate(PAIR_METRICS):
         ends = (NAN, NAN)
         if resampled:
-            low, high = np.nanquantile(np.concatenate([part[at] for part in resampled]), [0.025, 0.975])
+            low, high = np.nanquantile(np.concatenate([sample[i] for sample in resampled]), [0.025, 0.975])
             ends = (float(low), float(high))
-        cells[name] = Number(float(values[at]), *ends, spread([float(one[at]) for one in single.values()]))
+        cells[name] = Number(float(values[i]), *ends, spread([float(run_values[i]) for run_values in single.values()]))
     return cells
 
 
 class _QueryCounts:
-    """The pairs of one run, counted by query, so that a resample of queries is a product with weights."""
+    """The pairs of one run counted by query, so that a resample of queries is a product with weights."""
 
     def __init__(self, pairs: PairScores, row_of: dict[str, int]) -> None:
         rows = np.array([row_of[name] for name in pairs.queries])  # (m,)
-        self.rows, place = np.unique(rows, return_inverse=True)  # (q,), (m,)
+        self.rows, index = np.unique(rows, return_inverse=True)  # (q,), (m,)
         n, labels, accepted = len(self.rows), pairs.labels, pairs.accepted
         cases = (labels & accepted, ~labels & accepted, labels & ~accepted, ~labels & ~accepted)
-        self.cases = np.stack([np.bincount(place[case], minlength=n) for case in cases], axis=1)  # (q, 4)
-        self.wins = np.zeros((n, n))  # of positives of one query over negatives of another, ties half
-        negatives, theirs = pairs.scores[~labels], place[~labels]
-        for score, query in zip(pairs.scores[labels], place[labels], strict=True):
+        self.cases = np.stack([np.bincount(index[case], minlength=n) for case in cases], axis=1)  # (q, 4)
+        self.wins = np.zeros((n, n))  # positives of one query over negatives of another, ties half
+        negatives, negative_index = pairs.scores[~labels], index[~labels]
+        for score, query in zip(pairs.scores[labels], index[labels], strict=True):
             won = (negatives < score) + 0.5 * (negatives == score)
-            self.wins[query] += np.bincount(theirs, weights=won, minlength=n)
-        self.positives, self.negatives = (np.bincount(place[case], minlength=n) for case in (labels, ~labels))
+            self.wins[query] += np.bincount(negative_index, weights=won, minlength=n)
+        self.positives, self.negatives = (np.bincount(index[case], minlength=n) for case in (labels, ~labels))
 
 
 class _FoldPool:
@@ -139,12 +139,14 @@ class _FoldPool:
         self.parts = parts
 
     def metrics(self, weights: Floats | None) -> Floats:
-        """The five metrics (5, r) under query weights (r, Q); each query once where None."""
-        own = [np.ones((1, len(part.rows))) if weights is None else weights[:, part.rows] for part in self.parts]
-        both = list(zip(own, self.parts, strict=True))  # (r, q) weights and the part of one fold
-        cases = np.sum([w @ part.cases for w, part in both], axis=0)  # (r, 4)
-        wins = np.sum([((w @ part.wins) * w).sum(1) for w, part in both], axis=0)  # (r,)
-        duels = np.sum([(w @ part.positives) * (w @ part.negatives) for w, part in both], axis=0)  # (r,)
+        """Compute the five metrics (5, r) with query weights (r, Q); None: each query once."""
+        fold_weights = [
+            np.ones((1, len(fold.rows))) if weights is None else weights[:, fold.rows] for fold in self.parts
+        ]
+        weighted_folds = list(zip(fold_weights, self.parts, strict=True))  # (r, q) weights and the part of one fold
+        cases = np.sum([w @ fold.cases for w, fold in weighted_folds], axis=0)  # (r, 4)
+        wins = np.sum([((w @ fold.wins) * w).sum(1) for w, fold in weighted_folds], axis=0)  # (r,)
+        duels = np.sum([(w @ fold.positives) * (w @ fold.negatives) for w, fold in weighted_folds], axis=0)  # (r,)
         hits, false, missed, right = cases.T
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack(

@@ -20,7 +20,7 @@ ALPHA, MARGIN = 0.05, 0.02
 
 @dataclass(frozen=True)
 class Comparison:
-    """One paired test of the family: `model` minus `reference` on the n queries both were tested on."""
+    """A paired test of the family: `model` minus `reference` on the n queries both were tested on."""
 
     model: str
     reference: str
@@ -28,42 +28,42 @@ class Comparison:
     difference: Number
     p: float
     adjusted: float
-    corrected: Number  # mean over folds with its Nadeau-Bengio interval across training sets; NaN below two folds
+    corrected: Number  # mean over folds with its Nadeau-Bengio interval; NaN for fewer than two folds
     verdict: str
 
 
 def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Comparison]:
-    """Paired sign-flip tests of one family, Holm-corrected over all of it, in the order given.
+    """Compute the paired sign-flip tests of one family, Holm-corrected, in the order of the pairs.
 
     Args:
-        pairs: (model, reference) each; they are compared on the folds that both have, those without one are left out.
+        pairs: (model, reference); they are compared on common folds, and left out without one.
         metric: the primary metric.
     """
-    found = []
+    pairs_with_gaps = []
     for model, reference in pairs:
         shared = set(model.folds) & set(reference.folds)
         sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
         ours, theirs = (per_query(runs, metric) if runs else {} for runs in sides)
         common = sorted(ours.keys() & theirs.keys())
         if common:
-            found.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))
-    raw = {str(at): paired_sign_flip(gaps) for at, (_, _, gaps) in enumerate(found)}
+            pairs_with_gaps.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))
+    raw = {str(i): paired_sign_flip(gaps) for i, (_, _, gaps) in enumerate(pairs_with_gaps)}
     adjusted = holm(raw)
     comparisons = []
-    for at, (model, reference, gaps) in enumerate(found):
+    for i, (model, reference, gaps) in enumerate(pairs_with_gaps):
         low, high = bootstrap_interval(gaps)
         difference = Number(float(gaps.mean()), low, high, signed=True)
-        p = adjusted[str(at)]
+        p = adjusted[str(i)]
         corrected = across_training_sets(model, reference, metric)
         verdict = make_verdict(difference, p)
         comparisons.append(
-            Comparison(model.label, reference.label, len(gaps), difference, raw[str(at)], p, corrected, verdict)
+            Comparison(model.label, reference.label, len(gaps), difference, raw[str(i)], p, corrected, verdict)
         )
     return comparisons
 
 
 def make_verdict(difference: Number, p: float) -> str:
-    """What a difference shows, in words.
+    """Classify a difference.
 
     >>> make_verdict(Number(0.1, 0.05, 0.15), 0.01), make_verdict(Number(0.0, -0.01, 0.01), 1.0)
     ('better', 'non-inferior')
@@ -74,7 +74,7 @@ def make_verdict(difference: Number, p: float) -> str:
 
 
 def across_training_sets(model: Variant, reference: Variant, metric: str) -> Number:
-    """Mean difference over the folds both have, with its Nadeau-Bengio interval; NaN where there are fewer than two."""
+    """Compute the mean difference over common folds with its Nadeau-Bengio interval; NaN for fewer than two."""
     gaps, ratios = [], []
     for fold in sorted(set(model.folds) & set(reference.folds)):
         sides = [[run for run in variant.runs if run.fold == fold] for variant in (model, reference)]

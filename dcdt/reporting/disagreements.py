@@ -17,7 +17,7 @@ _BLANK = re.compile(r"\s")
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One query: its text, what both models score on it, and the first videos of each, positive or not."""
+    """A query: its text, the metric of both models, and the first videos of each with whether they are positives."""
 
     query: str
     kind: str
@@ -27,29 +27,29 @@ class Disagreement:
 
 
 def disagreements(one: Variant, other: Variant, metric: str) -> tuple[list[Disagreement], str]:
-    """The queries with the largest difference either way, and a note where texts or rankings are not at hand.
+    """Find the queries with the largest difference; return them, and a note if texts are not available.
 
     Rankings are those of each model's first run (lowest fold and seed) that tested the query.
     """
     ours, theirs = per_query(one.runs, metric), per_query(other.runs, metric)
     gaps = {name: abs(ours[name] - theirs[name]) for name in ours.keys() & theirs.keys()}
-    chosen = sorted((name for name, gap in gaps.items() if gap > 0), key=lambda name: (-gaps[name], name))[:MAX_QUERIES]
+    names = sorted((name for name, gap in gaps.items() if gap > 0), key=lambda name: (-gaps[name], name))[:MAX_QUERIES]
     collection, note = _load_unchanged_collection(one.runs[0])
-    found = []
-    for name in chosen:
+    results = []
+    for name in names:
         runs = tuple(next(run for run in variant.runs if name in run.sides["test"].ids) for variant in (one, other))
-        at = runs[0].sides["test"].ids.index(name)
+        i = runs[0].sides["test"].ids.index(name)
         scores = runs[0].sides["test"]
         text = collection.queries.texts[collection.queries.row_of[name]] if collection else name
         tops = tuple(_top_videos(run, name, collection) for run in runs)
-        found.append(
-            Disagreement(text, scores.kinds[at], scores.warm[at], (ours[name], theirs[name]), (tops[0], tops[1]))
+        results.append(
+            Disagreement(text, scores.kinds[i], scores.warm[i], (ours[name], theirs[name]), (tops[0], tops[1]))
         )
-    return found, note
+    return results, note
 
 
 def _load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
-    """The collection of a run where it lies where it lay and is unchanged."""
+    """Load the collection of a run if it is unchanged at its path; else return a note."""
     path = Path(str(run.config["data"]["path"]))
     try:
         collection = load_collection(path)
@@ -61,11 +61,11 @@ def _load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
 
 
 def _top_videos(run: Run, query: str, collection: Collection | None) -> list[tuple[str, bool]]:
-    """Titles (ids without a collection) of a query's first videos in run.trec; empty where there is no such file."""
-    wanted = f"{_trec_id(query)} "
+    """Read the titles (ids without a collection) of a query's first videos in run.trec; empty without the file."""
+    prefix = f"{_trec_id(query)} "
     try:
         with (run.folder / "run.trec").open(encoding="utf-8") as lines:
-            ranked = [line.split()[2] for line in lines if line.startswith(wanted)][:MAX_VIDEOS]
+            ranked = [line.split()[2] for line in lines if line.startswith(prefix)][:MAX_VIDEOS]
     except (OSError, IndexError, UnicodeDecodeError):
         return []
     if collection is None:

@@ -1,4 +1,4 @@
-"""What a table is, before anybody prints it."""
+"""The tables of a report: rows, columns and cells, independent of the output format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ CELL_CAPTION = (
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its name, its cells by column, and what must be said of it."""
+    """A row: its name, its cells by column, and a note."""
 
     name: str
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -25,13 +25,13 @@ class Row:
 
     @property
     def without_result(self) -> bool:
-        """Whether nothing of it was measured, so that its note stands in place of its cells."""
+        """Whether nothing of it was measured, so that its note replaces its cells."""
         return bool(self.note) and all(key.startswith("reported_") for key in self.cells)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. `columns` maps keys of cells to headings; `stub` is the heading of the rows' names."""
+    """A table. `columns` maps keys of cells to headings; `stub` is the heading of the rows' names."""
 
     name: str
     title: str
@@ -43,26 +43,26 @@ class Table:
 
     @property
     def measured(self) -> list[str]:
-        """Keys of the columns that are not the paper's, which stand last."""
+        """Keys of the columns that are not the paper's, which are last."""
         return [key for key in self.columns if not key.startswith("reported_")]
 
 
 def metric_name(metric: str) -> str:
-    """How a ranking metric is printed.
+    """Return the printed name of a ranking metric.
 
     >>> metric_name("mrr"), metric_name("ndcg@10"), metric_name("recall@5")
     ('MRR', 'nDCG@10', 'recall@5')
     """
-    name, at, k = metric.partition("@")
-    return {"mrr": "MRR", "map": "MAP", "ndcg": "nDCG"}.get(name, name) + at + k
+    name, separator, k = metric.partition("@")
+    return {"mrr": "MRR", "map": "MAP", "ndcg": "nDCG"}.get(name, name) + separator + k
 
 
 def mark_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Row]:
-    """Mark the highest value of each column among the eligible rows, with everything printed the same."""
+    """Mark the highest value of each column among the eligible rows, with all that print the same."""
     best: dict[str, str] = {}
     for key in columns:
-        found = [row.cells[key] for row in rows if row.name in eligible and key in row.cells]
-        numbers = [cell for cell in found if isinstance(cell, Number)]
+        column_cells = [row.cells[key] for row in rows if row.name in eligible and key in row.cells]
+        numbers = [cell for cell in column_cells if isinstance(cell, Number)]
         if len(numbers) > 1:
             best[key] = max(numbers, key=lambda number: number.value).text()
     marked = []
@@ -78,17 +78,17 @@ def mark_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Ro
 
 
 def mean_number(values: Sequence[float], digits: int) -> Number:
-    """Mean over runs with their standard deviation."""
+    """Compute the mean over runs with their standard deviation."""
     return Number(float(np.mean(values)), spread=spread(values), digits=digits)
 
 
 def format_span(values: Sequence[int]) -> str:
-    """The lowest to the highest of ascending numbers."""
+    """Format the lowest and the highest of ascending numbers."""
     return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def format_ranges(values: Sequence[int]) -> str:
-    """Numbers in words, runs of three and more joined.
+    """Format ascending numbers, with ranges of three and more.
 
     >>> format_ranges([0, 1, 2, 3, 7])
     '0 to 3, 7'
@@ -99,5 +99,5 @@ def format_ranges(values: Sequence[int]) -> str:
             groups[-1].append(value)
         else:
             groups.append([value])
-    parts = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in groups]
+    parts = [f"{group[0]} to {group[-1]}" if len(group) > 2 else ", ".join(map(str, group)) for group in groups]
     return ", ".join(parts)

@@ -1,7 +1,7 @@
 """Embed texts with an exported sentence model by ONNX Runtime: the local embedder's vectors without torch.
 
-Neither torch nor transformers nor lightning is imported here, so that a process which only answers questions starts in
-a fraction of a second. `dcdt.embeddings.providers.onnx_export` makes the folder.
+Neither torch nor transformers nor lightning is imported, so that a process that only answers questions starts in a
+fraction of a second. `dcdt.embeddings.providers.onnx_export` makes the folder.
 """
 
 import os
@@ -22,7 +22,7 @@ MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
 
 
 class OnnxEmbedder(LocalRunner):
-    """Text to vector by an exported model, on the CPU.
+    """Embed texts by an exported model, on the CPU.
 
     Args:
         folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.ensure_exported` returns it.
@@ -46,7 +46,7 @@ class OnnxEmbedder(LocalRunner):
         options = SessionOptions()
         options.intra_op_num_threads = threads or _default_threads()
         options.log_severity_level = 3  # errors alone
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads keep spinning after a text
         path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
@@ -61,7 +61,7 @@ class OnnxEmbedder(LocalRunner):
         self.tokenizer.enable_truncation(config.max_tokens)
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Vectors of texts.
+        """Embed texts.
 
         Args:
             texts: n texts.
@@ -85,12 +85,12 @@ class OnnxEmbedder(LocalRunner):
         return result
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-        """Token ids and mask, both (B, T), T the longest row's length."""
+        """Pad token ids: `input_ids` and `attention_mask`, both (B, T), T of the longest row."""
         ids = np.full((len(rows), max(len(row) for row in rows)), self.pad, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
@@ -104,5 +104,5 @@ class OnnxEmbedder(LocalRunner):
 
 
 def _default_threads() -> int:
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else 0
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else 0

@@ -1,8 +1,9 @@
-"""Export a local sentence model for ONNX Runtime, once: a folder named by the hash of its weights, whole or not at all.
+"""Export a local sentence model for ONNX Runtime, once, into a folder named by the hash of its weights.
 
 torch's newer exporter is used (`dynamo=True`); the older one gave wrong numbers for this model without an error.
-Therefore every export is compared with torch on several lengths before it gets its name. What ONNX Runtime has as one
-operator (attention, sums that are normalised, GELU with its bias) is fused by onnxscript, where that keeps the numbers.
+Therefore every export is compared with torch on several lengths before it is renamed into place. Operators that ONNX
+Runtime has fused (attention, layer normalisation of sums, GELU with bias) are fused by onnxscript, if that keeps the
+numbers.
 """
 
 import logging
@@ -31,14 +32,14 @@ SHAPES = ((1, 1), (1, 3), (2, 7), (1, 33), (3, 64), (2, 160))  # of the comparis
 
 
 def export_folder(config: LocalEmbedderConfig) -> Path:
-    """Where the exported model of a configuration lies, there or not; found without torch."""
+    """Return the folder of the exported model of a configuration, which may not exist yet; without torch."""
     layers, pooling = len(config.layer_weights), pooling_of(config)
     name = Path(config.package).resolve().name
     return cache_home() / "onnx" / f"{name}_{weights_hash(config.package)[:16]}_{pooling}-{layers}_v{FORMAT}"
 
 
 def backend_of(config: LocalEmbedderConfig) -> str:
-    """`torch` or `onnx`, as asked; by itself torch on a GPU, on a CPU ONNX Runtime where it is installed."""
+    """Return `torch` or `onnx`, as configured; by default torch on a GPU, on a CPU ONNX Runtime if installed."""
     if config.backend != "auto":
         return config.backend
     if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():  # else no need to import torch
@@ -52,7 +53,7 @@ def backend_of(config: LocalEmbedderConfig) -> str:
 
 
 def ensure_exported(config: LocalEmbedderConfig) -> Path:
-    """The folder of the exported model, made first where it is missing (which needs torch, and ten seconds or so).
+    """Return the folder of the exported model; if it is missing, export it, which needs torch and some ten seconds.
 
     Raises:
         UserError: the model, onnxscript or transformers is not installed, the export differs from torch, or the folder
@@ -80,7 +81,7 @@ def ensure_exported(config: LocalEmbedderConfig) -> Path:
 
 
 def _rename_export(temporary: Path, folder: Path) -> None:
-    """Rename the finished folder; where another process was first, its export stands."""
+    """Rename the finished folder; if another process was first, keep its export."""
     temporary.chmod(0o755)
     try:
         temporary.replace(folder)
@@ -91,7 +92,7 @@ def _rename_export(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def silence_exporter() -> Iterator[None]:
-    """What torch's exporter and its optimizer print, log and warn of goes nowhere; errors are raised as ever."""
+    """Silence the output, logs and warnings of torch's exporter; errors are raised."""
     levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
     with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
         warnings.simplefilter("ignore")
@@ -117,7 +118,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
         with silence_exporter():
             program = torch.onnx.export(
                 model,
-                tuple(torch.from_numpy(part) for part in example),
+                tuple(torch.from_numpy(array) for array in example),
                 dynamo=True,
                 input_names=["input_ids", "attention_mask"],
                 output_names=["layers"],
@@ -149,7 +150,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
 
 
 def _fuse(program: Any, model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
-    """Put the fused graph in the place of the plain one, which stays where that fails or gives other numbers."""
+    """Replace the plain graph by the fused one, unless fusing fails or changes the numbers."""
     fused = path.with_suffix(".fused")
     try:
         with silence_exporter():
@@ -165,7 +166,7 @@ def _fuse(program: Any, model: Any, path: Path, longest: int) -> None:  # noqa: 
 
 
 def _random_tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
-    """Random token ids (texts, length) and a mask under which the first text is the shortest."""
+    """Draw random token ids (texts, length) and a mask that makes the first text the shortest."""
     rng = np.random.default_rng(texts * 1000 + length)
     ids = rng.integers(5, model.model.config.vocab_size, (texts, length))
     mask = np.ones_like(ids)
@@ -182,11 +183,11 @@ def _check_against_torch(model: Any, path: Path, longest: int) -> None:  # noqa:
     for texts, length in [*SHAPES, (1, longest)]:
         ids, mask = _random_tokens(model, texts, min(length, longest))
         with torch.inference_mode():
-            wanted = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-        (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
-        worst = float(np.abs(wanted - found).max())
-        if not worst <= TOLERANCE:
+            expected = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        (actual,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        difference = float(np.abs(expected - actual).max())
+        if not difference <= TOLERANCE:
             raise UserError(
-                f"the exported model is {worst:.2g} off torch at {ids.shape[1]} tokens (limit {TOLERANCE:g}).\n"
+                f"the exported model is {difference:.2g} off torch at {ids.shape[1]} tokens (limit {TOLERANCE:g}).\n"
                 "Choose embedder.backend=torch."
             )
