@@ -80,7 +80,7 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = N
     free = shutil.disk_usage(folder).free
     if free < size * dtype.itemsize:
         raise UserError(
-            f"trainer.mapped=true needs {size * dtype.itemsize / 2**30:.1f} GB in {folder}; {free / 2**30:.1f} are left."
+            f"trainer.mapped=true needs {size * dtype.itemsize / 2**30:.1f} GB in {folder}; free: {free / 2**30:.1f}."
             "\nMake room, or name another folder: data.cache=FOLDER"
         )
     handle, name = tempfile.mkstemp(prefix=".tables.", suffix=".tmp", dir=folder)

@@ -156,7 +156,7 @@ def test_what_the_towers_start_from_is_said_in_one_place():
     turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))).Q
     mapped = turned * torch.linspace(0.5, 2, WIDTH)
     model = make_model()
-    model._start = lambda vectors: vectors @ mapped
+    model._tower_input = lambda vectors: vectors @ mapped
     queries, videos = model.tables.queries @ mapped, (model.tables.videos @ mapped).sum(0)
     wanted = torch.cosine_similarity(queries[:, None], videos[None], dim=-1)
     torch.testing.assert_close(scores_of(model), wanted)
