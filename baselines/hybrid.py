@@ -108,7 +108,7 @@ def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
             first, second = (
                 _scores_for_side(component, queries, rows, side.name) for component in (model.first, model.second)
             )
-            value_of = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
+            value_of = (lambda values: quality(values, data.ks)) if judged else (lambda values: values["mrr"].double())
             for weight in WEIGHTS:
                 scores = fuse(first, second, weight, queries.candidates)
                 _, metrics, _ = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)

@@ -108,7 +108,7 @@ def _interaction_facts(collection: Collection) -> list[tuple[str, str]]:
 def _format_day(time: float) -> str:
     """Format the day of a time in seconds; the number itself if it is out of range.
 
-    >>> _format_day(86400.5), _day(1e300)
+    >>> _format_day(86400.5), _format_day(1e300)
     ('1970-01-02', '1e+300')
     """
     try:

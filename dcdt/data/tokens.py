@@ -44,7 +44,7 @@ def fold_case(text: str) -> str:
 def contains_token(text: str, token: str) -> bool:
     """Return whether a token is among those of a folded text, without computing the others.
 
-    >>> contains_token("ranks of a matrix", "matrix"), holds("ranks of a matrix", "rank")
+    >>> contains_token("ranks of a matrix", "matrix"), contains_token("ranks of a matrix", "rank")
     (True, False)
     """
     kind, pair = _character_kind(token[0]), len(token) > 1

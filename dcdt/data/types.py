@@ -51,7 +51,7 @@ class Judgments:
         return len(self.query)
 
     def where(self, keep: NDArray[np.bool_]) -> "Judgments":
-        """The judgments for which `keep` (J,) is true."""
+        """Select the judgments for which `keep` (J,) is true."""
         return Judgments(self.query[keep], self.video[keep], self.grade[keep])
 
 
@@ -112,13 +112,13 @@ class Collection:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that a run reads: content, given splits, metadata, collection.yaml and interactions.csv."""
-        given = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given_sides.items()}
+        sides = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given_sides.items()}
         metadata = [
             dict(zip(documents.ids, documents.metadata, strict=True)) for documents in (self.videos, self.queries)
         ]
         path = self.path / "interactions.csv"
         interactions = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        parts = [self.content_hash, given, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        parts = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), interactions]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def field_texts(self, name: str) -> list[str]:

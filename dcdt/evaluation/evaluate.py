@@ -71,7 +71,7 @@ def evaluate(
     judged = {query: grades for query, grades in qrels.items() if _has_positive(query, grades, positive_grade)}
     if not judged:
         raise UserError(f"none of {len(qrels)} queries has a video of grade {positive_grade:g} or more.")
-    names = list(dict.fromkeys(video for found in scores.values() for video in found))
+    names = list(dict.fromkeys(video for scored in scores.values() for video in scored))
     tie_position = dict(zip(names, tie_order(names).tolist(), strict=True))
     width = max(map(len, judged.values()))
     ranks = torch.zeros(len(judged), width, dtype=torch.int64)  # (Q, J), 0 at padding

@@ -21,7 +21,7 @@ from dcdt.reporting.variants import Variant
 
 INK, RULE, MUTED = "#22262c", "#d4d8de", "#7d8590"
 SERIES = ("#2a6ab0", "#c4641a", "#2b8558", "#8a4fa3", "#b5383e", "#12808a", "#7a5c2f", "#55606d")
-COLOURS = {INK: "--ink", RULE: "--rule", MUTED: "--muted"} | {hue: f"--hue-{at}" for at, hue in enumerate(SERIES)}
+COLOURS = {INK: "--ink", RULE: "--rule", MUTED: "--muted"} | {hue: f"--hue-{i}" for i, hue in enumerate(SERIES)}
 STYLE: Any = {  # matplotlib types the keys one by one
     "font.size": 11,
     "axes.labelsize": 11,

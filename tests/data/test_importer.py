@@ -38,7 +38,7 @@ def test_only_the_columns_to_keep_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nr,title\n1,a\n", r"no column 'id' or 'text' among nr, title.\nName what is there: --id-column NAME --text"),
+        ("nr,title\n1,a\n", r"no column 'id' or 'text' among nr, title.\nName the columns: --id-column NAME --text"),
         ("id,clip\n1,a\n", r"no column 'title' or 'text' among id, clip"),
         ("id,title\n1,a\n1,b\n", r"videos.csv:3: the id '1' is already used at .*videos.csv:2"),
         ("id,title\n,a\n", r"videos.csv:2: the id in column 'id' is empty"),
