@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from embeddings.tiny import write_model
+from hydra import initialize_config_dir
 from hypothesis import HealthCheck, settings
 from support import made_once, make_collection, small_run
 
+from dcdt.config import config_folder, register_resolvers
 from dcdt.data.beir import load_collection
 from dcdt.serving.load import load
 
@@ -88,3 +90,11 @@ def environment(bench):
     """Of a subprocess that imports this checkout."""
     root = Path(__file__).parents[1]
     return {**os.environ, "PYTHONPATH": str(root), "DCDT_CACHE": str(bench / "cache"), "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="module")
+def hydra():
+    """Compose configurations as the commands do, for modules that are marked to use it."""
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from support import make_collection
 
-from dcdt.config import config_folder, job_name, parse, read_overrides, reads, register_resolvers
+from dcdt.config import job_name, parse, read_overrides, reads
 from dcdt.config.models import MODELS, TRAINED
 from dcdt.config.search_spaces import SPACES
 from dcdt.data.beir import load_collection
@@ -19,6 +19,8 @@ from dcdt.runs.provenance import fingerprint
 from dcdt.runs.sweep import without_unread
 from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
+
+pytestmark = pytest.mark.usefixtures("hydra")
 
 CHANGES = {
     "loss": "loss=triplet",
@@ -35,13 +37,6 @@ BASES = {  # settings under which every model uses what it is given
     "two_stage_joint": ["model.penalty=1", "model.depth=5", "loss=infonce", "sampler=catalogue"],
     "hybrid": ["model@model.second=dcdt_ridge", "model.second.penalty=1"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,17 @@ import io
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from support import prepare, quiet_trainer
 
 from baselines.hybrid import WEIGHTS, Hybrid, candidate_ranks, fuse, validate_weights, z_scores
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from dcdt.config import SplitConfig, parse
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import Recommender, query_batch
 from dcdt.utils.errors import NotApplicable, UserError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def config_of(*overrides):

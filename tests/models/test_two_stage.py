@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from support import make_collection, prepare, quiet_trainer
 
 from dcdt.config import (
@@ -12,9 +12,7 @@ from dcdt.config import (
     InfoNCEConfig,
     OptimizerConfig,
     SplitConfig,
-    config_folder,
     parse,
-    register_resolvers,
 )
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
@@ -28,15 +26,10 @@ from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("hydra")
+
 DEPTH = 7
 PENALTIES = (0.003, 0.1, float("inf"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,24 +5,19 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.config import parse
 from dcdt.config.registry import MODELS
 from dcdt.config.search_spaces import SPACES
 from dcdt.training.tuner import overrides, search
 from dcdt.utils.errors import Diverged
 from dcdt.utils.files import write_json
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def composed(name, *changes):
