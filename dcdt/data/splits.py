@@ -476,9 +476,11 @@ def _hash(salt: str, text: str) -> int:
 
 def _fingerprint(collection: Collection, split: Split) -> str:
     ids, videos = collection.queries.ids, collection.videos.ids
-    parts = {
+    side_ids = {
         name: [sorted(ids[row] for row in side.queries), sorted(videos[row] for row in np.flatnonzero(side.candidates))]
         for name, side in [("train", split.train), *split.sides.items()]
     }
     pairs = sorted((ids[query], videos[video]) for query, video in split.pairs.tolist())
-    return hashlib.sha256(json.dumps([collection.content_hash, parts, pairs], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([collection.content_hash, side_ids, pairs], sort_keys=True).encode()).hexdigest()[
+        :16
+    ]

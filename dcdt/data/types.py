@@ -100,8 +100,8 @@ class Collection:
         """Hash of all ids, texts and judgments, on which splits depend; the order of lines does not matter."""
         digest = hashlib.sha256()
         for documents in (self.videos, self.queries):
-            for parts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
-                digest.update(json.dumps(parts).encode())
+            for texts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
+                digest.update(json.dumps(texts).encode())
         triples = sorted(
             (self.queries.ids[q], self.videos.ids[v], float(g))
             for q, v, g in zip(self.judgments.query, self.judgments.video, self.judgments.grade, strict=True)
@@ -118,8 +118,8 @@ class Collection:
         ]
         path = self.path / "interactions.csv"
         interactions = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        parts = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), interactions]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        content = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def field_texts(self, name: str) -> list[str]:
         """Return the text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.

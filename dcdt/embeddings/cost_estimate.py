@@ -72,14 +72,14 @@ def format_forecast(config: EmbedderConfig, missing: int, estimate: Forecast, gi
     'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """
     size = f"{1024 * gibibytes:,.0f} MiB" if gibibytes >= 1 / 1024 else "under 1 MiB"
-    parts = [f"about {estimate.tokens:,} tokens by embedder={config.name}, {size} on disk"]
+    clauses = [f"about {estimate.tokens:,} tokens by embedder={config.name}, {size} on disk"]
     if estimate.cost is not None:
-        parts.append(f"about {estimate.cost:.2f} USD" if estimate.cost >= 0.01 else "less than 0.01 USD")
+        clauses.append(f"about {estimate.cost:.2f} USD" if estimate.cost >= 0.01 else "less than 0.01 USD")
     if estimate.seconds is not None:
-        parts.append(f"about {_duration(estimate.seconds)} ({estimate.basis})")
+        clauses.append(f"about {_duration(estimate.seconds)} ({estimate.basis})")
     elif estimate.basis:
-        parts.append(estimate.basis)
-    return "; ".join(parts)
+        clauses.append(estimate.basis)
+    return "; ".join(clauses)
 
 
 def _duration(seconds: float) -> str:

@@ -69,13 +69,13 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
             if header_size > size:
                 raise ValueError("the header is longer than the file")
             header = parse_json(file.read(header_size))
-            keys_at = _tensor_offset(header["keys"], "U8", 1, 8 + header_size, size)
-            vectors_at = _tensor_offset(header["vectors"], "F16", 2, 8 + header_size, size)
+            keys_offset = _tensor_offset(header["keys"], "U8", 1, 8 + header_size, size)
+            vectors_offset = _tensor_offset(header["vectors"], "F16", 2, 8 + header_size, size)
             shapes = tuple(header["keys"]["shape"]), tuple(header["vectors"]["shape"])
             n = shapes[1][0]
             if shapes != ((n, 16), (n, width)):
                 raise ValueError(f"shapes {shapes[0]} and {shapes[1]}")
-            file.seek(keys_at)
+            file.seek(keys_offset)
             keys = np.frombuffer(file.read(16 * n), dtype="<u8").reshape(n, 2)
     except FileNotFoundError:
         raise
@@ -83,7 +83,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
         raise UserError(
             f"{path} is corrupt ({error}).\nDelete this file, then {remedy}; other vectors are kept."
         ) from error
-    return Shard(path, keys, width, vectors_at)
+    return Shard(path, keys, width, vectors_offset)
 
 
 def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:

@@ -73,10 +73,10 @@ class DualTower(PairRecommender):
         columns = [torch.cat([*zeros[:i], output, *zeros[i + 1 :]], -1) for i, output in enumerate(outputs)]
         if self.fusion is None:
             return dict(zip(self.tables.fields, columns, strict=True))
-        parts = {
+        contributions = {
             name: vectors @ self.fusion.weight.T for name, vectors in zip(self.tables.fields, columns, strict=True)
         }
-        return parts | {"constant": self.fusion.bias.expand_as(parts[self.tables.fields[0]])}
+        return contributions | {"constant": self.fusion.bias.expand_as(contributions[self.tables.fields[0]])}
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute distances, or cosines if the loss takes similarities, of B queries to their videos, (B, C)."""

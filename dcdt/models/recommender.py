@@ -278,14 +278,14 @@ class Recommender(L.LightningModule):
         all_scores = (
             scores if fits_in_memory else scores.new_empty(len(scores), 0)
         )  # a slice would hold all of them in memory
-        parts = (*self._best(side, scores), ties, all_scores, *_pair_scores(side, positions, scores))
-        self._chunks.setdefault(side.name, []).append(parts)  # on the device of the scores, until all chunks are done
+        results = (*self._best(side, scores), ties, all_scores, *_pair_scores(side, positions, scores))
+        self._chunks.setdefault(side.name, []).append(results)  # on the device of the scores, until all chunks are done
 
     def on_test_epoch_end(self) -> None:
         """Gather the chunks of every side into `results`."""
         for name, chunks in self._chunks.items():
             side = self.data.sides[name]
-            values, rows, ties, scores, *pairs = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
+            values, rows, ties, scores, *pairs = (torch.cat(tensors).cpu() for tensors in zip(*chunks, strict=True))
             queries, metrics = self._test_metrics[name].per_query()
             self.results[name] = SideResult(
                 queries,

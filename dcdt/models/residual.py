@@ -75,8 +75,12 @@ class ResidualTowers(PairRecommender):
         if self.keys is not None:
             zeros = [torch.zeros_like(output) for output in outputs]
             outputs = [torch.cat([*zeros[:i], vectors, *zeros[i + 1 :]], -1) for i, vectors in enumerate(outputs)]
-        parts = dict(zip(self.tables.fields, outputs, strict=True))
-        return parts if self.fusion is None else parts | {"together": self.fusion(torch.cat(outputs, dim=-1))}
+        contributions = dict(zip(self.tables.fields, outputs, strict=True))
+        return (
+            contributions
+            if self.fusion is None
+            else contributions | {"together": self.fusion(torch.cat(outputs, dim=-1))}
+        )
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute similarities of B queries to their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""

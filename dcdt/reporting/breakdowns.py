@@ -28,8 +28,8 @@ def breakdown_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
     yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
     aligned, note = _mark_warmth_alike(variants)
     labels = {warmth for run in aligned[0].runs for warmth in run.sides["test"].warm}
-    parts: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in labels}
-    yield _breakdown("warmth", f"{name} by warmth", aligned, metric, parts, warm + note)
+    subsets: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in labels}
+    yield _breakdown("warmth", f"{name} by warmth", aligned, metric, subsets, warm + note)
 
 
 def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:

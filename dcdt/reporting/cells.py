@@ -89,9 +89,9 @@ def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
     for run in runs:
         assert run.pairs is not None
         seeds.setdefault(run.seed, []).append(run.pairs)
-    queries = sorted({name for parts in seeds.values() for pairs in parts for name in pairs.queries})
+    queries = sorted({name for seed_pairs in seeds.values() for pairs in seed_pairs for name in pairs.queries})
     row_of = {name: row for row, name in enumerate(queries)}
-    pools = [_FoldPool([_QueryCounts(pairs, row_of) for pairs in parts]) for parts in seeds.values()]
+    pools = [_FoldPool([_QueryCounts(pairs, row_of) for pairs in seed_pairs]) for seed_pairs in seeds.values()]
     values = _mean_over_seeds(pools, None)[:, 0]
     single = {
         run.folder: _mean_over_seeds([_FoldPool([_QueryCounts(run.pairs, row_of)])], None)[:, 0]
@@ -135,15 +135,15 @@ class _QueryCounts:
 class _FoldPool:
     """The pairs of all folds of one seed."""
 
-    def __init__(self, parts: list[_QueryCounts]) -> None:
-        self.parts = parts
+    def __init__(self, folds: list[_QueryCounts]) -> None:
+        self.folds = folds
 
     def metrics(self, weights: Floats | None) -> Floats:
         """Compute the five metrics (5, r) with query weights (r, Q); None: each query once."""
         fold_weights = [
-            np.ones((1, len(fold.rows))) if weights is None else weights[:, fold.rows] for fold in self.parts
+            np.ones((1, len(fold.rows))) if weights is None else weights[:, fold.rows] for fold in self.folds
         ]
-        weighted_folds = list(zip(fold_weights, self.parts, strict=True))  # (r, q) weights and the part of one fold
+        weighted_folds = list(zip(fold_weights, self.folds, strict=True))  # (r, q) weights and counts of one fold
         cases = np.sum([w @ fold.cases for w, fold in weighted_folds], axis=0)  # (r, 4)
         wins = np.sum([((w @ fold.wins) * w).sum(1) for w, fold in weighted_folds], axis=0)  # (r,)
         duels = np.sum([(w @ fold.positives) * (w @ fold.negatives) for w, fold in weighted_folds], axis=0)  # (r,)

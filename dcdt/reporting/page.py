@@ -70,18 +70,18 @@ def _lead(report: Report) -> str:
     cell = next(row.cells[report.metric] for row in report.tables[0].rows if row.name == report.best.label)
     assert isinstance(cell, Number)
     name = metric_name(report.metric)
-    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(' '.join(_parts(cell)[:2]))}."
+    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(' '.join(_cell_texts(cell)[:2]))}."
     if report.reference is None:
         return f"{text} No zero_shot run is among them."
     verdicts: dict[str, list[str]] = {}
     for comparison in report.comparisons:
         if comparison.reference == report.reference.label:
             verdicts.setdefault(comparison.verdict, []).append(comparison.model)
-    parts = []
+    clauses = []
     for verdict, models in sorted(verdicts.items()):
         is_short = len(models) < 4 and not any("," in model for model in models)
-        parts.append(f"{verdict}: {escape(', '.join(models)) if is_short else pluralize(len(models), 'model')}")
-    return f"{text} Against {escape(report.reference.label)}, {'; '.join(parts)}." if parts else text
+        clauses.append(f"{verdict}: {escape(', '.join(models)) if is_short else pluralize(len(models), 'model')}")
+    return f"{text} Against {escape(report.reference.label)}, {'; '.join(clauses)}." if clauses else text
 
 
 def _facts(report: Report) -> str:
@@ -130,12 +130,12 @@ def _cell(table: Table, key: str, cell: Cell) -> str:
         if key == "verdict":
             text = f'<span class="verdict {text.split()[0] if text else ""}">{text}</span>'
         return f'<td class="{style}">{text}</td>'
-    value, *rest = _parts(cell)
-    small = f"<small>{'<br>'.join(escape(text_part) for text_part in rest)}</small>" if rest else ""
+    value, *rest = _cell_texts(cell)
+    small = f"<small>{'<br>'.join(escape(extra) for extra in rest)}</small>" if rest else ""
     return f'<td class="{style}{" best" if cell.best else ""}"><b>{escape(value)}</b>{small}</td>'
 
 
-def _parts(cell: Number) -> list[str]:
+def _cell_texts(cell: Number) -> list[str]:
     return [piece.replace("-", "\N{MINUS SIGN}") for piece in (cell.text(), *interval_and_spread(cell))]
 
 
@@ -153,22 +153,22 @@ def _figures(report: Report) -> str:
     against = (report.reference or report.best).label
     captions = {name: text.format(against=against, metric=metric_name(report.metric)) for name, text in FIGURES.items()}
     titles = {"loss": "Loss", "differences": f"Differences to {against}", "learning": "Learning curves"}
-    parts = []
+    sections = []
     for name, figure in make_figures(report).items():
         if name in titles:
             drawing = svg(figure, name, escape(captions[name]))
             caption = f"<figcaption>{escape(captions[name])}</figcaption>"
-            parts.append(f'<h3>{escape(titles[name])}</h3><figure class="single">{drawing}{caption}</figure>')
+            sections.append(f'<h3>{escape(titles[name])}</h3><figure class="single">{drawing}{caption}</figure>')
     panels = [
         f"<figure>{svg(figure, f'scores-{i}', escape(f'Scores of {label}'))}</figure>"
         for i, (label, figure) in enumerate(score_panels(report).items())
     ]
     if panels:
         caption = f'<p class="caption">{escape(captions["scores"])}</p>'
-        parts.append(f'<h3>Matching scores</h3><div class="panels">{"".join(panels)}</div>{caption}')
+        sections.append(f'<h3>Matching scores</h3><div class="panels">{"".join(panels)}</div>{caption}')
     if not any(run.history for variant in report.variants for run in variant.runs):
-        parts.append('<p class="caption">No loss curves: nothing was trained, or the runs had logger=none.</p>')
-    return "".join(parts)
+        sections.append('<p class="caption">No loss curves: nothing was trained, or the runs had logger=none.</p>')
+    return "".join(sections)
 
 
 def _queries(one: Variant, other: Variant, metric: str) -> str:
@@ -197,7 +197,7 @@ def _query(item: Disagreement, labels: tuple[str, str], metric: str) -> str:
 
 
 def _runs(report: Report, out: Path) -> str:
-    parts = []
+    sections = []
     for variant in report.variants:
         runs = sorted(
             (*variant.runs, *variant.missing, *variant.retried), key=lambda run: (run.fold, run.seed, str(run.folder))
@@ -208,8 +208,8 @@ def _runs(report: Report, out: Path) -> str:
             for run in runs
         )
         title = f"{escape(variant.label)}: {pluralize(len(runs), 'run')}"
-        parts.append(f'<details><summary>{title}</summary><ul class="runs">{links}</ul></details>')
-    return "".join(parts)
+        sections.append(f'<details><summary>{title}</summary><ul class="runs">{links}</ul></details>')
+    return "".join(sections)
 
 
 def _link(folder: Path, out: Path) -> str:

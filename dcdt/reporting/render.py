@@ -120,8 +120,8 @@ def _latex_cell(cell: Cell) -> str:
     if not isinstance(cell, Number):
         return latex_text(cell)
     value = latex_text(cell.text()).replace("-", r"$-$")
-    parts = [rf"\textbf{{{value}}}" if cell.best else value]
-    return _stack(parts + [rf"{{\scriptsize {latex_text(extra)}}}" for extra in interval_and_spread(cell)], "t")
+    lines = [rf"\textbf{{{value}}}" if cell.best else value]
+    return _stack(lines + [rf"{{\scriptsize {latex_text(extra)}}}" for extra in interval_and_spread(cell)], "t")
 
 
 def _stack(lines: list[str], position: str) -> str:
@@ -146,11 +146,11 @@ def latex_text(text: str) -> str:
 def csv_wide(table: Table) -> str:
     """Render a table with up to four columns a number: its value, the ends of its interval and its spread."""
     fields = {key: _number_fields(table, key) for key in _keys(table)}
-    lines = [[table.stub.lower(), *(name for key, parts in fields.items() for name in _headings(key, parts))]]
+    lines = [[table.stub.lower(), *(name for key, columns in fields.items() for name in _headings(key, columns))]]
     for row in table.rows:
         cells = _cells(table, row)
         lines.append(
-            [escape_cell(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))]
+            [escape_cell(row.name), *(text for key, columns in fields.items() for text in _values(cells[key], columns))]
         )
     return _csv(lines)
 
@@ -227,8 +227,8 @@ def _json_table(table: Table) -> dict[str, Any]:
 def _json_cell(cell: Cell) -> Any:  # noqa: ANN401 - a text or an object
     if not isinstance(cell, Number):
         return cell
-    parts = {name: getattr(cell, name) for name in ("value", "low", "high", "spread")}
-    return {name: value for name, value in parts.items() if not math.isnan(value)} | (
+    values = {name: getattr(cell, name) for name in ("value", "low", "high", "spread")}
+    return {name: value for name, value in values.items() if not math.isnan(value)} | (
         {"best": True} if cell.best else {}
     )
 
@@ -239,12 +239,12 @@ def interval_and_spread(cell: Number) -> list[str]:
     >>> interval_and_spread(Number(0.5, 0.4, 0.6, 0.02))
     ['[0.400, 0.600]', '± 0.020']
     """
-    parts = []
+    texts = []
     if not math.isnan(cell.low):
-        parts.append(f"[{cell.text(cell.low)}, {cell.text(cell.high)}]")
+        texts.append(f"[{cell.text(cell.low)}, {cell.text(cell.high)}]")
     if not math.isnan(cell.spread):
-        parts.append(f"± {cell.spread:.{cell.digits}f}")
-    return parts
+        texts.append(f"± {cell.spread:.{cell.digits}f}")
+    return texts
 
 
 def _grid(table: Table, show: Callable[[Cell], str], text: Callable[[str], str]) -> list[list[str]]:

@@ -99,5 +99,5 @@ def format_ranges(values: Sequence[int]) -> str:
             groups[-1].append(value)
         else:
             groups.append([value])
-    parts = [f"{group[0]} to {group[-1]}" if len(group) > 2 else ", ".join(map(str, group)) for group in groups]
-    return ", ".join(parts)
+    ranges = [f"{group[0]} to {group[-1]}" if len(group) > 2 else ", ".join(map(str, group)) for group in groups]
+    return ", ".join(ranges)

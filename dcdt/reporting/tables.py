@@ -211,12 +211,12 @@ def _comparison_facts(runs: list[Run], variants: list[Variant]) -> dict[str, str
 def _weak_fact(runs: list[Run]) -> str:
     """Describe the weak queries; empty without any."""
     counts = [run.provenance.get("weak", {}) for run in runs]
-    parts = []
+    clauses = []
     if trained := sorted({count["train"] for count in counts if "train" in count}):
-        parts.append(f"{format_span(trained)} training queries of some rows were made by rule and judged by nobody")
+        clauses.append(f"{format_span(trained)} training queries of some rows were made by rule and judged by nobody")
     if any("test" in count for count in counts):
-        parts.append("so were test queries: their figures speak of the rule, not of learners")
-    return "; ".join(parts)
+        clauses.append("so were test queries: their figures speak of the rule, not of learners")
+    return "; ".join(clauses)
 
 
 def _trials_fact(variants: list[Variant]) -> str:
@@ -318,17 +318,17 @@ def _main_notes(variants: list[Variant], complete: set[str], reference: Variant 
 
 def _missing_jobs_note(variant: Variant, all_folds: list[int]) -> str:
     """Describe the jobs of a row without a result."""
-    parts = []
+    clauses = []
     if variant.runs and len(variant.folds) < len(all_folds):
-        parts.append(f"{len(variant.folds)} of {len(all_folds)} folds")
+        clauses.append(f"{len(variant.folds)} of {len(all_folds)} folds")
     total = len({(run.fold, run.seed) for run in (*variant.runs, *variant.missing)})
     for status in sorted({run.status for run in variant.missing}):
         jobs = [run for run in variant.missing if run.status == status]
         reason = next((f": {run.error}" for run in jobs if run.error), "")
         n_jobs = len({(run.fold, run.seed) for run in jobs})
         extent = "" if status == NOT_APPLICABLE and n_jobs == total else f" in {n_jobs} of {total} jobs"
-        parts.append(f"{status}{extent}{reason}")
-    return "; ".join(parts)
+        clauses.append(f"{status}{extent}{reason}")
+    return "; ".join(clauses)
 
 
 def _test_table(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:

@@ -123,11 +123,11 @@ def _deciding_options(run: Run) -> dict[str, str]:
     """Return the dotted keys and values of a run's configuration that its model reads: they define its variant."""
     read = reads(run.config["model"], run.config.get("trials"))
     skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if run.model in SPACES else ("trials",)))
-    parts = {key: value for key, value in run.config.items() if key not in skipped}
+    settings = {key: value for key, value in run.config.items() if key not in skipped}
     if "train_queries" in read:  # else it is one row of a learning curve
         split = run.config.get("split", {})
-        parts |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
-    flat = flatten(parts)
+        settings |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
+    flat = flatten(settings)
     return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
 
 
@@ -140,11 +140,11 @@ def training_choices(variants: list[Variant]) -> dict[str, list[str]]:
     flat = {
         variant.label: flatten({group: variant.runs[0].config.get(group) for group in TRAINING}) for variant in trained
     }
-    keys = sorted({key for parts in flat.values() for key in parts} - set(IGNORED_CALLBACKS))
-    differing = [key for key in keys if len({parts.get(key) for parts in flat.values()}) > 1]
+    keys = sorted({key for options in flat.values() for key in options} - set(IGNORED_CALLBACKS))
+    differing = [key for key in keys if len({options.get(key) for options in flat.values()}) > 1]
     labels_of: dict[str, list[str]] = {}
-    for label, parts in flat.items():
-        choices = ", ".join(f"{key.removesuffix('.name')}={parts[key]}" for key in differing if key in parts)
+    for label, options in flat.items():
+        choices = ", ".join(f"{key.removesuffix('.name')}={options[key]}" for key in differing if key in options)
         labels_of.setdefault(choices, []).append(label)
     return labels_of if len(labels_of) > 1 else {}
 
@@ -152,15 +152,15 @@ def training_choices(variants: list[Variant]) -> dict[str, list[str]]:
 def _labels(choices: dict[str, dict[str, str]], options: dict[str, str]) -> dict[str, str]:
     """Make labels: the option plus the choices that differ among its variants, within their loss, sampler, ..."""
     differing: dict[str, list[str]] = {key: [] for key in choices}
-    for name in sorted({name for parts in choices.values() for name in parts} - {"model.name"}):
+    for name in sorted({name for options_of in choices.values() for name in options_of} - {"model.name"}):
         values: dict[tuple[str, str], set[str]] = {}
-        for key, parts in choices.items():
-            if name in parts:
-                values.setdefault((options[key], _peer_group(name, parts)), set()).add(parts[name])
-        for key, parts in choices.items():
-            if name in parts and len(values[options[key], _peer_group(name, parts)]) > 1:
-                differing[key].append(f"{name.removesuffix('.name')}={parts[name]}")
-    labels = {key: ", ".join([options[key], *parts]) for key, parts in differing.items()}
+        for key, options_of in choices.items():
+            if name in options_of:
+                values.setdefault((options[key], _peer_group(name, options_of)), set()).add(options_of[name])
+        for key, options_of in choices.items():
+            if name in options_of and len(values[options[key], _peer_group(name, options_of)]) > 1:
+                differing[key].append(f"{name.removesuffix('.name')}={options_of[name]}")
+    labels = {key: ", ".join([options[key], *options_of]) for key, options_of in differing.items()}
     counts: dict[str, int] = {}
     for key in sorted(labels):  # equal only where configurations of different versions lack keys
         counts[labels[key]] = counts.get(labels[key], 0) + 1
@@ -169,10 +169,10 @@ def _labels(choices: dict[str, dict[str, str]], options: dict[str, str]) -> dict
     return labels
 
 
-def _peer_group(name: str, parts: dict[str, str]) -> str:
+def _peer_group(name: str, options: dict[str, str]) -> str:
     """Return the group in which a choice is compared: for `loss.margin` the same loss; for `loss.name` all."""
     group = f"{name.split('.')[0]}.name"
-    return "" if name == group else parts.get(group, "")
+    return "" if name == group else options.get(group, "")
 
 
 def _uses_interactions(model: Any) -> bool:  # noqa: ANN401 - configuration

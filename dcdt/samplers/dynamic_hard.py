@@ -38,8 +38,8 @@ class DynamicHardSampler(HardSampler):
     def refresh(self, score: Score) -> None:
         """Fill the pools with the videos that score highest now."""
         pool, size, mined = self.pool, self.hard.shape[1], []
-        parts = zip(torch.split(pool.queries, QUERY_CHUNK), torch.split(pool.forbidden, QUERY_CHUNK), strict=True)
-        for queries, forbidden in parts:
+        chunks = zip(torch.split(pool.queries, QUERY_CHUNK), torch.split(pool.forbidden, QUERY_CHUNK), strict=True)
+        for queries, forbidden in chunks:
             scores = score(queries)  # (chunk, N), searched where they are
             among = scores[:, pool.candidates.to(scores.device)]  # (chunk, C)
             mined.append(hardest_negatives(among, forbidden, size)[1])

@@ -49,8 +49,8 @@ def mine_hard_negatives(
     best: list[tuple[Tensor, Tensor]] = []  # values and positions (chunk, size) of each chunk of queries
     for start in range(0, n_candidates, block):
         video_block = at_least_float32(_select_rows(videos, candidates[start : start + block]).to(device))  # (b, D)
-        parts = zip(torch.split(queries, chunk), torch.split(forbidden, chunk), strict=True)
-        for i, (query_chunk, forbidden_chunk) in enumerate(parts):
+        chunks = zip(torch.split(queries, chunk), torch.split(forbidden, chunk), strict=True)
+        for i, (query_chunk, forbidden_chunk) in enumerate(chunks):
             scores = buffer[: len(query_chunk) * len(video_block)].view(len(query_chunk), len(video_block))
             torch.mm(at_least_float32(query_chunk.to(device)), video_block.T, out=scores)  # (c, b)
             values, positions = hardest_negatives(scores, forbidden_chunk - start, size)
@@ -75,7 +75,7 @@ def hardest_negatives(scores: Tensor, forbidden: Tensor, size: int) -> tuple[Ten
         Their scores and their columns, (U, size) each.
     """
     query, index = ((forbidden >= 0) & (forbidden < scores.shape[1])).nonzero(as_tuple=True)
-    rows, columns = (to_device(index_part, scores.device) for index_part in (query, forbidden[query, index]))
+    rows, columns = (to_device(coordinates, scores.device) for coordinates in (query, forbidden[query, index]))
     scores[rows, columns] = float("-inf")
     return block_topk(scores, min(size, scores.shape[1]))
 
