@@ -70,7 +70,8 @@ def _lead(report: Report) -> str:
     cell = next(row.cells[report.metric] for row in report.tables[0].rows if row.name == report.best.label)
     assert isinstance(cell, Number)
     name = metric_name(report.metric)
-    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(' '.join(_cell_texts(cell)[:2]))}."
+    value = " ".join(_cell_texts(cell)[:2])
+    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(value)}."
     if report.reference is None:
         return f"{text} No zero_shot run is among them."
     verdicts: dict[str, list[str]] = {}
