@@ -1,4 +1,4 @@
-"""Benchmark scripts find their imports, run at toy size and write what docs/performance.md reads."""
+"""Benchmark scripts import, run at toy size and write what docs/performance.md reads."""
 
 import ast
 import importlib
@@ -24,7 +24,7 @@ TOY = {
     "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
     "growth": "--sizes 20 40 --width 16 --repeats 1 --no-index",
 }
-PROCESSES = {"mining"}  # scripts that start a process of their own, which a fast test does not wait for
+PROCESSES = {"mining"}  # scripts that start a process, which a fast test replaces
 
 
 def import_from_benchmarks(monkeypatch):
@@ -46,18 +46,18 @@ def run(name, arguments, monkeypatch):
 
 @pytest.mark.parametrize("name", TOY)
 def test_a_script_writes_its_rows(name, tmp_path, monkeypatch):
-    out = tmp_path / "found.json"
+    out = tmp_path / "result.json"
     monkeypatch.setenv("DCDT_OUTPUTS", str(tmp_path / "outputs"))
     extra = ["--image", str(tmp_path / "growth.png")] if name == "growth" else []
     if name in PROCESSES:
         monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"stdout": "1.0"}))
     run(name, [*TOY[name].split(), *extra, "--out", str(out)], monkeypatch)
-    found = read_json(out)
-    assert found.keys() == {"rows", "date", "machine", "n"}
-    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found["date"])
-    assert isinstance(found["n"], int) and "torch" in found["machine"]
-    assert found["rows"]
-    for row in found["rows"]:
+    result = read_json(out)
+    assert result.keys() == {"rows", "date", "machine", "n"}
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", result["date"])
+    assert isinstance(result["n"], int) and "torch" in result["machine"]
+    assert result["rows"]
+    for row in result["rows"]:
         assert row.keys() == KEYS
         assert row["value"] >= 0 or name == "growth"
         assert row["holds"] in (True, False, None)
@@ -111,7 +111,7 @@ def test_shares_of_a_gpu_are_of_what_was_measured(monkeypatch):
     ],
 )
 def test_scripts_that_take_longer(name, arguments, tmp_path, monkeypatch):
-    out = tmp_path / "found.json"
+    out = tmp_path / "result.json"
     run(name, [*arguments.split(), "--out", str(out)], monkeypatch)
     assert len(read_json(out)["rows"]) >= 2
     assert all(row.keys() == KEYS for row in read_json(out)["rows"])
