@@ -28,7 +28,7 @@ test: .venv/.dev ## set up, check style and types, and run the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extra and not gpu"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not extra and not gpu"
 
 test-slow: .venv/.dev ## run the slow tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not extra and not gpu"

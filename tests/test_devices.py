@@ -39,6 +39,7 @@ HISTORY = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history
 SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progress=false", "logger=none")
 WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
 JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")
+JOINT += ("model.penalty=0.1", "model.recall.second.penalty=1.0")  # two_stage chooses them
 
 
 @pytest.fixture(scope="module")

