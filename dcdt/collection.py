@@ -47,7 +47,7 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
     if options.bootstrap_queries:
         n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
         sentence = pluralize(n_weak, "weak query was", "weak queries were")
-        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; nobody judged them.")
+        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
     if records.queries and not records.grades:
         raise UserError(
             f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"

@@ -91,7 +91,7 @@ def job(config: DictConfig) -> None:
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201
+        print("stopped; what was embedded is stored, and the same command continues from there", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
 
 

@@ -143,7 +143,7 @@ def test_a_weak_query_that_a_held_out_query_asks_is_left_out(weak):
 def test_where_every_query_is_weak_they_are_divided_and_counted_on_every_side(tmp_path, tables):
     given = ["--videos", tables / "Export.csv", *columns(), "--bootstrap-queries", "titles"]
     code, out, _ = command("new", tmp_path / "mine", *given)
-    assert code == 0 and "40 weak queries were made from titles; nobody judged them" in out.replace("\n", " ")
+    assert code == 0 and "40 weak queries were made from titles; they have no human judgments" in out.replace("\n", " ")
     collection = load_collection(tmp_path / "mine")
     split = make_split(collection, SplitConfig("query", 0, 1, "all"))
     assert set(weak_counts(collection, split)) == {"train", "val", "test"}

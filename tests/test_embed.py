@@ -153,7 +153,7 @@ def test_a_quota_that_ends_mid_way_says_what_is_kept_and_the_next_run_goes_on(tm
         done = embed(folder, *openai(server, *SMALL_REQUESTS))
         assert done.returncode == 2
         assert "quota of this key is used up" in done.stderr
-        assert "What was answered is stored; the same command goes on from there." in done.stderr
+        assert "What was answered is stored; the same command continues from there." in done.stderr
         assert "Traceback" not in done.stderr
         server.misbehave = None
         assert embed(folder, *openai(server, *SMALL_REQUESTS)).returncode == 0

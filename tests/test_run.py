@@ -253,9 +253,9 @@ def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(mo
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "10 queries, 30 videos ranked" in said
-    assert "1 video has neither title nor text, and no part in a run." in said
+    assert "1 video has neither title nor text: left out of every run." in said
     assert "1 judgment is of an unknown id and left out" in said
-    assert "30 videos have no title; the description serves in its place." in said
+    assert "30 videos have no title; the description is used instead." in said
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 <= metrics["test/mrr"] <= 1 and "test/ndcg@10" in metrics
 

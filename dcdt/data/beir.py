@@ -53,7 +53,7 @@ def load_collection(path: str | Path) -> Collection:
     excluded, left_out = None, []
     if empty:
         left_out.append(
-            f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text, and no part in a run."
+            f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text: left out of every run."
         )
     if has_questions:
         queries = _read_queries(folder / "queries.jsonl")

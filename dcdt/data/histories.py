@@ -132,5 +132,5 @@ def fittable_watches(watches: Interactions, askers: Iterable[UserAndTime], cutof
             limit[position[user]] = min(limit[position[user]], -np.inf if time is None else time)
     keep: NDArray[np.bool_] = watches.time < limit[watches.user]
     if not keep.any():
-        raise NotApplicable("no interaction of the collection lies before its held-out queries")
+        raise NotApplicable("no interaction of the collection is before its held-out queries")
     return keep

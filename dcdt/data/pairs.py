@@ -1,6 +1,6 @@
 """The pair file of a split: what the paper's accuracy, precision, recall and F1 are computed on.
 
-Each positive of a held-out query stands beside four negatives: two random, one hard by BM25, one hard by frozen cosine
+Each positive of a held-out query comes with four negatives: two random, one hard by BM25, one hard by frozen cosine
 (prevalence 0.2). Drawn once a split and stored, so that every model and every sampler is judged on the same pairs.
 """
 

@@ -74,8 +74,8 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
     n_few, kinds = judged if judged < MIN_JUDGED_QUERIES else 0, _weak_kinds(collection)
     checks = [
         (twins, "video repeats", "videos repeat", "the title and description of another: only one can come first."),
-        (untitled, "video has", "videos have", "no title; the description serves for both towers."),
-        (bare, "video has", "videos have", "no description; the title serves for both towers."),
+        (untitled, "video has", "videos have", "no title; the description is used for both towers."),
+        (bare, "video has", "videos have", "no description; the title is used for both towers."),
         (n_short, "description has", "descriptions have", f"fewer than {MIN_DESCRIPTION_WORDS} words."),
         (
             n_few,
@@ -83,8 +83,8 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
             "queries have",
             f"a positive; with fewer than {MIN_JUDGED_QUERIES} the intervals are wide.",
         ),
-        (weak, "query is", "queries are", f"weak: made from {kinds}, judged by nobody. They only serve training."),
-        (n_unanswered, "query has", "queries have", "no positive, and no part in a run."),
+        (weak, "query is", "queries are", f"weak: made from {kinds}, without human judgments, for training only."),
+        (n_unanswered, "query has", "queries have", "no positive: left out of every run."),
     ]
     warnings = [
         *collection.left_out,

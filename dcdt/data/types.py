@@ -155,7 +155,7 @@ class Collection:
             field_name = "description" if name == "text" else name
             if n:
                 sentences.append(
-                    f"{pluralize(n, 'video has', 'videos have')} no {field_name}; the {fallback} serves in its place."
+                    f"{pluralize(n, 'video has', 'videos have')} no {field_name}; the {fallback} is used instead."
                 )
         return sentences
 

@@ -20,7 +20,7 @@ class InfoNCELoss(Loss):
     one positive both are the loss of van den Oord et al. 2018, and the softmax reading of the paper's eq. 3.
 
     A pair of weight w counts w times in the softmax's denominator, so that a column that was sampled with
-    probability 1 / w stands for all of its kind (logQ correction).
+    probability 1 / w represents all of its kind (logQ correction).
 
     Use it with `sampler=catalogue` where the catalogue fits (a whole listwise softmax), else with `in_batch`.
 

@@ -69,7 +69,7 @@ class HistoryTowers(Recommender):
         """Whiten, fit the tower, choose the weight.
 
         Raises:
-            NotApplicable: there are no interactions, or none that may be seen, or nobody watched a second video.
+            NotApplicable: there are no interactions before the held-out queries, or no learner watched a second video.
             UserError: the file is not as the layout says, or a query's timestamp is no number.
         """
         collection = data.collection

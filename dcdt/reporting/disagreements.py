@@ -54,9 +54,9 @@ def _load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
     try:
         collection = load_collection(path)
     except (UserError, OSError):
-        return None, f"Ids stand in for texts: no collection can be read at {path}."
+        return None, f"Ids instead of texts: no collection can be read at {path}."
     if collection.fingerprint != run.provenance.get("collection_fingerprint"):
-        return None, f"Ids stand in for texts: the collection at {path} has changed since the runs."
+        return None, f"Ids instead of texts: the collection at {path} has changed since the runs."
     return collection, ""
 
 

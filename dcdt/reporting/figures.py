@@ -112,7 +112,7 @@ def _loss_figure(variants: list[Variant]) -> Figure | None:
             trained[variant.label] = [row for row in rows if row]
     if not trained:
         return None
-    inside = len(trained) < 4  # else the legend stands below the curves
+    inside = len(trained) < 4  # else the legend is below the curves
     figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * len(trained))
     axes = figure.subplots()
     for i, (label, runs) in enumerate(trained.items()):

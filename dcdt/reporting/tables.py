@@ -213,7 +213,9 @@ def _weak_fact(runs: list[Run]) -> str:
     counts = [run.provenance.get("weak", {}) for run in runs]
     clauses = []
     if trained := sorted({count["train"] for count in counts if "train" in count}):
-        clauses.append(f"{format_span(trained)} training queries of some rows were made by rule and judged by nobody")
+        clauses.append(
+            f"{format_span(trained)} training queries of some rows were made by rule, without human judgments"
+        )
     if any("test" in count for count in counts):
         clauses.append("so were test queries: their figures speak of the rule, not of learners")
     return "; ".join(clauses)
@@ -283,9 +285,7 @@ def _main_notes(variants: list[Variant], complete: set[str], reference: Variant 
             "model=zero_shot, then give its folder to dcdt.report as well."
         )
     if any(variant.runs and variant.label not in complete for variant in variants):
-        notes.append(
-            "Rows that miss queries stand below the others and are never bold: their means are not comparable."
-        )
+        notes.append("Rows that miss queries come last and are never bold: their means are not comparable.")
     if any(key.startswith("reported_") for key in used):
         notes.append(
             "Reported: the paper's own figures, of 46 videos that are not published and one split with five test "

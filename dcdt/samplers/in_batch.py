@@ -15,7 +15,7 @@ class InBatchSampler(SharedColumnSampler):
 
     Videos occur in batches as often as they are positives, so popular ones would be pushed away too much. `logq`
     corrects it: a video that is in the batch with probability pi weighs 1 / pi (its logit loses log pi), so that a rare
-    column stands for the rare ones that are missing. The sum of a query's weighted negatives then is, in expectation,
+    column represents the rare ones that are missing. The sum of a query's weighted negatives then is, in expectation,
     the sum over all videos that are a positive of some query (Horvitz and Thompson 1952; Yi et al. 2019 subtract the
     log of the frequency, which is log pi up to a constant where it is small). A query's own positive weighs 1.
 

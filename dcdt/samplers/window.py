@@ -1,4 +1,4 @@
-"""Negatives from a window of the frozen ranking, with a guard against positives that nobody judged."""
+"""Negatives from a window of the frozen ranking, with a guard against unjudged positives."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ MAX_CHUNK_SCORES = 2**22  # (query, candidate) scores sorted at a time
 class WindowSampler(Sampler):
     """Draw distinct negatives for every training pair from ranks `start` to `start + size` of its query's ranking.
 
-    The ranking is of the unrelated videos by frozen cosine. Its top holds positives that nobody judged, so the first
+    The ranking is of the unrelated videos by frozen cosine. Its top holds unjudged positives, so the first
     `start` ranks are excluded, and so is, pair by pair, every candidate whose cosine is above `guard` times that of
     the positive (a relative margin, Moreira et al. 2024; with a negative cosine, the limit lies as far below it). The
     window begins where both rules are met. Where no candidate meets them, it holds the least similar video alone.

@@ -45,13 +45,13 @@ def format_error(error: Exception) -> str:
 
     >>> print(format_error(OSError(28, "No space left on device", "table.md")))
     table.md: No space left on device.
-    Free some space, then give the same command again; what is there stays as it was.
+    Free some space, then give the same command again; existing files are unchanged.
     """
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     prefix = f"{error.filename}: " if error.filename else ""
     if error.errno in _NO_SPACE:
-        remedy = "\nFree some space, then give the same command again; what is there stays as it was."
+        remedy = "\nFree some space, then give the same command again; existing files are unchanged."
     elif error.errno in _NO_PERMISSION:
         remedy = "\nGive a folder that can be written and files that can be read."
     else:

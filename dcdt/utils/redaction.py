@@ -72,7 +72,7 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
     """
     if any(redact(text) != text for text in arguments):
         print(  # noqa: T201 - the command's own message
-            "error: a key stands on the command line. Leave it out: keys are read from the environment alone.",
+            "error: the command line holds a key. Leave it out: keys are read from the environment only.",
             file=sys.stderr,
         )
         raise SystemExit(2)

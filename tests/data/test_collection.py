@@ -144,7 +144,7 @@ def test_a_video_without_a_word_and_its_judgments_are_left_out_and_counted(folde
         file.write("q1\tv5\t1\n")
     collection = load_collection(folder)
     assert collection.videos.ids == ["v1", "v2"] and len(collection.judgments) == 2
-    assert collection.left_out == ("1 video has neither title nor text, and no part in a run.",)
+    assert collection.left_out == ("1 video has neither title nor text: left out of every run.",)
     with pytest.raises(UserError, match=r"corpus.jsonl:3: the video 'v5' has neither title nor text"):
         read_videos(folder / "corpus.jsonl")
     (folder / "corpus.jsonl").write_text('{"_id": "v5", "title": " "}\n')
@@ -169,7 +169,7 @@ def test_title_lends_to_text_and_text_to_title_but_one_of_them_must_be_there(tmp
     assert collection.field_texts("title") == collection.field_texts("text") == ["The rank.", "The span."]
     collection.check_fields(["title", "text"])
     assert collection.describe_fallbacks(["title", "text"]) == [
-        "2 videos have no title; the description serves in its place."
+        "2 videos have no title; the description is used instead."
     ]
     assert collection.describe_fallbacks(["text"]) == []
     with pytest.raises(MissingField, match=r"field 'title': no video of .* has it.\nSet model.fields to some of text"):

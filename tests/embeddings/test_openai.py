@@ -154,7 +154,7 @@ def test_patience_ends_and_what_was_answered_stays(tmp_path, trouble):
     with Loopback(misbehave) as server, pytest.raises(UserError) as caught:
         filled(tmp_path, server, names(60), patience=0.8, concurrency=1)
     assert "has not answered for 0.8 s (embedder.patience)" in str(caught.value)
-    assert "the same command goes on from there" in str(caught.value)
+    assert "the same command continues from there" in str(caught.value)
     kept = VectorCache(tmp_path / "cache", space_of(config(base_url=server.url)))
     assert len(kept) == 20
     assert_right(kept, names(20))
@@ -209,7 +209,7 @@ def test_a_quota_that_ends_is_said_at_once_and_the_run_goes_on_later(tmp_path):
             raise Trouble(429, "You exceeded your current quota", code="insufficient_quota")
 
     with Loopback(misbehave) as server:
-        with pytest.raises(UserError, match=r"quota of this key is used up .* the same command goes on from there"):
+        with pytest.raises(UserError, match=r"quota of this key is used up .* the same command continues from there"):
             filled(tmp_path, server, names(90))
         assert len(server.requests) <= 4 + 3
         held = len(VectorCache(tmp_path / "cache", space_of(config(base_url=server.url))))

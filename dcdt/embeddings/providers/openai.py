@@ -20,7 +20,7 @@ Store = Callable[[list[str], NDArray[np.float32]], None]
 PROBE_TEXTS = 16  # texts of the first request, to detect a wrong key, model or width
 MIN_REQUEST_TEXTS = 32  # texts a request, if there are few in all
 MAX_CUTS = 8  # of a text that is too long
-RESUME_HINT = "What was answered is stored; the same command goes on from there."
+RESUME_HINT = "What was answered is stored; the same command continues from there."
 
 
 class OpenAIEmbedder:

@@ -65,7 +65,7 @@ class Connection:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.config, self.key = config, api_key(config)
-        if not os.environ.get("OPENAI_LOG"):  # the client's own switch: whoever sets it wants the lines
+        if not os.environ.get("OPENAI_LOG"):  # the client's own switch for these lines
             for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
         self.client = AsyncOpenAI(
@@ -157,7 +157,7 @@ class Connection:
             )
         if status == 404:
             raise UserError(
-                f"{self._server} knows no embedding model '{self.config.model}' at this address (404): {message}"
+                f"{self._server} has no embedding model '{self.config.model}' at this address (404): {message}"
             )
         if status in REFUSED_STATUSES:
             raise RefusedRequest(f"{status}: {message}")
