@@ -59,11 +59,11 @@ class Collaborative(Recommender):
         self.watched_by = Histories()
 
     def prepare(self, data: RankingDataModule) -> None:
-        """Fit on what may be seen.
+        """Fit on the interactions that leak no held-out query.
 
         Raises:
-            NotApplicable: there are no interactions, or none that may be seen.
-            UserError: the file is not as the layout says, or a query's timestamp is no number.
+            NotApplicable: there are no interactions, or none before the held-out queries.
+            UserError: the file is invalid, or a query's timestamp is no number.
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)

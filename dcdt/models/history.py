@@ -28,7 +28,7 @@ class HistoryTowers(Recommender):
     so it stays decoupled. `weight` is chosen by the MRR of the validation queries, and may be 0, which turns
     personalisation off; without questions it is 1.
 
-    What may be seen is as in `collaborative`: the tower is fitted on interactions before the split's cutoff and, of
+    Leaks are avoided as in `collaborative`: the tower is fitted on interactions before the split's cutoff and, of
     a learner who asks a held-out query, before the first such query; a query is scored from the asking learner's
     interactions strictly before it. Without such a history only the popularity of a video is added; these queries
     are counted (`cold_queries`).
@@ -70,7 +70,7 @@ class HistoryTowers(Recommender):
 
         Raises:
             NotApplicable: there are no interactions before the held-out queries, or no learner watched a second video.
-            UserError: the file is not as the layout says, or a query's timestamp is no number.
+            UserError: the file is invalid, or a query's timestamp is no number.
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)

@@ -23,7 +23,7 @@ def breakdown_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
     name = metric_name(metric)
     warm = (
         "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
-        "videos get asked for. Cold: none was. Mixed: some."
+        "videos are popular answers. Cold: none was. Mixed: some."
     )
     yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
     aligned, note = _mark_warmth_alike(variants)

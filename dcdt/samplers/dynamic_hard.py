@@ -40,7 +40,7 @@ class DynamicHardSampler(HardSampler):
         pool, size, mined = self.pool, self.hard.shape[1], []
         chunks = zip(torch.split(pool.queries, QUERY_CHUNK), torch.split(pool.forbidden, QUERY_CHUNK), strict=True)
         for queries, forbidden in chunks:
-            scores = score(queries)  # (chunk, N), searched where they are
+            scores = score(queries)  # (chunk, N), searched on their device
             among = scores[:, pool.candidates.to(scores.device)]  # (chunk, C)
             mined.append(hardest_negatives(among, forbidden, size)[1])
         self.hard = pool.candidates[torch.cat(mined).cpu()]
