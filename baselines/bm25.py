@@ -57,7 +57,7 @@ class BM25(Recommender):
         self.tokenize = tokenizer(config.stem, config.stop_words)
         self.documents: list[list[str]] = []
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Index the videos.
 
         Raises:

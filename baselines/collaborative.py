@@ -58,7 +58,7 @@ class Collaborative(Recommender):
         self.cold: dict[str, float] = {}
         self.watched_by = Histories()
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Fit on the interactions that leak no held-out query.
 
         Raises:

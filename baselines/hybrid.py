@@ -57,7 +57,7 @@ class Hybrid(Recommender):
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
         self.first.prepare(data)
         self.second.prepare(data)

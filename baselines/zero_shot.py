@@ -39,7 +39,7 @@ class ZeroShot(Recommender):
         self.needs_question = config.history == "none"
         self.histories = None if self.needs_question else Histories()
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Compute the whitening matrix and read the histories.
 
         Raises:

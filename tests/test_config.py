@@ -70,6 +70,7 @@ def test_the_main_job(main_job):
         "split": "query",
         "embedder": "local",
         "trainer": "auto",
+        "optimizer": "adamw",
         "logger": "wandb",
     }
     assert Path(settings.data.path).parts[-2:] == ("data", "linear_algebra")
@@ -353,7 +354,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
     [
         ("model.width=0", "model.width is 0; it must be a whole number from 1 to 65,536"),
         ("ks=5", "ks is 5; it must be a list"),
-        ("optimizer=null", "optimizer is None; give its values"),
+        ("optimizer=null", "optimizer.name is None; choose one of adamw, nadam, sgd"),
         ("batch_size=2.5", "batch_size is 2.5; it must be a whole number"),
         ("optimizer.lr=nan", "optimizer.lr is nan"),
         ("outputs=null", "outputs is None; it must name a folder"),

@@ -1,4 +1,4 @@
-"""Models, losses and samplers by name. A configuration names an entry here and can name nothing else."""
+"""Models, losses, samplers and optimizers by name. A configuration names an entry here and can name nothing else."""
 
 from importlib import import_module
 from pathlib import Path
@@ -32,10 +32,15 @@ SAMPLERS = {
     "in_batch": "dcdt.samplers.in_batch:InBatchSampler",
     "catalogue": "dcdt.samplers.catalogue:CatalogueSampler",
 }
+OPTIMIZERS = {
+    "adamw": "dcdt.models.optimizers:adamw",
+    "nadam": "dcdt.models.optimizers:nadam",
+    "sgd": "dcdt.models.optimizers:sgd",
+}
 
 
-def look_up(table: dict[str, str], name: str) -> Any:  # noqa: ANN401 - classes of three kinds
-    """The class registered under `name`. The baselines lie beside dcdt/ in a checkout and inside it when installed."""
+def look_up(table: dict[str, str], name: str) -> Any:  # noqa: ANN401 - classes and functions
+    """The object registered under `name`. The baselines lie beside dcdt/ in a checkout and inside it when installed."""
     module, _, attribute = table[name].partition(":")
     inside = (Path(__file__).parents[1] / "baselines").is_dir()
     return getattr(import_module(f"dcdt.{module}" if inside and module.startswith("baselines.") else module), attribute)

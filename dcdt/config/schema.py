@@ -13,7 +13,15 @@ from dcdt.config.models import MODELS, ModelConfig
 from dcdt.config.options import model_option
 from dcdt.config.reading import typed
 from dcdt.config.reporting import CallbacksConfig, LoggerConfig, SweepConfig
-from dcdt.config.training import LOSSES, SAMPLERS, LossConfig, OptimizerConfig, SamplerConfig, TrainerConfig
+from dcdt.config.training import (
+    LOSSES,
+    OPTIMIZERS,
+    SAMPLERS,
+    LossConfig,
+    OptimizerConfig,
+    SamplerConfig,
+    TrainerConfig,
+)
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names
 
@@ -24,12 +32,13 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"linear_algebra": DataConfig, "files": DataConfig},
     "split": dict.fromkeys(("query", "folds", "video", "time", "paper"), SplitConfig),
     "embedder": EMBEDDERS,
+    "optimizer": OPTIMIZERS,
     "trainer": dict.fromkeys(("auto", "cpu", "gpu", "ddp"), TrainerConfig),
     "logger": dict.fromkeys(("wandb", "csv", "none"), LoggerConfig),
 }
 
 
-SINGLE: dict[str, type] = {"optimizer": OptimizerConfig, "callbacks": CallbacksConfig, "sweep": SweepConfig}
+SINGLE: dict[str, type] = {"callbacks": CallbacksConfig, "sweep": SweepConfig}
 
 
 @dataclass
@@ -79,6 +88,7 @@ def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
     return typed(EmbedJob, given, "embed"), rest
 
 
+OLD_NAMES = {"optimizer": "adamw"}  # of groups that older configurations do not name
 METRICS = ("mrr", "map", "recall", "precision", "hit", "ndcg")
 
 
@@ -95,7 +105,7 @@ def parse(config: DictConfig) -> Settings:
     values: dict[str, Any] = {}
     for group, schemas in SCHEMAS.items():
         chosen = config.get(group)
-        name = chosen.get("name") if isinstance(chosen, DictConfig) else None
+        name = chosen.get("name", OLD_NAMES.get(group)) if isinstance(chosen, DictConfig) else None
         one_of(f"{group}.name", name, tuple(schemas))
         values[group] = typed(schemas[str(name)], chosen, group)
     for key, schema in SINGLE.items():

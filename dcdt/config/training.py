@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dcdt.config.checks import at_least, one_of
+from dcdt.config.checks import at_least, below_one, one_of
 from dcdt.config.models import typed_part
 from dcdt.utils.errors import UserError
 
@@ -171,11 +171,13 @@ class MixedSamplerConfig(HardSamplerConfig):
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """AdamW, and the schedule of every optimizer."""
 
     lr: float = MISSING
     weight_decay: float = MISSING
     schedule: str = MISSING
+    name: str = "adamw"
+    warmup_steps: float = 0.0
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""
@@ -185,6 +187,38 @@ class OptimizerConfig:
                 "lr must be above 0 and weight_decay at least 0."
             )
         one_of("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
+        if self.warmup_steps < 0 or (self.warmup_steps > 1 and self.warmup_steps != int(self.warmup_steps)):
+            raise UserError(
+                f"optimizer.warmup_steps is {self.warmup_steps}; it must be a whole number of at least 0, or a "
+                "fraction below 1."
+            )
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent."""
+
+    momentum: float = MISSING
+    nesterov: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        super().check()
+        below_one("optimizer.momentum", self.momentum)
+        if self.nesterov and not self.momentum:
+            raise UserError("optimizer.nesterov=true needs optimizer.momentum above 0.")
+
+
+@dataclass
+class NAdamConfig(OptimizerConfig):
+    """Adam with Nesterov momentum."""
+
+    momentum_decay: float = MISSING
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of its range."""
+        super().check()
+        at_least("optimizer.momentum_decay", self.momentum_decay, 0)
 
 
 @dataclass
@@ -267,6 +301,9 @@ LOSSES: dict[str, type] = {
     "triplet": TripletConfig,
     "margin_mse": MarginMSEConfig,
 }
+
+
+OPTIMIZERS: dict[str, type] = {"adamw": OptimizerConfig, "nadam": NAdamConfig, "sgd": SGDConfig}
 
 
 SAMPLERS: dict[str, type] = {

@@ -65,7 +65,7 @@ class HistoryTowers(Recommender):
         self.register_buffer("weight", torch.tensor(1.0))
 
     @torch.no_grad()
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, fit the tower, choose the weight.
 
         Raises:

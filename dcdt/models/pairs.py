@@ -29,7 +29,7 @@ class PairRecommender(Recommender):
         self.loss = loss
         self._teacher_scores: Tensor | None = None  # (Q, N), Q query rows of the collection
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Score the training queries by the loss's teacher, if it has one, fitted without each of them.
 
         The teacher's z-scores are scaled by the standard deviation of the query's frozen cosines.

@@ -3,20 +3,25 @@
 A model defines how it scores queries against the whole catalogue; everything after the score matrix is shared.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from dcdt.config import OptimizerConfig
+from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
+from dcdt.models import hyperparameters
+from dcdt.models.optimizers import make_schedule
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 from dcdt.utils.transfer import to_device
@@ -101,9 +106,48 @@ class Recommender(L.LightningModule):
         self._vectors: Tensor | None = None
         self._losses: list[tuple[Tensor, int]] = []
         self.first_scores: Tensor | None = None  # (at most MAX_LOGGED_QUERIES, N) of the last validation
+        self._is_prepared = self._is_loaded = False
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",  # noqa: ANN401 - torch's
+        *,
+        tables: Tables,
+    ) -> Self:
+        """Build the model of a checkpoint (`checkpoints/best.ckpt` of a run) with its weights.
+
+        Args:
+            checkpoint_path: of a run, or of Lightning's ModelCheckpoint; it is read with `weights_only=True`.
+            map_location: of the weights, as torch.load takes it.
+            tables: the frozen vectors of the fields that the model reads; they are in no checkpoint.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            UserError: the checkpoint holds no hyperparameters (those of version 0.1 do not), or a model of another
+                class.
+        """
+        state = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        model = hyperparameters.build_from(state.get("hyper_parameters"), tables)
+        if not isinstance(model, cls):
+            raise UserError(f"{checkpoint_path} holds a {type(model).__name__}, which is no {cls.__name__}.")
+        model.load_state_dict(state["state_dict"])
+        return model.eval()
 
     def prepare(self, data: RankingDataModule) -> None:
-        """Fit what needs no gradient (an index, factors), once, before training or validation.
+        """Fit what needs no gradient, by `on_prepare`; `setup` calls it where nothing has prepared the model before.
+
+        Raises:
+            NotApplicable: the collection lacks what the model needs.
+        """
+        self.on_prepare(data)
+        self._is_prepared = True
+
+    def on_prepare(self, data: RankingDataModule) -> None:
+        """Fit what needs no gradient (an index, factors), before training or validation.
 
         Raises:
             NotApplicable: the collection lacks what the model needs.
@@ -189,7 +233,7 @@ class Recommender(L.LightningModule):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature
         """Restore weights; the video vectors are computed anew."""
-        self._vectors = None
+        self._vectors, self._is_loaded = None, True
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature
@@ -198,22 +242,17 @@ class Recommender(L.LightningModule):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """Make AdamW with a schedule to 0 over all steps; scalars (a log-temperature) have no weight decay."""
+        """Make the configured optimizer and schedule; scalars (a log-temperature) have no weight decay."""
         config = self.optimizer_config
         assert config is not None
         scalars = [parameter for parameter in self.parameters() if not parameter.ndim]
         groups: list[dict[str, Any]] = [{"params": [parameter for parameter in self.parameters() if parameter.ndim]}]
         if scalars:
             groups.append({"params": scalars, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        if config.schedule == "constant":
+        optimizer = look_up(OPTIMIZERS, config.name)(groups, config)
+        if config.schedule == "constant" and not config.warmup_steps:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule: torch.optim.lr_scheduler.LRScheduler
-        if config.schedule == "linear":
-            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-        else:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        schedule = make_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def record_loss(self, loss: Tensor, n: int) -> None:
@@ -237,11 +276,21 @@ class Recommender(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Move the vectors to the device of the trainer, where they stay."""
+        """Move the vectors to the device of the trainer, where they stay, and prepare the model.
+
+        Raises:
+            NotApplicable: the collection lacks what the model needs.
+        """
         device = self.trainer.strategy.root_device
         for module in self.modules():
             if isinstance(tables := getattr(module, "tables", None), Tables):
                 tables.to(device)
+        if not self._is_prepared:
+            weights = copy.deepcopy(self.state_dict()) if self._is_loaded else None
+            self.to(device)
+            self.prepare(self.data)
+            if weights is not None:  # preparing also fits what no checkpoint holds, such as how to leave a query out
+                self.load_state_dict(weights)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the validation metrics."""
@@ -282,7 +331,7 @@ class Recommender(L.LightningModule):
         self._chunks.setdefault(side.name, []).append(results)  # on the device of the scores, until all chunks are done
 
     def on_test_epoch_end(self) -> None:
-        """Gather the chunks of every side into `results`."""
+        """Gather the chunks of every side into `results`, and log the means, which `trainer.test` returns."""
         for name, chunks in self._chunks.items():
             side = self.data.sides[name]
             values, rows, ties, scores, *pairs = (torch.cat(tensors).cpu() for tensors in zip(*chunks, strict=True))
@@ -295,6 +344,7 @@ class Recommender(L.LightningModule):
                 torch.stack(pairs, dim=1) if side.pairs is not None else None,
                 scores if scores.shape[1] else None,
             )
+            self.log_dict({f"{name}/{metric}": values.mean() for metric, values in metrics.items()})
 
     def predict_step(self, positions: Tensor, batch_index: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
         """Return the best videos of a chunk of test queries.

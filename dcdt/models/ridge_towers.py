@@ -62,7 +62,7 @@ class RidgeTowers(Recommender):
         self.register_buffer("penalty", torch.tensor(float("inf")))
         self.register_buffer("_left_out", None, persistent=False)  # (n, D) queries mapped by fits without them
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
         sides = fitted_sides(data, self.config.fit_on)
         if self.config.whiten == "soft":

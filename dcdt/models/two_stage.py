@@ -91,7 +91,7 @@ class TwoStage(Recommender):
         self._position: dict[int, int] = {}  # query row to position among the fitted ones
         self._left_out_weights = torch.zeros(0, len(self.names))  # (n, E) fitted without each of them
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare the recall, read the lists of judged queries, choose the penalty and fit the head."""
         for component in filter(None, (self.recall, self.lexical)):
             component.prepare(data)

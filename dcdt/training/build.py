@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from dcdt.config import Settings, ZeroShotConfig
-from dcdt.config.registry import LOSSES, MODELS, SAMPLERS, look_up
+from dcdt.config.registry import MODELS, SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import Split
@@ -21,6 +21,7 @@ from dcdt.embeddings import tables as vector_tables
 from dcdt.embeddings.cache import Space
 from dcdt.embeddings.providers import space_of
 from dcdt.embeddings.tables import FROZEN_FIELDS
+from dcdt.models import hyperparameters
 from dcdt.models.recommender import Recommender, SideResult
 from dcdt.samplers.pool import training_pool
 from dcdt.training.callbacks.divergence import DivergenceCheck
@@ -101,8 +102,7 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
 def make_model(settings: Settings, tables: Tables) -> Recommender:
     """The model, initialised from the run's seed whatever was drawn before."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
-    loss = look_up(LOSSES, settings.loss.name)(settings.loss)
-    model: Recommender = look_up(MODELS, settings.model.name)(settings.model, tables, loss, settings.optimizer)
+    model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     model.to(tables.device)
     k = settings.ks[-1]
     model.logged_metrics = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}

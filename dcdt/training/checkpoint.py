@@ -14,11 +14,11 @@ import torch
 
 from dcdt.config import Settings, parse
 from dcdt.config.openai import refuse_foreign_base_url
-from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.embeddings.tables import load_tables
+from dcdt.models import hyperparameters
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.training.callbacks.last import LastState
@@ -56,8 +56,7 @@ def restore(run: Path) -> Restored:
             "Put the old files back or train again; to change what is recommended, use python -m dcdt.index RUN add."
         )
     tables = load_tables(collection, settings.fields, settings.embedder, settings.data.cache, False)
-    loss = look_up(LOSSES, settings.loss.name)(settings.loss)
-    model: Recommender = look_up(MODELS, settings.model.name)(settings.model, tables, loss, settings.optimizer)
+    model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     path = folder.files.checkpoint
     try:
         model.load_state_dict(weights)

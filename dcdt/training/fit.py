@@ -115,9 +115,18 @@ def _save_trial(trained: Trained, path: Path) -> None:
 
 
 def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], folder: RunFolder) -> None:
-    """Write the best checkpoint, history.csv (unless logger=none) and, for several trials, tuning.json."""
-    values = {"epoch": trained.epoch, settings.primary_metric: trained.value}
-    write_state({"state_dict": cpu_weights(trained.model), **values}, folder.files.checkpoint)
+    """Write the best checkpoint, history.csv (unless logger=none) and, for several trials, tuning.json.
+
+    The checkpoint has the keys that `load_from_checkpoint` reads, and the best validation.
+    """
+    checkpoint = {
+        "pytorch-lightning_version": L.__version__,
+        "hyper_parameters": dict(trained.model.hparams),
+        "state_dict": cpu_weights(trained.model),
+        "epoch": trained.epoch,
+        settings.primary_metric: trained.value,
+    }
+    write_state(checkpoint, folder.files.checkpoint)
     if settings.logger.name != "none":
         write_history(folder.files.history, trained.history)
     if len(trials) > 1:
