@@ -1,36 +1,28 @@
 """BM25 over the words of a video's fields."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-import rank_bm25
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcdt.config import BM25Config, OptimizerConfig
+from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, join_fields
 from dcdt.models.recommender import QueryBatch, Recommender
-from dcdt.utils.errors import NotApplicable, UserError
-
-Scorer = Callable[[list[str]], NDArray[np.floating[Any]]]
-RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}
-BM25S = {"okapi": "robertson", "l": "bm25l", "plus": "bm25+", "lucene": "lucene", "atire": "atire"}
-EMPTY_WORD = ""  # of a video without words; no query has it
+from dcdt.utils.errors import NotApplicable
 
 
 class BM25(Recommender):
     """Score queries by BM25 over the joined fields of a video; one tokenizer for both sides.
 
-    `backend=rank_bm25` is the definition: `variant` okapi, l or plus. It loops over the videos for each word of a
-    query. `backend=bm25s` sums precomputed scores, for large collections: `plus` agrees with rank_bm25; `okapi` is
-    its Robertson and `l` its BM25L, which are defined otherwise (rank_bm25 lifts negative weights of frequent words to
-    a quarter of the mean weight and scores BM25L only where a word occurs); lucene and atire are bm25s's alone.
+    The scores are those of two libraries (`dcdt.data.bm25`). `backend=rank_bm25`: `variant` okapi, l or plus.
+    `backend=bm25s`: `plus` agrees with rank_bm25; `okapi` is its Robertson and `l` its BM25L, which are defined
+    otherwise (rank_bm25 lifts negative weights of frequent words to a quarter of the mean weight and scores BM25L only
+    where a word occurs); lucene and atire are bm25s's alone.
 
     A query without a word of the catalogue scores every video 0.
 
@@ -70,9 +62,7 @@ class BM25(Recommender):
         """Score B texts against all videos, (B, N)."""
         scores = torch.zeros(len(queries.texts), len(self.documents))
         for row, text in enumerate(queries.texts):
-            tokens = [token for token in self.tokenize(text) if token in self._vocabulary]
-            if tokens:
-                scores[row] = torch.from_numpy(self._scorer(tokens))
+            scores[row] = torch.from_numpy(self.index.score(self.tokenize(text)))
         return scores.to(self.tables.device)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
@@ -97,34 +87,12 @@ class BM25(Recommender):
 
     def _index(self, documents: list[list[str]]) -> None:
         self.documents = documents
-        self._vocabulary = {token for tokens in documents for token in tokens} - {EMPTY_WORD}
-        if not self._vocabulary:
+        if not any(token != EMPTY_WORD for tokens in documents for token in tokens):
             raise NotApplicable("no video has a word to match")
-        config = self.config
-        delta = {} if config.delta is None or config.variant not in ("l", "plus") else {"delta": config.delta}
-        build = _bm25s if config.backend == "bm25s" else _rank_bm25
-        self._scorer = build(documents, config.variant, k1=config.k1, b=config.b, **delta)
+        config, postings = self.config, [Postings.of(documents)]
+        self.index = BM25Index(config.backend, config.variant, config.k1, config.b, config.delta, postings)
 
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
     """Join the fields of every video to one text; the fallback of a missing field is not repeated."""
     return join_fields([collection.field_texts(name) for name in fields])
-
-
-def _rank_bm25(documents: list[list[str]], variant: str, **values: float) -> Scorer:
-    scorer: Scorer = RANK_BM25[variant](documents, **values).get_scores
-    return scorer
-
-
-def _bm25s(documents: list[list[str]], variant: str, **values: float) -> Scorer:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise UserError("model.backend=bm25s: pip install 'dcdt[bm25s]', or choose rank_bm25.") from error
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import asks for DEBUG
-    if variant == "plus":
-        values = {"delta": 1.0, **values}  # as in rank_bm25; bm25s takes 0.5 for every variant
-    index = bm25s.BM25(method=BM25S[variant], **values)
-    index.index(documents, show_progress=False)
-    scorer: Scorer = index.get_scores
-    return scorer

@@ -44,6 +44,7 @@ class Collaborative(Recommender):
     fittable: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
     needs_question = False
+    histories: Histories
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Collaborative(Recommender):
         self.model = ImplicitModel(config)
         self.n_videos = tables.videos.shape[1]
         self.cold: dict[str, float] = {}
-        self.watched_by = Histories()
+        self.histories = Histories()
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Fit on the interactions that leak no held-out query.
@@ -67,7 +68,7 @@ class Collaborative(Recommender):
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
-        self.watched_by = Histories(watches)
+        self.histories = Histories(watches)
         askers = held_out_askers(data)
         keep = fittable_watches(watches, (asker for side in askers.values() for asker in side), data.split.cutoff)
         learners, rows = np.unique(
@@ -76,7 +77,7 @@ class Collaborative(Recommender):
         counts = np.ones(len(rows), dtype=np.float32), (rows.reshape(-1), watches.item[keep])
         self.model.fit(csr_matrix(counts, shape=(len(learners), self.n_videos)), data.seed)
         for name, side in askers.items():
-            self.cold[name] = float((~self.model.has_known_video(self.histories(*zip(*side, strict=True)))).sum())
+            self.cold[name] = float((~self.model.has_known_video(self.counts(*zip(*side, strict=True)))).sum())
 
     def facts(self) -> dict[str, float]:
         """Return the number of queries of each side that were ranked by popularity."""
@@ -84,19 +85,19 @@ class Collaborative(Recommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score all videos for B learners, each at the time of its question, (B, N)."""
-        scores = self.model.score(self.histories(queries.users, queries.times))
+        scores = self.model.score(self.counts(queries.users, queries.times))
         return torch.from_numpy(scores.astype(np.float32)).to(self.tables.device)
 
-    def histories(self, users: Sequence[str | None], times: Sequence[float | None]) -> csr_matrix:
+    def counts(self, users: Sequence[str | None], times: Sequence[float | None]) -> csr_matrix:
         """Count how often each learner watched each video strictly before a time, (B, N)."""
-        return self.watched_by.counts(users, times, self.n_videos)
+        return self.histories.counts(users, times, self.n_videos)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the fitted model and the histories of all learners."""
-        return {"model": self.model.state(), "cold": self.cold, **self.watched_by.state()}
+        return {"model": self.model.state(), "cold": self.cold, **self.histories.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.model.load(state["model"])
-        self.watched_by.load(state)
+        self.histories.load(state)
         self.cold = dict(state["cold"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
+from dcdt.evaluation.fusion import reciprocal_rank_sum, weighted_sum
 from dcdt.evaluation.ranking import quality, top_k
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
@@ -57,6 +58,11 @@ class Hybrid(Recommender):
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 
+    @property
+    def components(self) -> list[Recommender]:
+        """Both models."""
+        return [self.first, self.second]
+
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
         self.first.prepare(data)
@@ -88,12 +94,12 @@ class Hybrid(Recommender):
     def _fuse(self, first: Tensor, second: Tensor, queries: QueryBatch) -> Tensor:
         first, second = first.float(), second.float()
         if self.config.fusion == "rrf":
-            k, n = self.config.k, first.shape[1] if queries.candidates is None else len(queries.candidates)
-            reciprocal = [
-                1 / (k + candidate_ranks(scores, self.order, n, queries.candidate_mask).double())
-                for scores in (first, second)
+            n = first.shape[1] if queries.candidates is None else len(queries.candidates)
+            ranks = [
+                candidate_ranks(scores, self.order, n, queries.candidate_mask).double() for scores in (first, second)
             ]
-            return (reciprocal[0] + reciprocal[1]).float()
+            fused: Tensor = reciprocal_rank_sum(ranks[0], ranks[1], self.config.k).float()
+            return fused
         return fuse(first, second, self.weight, queries.candidates)
 
 
@@ -123,7 +129,8 @@ def _scores_for_side(component: Recommender, queries: QueryBatch, rows: Tensor, 
 
 def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tensor | None) -> Tensor:
     """Sum the weighted z-scores, over the candidates' rows (C,), of two score matrices (B, N)."""
-    return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
+    fused: Tensor = weighted_sum(z_scores(first, candidates), z_scores(second, candidates), weight)
+    return fused
 
 
 def candidate_ranks(scores: Tensor, order: Tensor, n: int, mask: Tensor | None) -> Tensor:

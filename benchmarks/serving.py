@@ -33,7 +33,8 @@ from dcdt.serving.lance import LanceIndex
 from dcdt.serving.load import load
 from dcdt.serving.memory import MemoryIndex, multiply
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.serving.scoring import Question, fused
+from dcdt.serving.scorers.base import Query
+from dcdt.serving.scorers.hybrid import fused_top
 from dcdt.serving.threads import one_thread
 
 OUT = Path(__file__).parent / "results" / "serving.json"
@@ -169,11 +170,11 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
 def agreement(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
     """Measure how many of the ten best videos of an exact fusion are among the candidates of both parts."""
     near, exact = index.state, replace(index.state, anns={})
-    asked = [Question(text, served.embed([text])[0]) for text in texts]
+    asked = [Query(text, served.embed([text])[0]) for text in texts]
     found = []
     for view in (exact, near):  # one after the other, since the words' gains are kept for one view
-        parts = [[scorer.ask(question, view) for scorer in served.scorers] for question in asked]
-        found.append([set(fused(part, served.fusion, view, 10, view.alive)[0].tolist()) for part in parts])
+        parts = [[scorer.score(question, view) for scorer in served.scorers] for question in asked]
+        found.append([set(fused_top(part, served.manifest.fusion, view, 10, view.alive)[0].tolist()) for part in parts])
     same = float(np.mean([len(one & other) / 10 for one, other in zip(*found, strict=True)]))
     what = f"fused answers ({length}), {served.name}, {len(index):,} videos"
     note(f"{what}: of the exact ten found", round(same, 3), "share", f"every video scored, n = {len(asked)}")

@@ -70,9 +70,9 @@ def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
         served._embedder = Cached(served)
         fields = [[title or text for title, text in zip(documents.titles, documents.texts, strict=True)]]
         fields.append([text or title for title, text in zip(documents.titles, documents.texts, strict=True)])
-        videos.append(served.towers[0].videos(np.stack(served.embed_fields(fields)))[0])
+        videos.append(served.scorers[0].towers.videos(np.stack(served.embed_fields(fields)))[0])
         asked = [record["text"] for record in read(folder / "queries.jsonl")]
-        questions.append(served.towers[0].query(served.embed(asked))[0])
+        questions.append(served.scorers[0].towers.query(served.embed(asked))[0])
     served._embedder = None  # what is measured afterwards embeds
     found = np.concatenate(videos), np.concatenate(questions)
     mixed = np.random.default_rng(0).permutation(len(found[1]))
@@ -104,7 +104,7 @@ def catalogue_table(served: ServedRecommender, matrix: np.ndarray, with_vectors:
     titles, texts = [record.get("title", "") for record in records], [record.get("text", "") for record in records]
     few = Documents([str(at) for at in range(n)], titles, texts, [{} for _ in records])
     small = table_of(few, {})
-    words = [name for name in ("words_0",) if served.parts[0]["kind"] == "lexical"]
+    words = [name for name in ("words_0",) if served.manifest.scorers[0].kind == "bm25"]
     if words:
         small = small.append_column("words_0", _words(served, few))
     table = small.take(pa.array(np.arange(len(matrix)) % n))
@@ -116,7 +116,7 @@ def catalogue_table(served: ServedRecommender, matrix: np.ndarray, with_vectors:
 def _words(served: ServedRecommender, videos: Documents) -> pa.Array:
     from dcdt.data.tokens import tokenizer
 
-    config = served.parts[0]["config"]
+    config = served.manifest.scorers[0].config
     split = tokenizer(config["stem"], config["stop_words"])
     joined = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
     return pa.array([split(text) for text in joined], pa.list_(pa.string()))

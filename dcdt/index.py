@@ -50,18 +50,18 @@ def _info(served: ServedRecommender) -> str:
     """What the index holds."""
     store = served.store
     lines = [f"{pluralize(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
-    lines.append(f"model {served.name}, from the collection {store.model['collection']}")
+    lines.append(f"model {served.name}, from the collection {store.manifest.collection}")
     lines.append(f"catalogue: {store.catalogue.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
-    for name, facts in store.model["approximate"].items():
-        lines.append(f"{name}: {facts['kind']}, recall@10 {facts['recall']:.3f} against exact search")
-    if not store.model["approximate"]:
+    for name, facts in store.manifest.approximate.items():
+        lines.append(f"{name}: {facts.kind}, recall@10 {facts.recall:.3f} against exact search")
+    if not store.manifest.approximate:
         lines.append("search is exact")
-    if served.threshold is not None:
-        found = served.threshold
+    if served.manifest.threshold is not None:
+        threshold = served.manifest.threshold
         lines.append(
-            f"nothing fits below {found['value']:.4f}: on {found['queries']} validation questions it keeps "
-            f"{found['kept']:.0%} of those with an answer and refuses {found['refused']:.0%} of those without"
+            f"nothing fits below {threshold.value:.4f}: on {threshold.queries} validation questions it keeps "
+            f"{threshold.kept:.0%} of those with an answer and refuses {threshold.refused:.0%} of those without"
         )
     return "\n".join(lines)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rank_bm25 import BM25Plus
 
+from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
 from dcdt.data.types import Collection, Rows
@@ -56,7 +56,7 @@ def load_pairs(
     seed = hashlib.sha256(f"{split.fingerprint} {space} no twins".encode()).hexdigest()[:16]
     path = folder / f"{seed}.parquet"
     if not path.exists():
-        lexical = _QueryBM25(collection, np.concatenate([split.val.queries, split.test.queries]))
+        lexical = _bm25_plus(collection)
         rows = [
             row
             for name, side in (("val", split.val), ("test", split.test))
@@ -90,37 +90,11 @@ def unrelated_videos(collection: Collection, query: int, candidates: NDArray[np.
     return np.flatnonzero(allowed)
 
 
-class _QueryBM25:
-    """BM25Plus of some queries against all videos: the scores of rank-bm25, bit by bit, from an inverted index.
-
-    rank-bm25 looks up every token in every video, which takes a second a query at 200,000 videos.
-    """
-
-    def __init__(self, collection: Collection, queries: Rows) -> None:
-        documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
-        self.bm25 = BM25Plus([tokenize(f"{title} {text}") or [""] for title, text in documents])
-        self.lengths = np.array(self.bm25.doc_len)  # (N,)
-        query_tokens = {token for row in queries.tolist() for token in tokenize(collection.queries.texts[row])}
-        self.postings: dict[str, tuple[list[int], list[int]]] = {
-            token: ([], []) for token in query_tokens
-        }  # rows, counts
-        for row, counts in enumerate(self.bm25.doc_freqs):
-            for token in query_tokens & counts.keys():
-                rows, times = self.postings[token]
-                rows.append(row)
-                times.append(counts[token])
-
-    def scores(self, tokens: list[str]) -> NDArray[np.float64]:
-        """Score all videos for the tokens of one query, (N,)."""
-        bm25 = self.bm25
-        total = np.zeros(bm25.corpus_size)
-        for token in tokens:
-            rows, times = self.postings[token]
-            n = np.zeros(bm25.corpus_size, dtype=np.int64)
-            n[rows] = times
-            norm = bm25.k1 * (1 - bm25.b + bm25.b * self.lengths / bm25.avgdl) + n
-            total += (bm25.idf.get(token) or 0) * (bm25.delta + (n * (bm25.k1 + 1)) / norm)
-        return total
+def _bm25_plus(collection: Collection) -> BM25Index:
+    """Index title and description of every video."""
+    documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
+    tokens = [tokenize(f"{title} {text}") or [EMPTY_WORD] for title, text in documents]
+    return BM25Index("rank_bm25", "plus", 1.5, 0.75, None, [Postings.of(tokens)])
 
 
 Row = tuple[str, str, str, bool, str]
@@ -132,7 +106,7 @@ def _draw_pairs(
     collection: Collection,
     queries: NDArray[np.float32],
     videos: NDArray[np.float32],
-    lexical: _QueryBM25,
+    lexical: BM25Index,
     rng: np.random.Generator,
 ) -> list[Row]:
     positives = side.judgments.where(side.judgments.grade >= collection.positive_grade)
@@ -144,7 +118,7 @@ def _draw_pairs(
         allowed = unrelated_videos(collection, query, side.candidates)
         allowed = allowed[np.argsort(id_rank[allowed])]
         tokens = tokenize(collection.queries.texts[query])
-        scores_of = {"bm25": lexical.scores(tokens)[allowed], "cosine": (videos @ queries[query])[allowed]}
+        scores_of = {"bm25": lexical.score(tokens)[allowed], "cosine": (videos @ queries[query])[allowed]}
         ranked = {origin: allowed[np.argsort(-scores, kind="stable")] for origin, scores in scores_of.items()}
         ranked["random"] = rng.permutation(allowed)
         used: set[int] = set()

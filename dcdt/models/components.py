@@ -6,6 +6,7 @@ from torch import Tensor
 from dcdt.config import ModelConfig
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
+from dcdt.evaluation.fusion import standardize
 from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import UserError
 
@@ -41,8 +42,5 @@ def make_component(config: ModelConfig, tables: Tables, option: str) -> Recommen
 def z_scores(scores: Tensor, candidates: Tensor | None) -> Tensor:
     """Standardise scores (B, N) over the candidates, rows (C,): 0 where all candidates have the same score."""
     subset = scores if candidates is None else scores[:, candidates]
-    centred, spread = (
-        scores - subset.mean(1, keepdim=True),
-        subset.std(1, correction=0, keepdim=True),
-    )
-    return torch.where(subset.amax(1, keepdim=True) > subset.amin(1, keepdim=True), centred / spread, 0.0)
+    z = standardize(scores, subset.mean(1, keepdim=True), subset.std(1, correction=0, keepdim=True))
+    return torch.where(subset.amax(1, keepdim=True) > subset.amin(1, keepdim=True), z, 0.0)

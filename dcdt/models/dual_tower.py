@@ -50,6 +50,11 @@ class DualTower(PairRecommender):
             output = (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * W)
         return nn.functional.normalize(at_least_float32(output), dim=-1)
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether queries weigh the fields of a video."""
+        return self.keys is not None
+
     def attention_weights(self, vectors: Tensor) -> Tensor:
         """Compute the weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
         assert self.keys is not None

@@ -41,6 +41,7 @@ class HistoryTowers(Recommender):
     """
 
     fittable: ClassVar[bool] = False
+    histories: Histories
     decoupled: ClassVar[bool] = False
     needs_question = False
     whitening: Tensor

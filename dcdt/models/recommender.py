@@ -16,6 +16,7 @@ from torch import Tensor
 from dcdt.config import OptimizerConfig
 from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
+from dcdt.data.histories import Histories
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
@@ -96,6 +97,9 @@ class Recommender(L.LightningModule):
     n_components: ClassVar[int] = 1  # number of score matrices of `component_scores`
     needs_question: bool = True
     supports_half_precision: ClassVar[bool] = False  # of its tables
+    histories: Histories | None = None  # of all learners, where they are read
+    neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
+    neighbour_weight: float = 0.0
 
     def __init__(self, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__()
@@ -152,6 +156,16 @@ class Recommender(L.LightningModule):
         Raises:
             NotApplicable: the collection lacks what the model needs.
         """
+
+    @property
+    def components(self) -> list["Recommender"]:
+        """The models whose scores this one combines; itself where it combines none."""
+        return [self]
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether queries weigh the fields of a video (`attention_weights`)."""
+        return False
 
     def compile_step(self) -> None:
         """Compile the training step, if there is one (`trainer.compile`)."""

@@ -53,6 +53,11 @@ class ResidualTowers(PairRecommender):
         weights = len(self.keys) * self.attention_weights(vectors)  # (B, F), each 1 at the start
         return (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * D)
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether queries weigh the fields of a video."""
+        return self.keys is not None
+
     def attention_weights(self, vectors: Tensor) -> Tensor:
         """Compute the weights over the fields, `softmax_m(q' . k_m)`, of frozen query vectors (B, D): (B, F)."""
         assert self.keys is not None

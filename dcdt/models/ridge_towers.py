@@ -56,6 +56,7 @@ class RidgeTowers(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
+        self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight
         self.reads_validation = config.fit_on == "judged"
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
@@ -121,8 +122,8 @@ class RidgeTowers(Recommender):
     def video_vectors(self) -> Tensor:
         """Return the vectors of the whole catalogue (N, D), smoothed with their neighbours."""
         if self._vectors is None:
-            config, videos = self.config, self.encode_videos(self.tables.videos)
-            self._vectors = smooth_with_neighbours(videos, config.neighbours, config.neighbour_weight)
+            videos = self.encode_videos(self.tables.videos)
+            self._vectors = smooth_with_neighbours(videos, self.neighbours, self.neighbour_weight)
         return self._vectors
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:

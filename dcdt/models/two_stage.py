@@ -9,6 +9,7 @@ from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables, pad_lists
+from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.evidence import KERNELS, Evidence
@@ -28,7 +29,6 @@ from dcdt.samplers.pool import related_videos
 from dcdt.utils.transfer import to_device
 
 N_FOLDS = 5  # of the judged queries, to choose the penalty
-SCORE_GAP = 1e-3  # in z-scores, between the worst re-ranked video and the best of the others
 
 
 class TwoStage(Recommender):
@@ -57,6 +57,7 @@ class TwoStage(Recommender):
 
     fittable: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
+    has_network: ClassVar[bool] = False  # `joint`, which adds to the weighted evidence
     order: Tensor
     scale: Tensor
     weights: Tensor
@@ -90,6 +91,11 @@ class TwoStage(Recommender):
         self._group: dict[int, int] = {}
         self._position: dict[int, int] = {}  # query row to position among the fitted ones
         self._left_out_weights = torch.zeros(0, len(self.names))  # (n, E) fitted without each of them
+
+    @property
+    def components(self) -> list[Recommender]:
+        """Those of the recall and, last, the lexical one."""
+        return [*self.recall.components, *([self.lexical] if self.lexical is not None else [])]
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare the recall, read the lists of judged queries, choose the penalty and fit the head."""
@@ -218,6 +224,7 @@ class JointTwoStage(TwoStage):
     """
 
     fittable: ClassVar[bool] = True
+    has_network: ClassVar[bool] = True
     starts_useful: ClassVar[bool] = True
 
     def __init__(

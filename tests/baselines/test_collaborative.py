@@ -233,10 +233,10 @@ def test_a_history_ends_strictly_before_its_question(folder):
     expected = np.zeros(N_VIDEOS)
     for name, item, when in read_watches(folder):
         expected[int(item[1:])] += name == user and when < time
-    found = model.histories([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
+    found = model.counts([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
     assert found.tolist() == [expected.tolist(), *[[0.0] * N_VIDEOS] * 4]
     watched = next(when for name, _, when in read_watches(folder) if name == user)
-    assert model.histories([user], [watched]).sum() == model.histories([user], [watched + 0.5]).sum() - 1
+    assert model.counts([user], [watched]).sum() == model.counts([user], [watched + 0.5]).sum() - 1
 
 
 @kinds

@@ -68,7 +68,11 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
             for part in (part for item in answer for part in item.why["parts"] if "fields" in part):
                 assert sum(part["fields"].values()) == pytest.approx(part["score"], abs=1e-4)
     assert (differ > 0) == ("popularity" not in overrides[-2:][0])
-    assert served.notes_for("u1") == [] and served.notes and served.notes_for("stranger") == [UNKNOWN, *served.notes]
+    assert (
+        served.notes_for("u1") == []
+        and served.manifest.notes
+        and served.notes_for("stranger") == [UNKNOWN, *served.manifest.notes]
+    )
     assert served.recommend(TEXTS, 5, user="stranger") == served.recommend(TEXTS, 5)
 
 
@@ -77,7 +81,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
 def test_histories_outlive_changes_of_the_catalogue(own_copy, overrides):
     served = ServedRecommender(own_copy(*overrides))
     before = served.recommend(TEXTS[0], 1000, user="u1")[0]
-    watched = served.learners.places.ids.to_pylist()[int(served.learners.items("u1")[-1])]
+    watched = served.learners.exported.ids.to_pylist()[int(served.learners.items("u1")[-1])]
     served.add(Documents(["new"], ["span rank"], ["span rank"], [{}]))
     after = {item.id: item.score for item in served.recommend(TEXTS[0], 1000, user="u1")[0]}
     np.testing.assert_allclose([after[item.id] for item in before], [item.score for item in before], atol=1e-6)

@@ -10,9 +10,10 @@ from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
 from dcdt.data.types import Documents, texts_with_fallback
+from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
-from dcdt.models.two_stage import SCORE_GAP, rerank_scores
+from dcdt.models.two_stage import rerank_scores
 from dcdt.recommend import reasons
 from dcdt.runs.folder import RunFolder
 from dcdt.serving.ann import Ann
@@ -21,8 +22,9 @@ from dcdt.serving.export import build
 from dcdt.serving.load import load
 from dcdt.serving.memory import Part, View
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.serving.reranking import HEAD, _fused_spread
-from dcdt.serving.scoring import Question
+from dcdt.serving.scorers.base import Query
+from dcdt.serving.scorers.hybrid import fused_deviation
+from dcdt.serving.scorers.two_stage import HEAD
 from dcdt.serving.videos import documents_of
 from dcdt.training.checkpoint import restore
 from dcdt.training.experiment import run
@@ -173,17 +175,18 @@ def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalo
     rng = np.random.default_rng(0)
     whole, view = many(served, 3000, rng)
     for text in QUESTIONS:
-        question = Question(text, served.embed([text])[0])
+        question = Query(text, served.embed([text])[0])
         answers = []
         for state in (whole, view):
-            asked = [scorer.ask(question, state) for scorer in served.scorers]
+            asked = [scorer.score(question, state) for scorer in served.scorers]
             answers.append(served.head.top(question, asked, state, 10, state.allowed([])))
             if recall == "hybrid_towers" and state is view:
                 rows = np.unique(np.concatenate([part.top(200, state.alive)[0] for part in asked]))
-                _, found = _fused_spread(asked, served.fusion, rows, state)
-                exact = [scorer.ask(question, whole) for scorer in served.scorers]
-                z = [(part.scores() - part.spread()[0]) / part.spread()[1] for part in exact]
-                weight = served.fusion["weight"]
+                found = fused_deviation(asked, served.manifest.fusion, rows, state)
+                exact = [scorer.score(question, whole) for scorer in served.scorers]
+                moments = [part.mean_and_deviation() for part in exact]
+                z = [(part.scores() - mean) / spread for part, (mean, spread) in zip(exact, moments, strict=True)]
+                weight = served.manifest.fusion.weight
                 wanted = (weight * z[0] + (1 - weight) * z[1])[whole.alive].std()
                 assert found == pytest.approx(wanted, rel=0.1)
         exact, near = answers
