@@ -141,8 +141,8 @@ class TowerScores(CatalogueScores):
         width = contributions.shape[-1]
         if len(contributions) != len(manifest.contributions):
             raise UserError(
-                f"{self.scorer.towers.folder} is corrupt: it names {len(manifest.contributions)} contributions, its tower "
-                f"gives {len(contributions)}. Run: python -m dcdt.index RUN build"
+                f"{self.scorer.towers.folder} is corrupt: it names {len(manifest.contributions)} contributions, its "
+                f"tower gives {len(contributions)}. Run: python -m dcdt.index RUN build"
             )
         query = self.vector - sum(self.pieces.values(), np.zeros_like(self.vector))  # (W,)
         products = contributions[:, 0] @ query[:width]  # (P,)
