@@ -29,7 +29,7 @@ def typed(schema: type[T], values: DictConfig, place: str) -> T:
         key = f".{error.full_key}" if error.full_key else ""
         raise UserError(f"{place}{key}: {reason}") from error
     for name, value in vars(part).items():
-        if isinstance(value, list) and any(isinstance(one, list | dict) for one in value):
+        if name != "extra" and isinstance(value, list) and any(isinstance(one, list | dict) for one in value):
             raise UserError(f"{place}.{name} is {str(value)[:80]}; it must be a list of plain values.")
         numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
         if isinstance(value, int) and abs(value) > LARGEST:

@@ -1,6 +1,7 @@
 """Schemas of loggers, callbacks and what ends a sweep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -38,6 +39,7 @@ class CallbacksConfig:
     collapse_cosine: float = MISSING
     progress: bool = MISSING
     checkpoint_seconds: float | None = 60.0
+    extra: list[dict[str, Any]] = field(default_factory=list)
 
     def check(self) -> None:
         """Raise UserError where a value is out of its range."""

@@ -237,6 +237,7 @@ class TrainerConfig:
     tables: str = "float32"
     mapped: bool = False
     compile: bool = False
+    extra: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Bring precision and devices to one form; raise UserError where a value is out of its range."""

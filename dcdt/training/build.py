@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -24,6 +25,7 @@ from dcdt.embeddings.tables import FROZEN_FIELDS
 from dcdt.models import hyperparameters
 from dcdt.models.recommender import Recommender, SideResult
 from dcdt.samplers.pool import training_pool
+from dcdt.training import extras
 from dcdt.training.callbacks.divergence import DivergenceCheck
 from dcdt.training.devices import check_devices, device_count, device_number, device_type, world_size
 from dcdt.training.rank import global_rank
@@ -39,7 +41,10 @@ def prepare(settings: Settings) -> None:
         UserError: this machine lacks a device, or the device cannot do what the configuration needs.
     """
     check_devices(settings.trainer)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    extras.check_trainer(_trainer_arguments(settings), settings.trainer.extra or {})
+    extras.make_callbacks(settings.callbacks.extra)  # which checks them, before anything is embedded
+    profiled = (settings.trainer.extra or {}).get("profiler") is not None  # whose table is logged as information
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO if profiled else logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
@@ -110,26 +115,40 @@ def make_model(settings: Settings, tables: Tables) -> Recommender:
 
 
 def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer without what takes long beside a training of seconds: sanity steps, bars, checkpoints."""
+    """Lightning's Trainer without what takes long beside a training of seconds: sanity steps, bars, checkpoints.
+
+    Args:
+        settings: of the run.
+        callbacks: of a training; without any it is a trainer to validate and test, which takes no `trainer.extra`.
+
+    Raises:
+        UserError: `trainer.extra` holds an argument that cannot be passed on.
+    """
+    own = {**_trainer_arguments(settings), "callbacks": [DivergenceCheck(), *callbacks] if callbacks else []}
+    return extras.make_trainer(own, (settings.trainer.extra or {}) if callbacks else {})
+
+
+def _trainer_arguments(settings: Settings) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that a run sets itself; callbacks are added to them."""
     config = settings.trainer
-    return L.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy if world_size(config) > 1 else "auto",
-        plugins=[LightningEnvironment() if global_rank() is None else TorchElasticEnvironment()],  # also inside Slurm
-        precision=config.precision,  # type: ignore[arg-type]
-        max_epochs=config.max_epochs,
-        check_val_every_n_epoch=config.validate_every,
-        callbacks=[DivergenceCheck(), *callbacks] if callbacks else [],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=0,  # nothing by step: once an epoch is enough
-        use_distributed_sampler=False,
-    )
+    return {
+        "accelerator": config.accelerator,
+        "devices": config.devices,
+        "num_nodes": config.num_nodes,
+        "strategy": config.strategy if world_size(config) > 1 else "auto",
+        "plugins": [LightningEnvironment() if global_rank() is None else TorchElasticEnvironment()],  # also in Slurm
+        "precision": config.precision,
+        "max_epochs": config.max_epochs,
+        "check_val_every_n_epoch": config.validate_every,
+        "callbacks": [],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 0,  # nothing by step: once an epoch is enough
+        "use_distributed_sampler": False,
+    }
 
 
 def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModule) -> dict[str, SideResult]:

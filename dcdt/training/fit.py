@@ -22,6 +22,7 @@ from dcdt.training.callbacks.history import History, write_history
 from dcdt.training.callbacks.last import LastState
 from dcdt.training.callbacks.progress import EpochProgress
 from dcdt.training.checkpoint import cpu_weights, read_state, state_errors, write_state
+from dcdt.training.extras import make_callbacks
 from dcdt.training.loggers.base import RunLogger
 from dcdt.utils.errors import NotApplicable
 from dcdt.utils.files import write_json
@@ -85,11 +86,15 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
             trainer.validate(model, datamodule=data, verbose=False)  # a candidate for the best weights as well
         with state_errors(state, last) if earlier else contextlib.nullcontext():
             trainer.fit(model, datamodule=data, ckpt_path=state if earlier else None, weights_only=True)
+        if settings.callbacks.extra and best.weights:
+            _validate_final(model, trainer, best, data)
         value = best.value
     else:
         value = trainer.validate(model, datamodule=data, verbose=False)[0][settings.primary_metric]
     epoch = best.epoch if model.starts_useful else max(best.epoch, 0)
     seconds = last.earlier_seconds + time.perf_counter() - started
+    if settings.trainer.extra:  # which may limit batches: every query is tested
+        trainer = build.make_trainer(settings, [])
     trained = Trained(model, trainer, history.rows, epoch, value, seconds)
     if settings.trials > 1 and model.fittable and settings.callbacks.checkpoint_seconds is not None:
         _save_trial(trained, state)
@@ -102,10 +107,19 @@ def _callbacks(
     """The callbacks of a training in order; `last` must see an epoch after all others."""
     chosen = settings.callbacks
     callbacks: list[L.Callback] = [history, best, CollapseAlarm(chosen.collapse_cosine)]
-    callbacks.append(EarlyStopping(settings.primary_metric, patience=chosen.patience, mode="max"))
+    strict = not settings.trainer.extra  # which may end training before the first validation
+    callbacks.append(EarlyStopping(settings.primary_metric, patience=chosen.patience, mode="max", strict=strict))
     if chosen.progress:
         callbacks.append(EpochProgress(settings.primary_metric))
-    return [*callbacks, *logger.callbacks(history), last]
+    return [*callbacks, *logger.callbacks(history), *make_callbacks(chosen.extra), last]
+
+
+def _validate_final(model: Recommender, trainer: L.Trainer, best: BestWeights, data: RankingDataModule) -> None:
+    """Validate the weights with which training ended, which a callback (SWA) may have changed, as a candidate."""
+    best.outside_epoch = trainer.current_epoch - 1
+    model.load_state_dict(best.final_weights)
+    trainer.validate(model, datamodule=data, verbose=False)
+    model.load_state_dict(best.weights)
 
 
 def _save_trial(trained: Trained, path: Path) -> None:

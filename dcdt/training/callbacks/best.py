@@ -1,4 +1,4 @@
-"""Keep the best weights by validation and leave them in the model."""
+"""Store the weights of the best validation, and put them back into the model when training ends."""
 
 from typing import Any
 
@@ -16,13 +16,22 @@ class BestWeights(L.Callback):
 
     Args:
         monitor: metric to maximise, such as `val/mrr`.
+
+    Attributes:
+        value: of the best validation.
+        epoch: of the best validation.
+        outside_epoch: counted for a validation outside of `fit`.
+        weights: of the best validation.
+        final_weights: with which training ended.
     """
 
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
         self.value = float("-inf")
         self.epoch = -1
-        self._weights: dict[str, Any] = {}
+        self.outside_epoch = -1
+        self.weights: dict[str, Any] = {}
+        self.final_weights: dict[str, Any] = {}
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take a copy where this validation is the best so far; the first of equals stays."""
@@ -30,21 +39,28 @@ class BestWeights(L.Callback):
             return
         value = float(trainer.callback_metrics[self.monitor])
         if value > self.value:
-            self.value, self.epoch = value, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else -1
-            self._weights = {  # what is no tensor (the words of a part that matches words) does not change in training
-                name: weight.detach().clone() if torch.is_tensor(weight) else weight
-                for name, weight in module.state_dict().items()
-            }
+            is_fitting = trainer.state.fn == TrainerFn.FITTING
+            self.value, self.epoch = value, trainer.current_epoch if is_fitting else self.outside_epoch
+            self.weights = _copy_weights(module)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Put the best weights back into the model."""
-        if self._weights:
-            module.load_state_dict(self._weights)
+        if self.weights:
+            self.final_weights = _copy_weights(module)
+            module.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the best so far."""
-        return {"value": self.value, "epoch": self.epoch, "weights": self._weights}
+        return {"value": self.value, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
-        self.value, self.epoch, self._weights = (state_dict[name] for name in ("value", "epoch", "weights"))
+        """Restore it from a state."""
+        self.value, self.epoch, self.weights = (state_dict[name] for name in ("value", "epoch", "weights"))
+
+
+def _copy_weights(module: L.LightningModule) -> dict[str, Any]:
+    """A copy of the weights; what is no tensor (the words of a part that matches words) does not change in training."""
+    return {
+        name: weight.detach().clone() if torch.is_tensor(weight) else weight
+        for name, weight in module.state_dict().items()
+    }
