@@ -11,13 +11,13 @@ COMMANDS = {
     "index": "change the catalogue of a finished run without training",
     "serve": "a search page and an HTTP API over a finished run",
     "collection": "make, check or copy a collection",
-    "doctor": "versions, devices, keys, caches, and what to mend",
+    "doctor": "versions, devices, keys, caches, and what to fix",
 }
 HELP = "\n".join(
     [
         "usage: dcdt COMMAND ...    each command has its own --help",
         "",
-        *(f"  {name:<12}{words}" for name, words in COMMANDS.items()),
+        *(f"  {name:<12}{summary}" for name, summary in COMMANDS.items()),
         "",
         "Configurations of your own: dcdt run --config-dir FOLDER model=mine, where FOLDER/model/mine.yaml is yours.",
     ]
@@ -25,7 +25,7 @@ HELP = "\n".join(
 
 
 def prepare_hydra() -> None:
-    """What `run` and `embed` do before Hydra reads the command line.
+    """Prepare `run` and `embed`: redact output, check the command line, register resolvers.
 
     Raises:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
@@ -45,7 +45,7 @@ def prepare_hydra() -> None:
 
 
 def main() -> None:
-    """Hand the arguments on to a command's own module, imported only then."""
+    """Run a command by its module, which is imported only then."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(HELP)  # noqa: T201 - the command's own message

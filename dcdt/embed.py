@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, job: EmbedJob) -> None:
-    """Embed every query and every field of every video that the cache lacks, or do what the job says instead.
+    """Embed what the cache lacks of the queries and the fields of the videos, or verify it, or import vectors.
 
     Raises:
-        UserError: something the user can mend.
+        UserError: a mistake that the user can correct.
     """
     from dcdt.data.beir import load_collection
     from dcdt.embeddings.cache import VectorCache
@@ -42,7 +42,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
     cache = VectorCache(settings.data.cache, space, remedy)
     if job.importing.vectors is not None:
         names = job.importing.names
-        added, known = import_vectors(
+        added, skipped = import_vectors(
             cache,
             Path(job.importing.vectors),
             None if names is None else Path(names),
@@ -50,16 +50,16 @@ def run(settings: Settings, job: EmbedJob) -> None:
             job.importing.field,
             job.importing.normalise,
         )
-        _say(f"{added:,} vectors imported; {known:,} rows left out, their texts have a vector already")
+        _print(f"{added:,} vectors imported; {skipped:,} rows left out, their texts have a vector already")
     else:
         collection.check_fields(settings.fields)
         fields = [text for name in settings.fields for text in collection.field_texts(name)]
-        asked = collection.queries.texts if collection.has_questions else []
-        done = fill(cache, [*asked, *fields], settings.embedder, dry_run=job.dry_run)
-        if not done.embedded and not job.dry_run:
-            _say(f"{done.texts:,} distinct texts, all cached")
+        queries = collection.queries.texts if collection.has_questions else []
+        result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
+        if not result.embedded and not job.dry_run:
+            _print(f"{result.texts:,} distinct texts, all cached")
     if not job.dry_run:
-        _say(f"{cache.folder}: {len(cache):,} vectors of {cache.space.dimensions} numbers")
+        _print(f"{cache.folder}: {len(cache):,} vectors of {cache.space.dimensions} numbers")
 
 
 def _verify(cache: "VectorCache") -> None:
@@ -67,15 +67,14 @@ def _verify(cache: "VectorCache") -> None:
 
     if not cache.folder.is_dir():
         raise UserError(f"there is no cache {cache.folder}. Check data.cache and embedder; {cache.remedy} makes one.")
-    found = verify(cache)
-    _say(
-        f"{cache.folder}: {found.files} files, {found.vectors:,} vectors of {found.texts:,} texts; {len(found.bad)} bad"
-    )
-    if found.bad:
-        raise UserError("\n".join([*found.bad, f"Delete these files, then {cache.remedy}; other vectors are kept."]))
+    result = verify(cache)
+    counts = f"{result.files} files, {result.vectors:,} vectors of {result.texts:,} texts; {len(result.bad)} bad"
+    _print(f"{cache.folder}: {counts}")
+    if result.bad:
+        raise UserError("\n".join([*result.bad, f"Delete these files, then {cache.remedy}; other vectors are kept."]))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line)  # noqa: T201 - what the command says
 
 

@@ -23,7 +23,7 @@ def test_it_says_what_to_mend_where_a_folder_cannot_hold_a_run():
     target = "/proc/dcdt"  # where nobody can write, root neither
     done = dcdt("doctor", DCDT_OUTPUTS=target)
     assert done.returncode == 2
-    assert any(line.startswith("mend: ") and target in line for line in done.stdout.splitlines())
+    assert any(line.startswith("fix: ") and target in line for line in done.stdout.splitlines())
 
 
 def test_what_is_older_than_it_may_be_and_what_is_missing_is_to_mend(monkeypatch):

@@ -49,7 +49,6 @@ START_UP = {
     "dcdt/run.py": "torch and lightning take seconds: only after the configuration is found good",
     "dcdt/serve.py": "the arguments are checked before FastAPI is imported",
     "dcdt/config/hydra.py": "Hydra's parser: a run from Python needs none",
-    "dcdt/embeddings/fill.py": "fcntl is there on POSIX alone",
     "dcdt/embeddings/providers/__init__.py": "each embedder imports what it alone needs",
     "dcdt/embeddings/providers/onnx_export.py": "torch, only where a model is not exported yet",
     "dcdt/serving/load.py": "torch, only where there is no index yet",

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dcdt.embeddings.cost_estimate import forecast, format_forecast
 from dcdt.embeddings.providers import Embedder, make_embedder
 from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE
 from dcdt.utils.errors import UserError
+from dcdt.utils.lock import lock_path
 from dcdt.utils.text import one_line
 
 log = logging.getLogger("dcdt")
@@ -150,20 +152,14 @@ def _check_disk_space(cache: VectorCache, texts: int) -> None:
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Lock a folder against other processes that fill it. The lock ends with its process, however that ends."""
+    path = folder / ".filling"
+    path.touch()
+    descriptor = lock_path(path, lambda: log.warning("another process fills %s; waiting for it", folder))
     try:
-        import fcntl
-    except ImportError:  # not POSIX: two processes may embed a text twice, and nothing worse
         yield
-        return
-    with (folder / ".filling").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process fills %s; waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        yield
+    finally:
+        if descriptor is not None:  # without locks two processes may embed a text twice, and nothing worse
+            os.close(descriptor)
 
 
 class _Rate(ProgressColumn):

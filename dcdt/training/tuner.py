@@ -1,7 +1,7 @@
 """The same tuning effort for every model: a number of trials, each judged on validation alone.
 
-Trial 0 is the configuration as given; the others draw evenly, without repeats, from the model's space below. What a
-test query says is never seen here.
+Trial 0 is the configuration as given; the others draw evenly, without repeats, from the model's search space. Test
+queries take no part.
 """
 
 import itertools
@@ -21,13 +21,13 @@ log = logging.getLogger("dcdt")
 
 
 def overrides(model: str, trials: int, seed: int, config: DictConfig | None = None) -> list[dict[str, Any]]:
-    """The changes of each trial, the first of which changes nothing; fewer where the space is smaller.
+    """The changes of each trial, the first of which changes nothing; fewer trials where the space is smaller.
 
     Args:
         model: name of the model.
         trials: how many configurations.
         seed: of the draw.
-        config: what the changes start from: it is not drawn again, and values it lacks (those of another part of a
+        config: that the changes start from: it is not drawn again, and keys it lacks (those of another part of a
             hybrid) are not drawn.
 
     >>> overrides("zero_shot", 8, 0)
@@ -50,7 +50,7 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
 def search(
     settings: Settings, config: DictConfig, train: Callable[[Settings, int], Any]
 ) -> tuple[Any, Settings, list[dict[str, Any]]]:
-    """Train once a trial and keep the best by the primary metric; the first of equals stays.
+    """Train once a trial and return the best by the primary metric; of equals the first.
 
     Args:
         settings: trial 0.
@@ -59,8 +59,8 @@ def search(
             metric on validation.
 
     Returns:
-        What the best trial trained, its settings, and every trial with its changes and its value; of one that diverged
-        the value is -inf, and its error stands beside it.
+        The result of the best trial, its settings, and every trial with its changes and its value; a trial that
+        diverged has the value -inf and its error.
 
     Raises:
         Diverged: every trial did.
@@ -69,7 +69,7 @@ def search(
     trials: list[dict[str, Any]] = []
     errors = []
     drawn = overrides(settings.model.name, settings.trials, settings.seed, config)
-    for at, changes in enumerate(drawn):
+    for number, changes in enumerate(drawn):
         trial = settings
         if changes:
             changed = config.copy()
@@ -77,16 +77,16 @@ def search(
                 OmegaConf.update(changed, key, value)
             trial = parse(changed)
         try:
-            outcome = train(trial, at)
+            result = train(trial, number)
         except Diverged as error:
             if len(drawn) > 1 and os.environ.get("RANK", "0") == "0":
-                log.warning("trial %d of %d: %s", at + 1, len(drawn), str(error).splitlines()[0])
+                log.warning("trial %d of %d: %s", number + 1, len(drawn), str(error).splitlines()[0])
             trials.append({"changes": changes, settings.primary_metric: float("-inf"), "error": str(error)})
             errors.append(error)
             continue
-        trials.append({"changes": changes, settings.primary_metric: outcome.value})
-        if best is None or outcome.value > best[0].value:
-            best = (outcome, trial)
+        trials.append({"changes": changes, settings.primary_metric: result.value})
+        if best is None or result.value > best[0].value:
+            best = (result, trial)
     if best is None:
         raise errors[0]
     return *best, trials

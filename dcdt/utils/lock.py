@@ -23,7 +23,7 @@ def lock_path(path: Path, on_wait: Callable[[], None] | None) -> int | None:
     except ImportError:  # not POSIX
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except OSError:  # whoever writes there next reports it
         return None
     try:

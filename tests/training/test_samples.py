@@ -58,5 +58,5 @@ def test_the_topic_of_a_video_is_what_divides_the_videos(metadata, expected):
 
 def test_rare_topics_are_one():
     metadata = [{"topic": f"t{at % 4}"} for at in range(9)]  # t0 thrice, the others twice
-    found = topics(SimpleNamespace(videos=SimpleNamespace(metadata=metadata), name="c"), most=2)
+    found = topics(SimpleNamespace(videos=SimpleNamespace(metadata=metadata), name="c"), max_topics=2)
     assert found == ["t0", "t1", "other", "other"] * 2 + ["t0"]

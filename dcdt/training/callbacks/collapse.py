@@ -1,4 +1,4 @@
-"""Warn when the towers say the same of every video, or nothing at all."""
+"""Warn when the towers give all videos the same vector, or output only zeros."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class CollapseAlarm(L.Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]
-        """Look at the vectors that validation just used."""
+        """Check the vectors that validation just used."""
         if trainer.sanity_checking or not module.decoupled:
             return
         cosine = mean_pairwise_cosine(module.video_vectors())
@@ -42,11 +42,11 @@ class CollapseAlarm(L.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was said already, for a run that is resumed."""
+        """The warnings given so far, for a run that is resumed."""
         return {"warned": sorted(self.warned)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do not say it again."""
+        """Restore them from a state, so that none is repeated."""
         self.warned = set(state_dict["warned"])
 
     def _warn(self, key: str, message: str) -> None:
@@ -59,8 +59,8 @@ def mean_pairwise_cosine(vectors: Tensor) -> float:
     """Mean cosine over all pairs of different rows of (N, W), in one pass: (|sum|^2 - N) / (N (N - 1))."""
     n, squares = len(vectors), []
     total = vectors.new_zeros(vectors.shape[1], dtype=torch.float32)
-    for part in torch.split(vectors, BLOCK):  # a large catalogue is not copied whole
-        unit = torch.nn.functional.normalize(part.float(), dim=-1)
+    for block in torch.split(vectors, BLOCK):  # no copy of a large catalogue
+        unit = torch.nn.functional.normalize(block.float(), dim=-1)
         total += unit.sum(0)
         squares.append(unit.square().sum())
     first, *rest = torch.stack([total.square().sum(), *squares]).tolist()  # the one wait for the device

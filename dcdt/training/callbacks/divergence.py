@@ -8,7 +8,7 @@ from dcdt.utils.errors import Diverged
 
 
 class DivergenceCheck(L.Callback):
-    """Looks at the loss and the weights at the end of each epoch, also of one that is not validated."""
+    """Checks the loss and the weights at the end of each epoch, validated or not."""
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, module: Recommender) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Loss and validation per epoch, kept in memory, and written as history.csv."""
+"""Loss and validation per epoch, collected in memory and written as history.csv."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Note what this epoch logged; it runs after the epoch's validation."""
+        """Add what this epoch logged; the hook runs after the epoch's validation."""
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        shown = {name: value for name, value in trainer.callback_metrics.items() if validated or name == "train/loss"}
-        values = {name: float(value) for name, value in shown.items()}
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if validated or name == "train/loss"}
+        values = {name: float(value) for name, value in metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch, **values})
 
     def state_dict(self) -> dict[str, Any]:
@@ -28,12 +28,12 @@ class History(L.Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up again."""
+        """Restore them from a state."""
         self.rows = state_dict["rows"]
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write rows as CSV, whole or not at all; nothing where there is no row."""
+    """Write rows as CSV, atomically; nothing where there is no row."""
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row))

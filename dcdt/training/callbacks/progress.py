@@ -1,4 +1,4 @@
-"""One line of progress over the epochs of a run."""
+"""A progress bar over the epochs of a run."""
 
 import lightning as L
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,10 +22,10 @@ class EpochProgress(L.Callback):
         self.task = self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Show this epoch's figures."""
-        shown = {"loss": "train/loss", self.monitor: self.monitor}
-        found = {label: trainer.callback_metrics.get(name) for label, name in shown.items()}
-        text = "  ".join(f"{label} {value:.4f}" for label, value in found.items() if value is not None)
+        """Show this epoch's loss and validation."""
+        names = {"loss": "train/loss", self.monitor: self.monitor}
+        values = {label: trainer.callback_metrics.get(name) for label, name in names.items()}
+        text = "  ".join(f"{label} {value:.4f}" for label, value in values.items() if value is not None)
         self.bar.update(self.task, advance=1, description=text)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -33,6 +33,6 @@ class EpochProgress(L.Callback):
         self.bar.stop()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Close the bar, so that the terminal is as before."""
         if hasattr(self, "bar"):
             self.bar.stop()
