@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
-from dcdt.evaluation.fusion import reciprocal_rank_sum, weighted_sum
+from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum
 from dcdt.evaluation.ranking import quality, top_k
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
@@ -129,7 +129,7 @@ def _scores_for_side(component: Recommender, queries: QueryBatch, rows: Tensor, 
 
 def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tensor | None) -> Tensor:
     """Sum the weighted z-scores, over the candidates' rows (C,), of two score matrices (B, N)."""
-    fused: Tensor = weighted_sum(z_scores(first, candidates), z_scores(second, candidates), weight)
+    fused: Tensor = convex_sum(z_scores(first, candidates), z_scores(second, candidates), weight)
     return fused
 
 

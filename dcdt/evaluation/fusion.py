@@ -10,10 +10,10 @@ def standardize(scores: Any, mean: Any, deviation: Any) -> Any:  # noqa: ANN401 
     return (scores - mean) / deviation
 
 
-def weighted_sum(first: Any, second: Any, weight: Any) -> Any:  # noqa: ANN401
+def convex_sum(first: Any, second: Any, weight: Any) -> Any:  # noqa: ANN401
     """The fused scores of two models' z-scores.
 
-    >>> weighted_sum(2.0, -2.0, 0.75)
+    >>> convex_sum(2.0, -2.0, 0.75)
     1.0
     """
     return weight * first + (1 - weight) * second

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dcdt.evaluation.fusion import reciprocal_rank_sum, standardize, weighted_sum
+from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum, standardize
 from dcdt.serving.graphs import Scores
 from dcdt.serving.index import best
 from dcdt.serving.memory import View
@@ -71,7 +71,7 @@ def fuse(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: Vi
     if fusion.kind == "rrf":
         ranks = [_ranks(part.scores_of(rows), view, rows) for part in (first, second)]
         return np.asarray(reciprocal_rank_sum(ranks[0], ranks[1], fusion.k))
-    return np.asarray(weighted_sum(z_scores(first, rows), z_scores(second, rows), fusion.weight))
+    return np.asarray(convex_sum(z_scores(first, rows), z_scores(second, rows), fusion.weight))
 
 
 def z_scores(scores: CatalogueScores, rows: Rows) -> Scores:

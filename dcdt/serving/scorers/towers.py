@@ -140,9 +140,10 @@ class TowerScores(CatalogueScores):
         own, contributions = self.scorer.towers.videos(np.stack(embed(texts)))  # (1, W), (P, 1, W)
         width = contributions.shape[-1]
         if len(contributions) != len(manifest.contributions):
+            names, path = len(manifest.contributions), self.scorer.towers.folder
             raise UserError(
-                f"{self.scorer.towers.folder} is corrupt: it names {len(manifest.contributions)} contributions, its "
-                f"tower gives {len(contributions)}. Run: python -m dcdt.index RUN build"
+                f"{path} is corrupt: it names {names} contributions to a video, its tower gives {len(contributions)}.\n"
+                "Run: python -m dcdt.index RUN build"
             )
         query = self.vector - sum(self.pieces.values(), np.zeros_like(self.vector))  # (W,)
         products = contributions[:, 0] @ query[:width]  # (P,)
