@@ -44,6 +44,7 @@ class Collaborative(Recommender):
     fittable: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
     needs_question = False
+    reads_question: ClassVar[bool] = False
     histories: Histories
 
     def __init__(

@@ -60,8 +60,8 @@ def _info(served: ServedRecommender) -> str:
     if served.manifest.threshold is not None:
         threshold = served.manifest.threshold
         lines.append(
-            f"nothing fits below {threshold.value:.4f}: on {threshold.queries} validation questions it keeps "
-            f"{threshold.kept:.0%} of those with an answer and refuses {threshold.refused:.0%} of those without"
+            f"nothing fits below {threshold.value:.4f}: on {threshold.queries} validation questions it answers "
+            f"{threshold.answered:.0%} of those with an answer and rejects {threshold.rejected:.0%} of those without"
         )
     return "\n".join(lines)
 

@@ -112,7 +112,7 @@ def answer_one(served: ServedRecommender, question: str, given: argparse.Namespa
         print(as_json(question, answer), flush=True)  # noqa: T201
     elif answer:
         console.print(table(question, answer, given.explain))
-    elif found.unfit[0]:
+    elif found.nothing_fits[0]:
         console.print("Nothing here fits the question.")
     else:
         console.print("No video meets the filter.")

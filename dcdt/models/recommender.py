@@ -96,6 +96,7 @@ class Recommender(L.LightningModule):
     starts_useful: ClassVar[bool] = False
     n_components: ClassVar[int] = 1  # number of score matrices of `component_scores`
     needs_question: bool = True
+    reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
     histories: Histories | None = None  # of all learners, where they are read
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight

@@ -122,7 +122,7 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
                 "model": served.name,
                 "version": found.version,
                 "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-                "nothing_fits": found.unfit[0],
+                "nothing_fits": found.nothing_fits[0],
                 "notes": served.notes_for(user),
                 "videos": [item.as_dict() for item in found.videos[0]],
             }

@@ -41,7 +41,7 @@ from dcdt.serving.learners import LEARNERS, save_learners
 from dcdt.serving.manifest import FORMAT, Manifest
 from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.scorers import SCORERS, hybrid, two_stage
-from dcdt.serving.scorers.base import TOLERANCE, Graph, Scorer, ScorerExport
+from dcdt.serving.scorers.base import TOLERANCE, Export, Graph, Scorer
 from dcdt.serving.scorers.towers import TowersScorer
 from dcdt.serving.threshold import choose_threshold
 from dcdt.serving.videos import metadata_columns, table_of
@@ -66,7 +66,7 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
 
     Args:
         run: the run's folder.
-        say: is told what is being done.
+        say: prints what is being done.
         catalogue: folder or object store under which the table of this build is to lie; None: in the build itself.
 
     Raises:
@@ -155,7 +155,7 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
     return version
 
 
-def _write_graphs(folder: Path, models: list[Recommender], exports: list[ScorerExport]) -> None:
+def _write_graphs(folder: Path, models: list[Recommender], exports: list[Export]) -> None:
     """The graphs and arrays of all scorers."""
     for number, (model, export) in enumerate(zip(models, exports, strict=True)):
         model.tables = _tiny(model.tables)

@@ -43,27 +43,27 @@ class Towers:
             if not np.isfinite(encoded).all():
                 raise UserError(f"{arrays_path(self.folder, self.number)} gives numbers that are not finite.")
             return encoded, None
-        found = self._run(self._query, "query", {"vectors": vectors}, (len(vectors), self.query_width))
-        return found[0], found[1] if len(found) > 1 else None
+        outputs = self._run(self._query, "query", {"vectors": vectors}, (len(vectors), self.query_width))
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def videos(self, fields: Floats) -> tuple[Floats, Floats]:
         """Video vectors (B, W) of frozen field vectors (F, B, D), and what each field adds to them (P, B, W)."""
-        found = self._run(self._video, "video", {"fields": fields}, (fields.shape[1], self.width))
-        return found[0], found[1]
+        outputs = self._run(self._video, "video", {"fields": fields}, (fields.shape[1], self.width))
+        return outputs[0], outputs[1]
 
     def _run(self, graph: Any, name: str, inputs: dict[str, Floats], shape: tuple[int, int]) -> list[Floats]:  # noqa: ANN401
         """The outputs of a graph, the first of them of this shape."""
         try:
-            found: list[Floats] = graph.run(None, inputs)
-            gives = found[0].shape
+            outputs: list[Floats] = graph.run(None, inputs)
+            first = outputs[0].shape
         except Exception as error:  # onnxruntime's errors share no base but Exception
             reason = one_line(error, 100)
             raise UserError(f"{self.folder / name}_{self.number}.onnx cannot be run ({reason}).") from error
-        if not all(np.isfinite(part).all() for part in found):
+        if not all(np.isfinite(part).all() for part in outputs):
             raise UserError(f"{self.folder / name}_{self.number}.onnx gives numbers that are not finite.")
-        if gives != shape:
-            raise UserError(f"{self.folder / name}_{self.number}.onnx gives {gives}; {shape} is expected.")
-        return found
+        if first != shape:
+            raise UserError(f"{self.folder / name}_{self.number}.onnx gives {first}; {shape} is expected.")
+        return outputs
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -72,11 +72,11 @@ class Towers:
 
     def _map(self, width: int) -> NDArray[Any]:
         """The matrix of a linear query tower, (width, query_width)."""
-        found = self.arrays.get(QUERY_MAP)
-        if found is None or found.shape != (width, self.query_width) or found.dtype != np.float32:
+        matrix = self.arrays.get(QUERY_MAP)
+        if matrix is None or matrix.shape != (width, self.query_width) or matrix.dtype != np.float32:
             wanted = f"{QUERY_MAP} of shape {(width, self.query_width)}"
             raise UserError(f"{arrays_path(self.folder, self.number)} is corrupt: it holds no {wanted} in float32.")
-        return found
+        return matrix
 
     @cached_property
     def _query(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
@@ -131,5 +131,5 @@ def unit(vectors: Floats) -> Floats:
 
 def softmax(values: NDArray[Any]) -> Scores:
     """Weights (n,) that sum to 1."""
-    found = np.exp(values.astype(np.float64) - values.max())
-    return np.asarray(found / found.sum())
+    weights = np.exp(values.astype(np.float64) - values.max())
+    return np.asarray(weights / weights.sum())

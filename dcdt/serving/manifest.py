@@ -30,11 +30,11 @@ FORMAT = 3
 
 
 class Threshold(Section):
-    """The score below which nothing fits; shares of validation `queries` that it keeps and refuses rightly."""
+    """The score below which nothing fits: shares of validation `queries` with an answer above it, without one below."""
 
     value: Number
-    kept: Number
-    refused: Number
+    answered: Number
+    rejected: Number
     queries: Annotated[int, Field(ge=0)]
 
 
@@ -133,7 +133,7 @@ class Manifest(Section):
 
     @property
     def notes(self) -> list[str]:
-        """What is to be known of an answer that no learner's history went into."""
+        """The remarks on an answer that no learner's history went into."""
         return [SCORERS[scorer.kind].note.format(scorer.name) for scorer in self.scorers if scorer.reads_history]
 
 

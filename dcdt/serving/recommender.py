@@ -39,7 +39,7 @@ CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 
 MAX_K, MAX_QUESTION_CHARS = 1000, 2000
 RESULT_COLUMNS = ("id", "title", "text", "series", "level", "link", "duration_s")
 ENGINES = ("memory", "lance")
-UNKNOWN = "this learner is not known to the run, so the answer is that for anybody."
+UNKNOWN_LEARNER = "this learner is not known to the run, so the answer is that for anybody."
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Recommendation:
         score: of the model; higher is better, and comparable within one model alone.
         id, title, text, series, level, link, duration_s: of the video; None where it is not known.
         matched: words of the question that its title or text holds.
-        why: what made up the score, where that was asked for.
+        why: what made up the score; None without `explained`.
     """
 
     rank: int
@@ -67,24 +67,24 @@ class Recommendation:
     why: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        found = dict(vars(self))
-        return found if self.why is not None else {key: value for key, value in found.items() if key != "why"}
+        """Convert to plain values, for JSON."""
+        values = dict(vars(self))
+        return values if self.why is not None else {key: value for key, value in values.items() if key != "why"}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was found for some questions.
+    """The answers to some questions.
 
     Attributes:
         version: of the catalogue that answered.
         videos: of each question, the best first.
-        unfit: of each question, whether there were videos and all of them scored below the threshold.
+        nothing_fits: of each question, whether there were videos and all of them scored below the threshold.
     """
 
     version: int
     videos: list[list[Recommendation]]
-    unfit: list[bool]
+    nothing_fits: list[bool]
 
 
 class ServedRecommender:
@@ -128,7 +128,7 @@ class ServedRecommender:
         abstain: bool = False,
         user: str | None = None,
     ) -> list[list[Recommendation]]:
-        """The best k videos for each question.
+        """Recommend the best k videos for each question.
 
         Args:
             texts: one question or several.
@@ -153,7 +153,7 @@ class ServedRecommender:
         abstain: bool = False,
         user: str | None = None,
     ) -> Answers:
-        """As `recommend`, with the version of the catalogue and which questions nothing fits."""
+        """Recommend videos, and say which version of the catalogue answered and which questions nothing fits."""
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
@@ -165,15 +165,15 @@ class ServedRecommender:
             watched = self._watched(user, view)
             for text, vector in zip(questions, vectors, strict=True):
                 query = Query(text, vector, watched)
-                videos, unfit = self._answer(query, k, conditions, view, least, explained)
+                videos, nothing_fits = self._answer(query, k, conditions, view, least, explained)
                 answers.videos.append(videos)
-                answers.unfit.append(unfit)
+                answers.nothing_fits.append(nothing_fits)
         return answers
 
     def _answer(
         self, query: Query, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
     ) -> tuple[list[Recommendation], bool]:
-        """The best k videos that score at least so much, and whether all that were found score less."""
+        """Find the best k videos that score at least `least`, and whether all that there are score less."""
         if self.engine == "lance":
             view = self._nearest(query, k, conditions)
         by_scorer = [scorer.score(query, view) for scorer in self.scorers]
@@ -181,7 +181,7 @@ class ServedRecommender:
         if not np.isfinite(scores).all():
             raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
         n_fit = int((scores >= least).sum())  # the best come first
-        unfit, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
+        nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
             explain(self.manifest, by_scorer, int(row), self.embed_fields, facts) if explained else None
             for row, facts in zip(rows, evidence, strict=False)
@@ -195,16 +195,16 @@ class ServedRecommender:
                 zip(scores, rows_as_dicts(view, rows, RESULT_COLUMNS), reasons, strict=True), start=1
             )
         ]
-        return videos, unfit
+        return videos, nothing_fits
 
     def notes_for(self, user: str | None) -> list[str]:
-        """What is to be known of an answer to this learner, or to nobody in particular."""
+        """Return the remarks on an answer to this learner, or to nobody in particular."""
         if user is None:
             return self.manifest.notes
-        return [] if self._items(user) is not None else [UNKNOWN, *self.manifest.notes]
+        return [] if self._items(user) is not None else [UNKNOWN_LEARNER, *self.manifest.notes]
 
     def _items(self, user: str | None) -> NDArray[np.int64] | None:
-        """What a learner watched, as positions among the videos of the export; None for nobody or an unknown one."""
+        """Look up what a learner watched, among the videos of the export; None for nobody or an unknown learner."""
         if user is None:
             return None
         if self.learners is None:
@@ -224,7 +224,7 @@ class ServedRecommender:
         return Watched(items, exported.rows(view), view)
 
     def _nearest(self, query: Query, k: int, conditions: Sequence[Condition]) -> View:
-        """What the table finds for a query."""
+        """Search the table for a query."""
         scores = self.scorers[0].score(query, self.store.view)
         view: View = self.store.near(scores.vector, k, conditions, scores.column)
         return view
@@ -232,7 +232,7 @@ class ServedRecommender:
     def _top(
         self, query: Query, scores: list[CatalogueScores], view: View, k: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
-        """Rows and scores of the best k, and what a rank head added up for each."""
+        """Find rows and scores of the best k, and the evidence of a rank head for each."""
         if self.head is not None:
             ranked = self.head.top(query, scores, view, k, allowed)
             return ranked.rows, ranked.scores, ranked.evidence
@@ -241,7 +241,7 @@ class ServedRecommender:
         return *fused_top(scores, self.manifest.fusion, view, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
+        """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
         if self._embedder is None:
             self._embedder = open_embedder(self.manifest.embedder_config, self.store.folder / EMBEDDER, self.threads)
         vectors = round_to_float16(self._embedder.embed(texts))
@@ -258,7 +258,7 @@ class ServedRecommender:
         self._writable().add(self.rows(videos))
 
     def update(self, videos: Documents) -> None:
-        """Put these videos in the place of those with the same ids.
+        """Replace the videos with the same ids by these.
 
         Raises:
             UserError: an id is unknown, or the catalogue cannot be written.
@@ -266,7 +266,7 @@ class ServedRecommender:
         self._writable().update(self.rows(videos))
 
     def videos(self, ids: Sequence[str]) -> Documents:
-        """Videos of the catalogue by their ids.
+        """Look up videos of the catalogue by their ids.
 
         Raises:
             UserError: an id is unknown.
@@ -292,7 +292,7 @@ class ServedRecommender:
         return store
 
     def rows(self, videos: Documents) -> pa.Table:
-        """Table rows of videos, with all that the scorers add."""
+        """Make the table rows of videos, with the columns of all scorers."""
         table, view, fields = table_of(videos, self.manifest.columns), self.store.view, self.manifest.text_fields
         texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
         vectors: dict[str, Floats] = {}
@@ -305,20 +305,20 @@ class ServedRecommender:
         return table
 
     def embed_fields(self, fields: Sequence[Sequence[str]]) -> list[Floats]:
-        """Frozen vectors (n, D) of each field of n videos."""
+        """Embed each field of n videos: (n, D) each; vectors are cached by text."""
         distinct = list(dict.fromkeys(text for part in fields for text in part))
-        known = {text: vector for text in distinct if (vector := self._vectors.get(text)) is not None}
-        missing = [text for text in distinct if text not in known]
+        vector_of = {text: vector for text in distinct if (vector := self._vectors.get(text)) is not None}
+        missing = [text for text in distinct if text not in vector_of]
         if missing:
-            known |= dict(zip(missing, self.embed(missing), strict=True))
+            vector_of |= dict(zip(missing, self.embed(missing), strict=True))
         if len(self._vectors) > CACHED_TEXTS:
             self._vectors.clear()
-        self._vectors |= known
-        return [np.stack([known[text] for text in part]) for part in fields]
+        self._vectors |= vector_of
+        return [np.stack([vector_of[text] for text in part]) for part in fields]
 
 
 def open_store(run: Path, engine: str) -> Store | TableStore:
-    """The catalogue of a run: in memory, in memory and shared with other machines, or where it lies.
+    """Open the catalogue of a run: in memory, in memory and shared with other machines, or in its table.
 
     Raises:
         UserError: there is no such engine, no build, or it does not fit.
@@ -333,7 +333,7 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
 
 
 def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder and its configuration
-    """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
+    """Open the embedder of a run: the exported local model of the build, or what the configuration names."""
     if config.name == "local":
         return OnnxEmbedder(folder, config, threads)
     from dcdt.embeddings.providers import make_embedder
@@ -342,21 +342,21 @@ def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN4
 
 
 def check_question(text: str) -> str:
-    """The question without surrounding blanks.
+    """Return a question with its blanks normalised.
 
     Raises:
         UserError: it is empty, too long, or no text.
     """
     if not isinstance(text, str):
         raise UserError(f"a question is {type(text).__name__}; it must be a text.")
-    found = " ".join(text.split())
-    if not found:
+    question = " ".join(text.split())
+    if not question:
         raise UserError("the question is empty; ask something.")
-    if len(found) > MAX_QUESTION_CHARS:
+    if len(question) > MAX_QUESTION_CHARS:
         raise UserError(
-            f"the question has {len(found):,} characters; at most {MAX_QUESTION_CHARS:,} are read. Shorten it."
+            f"the question has {len(question):,} characters; at most {MAX_QUESTION_CHARS:,} are read. Shorten it."
         )
-    return found
+    return question
 
 
 def check_k(k: int) -> None:

@@ -1,4 +1,4 @@
-"""The score below which "nothing here fits", chosen on the validation queries."""
+"""The score below which no video fits a question, chosen on the validation queries."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,26 +15,26 @@ from dcdt.training.checkpoint import Restored
 
 
 def choose_threshold(restored: Restored) -> dict[str, Any] | None:
-    """The best score that tells questions with an answer from questions without one.
+    """Choose the best score that tells questions with an answer from questions without one.
 
-    Every validation query is asked twice: with the catalogue as it is, and with all videos related to it taken out, so
-    that nothing is left that fits. The threshold makes the share of the first kept plus the share of the second refused
-    as large as can be. Test queries are not read.
+    Every validation query is scored twice: with the catalogue as it is, and without the videos related to it, so that
+    nothing fits. The threshold maximises the share of the first that are answered plus the share of the second that
+    are rejected. Test queries are not read.
 
     Returns:
-        `value`, the shares `kept` and `refused` on validation, and the number of queries; None for a model that does
-        not read the question.
+        `value`, the shares `answered` and `rejected` on validation, and the number of queries; None for a model that
+        does not read the question.
     """
-    if restored.settings.model.name == "collaborative":
+    if not restored.model.reads_question:
         return None
     collection = restored.collection
     data = RankingDataModule(collection, make_split(collection, restored.settings.split), {}, None, 1, 0, (1,))
-    found, missed = [], []
+    best, best_unrelated = [], []
     for scores, judged in zip(validation_scores(restored, data), data.sides["val"].judged.tolist(), strict=True):
-        found.append(float(scores.max()))
+        best.append(float(scores.max()))
         scores[[video for video in judged if video >= 0]] = float("-inf")
-        missed.append(float(scores.max()))
-    return best_threshold(np.array(found), np.array(missed))
+        best_unrelated.append(float(scores.max()))
+    return best_threshold(np.array(best), np.array(best_unrelated))
 
 
 def validation_scores(restored: Restored, data: RankingDataModule) -> Iterator[Tensor]:
@@ -42,7 +42,7 @@ def validation_scores(restored: Restored, data: RankingDataModule) -> Iterator[T
 
     A model that fitted validation queries leaves out the one that it scores.
     """
-    model, side = _judge(restored, data), data.sides["val"]
+    model, side = _left_out_model(restored, data), data.sides["val"]
     for row in side.queries.tolist():
         rows = torch.tensor([row])
         batch = query_batch(restored.collection, restored.tables, rows, side)
@@ -50,28 +50,28 @@ def validation_scores(restored: Restored, data: RankingDataModule) -> Iterator[T
         yield scores[0].float().masked_fill(~side.candidates, float("-inf"))
 
 
-def best_threshold(found: np.ndarray, missed: np.ndarray) -> dict[str, Any]:
-    """The threshold between best scores with (n,) and without (n,) an answer, and what it does to both.
+def best_threshold(with_answer: np.ndarray, without: np.ndarray) -> dict[str, Any]:
+    """Separate the best scores (n,) of queries with an answer from those without one.
 
     >>> best_threshold(np.array([3.0, 2.0, 0.5]), np.array([1.0, 0.0, 0.4]))
-    {'value': 0.5, 'kept': 1.0, 'refused': 0.6666666666666666, 'queries': 3}
+    {'value': 0.5, 'answered': 1.0, 'rejected': 0.6666666666666666, 'queries': 3}
     """
-    values = np.unique(np.concatenate([found, missed[np.isfinite(missed)]]))
-    kept = (found[None] >= values[:, None]).mean(1)
-    refused = (missed[None] < values[:, None]).mean(1)
-    at = int(np.argmax(kept + refused))
+    values = np.unique(np.concatenate([with_answer, without[np.isfinite(without)]]))
+    answered = (with_answer[None] >= values[:, None]).mean(1)
+    rejected = (without[None] < values[:, None]).mean(1)
+    i = int(np.argmax(answered + rejected))
     return {
-        "value": float(values[at]),
-        "kept": float(kept[at]),
-        "refused": float(refused[at]),
-        "queries": len(found),
+        "value": float(values[i]),
+        "answered": float(answered[i]),
+        "rejected": float(rejected[i]),
+        "queries": len(with_answer),
     }
 
 
-def _judge(restored: Restored, data: RankingDataModule) -> Recommender:
-    """The model; where validation queries were fitted, fitted anew, which remembers how to leave each of them out.
+def _left_out_model(restored: Restored, data: RankingDataModule) -> Recommender:
+    """Return the model, fitted anew where validation queries were fitted, so that it can leave each of them out.
 
-    What epochs trained on top of that fit, as they train a joint head, is taken over.
+    Weights that epochs trained on top of that fit, such as a joint head, are loaded.
     """
     if not restored.model.reads_validation:
         return restored.model

@@ -82,7 +82,7 @@ def test_nothing_can_be_changed_and_the_page_asks_nobody_else(client):
 def test_below_the_threshold_nothing_fits(make_run):
     live = Live(make_run("model=hybrid_towers"))
     live.served.manifest = live.served.manifest.model_copy(
-        update={"threshold": Threshold(value=1e9, kept=1, refused=0, queries=1)}
+        update={"threshold": Threshold(value=1e9, answered=1, rejected=0, queries=1)}
     )
     found = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank"}).json()
     assert found["nothing_fits"] is True and found["videos"] == []

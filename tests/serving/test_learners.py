@@ -17,7 +17,7 @@ from dcdt.serving.app import make_app
 from dcdt.serving.export import build
 from dcdt.serving.learners import LEARNERS, Learners, save_learners
 from dcdt.serving.live import Live
-from dcdt.serving.recommender import UNKNOWN, ServedRecommender
+from dcdt.serving.recommender import UNKNOWN_LEARNER, ServedRecommender
 from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 
@@ -71,7 +71,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
     assert (
         served.notes_for("u1") == []
         and served.manifest.notes
-        and served.notes_for("stranger") == [UNKNOWN, *served.manifest.notes]
+        and served.notes_for("stranger") == [UNKNOWN_LEARNER, *served.manifest.notes]
     )
     assert served.recommend(TEXTS, 5, user="stranger") == served.recommend(TEXTS, 5)
 
@@ -101,7 +101,7 @@ def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, en
         item.id for item in served.recommend(TEXTS[0], user="u3")[0]
     ]
     done = command("recommend", folder, TEXTS[0], "--user", "stranger", "--json", **cache)
-    assert done.returncode == 0 and UNKNOWN in done.stderr and "stranger" not in done.stderr
+    assert done.returncode == 0 and UNKNOWN_LEARNER in done.stderr and "stranger" not in done.stderr
     done = command("recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", **cache)
     assert done.returncode == 2 and "model=bm25 knows no learners" in done.stderr and "Traceback" not in done.stderr
     client = TestClient(make_app([Live(folder)]))
@@ -110,7 +110,7 @@ def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, en
         known, unknown = (client.get("/search", params={"q": "rank", "user": name}) for name in ("u3", "stranger"))
         assert client.get("/search", params={"q": "rank", "user": "a" * 201}).status_code == 422
         assert client.get("/search", params={"q": "rank", "user": ""}).status_code == 422
-    assert known.json()["notes"] == [] and unknown.json()["notes"][0] == UNKNOWN
+    assert known.json()["notes"] == [] and unknown.json()["notes"][0] == UNKNOWN_LEARNER
     ours = [record for record in caplog.records if record.name.startswith("dcdt")]  # the client logs too
     said = " ".join(f"{record.getMessage()} {getattr(record, 'facts', '')}" for record in ours)
     assert "/search" in said and "stranger" not in said and "u3" not in said

@@ -163,7 +163,7 @@ def test_filters_k_and_abstaining(served):
     value = served.manifest.threshold.value
     kept = served.recommend("rank of a basis", 1000, abstain=True)[0]
     assert [item.id for item in kept] == [item.id for item in everything if item.score >= value]
-    assert served.manifest.threshold.queries > 0 and 0 <= served.manifest.threshold.refused <= 1
+    assert served.manifest.threshold.queries > 0 and 0 <= served.manifest.threshold.rejected <= 1
 
 
 @pytest.mark.parametrize(

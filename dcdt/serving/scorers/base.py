@@ -148,8 +148,8 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class ScorerExport:
-    """What an export writes of a model.
+class Export:
+    """What an export writes of a model, or of its head.
 
     Attributes:
         manifest: as model.json holds it.
@@ -159,7 +159,7 @@ class ScorerExport:
         probes: (P, W) query vectors on which the recall of an approximate index is measured.
     """
 
-    manifest: ScorerManifest
+    manifest: Section
     columns: Columns
     graphs: dict[str, Graph] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class Scorer(ABC):
 
     @staticmethod
     @abstractmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401 - torch is not imported
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401 - torch is not imported
         """What is written of a restored run's model (`dcdt.training.checkpoint.Restored`)."""
 
     @staticmethod
@@ -217,14 +217,14 @@ def query_map(model: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
     Raises:
         UserError: the product differs from the tower.
     """
-    matrix = model.linear_query()
-    if matrix is None:
+    tensor = model.linear_query()
+    if tensor is None:
         return {}
-    queries, found = model.tables.queries[:N_EXAMPLES], np.ascontiguousarray(matrix.numpy())
-    worst = float(np.abs(unit(queries.numpy() @ found) - model.encode_queries(queries).numpy()).max())
+    queries, matrix = model.tables.queries[:N_EXAMPLES], np.ascontiguousarray(tensor.numpy())
+    worst = float(np.abs(unit(queries.numpy() @ matrix) - model.encode_queries(queries).numpy()).max())
     if not worst <= TOLERANCE:
         raise UserError(f"the query map is {worst:.2g} off torch (limit {TOLERANCE:g}); report this as a bug.")
-    return {QUERY_MAP: found}
+    return {QUERY_MAP: matrix}
 
 
 def configuration(schema: Any, values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - of any group of conf/

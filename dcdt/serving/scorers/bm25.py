@@ -18,9 +18,9 @@ from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
     EmbedTexts,
+    Export,
     Query,
     Scorer,
-    ScorerExport,
     ScorerManifest,
     Texts,
     Vectors,
@@ -92,11 +92,11 @@ class BM25Scorer(Scorer):
         self._index: tuple[View, BM25Index] | None = None
 
     @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
         """The words of every video."""
         texts = {field: texts_with_fallback(restored.collection.videos, field) for field in model.config.fields}
         manifest = BM25Manifest(kind=BM25Scorer.kind, name=name, config=asdict(model.config))
-        return ScorerExport(manifest, {f"words_{number}": _words(manifest.bm25, texts)})
+        return Export(manifest, {f"words_{number}": _words(manifest.bm25, texts)})
 
     @staticmethod
     def check_columns(manifest: BM25Manifest, number: int, view: View) -> None:

@@ -17,11 +17,11 @@ from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
+    Export,
     Number,
     Query,
     Rows,
     Scorer,
-    ScorerExport,
     ScorerManifest,
     Texts,
     Vectors,
@@ -93,7 +93,7 @@ class CollaborativeScorer(Scorer):
         self._arrays: dict[str, NDArray[Any]] | None = None  # read when a learner is named
 
     @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
         """What it ranks by for nobody, and what the library fitted, by which any history is scored."""
         from dcdt.models.recommender import QueryBatch
 
@@ -106,7 +106,7 @@ class CollaborativeScorer(Scorer):
             config=asdict(model.model.config),
             unseen=float(scores.min()),
         )
-        return ScorerExport(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
+        return Export(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
 
     @staticmethod
     def check_columns(manifest: CollaborativeManifest, number: int, view: View) -> None:

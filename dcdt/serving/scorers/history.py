@@ -13,10 +13,10 @@ from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     N_PROBES,
     Count,
+    Export,
     Graph,
     Number,
     Query,
-    ScorerExport,
     ScorerManifest,
     Section,
     query_map,
@@ -66,7 +66,7 @@ class HistoryScorer(TowersScorer):
         self.arrays = self.towers.arrays
 
     @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
         """One vector a video, whose product with that of question and learner is the score."""
         import torch
         from torch.nn.functional import normalize
@@ -100,7 +100,7 @@ class HistoryScorer(TowersScorer):
         rest = torch.zeros(len(queries), vectors.shape[1] - queries.shape[1])
         rest[:, -1] = model.weight * tower.prior
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
-        return ScorerExport(manifest, columns, graphs, arrays, torch.cat([queries, rest], dim=1).numpy())
+        return Export(manifest, columns, graphs, arrays, torch.cat([queries, rest], dim=1).numpy())
 
     def score(self, query: Query, view: View) -> TowerScores:
         """Encode question and learner."""

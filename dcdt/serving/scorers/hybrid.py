@@ -60,7 +60,7 @@ def fused_top(
 
 
 def candidates(scores: Sequence[CatalogueScores], k: int, allowed: NDArray[np.bool_]) -> Rows:
-    """Allowed rows that some scorer puts among its best, of which the best k are to be found."""
+    """Find the allowed rows that some scorer has among its best, for a choice of the best k."""
     wide = max(N_CANDIDATES, 4 * k)
     return np.unique(np.concatenate([part.top(wide, allowed)[0] for part in scores]))
 

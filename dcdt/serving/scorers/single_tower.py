@@ -16,12 +16,12 @@ from dcdt.serving.scorers.base import (
     Columns,
     Count,
     EmbedTexts,
+    Export,
     Graph,
     Names,
     Number,
     Query,
     Scorer,
-    ScorerExport,
     ScorerManifest,
     Texts,
     Vectors,
@@ -90,7 +90,7 @@ class SingleTowerScorer(Scorer):
         self.weight, self.bias = np.array(manifest.weight, dtype=np.float32), np.float32(manifest.bias)
 
     @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
         """The query's side as a graph, and the videos' side of the catalogue."""
         tables = model.tables
         videos = model.sides(tables.queries[:1], tables.videos)[1]  # (N, F * W)
@@ -106,7 +106,7 @@ class SingleTowerScorer(Scorer):
             "query": Graph(model, _query_side, tables.queries[:N_EXAMPLES], "vectors", ("encoded",)),
             "video": Graph(model, _video_side, tables.videos[:, :N_EXAMPLES], "fields", ("encoded", "adds")),
         }
-        return ScorerExport(manifest, {f"joint_{number}": vector_column(videos.numpy())}, graphs)
+        return Export(manifest, {f"joint_{number}": vector_column(videos.numpy())}, graphs)
 
     @staticmethod
     def check_columns(manifest: SingleTowerManifest, number: int, view: View) -> None:

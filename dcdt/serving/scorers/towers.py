@@ -19,13 +19,13 @@ from dcdt.serving.scorers.base import (
     Columns,
     Count,
     EmbedTexts,
+    Export,
     Graph,
     Names,
     Number,
     Query,
     Rows,
     Scorer,
-    ScorerExport,
     ScorerManifest,
     Texts,
     Vectors,
@@ -169,7 +169,7 @@ class TowersScorer(Scorer):
         self.towers = Towers(folder, number, manifest.width, manifest.query_width, manifest.is_linear)
 
     @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> ScorerExport:  # noqa: ANN401
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
         """Both towers, and the vectors of the catalogue."""
         tables, vectors, arrays = model.tables, model.video_vectors(), query_map(model)  # (N, W)
         manifest = TowersManifest(
@@ -193,7 +193,7 @@ class TowersScorer(Scorer):
             "video": Graph(model, encode_videos, tables.videos[:, :N_EXAMPLES], "fields", ("encoded", "adds")),
         }
         probes = model.encode_queries(tables.queries[:N_PROBES]).numpy()
-        return ScorerExport(manifest, columns, graphs, arrays, probes)
+        return Export(manifest, columns, graphs, arrays, probes)
 
     @staticmethod
     def check_columns(manifest: TowersManifest, number: int, view: View) -> None:

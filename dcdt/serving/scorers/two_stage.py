@@ -27,6 +27,7 @@ from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
     Count,
+    Export,
     Graph,
     Names,
     Number,
@@ -81,15 +82,6 @@ class Head(Section):
 
 
 @dataclass(frozen=True)
-class HeadExport:
-    """What an export writes of a head: as model.json holds it, columns of the table, ONNX graphs by name."""
-
-    manifest: Head
-    columns: Columns
-    graphs: dict[str, Graph]
-
-
-@dataclass(frozen=True)
 class Ranked:
     """An answer: rows and scores of the best videos, and for each what the head added up to its score."""
 
@@ -137,7 +129,7 @@ class RankHead:
         A filter comes before the head: the first `depth` of the videos that meet it are re-ranked. A video's evidence
         does not depend on it.
         """
-        if self.fusion is not None and self.fusion.kind == "rrf":  # only of a whole catalogue are the ranks known
+        if self.fusion is not None and self.fusion.kind == "rrf":  # ranks need the whole catalogue
             view = replace(view, anns={})
         parts = scores[:2] if self.fusion is not None else scores[:1]
         rows, z = self._recall(parts, view, max(k, self.manifest.depth), allowed)  # (n,), the best first
@@ -246,7 +238,7 @@ def _check_head_arrays(arrays: dict[str, NDArray[Any]], ids: list[Any]) -> None:
             raise ValueError(f"{name} points beyond what is there")
 
 
-def export_head(model: Any) -> HeadExport:  # noqa: ANN401 - torch is not imported
+def export_head(model: Any) -> Export:  # noqa: ANN401 - torch is not imported
     """What is written of the head; call before the model's tables are let go."""
     import torch
 
@@ -264,17 +256,17 @@ def export_head(model: Any) -> HeadExport:  # noqa: ANN401 - torch is not import
     whitened = model.evidence.whitened_videos().transpose(0, 1).flatten(1)  # (F, N, D) -> (N, F D)
     columns = {WHITENED: vector_column(whitened.contiguous().numpy())}
     if not model.has_network:
-        return HeadExport(manifest, columns, {})
+        return Export(manifest, columns, {})
     head, functions = model.joint.eval(), {"query": _map_query, "video": _map_video, "pair": _score_pair}
     columns[MAPPED] = vector_column(_map_video(head, tables.videos)[0].numpy())
     n = min(N_EXAMPLES, len(tables.queries), tables.videos.shape[1])
     sides = [_map_query(head, tables.queries[:n])[0], _map_video(head, tables.videos[:, :n])[0]]
     examples = {"query": tables.queries[:n], "video": tables.videos[:, :n], "pair": torch.cat(sides, dim=1)}
     graphs = {
-        f"head_{name}": Graph(head, functions[name], examples[name], input, ("found",))
+        f"head_{name}": Graph(head, functions[name], examples[name], input, ("scores",))
         for name, input in INPUTS.items()
     }
-    return HeadExport(manifest, columns, graphs)
+    return Export(manifest, columns, graphs)
 
 
 def save_head(model: Any, collection: Collection, folder: Path) -> None:  # noqa: ANN401
