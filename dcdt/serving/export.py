@@ -7,20 +7,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
 from dcdt.config.registry import MODELS
-from dcdt.data.histories import Histories
 from dcdt.data.tables import Tables
-from dcdt.data.types import Collection
 from dcdt.embeddings.providers.onnx import RECIPE
 from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
@@ -91,33 +90,73 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
         pointer = Pointer(name, version, version)
         try:
             earlier = read_pointer(run)
-        except UserError:  # it says nothing of what was current: every build is kept
-            kept = {path.name for path in folder.iterdir()}
+        except UserError:  # it says nothing of what was current: no build is removed
+            keep = {path.name for path in folder.iterdir()}
         else:
-            kept = {name, earlier.build if earlier else name}
+            keep = {name, earlier.build if earlier else name}
         write_pointer(run, pointer)
-        _drop_old(folder, kept)
+        _drop_old(folder, keep)
     return pointer
 
 
 def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None], address: str | None) -> int:
+    """Write a build and return the version of its catalogue."""
     settings, collection, model = restored.settings, restored.collection, restored.model
-    named = named_components(model)
+    components = named_components(model)
     with torch.no_grad():
         exports = [
-            scorer_of(part, name).export(part, name, restored, number) for number, (name, part) in enumerate(named)
+            scorer_of(component, name).export(component, name, restored, number)
+            for number, (name, component) in enumerate(components)
         ]
         head = two_stage.export_head(model) if model_name(model) in two_stage.MODELS else None
         embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
         say("choosing the score below which nothing fits")
         threshold = choose_threshold(restored)
-    recall: Any = model.recall if head is not None else model
+    say("building the index")
     columns = metadata_columns(collection.videos)
     table = table_of(collection.videos, columns)
-    for added in [*(export.columns for export in exports), *([head.columns] if head is not None else [])]:
-        for name, column in added.items():
+    for export in [*exports, *([head] if head is not None else [])]:
+        for name, column in export.columns.items():
             table = table.append_column(name, column)
-    say("building the index")
+    version, approximate = _write_catalogue(folder, table, exports, address)
+    say("exporting the towers")
+    for number, ((_, component), export) in enumerate(zip(components, exports, strict=True)):
+        component.tables = _one_row(component.tables)
+        for name, graph in export.graphs.items():
+            _export_graph(folder / f"{name}_{number}.onnx", graph)
+        if export.arrays:
+            arrays_path(folder, number).write_bytes(save(export.arrays))  # save_file keeps it from other accounts
+    if head is not None:
+        two_stage.save_head(model, collection, folder)
+        for name, graph in head.graphs.items():
+            _export_graph(folder / f"{name}.onnx", graph)
+    if histories := next(filter(None, (component.histories for _, component in components)), None):
+        users, ids = list(histories.position), collection.videos.ids  # all components have the same histories
+        save_learners(folder / LEARNERS, users, histories.starts, histories.items, ids, os.urandom(16))
+    recall: Any = model.recall if head is not None else model
+    manifest = {
+        "format": FORMAT,
+        "run": run,
+        "model": settings.option,
+        "collection": collection.name,
+        "collection_fingerprint": collection.fingerprint,
+        "scorers": [export.manifest for export in exports],
+        "fusion": hybrid.Fusion.of(recall) if model_name(recall) in hybrid.MODELS else None,
+        "head": head.manifest if head is not None else None,
+        "columns": columns,
+        "catalogue": address,
+        "embedder": embedder,
+        "threshold": threshold,
+        "approximate": approximate,
+    }
+    write_json(folder / MODEL, Manifest.model_validate(manifest).model_dump(mode="json"))
+    return version
+
+
+def _write_catalogue(
+    folder: Path, table: pa.Table, exports: Sequence[Export], address: str | None
+) -> tuple[int, dict[str, Any]]:
+    """Write the table and its snapshot; return their version, and the facts of the approximate indexes."""
     memory = MemoryIndex()
     probes = {f"vector_{number}": export.probes for number, export in enumerate(exports) if export.probes is not None}
     memory.build(table, 1, probes)
@@ -126,53 +165,11 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
     version = catalogue.version
     memory.relabel(version)
     memory.save(folder, Pointer("", version, version).snapshot_name)
-    say("exporting the towers")
-    _write_graphs(folder, [part for _, part in named], exports)
-    if head is not None:
-        two_stage.save_head(model, collection, folder)
-        for name, graph in head.graphs.items():
-            _export_graph(folder / f"{name}.onnx", graph)
-    if histories := next(filter(None, (part.histories for _, part in named)), None):
-        _save_histories(histories, collection, folder)
-    manifest = Manifest.model_validate(
-        {
-            "format": FORMAT,
-            "run": run,
-            "model": settings.option,
-            "collection": collection.name,
-            "collection_fingerprint": collection.fingerprint,
-            "scorers": [export.manifest for export in exports],
-            "fusion": hybrid.Fusion.of(recall) if model_name(recall) in hybrid.MODELS else None,
-            "head": head.manifest if head is not None else None,
-            "columns": columns,
-            "catalogue": address,
-            "embedder": embedder,
-            "threshold": threshold,
-            "approximate": {name: asdict(ann.facts) for name, ann in memory.state.anns.items()},
-        }
-    )
-    write_json(folder / MODEL, manifest.model_dump(mode="json"))
-    return version
-
-
-def _write_graphs(folder: Path, models: list[Recommender], exports: list[Export]) -> None:
-    """The graphs and arrays of all scorers."""
-    for number, (model, export) in enumerate(zip(models, exports, strict=True)):
-        model.tables = _tiny(model.tables)
-        for name, graph in export.graphs.items():
-            _export_graph(folder / f"{name}_{number}.onnx", graph)
-        if export.arrays:
-            arrays_path(folder, number).write_bytes(save(export.arrays))  # save_file keeps it from other accounts
-
-
-def _save_histories(histories: Histories, collection: Collection, folder: Path) -> None:
-    """What all learners watched, each hashed with a salt of this build; all parts of a run have the same."""
-    users, ids = list(histories.position), collection.videos.ids
-    save_learners(folder / LEARNERS, users, histories.starts, histories.items, ids, os.urandom(16))
+    return version, {name: asdict(ann.facts) for name, ann in memory.state.anns.items()}
 
 
 def scorer_of(model: Recommender, name: str) -> type[Scorer]:
-    """The kind of scorer that serves a model.
+    """Choose the kind of scorer that serves a model.
 
     Raises:
         UserError: none does.
@@ -190,21 +187,21 @@ def scorer_of(model: Recommender, name: str) -> type[Scorer]:
 
 
 def named_components(model: Recommender) -> list[tuple[str, Recommender]]:
-    """The models that a model combines, by distinct names."""
-    names = [model_name(part) for part in model.components]
+    """Name the models that a model combines, each differently."""
+    names = [model_name(component) for component in model.components]
     return [
-        (f"{name} {number}" if names.count(name) > 1 else name, part)
-        for number, (name, part) in enumerate(zip(names, model.components, strict=True), 1)
+        (f"{name} {number}" if names.count(name) > 1 else name, component)
+        for number, (name, component) in enumerate(zip(names, model.components, strict=True), 1)
     ]
 
 
 def model_name(model: Recommender) -> str:
-    """The name under which a model is registered."""
+    """Return the name under which a model is registered."""
     return next(name for name, place in MODELS.items() if place.endswith(f":{type(model).__name__}"))
 
 
-def _tiny(tables: Tables) -> Tables:
-    """One row of everything: a graph needs the model, not the catalogue."""
+def _one_row(tables: Tables) -> Tables:
+    """Keep one row of everything: a graph needs the model, not the catalogue."""
     return Tables(tables.queries[:1], tables.videos[:, :1], tables.frozen[:1], tables.fields)
 
 
@@ -248,8 +245,8 @@ def _bundle_embedder(config: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN4
     return asdict(config)
 
 
-def _drop_old(folder: Path, kept: set[str]) -> None:
+def _drop_old(folder: Path, keep: set[str]) -> None:
     """Remove builds that no reader opens any more: all but the current and the one before."""
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in kept:
+        if path.is_dir() and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
