@@ -53,7 +53,8 @@ def _scorer_manifest(value: Any) -> ScorerManifest:  # noqa: ANN401 - whatever J
     """The manifest of a scorer of any kind."""
     if isinstance(value, ScorerManifest):
         return value
-    require(isinstance(value, dict) and value.get("kind") in SCORERS, "no scorer of this kind")
+    kinds = list(SCORERS)  # what JSON holds need not be hashable
+    require(isinstance(value, dict) and value.get("kind") in kinds, f"the kind is none of {', '.join(kinds)}")
     try:
         return SCORERS[value["kind"]].manifest_type.model_validate(value)
     except ValidationError as error:
@@ -95,7 +96,7 @@ class Manifest(Section):
     @field_validator("embedder")
     @classmethod
     def _is_configuration(cls, value: dict[str, Any]) -> dict[str, Any]:
-        require(value.get("name") in SCHEMAS["embedder"], "no embedder of this name")
+        require(value.get("name") in list(SCHEMAS["embedder"]), "no embedder of this name")
         configuration(SCHEMAS["embedder"][value["name"]], value, "embedder")
         return value
 

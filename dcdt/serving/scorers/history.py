@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from dcdt.serving.graphs import Floats, softmax, unit
+from dcdt.serving.graphs import Floats, arrays_path, softmax, unit
 from dcdt.serving.index import vector_column
 from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
@@ -23,6 +23,7 @@ from dcdt.serving.scorers.base import (
     require,
 )
 from dcdt.serving.scorers.towers import EARLIER_VIDEOS, TowerScores, TowersManifest, TowersScorer, encode_videos
+from dcdt.utils.errors import UserError
 
 
 class LearnerTower(Section):
@@ -64,6 +65,10 @@ class HistoryScorer(TowersScorer):
     def __init__(self, manifest: HistoryManifest, number: int, folder: Path) -> None:
         super().__init__(manifest, number, folder)
         self.arrays = self.towers.arrays
+        if not {"basis", "map"} <= set(self.arrays):
+            raise UserError(
+                f"{arrays_path(folder, number)} is corrupt: it holds no basis and map of the learner's tower."
+            )
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
