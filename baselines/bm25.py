@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dcdt.config import BM25Config, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, as_one
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender
 from dcdt.utils.errors import NotApplicable, UserError
+
+from .config import BM25Config
 
 Scorer = Callable[[list[str]], NDArray[np.floating[Any]]]
 RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}

@@ -5,12 +5,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.evaluation.ranking import quality, top_k
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.parts import as_mask, make_part, z_scores
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+
+from .config import HybridConfig
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
 

@@ -5,12 +5,14 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import wide
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.towers import Tower
+
+from .config import SingleTowerConfig
 
 CHUNK_CELLS = 2**20  # hidden outputs held at a time in full ranking: 4 MB of fp32, which stays in the cache of a CPU
 

@@ -23,10 +23,11 @@ from omegaconf import OmegaConf
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.nn.functional import normalize
 
-from dcdt.config import LocalEmbedderConfig, config_folder, typed
+from dcdt.config import config_folder, validate
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, sealed
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.eight_bit import WAYS, quantise
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
 from dcdt.embeddings.providers.onnx_export import exported
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--texts", type=int, default=200)
     given = parser.parse_args()
-    config = typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
+    config = validate(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
     source = exported(config)
     collection = load_collection(given.folder)
     with tempfile.TemporaryDirectory() as folder:

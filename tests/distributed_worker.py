@@ -12,19 +12,14 @@ import lightning as L
 import torch
 from support import prepare, quiet_trainer
 
-from dcdt.config import (
-    ContrastiveConfig,
-    DCDTConfig,
-    HardSamplerConfig,
-    InBatchSamplerConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    SplitConfig,
-)
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
+from dcdt.samplers.config import HardSamplerConfig, InBatchSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
 from dcdt.samplers.pool import training_pool

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.splits import make_split, weak_counts
 from dcdt.data.survey import survey
 from dcdt.data.types import normalise_text

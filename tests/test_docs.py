@@ -23,8 +23,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import make_collection
 
-from dcdt.config import config_folder, parse, register_resolvers, take_embed_job
+from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.beir import load_collection
+from dcdt.embeddings.config import take_embed_job
 
 ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
 QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"

@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dcdt.config.models import TRAINED, reads
 from dcdt.config.options import model_option
 from dcdt.config.paths import cache_root, config_folder, demo_collection, outputs_root, project_root
+from dcdt.config.registry import TRAINED, reads
 from dcdt.utils.errors import UserError
 
 LONGEST_KEY = 200  # characters

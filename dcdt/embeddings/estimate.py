@@ -6,8 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dcdt.config import EmbedderConfig, LocalEmbedderConfig, MultilingualEmbedderConfig, OpenAIEmbedderConfig
-from dcdt.config.openai import price
+from dcdt.embeddings.config import (
+    EmbedderConfig,
+    LocalEmbedderConfig,
+    MultilingualEmbedderConfig,
+    OpenAIEmbedderConfig,
+    price,
+)
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches
 

@@ -21,8 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dcdt.config import EmbedderConfig
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import EmbedderConfig
 from dcdt.embeddings.estimate import forecast, sentence
 from dcdt.embeddings.providers import Embedder, make_embedder
 from dcdt.embeddings.shards import MANY

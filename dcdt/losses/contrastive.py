@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dcdt.config import ContrastiveConfig
+from dcdt.losses.config import ContrastiveConfig
 
 
 class ContrastiveLoss(nn.Module):

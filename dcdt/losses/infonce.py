@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import InfoNCEConfig
+from dcdt.losses.config import InfoNCEConfig
 
 LEAST = 0.01  # a learned temperature never falls below it, as in CLIP
 

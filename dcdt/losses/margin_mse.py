@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dcdt.config import MarginMSEConfig
+from dcdt.losses.config import MarginMSEConfig
 from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
 
 

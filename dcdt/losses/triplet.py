@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dcdt.config import TripletConfig
+from dcdt.losses.config import TripletConfig
 from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
 
 

@@ -5,10 +5,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTConfig, OptimizerConfig
 from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import chord, dot, dot_products, euclidean, wide
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import Tower
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HistoryConfig
 from dcdt.data.histories import pooled
+from dcdt.models.config import HistoryConfig
 from dcdt.utils.transfer import to_device
 
 BATCH, FASTER = 1024, 10.0  # examples a step; the few scalars learn so much faster than the maps

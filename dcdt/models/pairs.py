@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import ModelConfig, OptimizerConfig
+from dcdt.config import Named
 from dcdt.data.datamodule import RankingDataModule, side_tensors
 from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import dot, dot_products, full_precision, wide
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.parts import make_part, z_scores
 from dcdt.models.recommender import Recommender, query_batch
 from dcdt.utils.transfer import to_device
@@ -34,7 +35,7 @@ class PairRecommender(Recommender):
 
         A z-score of the teacher is worth the standard deviation of the query's frozen cosines.
         """
-        config: ModelConfig | None = getattr(self.loss, "teacher", None)  # most losses have none
+        config: Named | None = getattr(self.loss, "teacher", None)  # most losses have none
         if config is None:
             return
         teacher = make_part(config, self.tables, "loss=margin_mse").to(self.tables.device)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import ModelConfig
+from dcdt.config import Named
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
 from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import UserError
 
 
-def make_part(config: ModelConfig, tables: Tables, whole: str) -> Recommender:
+def make_part(config: Named, tables: Tables, whole: str) -> Recommender:
     """One part, over the fields it reads.
 
     Args:

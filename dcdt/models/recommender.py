@@ -11,13 +11,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dcdt.config import OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.gather import HALVES, single
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
+from dcdt.models.config import OptimizerConfig
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.transfer import to_device
 

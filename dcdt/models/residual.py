@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.measures import chord, dot_products, wide
+from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import LowRankMap
 

@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables, padded
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
+from dcdt.models.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.models.evidence import KERNELS, Evidence
 from dcdt.models.parts import as_mask, make_part, z_scores
 from dcdt.models.rank_head import PENALTIES, JointHead, Lists, combined, cross_fitted, fit_weights, joined, spread

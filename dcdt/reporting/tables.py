@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcdt.config.search_spaces import SPACES
+from dcdt.config import search_space
 from dcdt.reporting.breakdowns import cost_table, failure_table, part_tables, side_tables, training_table
 from dcdt.reporting.numbers import (
     MARGIN,
@@ -287,7 +287,9 @@ def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | N
             "Reported: the paper's own figures, of 46 videos that are not published and one split with five test "
             "samples; to be read beside ours, not against them."
         )
-    effort = {one.label: max(run.trials for run in one.runs) for one in variants if one.runs and one.model in SPACES}
+    effort = {
+        one.label: max(run.trials for run in one.runs) for one in variants if one.runs and search_space(one.model)
+    }
     if len(set(effort.values())) > 1:
         least = min(effort.values())
         behind = sorted(label for label, trials in effort.items() if trials == least)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config import reads
-from dcdt.config.models import TRAINED
+from dcdt.config.registry import TRAINED
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.types import Collection
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import CatalogueSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.columns import ColumnSampler
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import TrainingPool
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Score
+from dcdt.samplers.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.mining import hardest_of
 from dcdt.samplers.pool import TrainingPool

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import InBatchSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.columns import ColumnSampler
+from dcdt.samplers.config import InBatchSamplerConfig
 from dcdt.samplers.pool import TrainingPool
 from dcdt.utils.transfer import to_device
 

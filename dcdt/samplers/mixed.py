@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import HardSamplerConfig, MixedSamplerConfig, RandomSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import HardSamplerConfig, MixedSamplerConfig, RandomSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.pool import TrainingPool
 from dcdt.samplers.random import RandomSampler

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import WindowSamplerConfig
 from dcdt.data.gather import single
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import WindowSamplerConfig
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 CELLS = 2**22  # (query, candidate) scores sorted at a time

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from omegaconf import DictConfig
 
-from dcdt.config import SCHEMAS, BM25Config, typed
+from dcdt.config import validate
+from dcdt.config.registry import GROUPS, MODELS
 from dcdt.runs.folder import refuse_interpolations
 from dcdt.serving.lexical import FORMULAS
 from dcdt.serving.memory import View
@@ -46,7 +46,7 @@ def check_served(model: Spec, view: View, path: Path, run: Path) -> None:
         for name, facts in model["approximate"].items():
             _demand(name in view.main.vectors and isinstance(facts["kind"], str) and _number(facts["recall"]), name)
         _demand(isinstance(model["model"], str) and isinstance(model["collection"], str), "names")
-        _demand(model["embedder"]["name"] in SCHEMAS["embedder"], "embedder")
+        _demand(model["embedder"]["name"] in GROUPS["embedder"], "embedder")
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -81,7 +81,7 @@ def _check_joint(spec: Spec, at: int, view: View) -> None:
 
 
 def _check_lexical(spec: Spec, at: int, view: View) -> None:
-    config = typed(BM25Config, DictConfig(dict(spec["config"])), "model")
+    config: Any = validate(MODELS["bm25"].schema, dict(spec["config"]), "model")
     _demand((config.backend, config.variant) in FORMULAS, f"formula of part {at}")
     _demand(view.table.schema.field(f"words_{at}").type == TYPES["list"], f"column words_{at}")
     _demand(view.table[f"words_{at}"].null_count == 0, f"empty cells in column words_{at}")

@@ -290,9 +290,9 @@ def _members(model: Any) -> list[Recommender]:  # noqa: ANN401
 
 
 def _name(model: Recommender) -> str:
-    from dcdt.config.registry import MODELS
+    from dcdt.config.registry import MODELS, look_up
 
-    return next(name for name, place in MODELS.items() if place.endswith(f":{type(model).__name__}"))
+    return next(name for name in MODELS if look_up(MODELS, name) is type(model))
 
 
 def _fusion(model: Any) -> dict[str, Any] | None:  # noqa: ANN401

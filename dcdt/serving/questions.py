@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.config import LocalEmbedderConfig
 from dcdt.data.types import lent_texts
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import rounded
 from dcdt.embeddings.providers.eight_bit import WAYS, quantise
 from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder

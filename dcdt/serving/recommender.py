@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.types import Documents, lent_texts
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import rounded
 from dcdt.embeddings.providers.onnx import MODEL as GRAPH
 from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder
@@ -370,11 +370,10 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
 
 def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
     """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
-    from omegaconf import OmegaConf
+    from dcdt.config import validate
+    from dcdt.config.registry import GROUPS, choose
 
-    from dcdt.config import SCHEMAS, typed
-
-    parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
+    parsed: Any = validate(choose(GROUPS["embedder"], config["name"], "embedder").schema, config, "embedder")
     if config["name"] == "local":
         return OnnxEmbedder(folder, parsed, threads, graph)
     from dcdt.embeddings.providers import make_embedder

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 from rich.table import Table
 
-from dcdt.config import Settings, ZeroShotConfig
+from dcdt.config import Settings
 from dcdt.config.registry import LOSSES, MODELS, SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.gather import HALVES, single
@@ -275,7 +275,7 @@ def make_trainer(settings: Settings, callbacks: list[L.Callback]) -> L.Trainer:
         num_nodes=config.num_nodes,
         strategy=config.strategy if world_size(config) > 1 else "auto",
         plugins=[LightningEnvironment() if rank() is None else TorchElasticEnvironment()],  # also inside Slurm
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=config.precision,
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.validate_every,
         callbacks=[DivergenceCheck(), *callbacks] if callbacks else [],
@@ -295,11 +295,12 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     Where nobody asks, it ranks by the mean of what the learner watched before.
     """
     history = "none" if data.collection.has_questions else "mean"
-    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
+    make_config, fields = MODELS["zero_shot"].schema, list(FROZEN_FIELDS)
     if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALVES:  # their sum is at hand
-        tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
-        config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
-    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(config.fields)).to(tables.device)
+        fields = ["frozen"]
+        tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, fields)
+    config = make_config("zero_shot", fields, "none", history)
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.of(fields)).to(tables.device)
     model.prepare(data)
     trainer.test(model, datamodule=data, verbose=False)
     return model.results

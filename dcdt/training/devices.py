@@ -5,8 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from dcdt.config import TrainerConfig
 from dcdt.runs.folder import Taken, lock
+from dcdt.training.config import TrainerConfig
 from dcdt.utils.errors import UserError
 
 CLAIMED: dict[str, int | None] = {}  # GPUs that this process keeps from others, each with its lock

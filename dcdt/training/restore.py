@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from dcdt.config import Settings, parse
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.tables import load_tables
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import read_config, refuse_interpolations, require_finished

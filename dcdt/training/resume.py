@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dcdt.config import Settings
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.beir import load_collection
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.runs.folder import Status, read_config
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError

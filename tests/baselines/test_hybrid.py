@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from support import prepare, quiet_trainer
 
 from baselines.hybrid import WEIGHTS, Hybrid, fuse, ranks, value_of_weights, z_scores
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import Recommender, query_batch

@@ -7,7 +7,7 @@ import pytest
 from embeddings.tiny import write_model
 from support import EMBEDDER
 
-from dcdt.config import LocalEmbedderConfig
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import eight_bit
 from dcdt.embeddings.providers.eight_bit import WAYS, quantise
 from dcdt.embeddings.providers.onnx import MODEL, OnnxEmbedder

@@ -9,7 +9,7 @@ import pytest
 from embeddings.tiny import write_model
 from support import EMBEDDER
 
-from dcdt.config import LocalEmbedderConfig
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import InfoNCEConfig
+from dcdt.losses.config import InfoNCEConfig
 from dcdt.losses.infonce import LEAST, InfoNCELoss
 
 

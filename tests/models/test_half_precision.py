@@ -7,21 +7,16 @@ import torch
 from support import EMBEDDER, make_collection
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import (
-    ContrastiveConfig,
-    DCDTConfig,
-    DCDTResidualConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    ZeroShotConfig,
-)
 from dcdt.data import gather, tables
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.embeddings.tables import load_tables, room
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers

@@ -6,25 +6,20 @@ import torch
 from hydra import compose, initialize_config_dir
 from support import make_collection, prepare, quiet_trainer
 
-from dcdt.config import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    SplitConfig,
-    config_folder,
-    parse,
-    register_resolvers,
-)
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.evidence import KERNELS
 from dcdt.models.parts import z_scores
 from dcdt.models.recommender import query_batch
 from dcdt.models.two_stage import JointTwoStage, TwoStage, reranked
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
 

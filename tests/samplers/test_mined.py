@@ -6,8 +6,8 @@ import torch
 from support import prepare
 from test_samplers import SPLITS, allowed_sets, by_split, generator
 
-from dcdt.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers import dynamic_hard, window
+from dcdt.samplers.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.mixed import MixedSampler
 from dcdt.samplers.pool import training_pool

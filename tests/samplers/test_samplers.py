@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import prepare, related_sets
 
-from dcdt.config import HardSamplerConfig, RandomSamplerConfig, SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.tables import Tables
 from dcdt.data.types import Judgments, normalise_text
+from dcdt.samplers.config import HardSamplerConfig, RandomSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.mining import mine
 from dcdt.samplers.pool import TrainingPool, draw_distinct, training_pool

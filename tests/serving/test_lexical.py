@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.bm25 import BM25
-from dcdt.config import BM25_VARIANTS, BM25Config
+from baselines.config import BM25_VARIANTS, BM25Config
 from dcdt.data.tables import Tables
 from dcdt.models.recommender import QueryBatch
 from dcdt.serving.lexical import Lexical, Postings

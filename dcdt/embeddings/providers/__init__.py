@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
 from dcdt.embeddings.providers.local_models import local_space
 from dcdt.embeddings.providers.multilingual import MultilingualEmbedder, multilingual_space
 from dcdt.embeddings.providers.openai_models import openai_space

@@ -1,8 +1,7 @@
 """What is known of OpenAI's embedding models without asking: width and list price."""
 
-from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import MODELS, vector_width
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import OPENAI_MODELS, OpenAIEmbedderConfig, vector_width
 
 
 def openai_space(config: OpenAIEmbedderConfig) -> Space:
@@ -17,7 +16,7 @@ def openai_space(config: OpenAIEmbedderConfig) -> Space:
 
 def requested_dimensions(config: OpenAIEmbedderConfig) -> int | None:
     """What to send as `dimensions`: nothing for the model's own width, since some servers refuse the parameter."""
-    known = MODELS.get(config.model)
+    known = OPENAI_MODELS.get(config.model)
     if config.shorten or (known is not None and vector_width(config) != known.width):
         return vector_width(config)
     return None
