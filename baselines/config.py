@@ -75,7 +75,7 @@ class HybridConfig:
 
     name: str
     fusion: Literal["convex", "rrf"]
-    weight_on: Literal["val", "judged"]
+    tune_on: Literal["val", "judged"]
     k: Count
     first: Annotated[Any, model_part("hybrid")]
     second: Annotated[Any, model_part("hybrid")]

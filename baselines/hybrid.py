@@ -21,7 +21,7 @@ class Hybrid(Recommender):
     """Two models, neither of which is trained, and one score.
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
-    to 1 chosen by the MRR of the validation queries (`weight_on=judged`: by MRR and nDCG of these and the training
+    to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
     queries, which parts that are fitted score as if they had been left out); of equals the most even.
     `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
     candidates with ties broken as everywhere.
@@ -63,7 +63,7 @@ class Hybrid(Recommender):
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
-            found = value_of_weights(self, data, self.config.weight_on == "judged")
+            found = value_of_weights(self, data, self.config.tune_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
 
     def facts(self) -> dict[str, float]:

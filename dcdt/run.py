@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
 from dcdt.config import config_folder, parse, read_overrides
+from dcdt.config.renames import normalise
 from dcdt.runs.folder import Status
 from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
 from dcdt.training import distributed, rank, resume
@@ -40,7 +41,7 @@ def job(config: DictConfig) -> float:
     value = float("nan")
     lacking = (NotApplicable, MissingField) if sweeping else ()
     try:
-        config = resume.stored_config(config, place.overrides.task, folder, sweeping)
+        config = resume.stored_config(normalise(config), place.overrides.task, folder, sweeping)
         if sweeping:
             config = without_unread(config)
             choices = read_overrides(place.overrides.task, config.get("model"), config.get("trials"))

@@ -48,7 +48,7 @@ def main(folder, out, sampler, gather):
         loss = ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
     else:
         found = InBatchSampler(InBatchSamplerConfig("in_batch", sampler == "logq", gathers), pool, made.tables)
-        loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+        loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False))
     size = next(size for size in range(4, 60) if len(pool.pairs) % size == 1)  # one process finds the last batch empty
     data = RankingDataModule(made.collection, made.split, made.pairs, found, size, 0, (1, 5))
     torch.manual_seed(0)

@@ -148,7 +148,7 @@ def test_every_loss_instantiates_and_is_called_alike(name):
         (["sampler=window", "sampler.start=-1"], "sampler.start is -1; it must be a number of at least 0"),
         (["sampler=window", "sampler.size=0"], "sampler.size is 0"),
         (["sampler=window", "sampler.guard=1.01"], "sampler.guard is 1.01; it must be above 0 and at most 1"),
-        (["sampler=dynamic_hard", "sampler.pool_share=2"], "sampler.pool_share is 2.0"),
+        (["sampler=dynamic_hard", "sampler.pool_fraction=2"], "sampler.pool_fraction is 2.0"),
         (["sampler=dynamic_hard", "sampler.warm_up=-1"], "sampler.warm_up is -1"),
         (["sampler=dynamic_hard", "sampler.every=0"], "sampler.every is 0; it must be a number of at least 1"),
         (["sampler=mixed", "sampler.negatives=1"], "sampler.negatives is 1; it must be a number of at least 2"),
@@ -192,7 +192,7 @@ def paper(settings):
     assert (settings.model.attention, settings.model.fusion) == ("none", "concat")
     assert (settings.loss.name, settings.loss.margin, settings.loss.squared) == ("contrastive", 1.0, False)
     sampler = settings.sampler
-    assert (sampler.name, sampler.negatives, sampler.pool_share, sampler.pool_limit) == ("hard", 4, 0.3, 200)
+    assert (sampler.name, sampler.negatives, sampler.pool_fraction, sampler.pool_limit) == ("hard", 4, 0.3, 200)
     optimizer = settings.optimizer
     assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule) == (1e-3, 0.01, "cosine")
     assert (settings.batch_size, settings.trainer.max_epochs, settings.trainer.validate_every) == (16, 200, 1)
@@ -204,7 +204,7 @@ def best(settings):
     """BM25 fused with the ridge towers, the weight on all judged queries; one set for all collections."""
     model = settings.model
     assert (model.name, model.first.name, model.second.name) == ("hybrid", "bm25", "dcdt_ridge")
-    assert (model.fusion, model.weight_on) == ("convex", "judged")
+    assert (model.fusion, model.tune_on) == ("convex", "judged")
     assert (model.second.whiten, model.second.penalty) == ("soft", None)
     assert settings.split.name == "query"
 
@@ -215,7 +215,7 @@ def residual(settings):
     assert (model.name, model.rank, model.shared, model.dropout) == ("dcdt_residual", 64, "all", 0)
     assert (model.attention, model.fusion) == ("none", "sum")
     assert (settings.sampler.name, settings.loss.name, settings.loss.positives) == ("catalogue", "infonce", "each")
-    assert (settings.loss.temperature, settings.loss.learned) == (0.05, False)
+    assert (settings.loss.temperature, settings.loss.learn_temperature) == (0.05, False)
     optimizer = settings.optimizer
     assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule) == (3e-4, 0.01, "linear")
     assert (settings.batch_size, settings.trainer.max_epochs, settings.split.name) == (64, 20, "query")
@@ -359,8 +359,8 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("loss.margin=2.01", "loss.margin is 2.01"),
         ("loss.margin=nan", "loss.margin is nan"),
         ("sampler.negatives=0", "sampler.negatives is 0; it must be a number of at least 1"),
-        ("sampler.pool_share=0", "sampler.pool_share is 0.0; it must be above 0 and at most 1"),
-        ("sampler.pool_share=1.1", "sampler.pool_share is 1.1"),
+        ("sampler.pool_fraction=0", "sampler.pool_fraction is 0.0; it must be above 0 and at most 1"),
+        ("sampler.pool_fraction=1.1", "sampler.pool_fraction is 1.1"),
         ("sampler.pool_limit=0", "sampler.pool_limit is 0"),
         ("split.n_folds=0", "split.n_folds is 0; it must be a number of at least 1"),
         ("split.part=sealed", "only experiment=final scores the sealed quarter"),

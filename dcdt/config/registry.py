@@ -3,16 +3,17 @@
 A configuration names an entry here and can name nothing else, so that a stranger's run is data.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from threading import RLock
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BeforeValidator, ValidationInfo
 
+from dcdt.config.plugins import VARIABLE, load_plugin, plugin_names
 from dcdt.config.validation import validate
 from dcdt.utils.errors import UserError
 
@@ -52,28 +53,84 @@ class Table(Mapping[str, Entry]):
         self.entries: dict[str, Entry] = {}
 
     def __getitem__(self, name: str) -> Entry:
-        load_built_in()
+        load()
         return self.entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        load_built_in()
+        load()
         return iter(self.entries)
 
     def __len__(self) -> int:
-        load_built_in()
+        load()
         return len(self.entries)
 
 
 GROUPS = {name: Table() for name in ("model", "loss", "sampler", "data", "split", "embedder", "trainer", "logger")}
 SINGLE = Table()  # groups of which there is one option alone, by the group's name
+OPEN_GROUPS = ("model", "loss", "sampler", "embedder")  # which a user can add to
 MODELS, LOSSES, SAMPLERS = GROUPS["model"], GROUPS["loss"], GROUPS["sampler"]
 
 
-@cache
-def load_built_in() -> None:
-    """Import the modules that register what comes with the package."""
-    for module in BUILT_IN:
-        import_module(_installed(module))
+class _Loading:
+    """Whether what registers itself has been imported; plugins may look at the tables while they are."""
+
+    done = False
+    lock = RLock()
+
+
+def load() -> None:
+    """Import the modules that register what comes with the package, then the plugins, once.
+
+    Raises:
+        UserError: a plugin cannot be imported.
+    """
+    with _Loading.lock:
+        if _Loading.done:
+            return
+        _Loading.done = True
+        try:
+            for module in BUILT_IN:
+                import_module(_installed(module))
+            for name in plugin_names():
+                load_plugin(name)
+        except BaseException:
+            _Loading.done = False
+            raise
+
+
+def register(
+    group: str,
+    name: str,
+    schema: type,
+    search_space: SearchSpace | None = None,
+    reads: Iterable[str] = TRAINED,
+) -> Callable[[type], type]:
+    """Register the class that follows as `group=name`, as a plugin does (docs/extending.md).
+
+    Args:
+        group: model, loss, sampler or embedder.
+        name: of the option; its configuration has it as `name`.
+        schema: of its configuration, a class under `dcdt.config.schema` with a field `name`.
+        search_space: of a model: keys of the configuration, each with the values that tuning draws from.
+        reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
+
+    Raises:
+        UserError: the group or the schema is none, or the name is taken.
+    """
+    load()
+    if group not in OPEN_GROUPS:
+        raise UserError(f"no {group} can be registered; choose one of {', '.join(OPEN_GROUPS)}.")
+    if "name" not in getattr(schema, "__pydantic_fields__", ()):
+        raise UserError(f"{schema!r} is no schema; write @schema of dcdt.config above it, and the field `name: str`.")
+
+    def add(cls: type) -> type:
+        taken = GROUPS[group].entries.get(name)
+        if taken is not None and getattr(taken.target, "__module__", None) != cls.__module__:
+            raise UserError(f"{group}={name} is there already; give yours another name.")
+        GROUPS[group].entries[name] = Entry(schema, cls, search_space, frozenset(reads))
+        return cls
+
+    return add
 
 
 def _installed(module: str) -> str:
@@ -103,7 +160,9 @@ def choose(table: Table, name: object, key: str, choices: Sequence[str] | None =
     """
     choices = list(table) if choices is None else choices
     if not isinstance(name, str) or name not in choices:
-        raise UserError(f"{key}.name is {name!r}; choose one of {', '.join(choices)}.")
+        remedy = f"\nIf it is a plugin's, name that: export {VARIABLE}=my_plugin.py, or install its package."
+        is_open = isinstance(name, str) and any(table is GROUPS[group] for group in OPEN_GROUPS)
+        raise UserError(f"{key}.name is {name!r}; choose one of {', '.join(choices)}.{remedy if is_open else ''}")
     return table[name]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dcdt.config.options import model_option
 from dcdt.config.registry import GROUPS, SINGLE, choose
+from dcdt.config.renames import normalise
 from dcdt.config.validation import schema, validate
 from dcdt.utils.errors import UserError
 
@@ -88,6 +89,7 @@ def parse(config: DictConfig) -> Settings:
         values: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    normalise(values)
     for group, table in GROUPS.items():
         part = values.get(group)
         entry = choose(table, part.get("name") if isinstance(part, dict) else None, group)

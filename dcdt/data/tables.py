@@ -11,7 +11,7 @@ BLOCK = 16_384  # vectors that are read, and those of half precision that are wo
 
 
 class Tables:
-    """Frozen vectors in one precision (`trainer.tables`).
+    """Frozen vectors in one precision (`trainer.embedding_dtype`).
 
     They are no part of any module, so that nothing moves them but `to`: Lightning takes a model to the CPU after every
     fit, validation and test, and DDP would send its buffers to every process before each step.

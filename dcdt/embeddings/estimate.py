@@ -69,9 +69,9 @@ def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, tex
 def sentence(config: EmbedderConfig, missing: int, found: Forecast, gibibytes: float) -> str:
     """A forecast in words.
 
-    >>> sentence(LocalEmbedderConfig("local", "m"), 600, Forecast(9000, None, 90.0, "32 of them were timed"), 0.0)
+    >>> local = LocalEmbedderConfig("local", "m", [1.0], 8192, max_tokens=256)
+    >>> sentence(local, 600, Forecast(9000, None, 90.0, "32 of them were timed"), 0.0)
     'about 9,000 tokens by embedder=local, under 1 MiB on disk; about 2 min (32 of them were timed)'
-    >>> local = LocalEmbedderConfig("local", "m", max_tokens=256)
     >>> sentence(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
     'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """

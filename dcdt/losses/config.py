@@ -28,7 +28,7 @@ class InfoNCEConfig:
     name: str
     positives: Literal["each", "any"]
     temperature: Annotated[float, Field(ge=0.01, le=10)]
-    learned: bool
+    learn_temperature: bool
 
 
 @schema

@@ -29,7 +29,7 @@ class InfoNCELoss(nn.Module):
     | weight | (B, C) | what a cell counts, 0: not at all; None: 1 for all |
 
     Example:
-        >>> loss = InfoNCELoss(InfoNCEConfig("infonce", "each", temperature=1.0, learned=False))
+        >>> loss = InfoNCELoss(InfoNCEConfig("infonce", "each", temperature=1.0, learn_temperature=False))
         >>> loss(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])).exp()
         tensor([4.])
     """
@@ -41,7 +41,7 @@ class InfoNCELoss(nn.Module):
         super().__init__()
         self.positives = config.positives
         start = torch.tensor(config.temperature).log()
-        self.log_temperature = nn.Parameter(start, requires_grad=config.learned)
+        self.log_temperature = nn.Parameter(start, requires_grad=config.learn_temperature)
 
     @property
     def temperature(self) -> Tensor:

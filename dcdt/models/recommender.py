@@ -126,7 +126,7 @@ class Recommender(L.LightningModule):
         """
         raise UserError(
             f"{type(self).__name__} cannot score its training queries as if they were new, as parts of model=two_stage "
-            "and of model.weight_on=judged must.\nChoose another part, or model.weight_on=val."
+            "and of model.tune_on=judged must.\nChoose another part, or model.tune_on=val."
         )
 
     def score_parts(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dcdt.config.renames import normalise
 from dcdt.data.beir import load_collection
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError
@@ -202,7 +203,7 @@ def read_config(path: Path) -> DictConfig:
         found = read_yaml(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: this folder holds no run.") from error
-    return DictConfig(refuse_interpolations(found, path))
+    return DictConfig(normalise(refuse_interpolations(found, path)))
 
 
 def refuse_interpolations(value: Any, path: Path) -> Any:  # noqa: ANN401 - plain values

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dcdt.config.renames import normalise
 from dcdt.runs.validation import check_config, check_provenance, numbers, trials_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
@@ -138,7 +139,10 @@ def _read(folder: Path) -> Run:
     }.get(str(known.get("status")))
     if status is None:
         raise UserError(f"{folder / 'status.json'} is corrupt: its status is {known.get('status')!r}.")
-    config = _guarded(folder / "config.yaml", lambda path: check_config(read_yaml(path), status == FINISHED))
+    config = _guarded(
+        folder / "config.yaml",
+        lambda path: check_config(normalise(read_yaml(path)), status == FINISHED),
+    )
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(known.get("error", ""))))
     optional = {name: (folder / name).is_file() for name in ("pairs.parquet", "history.csv", "tuning.json")}

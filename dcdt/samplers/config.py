@@ -24,7 +24,7 @@ class HardSamplerConfig:
 
     name: str
     negatives: Count
-    pool_share: Share
+    pool_fraction: Share
     pool_limit: Count
 
 

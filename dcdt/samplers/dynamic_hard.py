@@ -27,7 +27,7 @@ class DynamicHardSampler(HardSampler):
 
     def __init__(self, config: DynamicHardSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
         super().__init__(
-            HardSamplerConfig("hard", config.negatives, config.pool_share, config.pool_limit), pool, tables
+            HardSamplerConfig("hard", config.negatives, config.pool_fraction, config.pool_limit), pool, tables
         )
         self.warm_up, self.every = config.warm_up, config.every
 

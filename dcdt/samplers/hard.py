@@ -13,7 +13,7 @@ from dcdt.samplers.pool import TrainingPool, draw_distinct
 class HardSampler(Sampler):
     """Draws, for every training pair, distinct videos from its query's pool of hard negatives.
 
-    The pool is the share `pool_share` of the unrelated videos (at most `pool_limit`) whose frozen vector (title and
+    The pool is the share `pool_fraction` of the unrelated videos (at most `pool_limit`) whose frozen vector (title and
     text summed, normalised) has the highest cosine with the frozen query vector. It is mined once; the negatives are
     drawn from it anew each epoch.
 
@@ -26,7 +26,7 @@ class HardSampler(Sampler):
     def __init__(self, config: HardSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
         super().__init__(pool)
         self.negatives = config.negatives
-        self.sizes = (pool.free.double() * config.pool_share).round().long().clamp(1, config.pool_limit)  # (U,)
+        self.sizes = (pool.free.double() * config.pool_fraction).round().long().clamp(1, config.pool_limit)  # (U,)
         asked, size = tables.queries[pool.queries], int(self.sizes.max())
         self.hard = pool.candidates[
             mine(asked, tables.frozen, pool.candidates, pool.forbidden, size, device=pool.device)

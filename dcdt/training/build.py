@@ -96,7 +96,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
         settings.embedder,
         settings.data.cache,
         progress,
-        getattr(torch, held.tables) if halves else torch.float32,
+        getattr(torch, held.embedding_dtype) if halves else torch.float32,
         halves and held.mapped,
     )
 

@@ -26,7 +26,7 @@ class TrainerConfig:
     threads: Amount
     strategy: Literal["auto", "ddp"] = "auto"
     num_nodes: Count = 1
-    tables: Literal["float32", "float16", "bfloat16"] = "float32"
+    embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     mapped: bool = False
     compile: bool = False
 
@@ -42,8 +42,10 @@ class TrainerConfig:
 
     @model_validator(mode="after")
     def _check(self) -> "TrainerConfig":
-        if self.mapped and self.tables == "float32":
-            raise UserError("trainer.mapped=true holds vectors in half precision; choose trainer.tables=float16.")
+        if self.mapped and self.embedding_dtype == "float32":
+            raise UserError(
+                "trainer.mapped=true holds vectors in half precision; choose trainer.embedding_dtype=float16."
+            )
         several = len(self.devices) > 1 if isinstance(self.devices, list) else self.devices not in (1, "auto")
         if self.strategy != "ddp" and (self.num_nodes > 1 or several):
             raise UserError(

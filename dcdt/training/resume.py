@@ -37,7 +37,7 @@ def stored_config(config: DictConfig, overrides: Sequence[str], folder: Path, sw
         raise UserError(
             "resume=RUN goes on with one run. A sweep that is given again resumes its own jobs: leave -m out."
         )
-    others = [text for text in overrides if not text.startswith("resume=")]
+    others = [text for text in overrides if not text.startswith(("resume=", "plugins="))]
     if others or folder.resolve() != Path(named).resolve():
         raise UserError(
             f"resume={named} takes the configuration and the folder of that run as they are.\n"

@@ -42,7 +42,7 @@ def made_tables(dtype=torch.float32, seed=0):
 
 def loss_of(name):
     if name == "infonce":
-        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False))
     return ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
 
 

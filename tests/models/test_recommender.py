@@ -297,7 +297,7 @@ def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
 def test_a_learned_temperature_is_trained_and_does_not_decay(small):
     made = prepare(small, QUERY)
     model = dcdt(made)
-    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learned=True))
+    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learn_temperature=True))
     quiet_trainer(max_epochs=2).fit(model, datamodule=data_of(made, "hard"))
     assert abs(model.loss.temperature.item() - 0.05) > 1e-5
     towers, scalars = model.optimizers().param_groups

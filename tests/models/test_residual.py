@@ -31,7 +31,7 @@ def make_model(attention="none", fusion="sum", shared="all", dropout=0.0, n_fiel
     tables = make_tables(n_fields)
     torch.manual_seed(0)
     config = DCDTResidualConfig("dcdt_residual", tables.fields, RANK, shared, dropout, attention, fusion)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=True))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=True))
     model = ResidualTowers(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
     model.note_loss = lambda *args: None  # there is no trainer
     return model

@@ -61,7 +61,7 @@ def prepared(made, *overrides):
 
 def joint(made, *overrides, loss=None):
     torch.manual_seed(0)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learned=False))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learn_temperature=False))
     config = config_of("model=two_stage_joint", *overrides)
     model = JointTwoStage(config, made.tables, loss, OptimizerConfig(1e-2, 0.01, "constant"))
     model.prepare(made.data)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dcdt.config.registry import GROUPS, look_up
 from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
 from dcdt.embeddings.providers.local_models import local_space
@@ -38,7 +39,7 @@ class Provider(NamedTuple):
 
 def space_of(config: EmbedderConfig) -> Space:
     """The space an embedder writes to, known without loading its model."""
-    return PROVIDERS[config.name].space(config)
+    return _provider(config).space(config)
 
 
 def make_embedder(config: EmbedderConfig) -> Embedder:
@@ -47,7 +48,15 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
     Raises:
         UserError: it cannot run here.
     """
-    return PROVIDERS[config.name].make(config)
+    return _provider(config).make(config)
+
+
+def _provider(config: EmbedderConfig) -> Provider:
+    """What is built in, or the class of a plugin, whose `space` is a method of the class."""
+    if config.name in PROVIDERS:
+        return PROVIDERS[config.name]
+    plugin = look_up(GROUPS["embedder"], config.name)
+    return Provider(plugin.space, plugin)
 
 
 def _local(config: LocalEmbedderConfig) -> Embedder:
