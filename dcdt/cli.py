@@ -20,6 +20,7 @@ HELP = "\n".join(
         *(f"  {name:<12}{words}" for name, words in COMMANDS.items()),
         "",
         "Configurations of your own: dcdt run --config-dir FOLDER model=mine, where FOLDER/model/mine.yaml is yours.",
+        "Models and losses of your own: dcdt run plugins=[mine.py] model=mine (docs/extending.md).",
     ]
 )
 

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_every_option_composes_and_parses(option):
     assert isinstance(settings, Settings)
     kind = getattr(settings, group).name
     assert name == kind or name.startswith(f"{kind}_")  # hard_30 is a variant of hard
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_file_of_conf_and_its_schema_have_the_same_keys(option):
+    """A key that only the schema has is one that older runs lack, with a default."""
+    group = option.split("=")[0]
+    values = compose("config", overrides=["data.path=/x", "data.cache=/y", option])[group]
+    fields = dataclasses.fields(SCHEMAS[group][values.name])
+    required = {field.name for field in fields if not has_default(field)}
+    assert required <= set(values) <= {field.name for field in fields}
+
+
+def has_default(field):
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def test_the_embedding_command_takes_the_same_configuration(main_job):

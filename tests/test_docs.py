@@ -88,6 +88,15 @@ BLOCKS = [
     Block("docs/api.md", "import dcdt\n\nscores = {"),
     Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
     Block(
+        "docs/extending.md",
+        "mkdir -p conf/model",
+        instead={
+            "model=my_towers hydra": f"model=my_towers {QUICK} hydra",
+            "split.index=0,1 trials=2": f"split.index=0,1 trials=2 {QUICK}",
+        },
+    ),
+    Block("docs/extending.md", "mkdir -p conf/loss", instead={"loss.scale=10": f"loss.scale=10 {QUICK}"}),
+    Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",
         instead={"videos.csv": "odd_videos.csv", "asked.csv": "odd_asked.csv"},

@@ -152,6 +152,13 @@ def look_up(table: Table, name: str) -> Any:  # noqa: ANN401 - classes of severa
     return getattr(import_module(_installed(module)), attribute)
 
 
+def name_of(table: Table, cls: type) -> str:
+    """The name that a class is registered under; what is built in is not imported to find out."""
+    return next(
+        name for name, one in table.items() if one.target is cls or str(one.target).endswith(f":{cls.__name__}")
+    )
+
+
 def choose(table: Table, name: object, key: str, choices: Sequence[str] | None = None) -> Entry:
     """The entry that a configuration names, of all or of some.
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from dcdt.config.registry import MODELS, name_of
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, as_one, lent_texts
@@ -290,9 +291,7 @@ def _members(model: Any) -> list[Recommender]:  # noqa: ANN401
 
 
 def _name(model: Recommender) -> str:
-    from dcdt.config.registry import MODELS, look_up
-
-    return next(name for name in MODELS if look_up(MODELS, name) is type(model))
+    return name_of(MODELS, type(model))
 
 
 def _fusion(model: Any) -> dict[str, Any] | None:  # noqa: ANN401
