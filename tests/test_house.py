@@ -55,7 +55,6 @@ START_UP = {
     "dcdt/embeddings/providers/onnx_export.py": "torch, only where a model is not exported yet",
     "dcdt/serving/load.py": "torch, only where there is no index yet",
     "dcdt/serving/recommender.py": "the embedders, only where a question is embedded",
-    "dcdt/serving/export.py": "torch, which a served model does without",
     "dcdt/training/devices.py": "torch: the schema is checked before it is imported",
     "dcdt/training/distributed.py": "torch and lightning: not in the process that only starts the others",
     "dcdt/training/experiment.py": "torch and lightning: only after the configuration and the texts are found good",
