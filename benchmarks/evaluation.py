@@ -1,4 +1,4 @@
-"""How near is full-ranking evaluation to the matrix product and the top-k it cannot do without?
+"""How close is full-ranking evaluation to the cost of its matrix product and top-k?
 
     python benchmarks/evaluation.py [--queries 10000] [--videos 100000] [--portions 10]
 
@@ -26,7 +26,7 @@ Chunks = list[torch.Tensor]
 
 @torch.inference_mode()
 def test_side(model: Recommender, data: RankingDataModule, chunks: Chunks) -> None:
-    """The test steps of some queries of the first side."""
+    """Run the test steps of some queries of the first side."""
     model.on_test_epoch_start()
     for at, positions in enumerate(chunks):
         model.test_step(positions, at, 0)
@@ -35,7 +35,7 @@ def test_side(model: Recommender, data: RankingDataModule, chunks: Chunks) -> No
 
 @torch.inference_mode()
 def validate(model: Recommender, data: RankingDataModule, chunks: Chunks) -> None:
-    """The validation steps; the means are computed and not logged."""
+    """Run the validation steps; the means are computed and not logged."""
     model.on_validation_epoch_start()
     for at, positions in enumerate(chunks):
         model.validation_step(positions, at)
@@ -44,7 +44,7 @@ def validate(model: Recommender, data: RankingDataModule, chunks: Chunks) -> Non
 
 @torch.inference_mode()
 def product(model: Recommender, data: RankingDataModule, chunks: Chunks, k: int) -> None:
-    """Scores and the best k alone."""
+    """Compute the scores and their top k, nothing else."""
     side = data.sides["val"]
     for positions in chunks:
         asked = model.encode_queries(model.tables.queries[side.queries[positions]])
@@ -52,7 +52,7 @@ def product(model: Recommender, data: RankingDataModule, chunks: Chunks, k: int)
 
 
 def ready(n_queries: int, n_videos: int, width: int) -> tuple[Recommender, RankingDataModule]:
-    """A model with its catalogue encoded, attached to a trainer, and data with as many validation queries."""
+    """Make a model with an encoded catalogue and a trainer, and data with `n_queries` validation queries."""
     settings = settings_of("sampler=random")
     collection = collection_of(2 * n_queries + 2, n_videos)
     split = split_of(collection, n_queries)

@@ -1,4 +1,4 @@
-"""How long until `--help` answers and until the first training step?
+"""How long do `--help` and the first training step take?
 
     python benchmarks/startup.py [--repeats 5] [--wandb-alone]
 
@@ -93,7 +93,7 @@ def wandb_seconds(first: str, then: str, last: str) -> float:
 
 
 def wandb_rows(repeats: int) -> list[Row]:
-    """What wandb itself takes where torch is there already, and where its imports come first, as in `dcdt.run`."""
+    """Measure wandb after the import of torch, and before it, as in `dcdt.run`."""
     seconds = interleaved(
         {
             "after": lambda: wandb_seconds(TORCH, "import wandb", "pass"),

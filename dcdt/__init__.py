@@ -39,7 +39,7 @@ def register(
     """Register the class that follows as `group=name`: `@register("loss", "mine", MyConfig)` (docs/extending.md).
 
     Args:
-        group: model, loss, sampler or embedder.
+        group: model, loss, sampler, embedder or optimizer.
         name: of the option.
         schema: of its configuration, a class under `@dcdt.config.schema` with a field `name`.
         search_space: of a model: keys of the configuration, each with the values that tuning draws from.

@@ -30,8 +30,8 @@ def run(settings: Settings, job: EmbedJob) -> None:
     from dcdt.data.beir import load_collection
     from dcdt.embeddings.cache import VectorCache
     from dcdt.embeddings.fill import fill
-    from dcdt.embeddings.imports import import_vectors
     from dcdt.embeddings.providers import space_of
+    from dcdt.embeddings.vector_import import import_vectors
 
     collection = load_collection(settings.data.path)
     choice = "" if settings.embedder.name == "local" else f" embedder={settings.embedder.name}"
@@ -64,7 +64,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
 
 
 def _verify(cache: "VectorCache") -> None:
-    from dcdt.embeddings.verify import verify
+    from dcdt.embeddings.verification import verify
 
     if not cache.folder.is_dir():
         raise UserError(f"there is no cache {cache.folder}. Check data.cache and embedder; {cache.remedy} makes one.")
@@ -92,7 +92,7 @@ def job(config: DictConfig) -> None:
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201
+        print("stopped; what was embedded is stored, and the same command continues from there", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
@@ -51,34 +50,20 @@ def _info(served: ServedRecommender) -> str:
     """What the index holds."""
     store = served.store
     lines = [f"{pluralize(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
-    lines.append(f"model {served.name}, from the collection {store.model['collection']}")
+    lines.append(f"model {served.name}, from the collection {store.manifest.collection}")
     lines.append(f"catalogue: {store.catalogue.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
-    for name, facts in store.model["approximate"].items():
-        lines.append(f"{name}: {facts['kind']}, recall@10 {facts['recall']:.3f} against exact search")
-    if not store.model["approximate"]:
+    for name, facts in store.manifest.approximate.items():
+        lines.append(f"{name}: {facts.kind}, recall@10 {facts.recall:.3f} against exact search")
+    if not store.manifest.approximate:
         lines.append("search is exact")
-    if served.questions is not None:
-        lines.append(_eight_bit(served.questions))
-    if served.threshold is not None:
-        found = served.threshold
+    if served.manifest.threshold is not None:
+        threshold = served.manifest.threshold
         lines.append(
-            f"nothing fits below {found['value']:.4f}: on {found['queries']} validation questions it keeps "
-            f"{found['kept']:.0%} of those with an answer and refuses {found['refused']:.0%} of those without"
+            f"nothing fits below {threshold.value:.4f}: on {threshold.queries} validation questions it keeps "
+            f"{threshold.kept:.0%} of those with an answer and refuses {threshold.refused:.0%} of those without"
         )
     return "\n".join(lines)
-
-
-def _eight_bit(found: dict[str, Any]) -> str:
-    """What 8-bit questions change, as the build measured it."""
-    gap = f"{found['ndcg@10'] - found['float32']:+.4f}"
-    interval = f" [{found['low']:+.4f}, {found['high']:+.4f}]" if found["low"] is not None else ""
-    return (
-        f"questions by 8-bit weights in {found['weights']}, {found['times_as_fast']:.2f} times as fast as float32 "
-        "where it was built: "
-        f"nDCG@10 on {found['queries']} validation questions {found['ndcg@10']:.4f} against {found['float32']:.4f}, "
-        f"{gap}{interval}; of the first ten videos {10 * found['same']:.1f} are the same"
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,11 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser("build", help="export the run and index its collection anew")
     build.add_argument(
         "--catalogue", metavar="URL", help="keep the table at a folder or s3://BUCKET/PATH that several machines share"
-    )
-    build.add_argument(
-        "--eight-bit",
-        action="store_true",
-        help="embed questions with 8-bit weights: faster; what that changes on validation is said, a sure loss refused",
     )
     actions.add_parser("info", help="what the index holds")
     for name, about in (("add", "add new videos"), ("update", "put edited videos in the place of old ones")):
@@ -124,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.action == "build":
             from dcdt.serving.export import build
 
-            build(given.run, say, given.catalogue, given.eight_bit)
+            build(given.run, say, given.catalogue)
             print(_info(ServedRecommender(given.run)))  # noqa: T201
             return
         served = load(given.run, say)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcdt.data.rows import find_column, plain_text, read_rows
+from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError, format_error
@@ -83,7 +83,7 @@ def read_questions(path: Path, column: str | None = None) -> list[str]:
     found = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
     if found is None:
         raise UserError(f"{path}: no column of questions among {join_names(columns)}.\nName it: --query-column NAME")
-    return [plain_text(row.get(found)) for _, row in rows]
+    return [cell_text(row.get(found)) for _, row in rows]
 
 
 def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argparse.Namespace) -> Iterator[str]:

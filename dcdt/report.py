@@ -8,7 +8,7 @@ from pathlib import Path
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
-from dcdt.reporting.tables import Report, make_report, named
+from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.utils.errors import UserError, format_error, is_user_error
@@ -47,10 +47,10 @@ def report(
         "table.csv": render.csv_wide(found.tables[0]),
         "tests.csv": "".join(map(render.csv_wide, tests)),
         "breakdowns.csv": render.csv_long([table for table in found.tables[1:] if table not in tests]),
-        "table.json": render.as_json(found),
+        "table.json": render.report_json(found),
         "cost.md": render.markdown([found.cost]),
         "cost.csv": render.csv_wide(found.cost),
-        "cost.json": render.json_of(found.cost),
+        "cost.json": render.table_json(found.cost),
         "index.html": page(found, out, pair),
     }
     for name, text in texts.items():
@@ -109,7 +109,7 @@ def choose(found: Report, chosen: Sequence[str]) -> tuple[Variant, Variant] | No
         UserError: a label that is none of the report's.
     """
     if chosen:
-        first, second = (named(found.variants, label, "--compare") for label in chosen)
+        first, second = (find_variant(found.variants, label, "--compare") for label in chosen)
         return first, second
     others = [found.reference, *(variant for variant in found.variants if variant.runs)]
     other = next((variant for variant in others if variant is not None and variant is not found.best), None)

@@ -3,6 +3,9 @@
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
@@ -13,83 +16,156 @@ from omegaconf import DictConfig
 from dcdt.cli import prepare_hydra
 from dcdt.config import config_folder, parse, read_overrides
 from dcdt.config.renames import normalise
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
-from dcdt.training import distributed, rank, resume
+from dcdt.training import distributed, experiment
 from dcdt.training.devices import claim_gpus
-from dcdt.training.experiment import run
 from dcdt.training.loggers import choose_logger
 from dcdt.training.loggers.base import RunLogger
+from dcdt.training.rank import adopt_srun, global_rank
+from dcdt.training.resume import resumed_config, should_resume
 from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user_error
 from dcdt.utils.redaction import redact
 
 log = logging.getLogger("dcdt")
-JOBS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN where it has none
+METRICS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN without one
+
+
+@dataclass
+class Job:
+    """One job of Hydra, and how it ended.
+
+    Attributes:
+        config: as composed; of a resumed run, as stored.
+        folder: that this process writes.
+        overrides: of the command line.
+        sweeping: whether it is a job of a sweep.
+        folder_named: whether the user named the folder (`hydra.run.dir=` or `resume=`).
+        launcher: of Hydra.
+        resume: the run to resume, or None.
+        logger: that receives the run.
+        status: finished, failed or not_applicable.
+        reason: why it failed.
+        metric: the primary metric.
+    """
+
+    config: DictConfig
+    folder: RunFolder
+    overrides: list[str]
+    sweeping: bool
+    folder_named: bool
+    launcher: str | None
+    resume: str | None
+    logger: RunLogger = field(default_factory=RunLogger)
+    status: str = "failed"
+    reason: str = "interrupted"
+    metric: float = float("nan")
+
+    @classmethod
+    def from_hydra(cls, config: DictConfig) -> "Job":
+        """The job that Hydra has composed."""
+        facts, resume = HydraConfig.get(), config.get("resume")
+        return cls(
+            config=config,
+            folder=RunFolder(Path(facts.runtime.output_dir)),
+            overrides=list(facts.overrides.task),
+            sweeping=facts.mode == RunMode.MULTIRUN,
+            folder_named=resume is not None or any(text.startswith("hydra.run.dir=") for text in facts.overrides.hydra),
+            launcher=facts.runtime.choices.get("hydra/launcher"),
+            resume=resume,
+        )
+
+    @property
+    def choices(self) -> list[str] | None:
+        """The overrides of a job of a sweep that its model reads; None for a single run."""
+        if not self.sweeping:
+            return None
+        return read_overrides(self.overrides, self.config.get("model"), self.config.get("trials"))
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def job(config: DictConfig) -> float:
-    """One job of Hydra; returns the primary metric, so that sweepers can search."""
-    rank.adopt_srun()
-    place = HydraConfig.get()
-    folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
-    choices, resumed = None, config.get("resume") is not None
-    named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
-    if sweeping and folder in JOBS:  # the same job again: its model does not read what differs
-        return JOBS[folder]
-    status, logger, ending, reason = Status(folder), RunLogger(), "failed", "interrupted"
-    value = float("nan")
-    lacking = (NotApplicable, MissingField) if sweeping else ()
+    """Run one job of Hydra; returns its primary metric, so that sweepers can search."""
+    adopt_srun()
+    job = Job.from_hydra(config)
+    path = job.folder.path
+    if not job.sweeping or path not in METRICS:  # else the same job again: its model does not read what differs
+        with record_end(job):
+            job.metric = train_and_test(job)
+        METRICS[path] = job.metric
+    return METRICS[path]
+
+
+def train_and_test(job: Job) -> float:
+    """Do the work of a job, unless it was done before; returns the primary metric.
+
+    Raises:
+        UserError: a mistake that the user can correct.
+        NotApplicable: the collection lacks what the model needs.
+    """
+    run_folder, job.config = job.folder, normalise(job.config)
+    if job.resume is not None:
+        job.config = resumed_config(run_folder, job.resume, job.overrides, job.sweeping)
+    if job.sweeping:
+        job.config = without_unread(job.config)
+    job.folder = distributed.process_folder(run_folder, job.folder_named, job.sweeping)
+    job.folder.lock(wait=job.sweeping)
+    if job.sweeping or job.resume is not None:
+        done = run_folder.finished_metric(job.config)
+        if done is not None:
+            log.warning("done already: %s", run_folder.path.name)
+            return done
+    if not global_rank():
+        job.logger = choose_logger(job.config, run_folder, job.choices)
+    settings = parse(job.config)
+    settings.callbacks.progress &= not job.sweeping  # a sweep has one line for all its jobs
+    if job.launcher == "processes":
+        claim_gpus(settings.trainer)
+    resuming = should_resume(job.folder, job.config, settings, job.resume is not None, job.sweeping)
+    if distributed.needs_processes(settings):
+        job.logger = RunLogger()  # the first of the processes has the logger
+        metrics = distributed.run_processes(settings, job.config, job.folder, job.choices, resuming)
+    else:
+        metrics = experiment.run(settings, job.config, job.folder, job.logger, resuming)
+    return metrics[settings.primary_metric]
+
+
+@contextmanager
+def record_end(job: Job) -> Iterator[None]:
+    """Record how a job ends in its folder and logger; a failed job of a sweep does not end the sweep.
+
+    Raises:
+        SystemExit: a single run failed by a mistake that the user can correct (exit code 2).
+    """
     try:
-        config = resume.stored_config(normalise(config), place.overrides.task, folder, sweeping)
-        if sweeping:
-            config = without_unread(config)
-            choices = read_overrides(place.overrides.task, config.get("model"), config.get("trials"))
-        status = Status(distributed.own_folder(folder, named, sweeping))
-        status.claim(wait=sweeping)
-        logger = choose_logger(config, folder, choices) if not rank.rank() else logger
-        if (sweeping or resumed) and (done := Status(folder).finished_metric(config)) is not None:
-            log.warning("done already: %s", folder.name)
-            ending, value = "done already", done
-            return value
-        settings = parse(config)
-        settings.callbacks.progress &= not sweeping  # one line for the whole of it
-        if place.runtime.choices.get("hydra/launcher") == "processes":
-            claim_gpus(settings.trainer)
-        resuming = resumed if rank.rank() else resume.goes_on(status, config, settings, resumed, sweeping)
-        if distributed.needed(settings):
-            logger = RunLogger()  # one of the processes has it
-            metrics = distributed.run_processes(settings, config, status, choices, resuming)
-        else:
-            metrics = run(settings, config, status, logger, resuming)
-        ending, value = "finished", metrics[settings.primary_metric]
-        return value
-    except lacking as error:
-        ending, reason = "not_applicable", str(error).splitlines()[0]
-        status.not_applicable(config, reason)
-        log.warning("not applicable: %s", reason)
+        yield
+        job.status = "finished"
     except Exception as error:
-        known = isinstance(error, NotApplicable) or is_user_error(error)
-        reason = format_error(error) if known else f"{type(error).__name__}: {error}"
-        if not sweeping and known:
-            status.withdraw(error)
-            print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        if job.sweeping and isinstance(error, NotApplicable | MissingField):
+            job.status, job.reason = "not_applicable", str(error).splitlines()[0]
+            job.folder.mark_not_applicable(job.config, job.reason)
+            log.warning("not applicable: %s", job.reason)
+            return
+        is_users = isinstance(error, NotApplicable) or is_user_error(error)
+        job.reason = format_error(error) if is_users else f"{type(error).__name__}: {error}"
+        if not job.sweeping and is_users:
+            job.folder.withdraw(error)
+            print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
-        status.fail(config, error)
-        if not sweeping:
+        job.folder.fail(job.config, error)
+        if not job.sweeping:
             raise
-        log.error("failed: %s: %s", folder.name, redact(format_error(error) if known else traceback.format_exc()))
+        details = job.reason if is_users else traceback.format_exc()
+        log.error("failed: %s: %s", job.folder.path.name, redact(details))
     finally:
-        logger.close(ending, reason)
-        status.release()
-        JOBS[folder] = value
-    return value
+        job.logger.close(job.status, job.reason)
+        job.folder.unlock()
 
 
 def main() -> None:
     """The command."""
     prepare_hydra()
-    for record in (STARTED, ENDED, JOBS):
+    for record in (STARTED, ENDED, METRICS):
         record.clear()
     code = 0
     try:

@@ -61,6 +61,7 @@ def test_the_main_job(main_job):
         "split": "query",
         "embedder": "local",
         "trainer": "auto",
+        "optimizer": "adamw",
         "logger": "wandb",
     }
     assert Path(settings.data.path).parts[-2:] == ("data", "linear_algebra")
@@ -131,7 +132,7 @@ def test_every_model_instantiates(made, name):
 def test_every_loss_instantiates_and_is_called_alike(name):
     loss = look_up(LOSSES, name)(settings_of(f"loss={name}").loss)
     assert loss.measure in ("distance", "similarity")
-    assert isinstance(loss.taught, bool)
+    assert isinstance(loss.needs_teacher, bool)
     measured, label = torch.rand(3, 5), torch.zeros(3, 5).index_fill_(1, torch.tensor(0), 1)
     found = loss(measured, label, torch.ones(3, 5), torch.rand(3, 5))
     assert found.shape in ((3,), (3, 5))
@@ -183,11 +184,11 @@ def test_every_sampler_instantiates(made, name):
     drawn = sampler.draw(torch.Generator())
     rows = torch.cat([sampler.pairs, drawn], dim=1)
     batch = sampler.batch(rows[:8])
-    explicit = {"query", "video", "negatives", "distinct", "place"}
+    explicit = {"query", "video", "negatives", "distinct", "position"}
     shared = {"query", "columns", "label", "weight", "n_positives"}
     assert batch.keys() in (explicit, shared)
     assert drawn.shape[1] == getattr(sampler, "negatives", 0)
-    assert isinstance(sampler.due(0), bool)
+    assert isinstance(sampler.should_refresh(0), bool)
     assert all(isinstance(value, int | float) for value in sampler.facts().values())
 
 
@@ -358,7 +359,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
     [
         ("model.width=0", "model.width is 0; it must be a whole number from 1 to 65,536"),
         ("ks=5", "ks is 5; it must be a list"),
-        ("optimizer=null", "optimizer is None; give its values"),
+        ("optimizer=null", "optimizer.name is None; choose one of adamw, nadam, sgd"),
         ("batch_size=2.5", "batch_size is 2.5; it must be a whole number"),
         ("optimizer.lr=nan", "optimizer.lr is nan"),
         ("outputs=null", "outputs is None; it must name a folder"),

@@ -18,12 +18,11 @@ from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data import datamodule
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.tables import Tables
 from dcdt.models import history, history_tower
 from dcdt.models.recommender import Recommender
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.samplers.pool import training_pool
-from dcdt.training import build
+from dcdt.training import build, fit
 from dcdt.training.experiment import run
 from dcdt.training.loggers import choose_logger
 from dcdt.training.loggers.base import RunLogger
@@ -40,6 +39,7 @@ HISTORY = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history
 SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progress=false", "logger=none")
 WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
 JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")
+JOINT += ("model.penalty=0.1", "model.recall.second.penalty=1.0")  # two_stage chooses them
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
 def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32, cut=False):
     """What a run of these settings ends with, and what it waited for; with `cut` it is cut off once and resumed."""
     device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
-    made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
-    whole = made.tables
-    tables = Tables(*(part[..., :WIDTH] for part in (whole.queries, whole.videos, whole.frozen)), whole.fields)
-    tables.to(dtype=dtype)
+    made = prepare(folder, settings.split, settings.fields, settings.model.name not in HISTORY, WIDTH)
+    tables = made.tables.to(dtype=dtype)
     pool = training_pool(made.collection, made.split, device)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
     data = RankingDataModule(
@@ -115,10 +113,10 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
         patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device, cuts, [counter]))
         if cut:
             with pytest.raises(RuntimeError, match="cut off"):
-                build.train(settings, tables, data, RunLogger(), state)
+                fit.train(settings, tables, data, RunLogger(), state)
             cuts.clear()
             assert state.is_file()
-        trained = build.train(settings, tables, data, RunLogger(), state)
+        trained = fit.train(settings, tables, data, RunLogger(), state)
     reference = build.reference_results(tables, trained.trainer, data)
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     predicted = trained.trainer.predict(trained.model, datamodule=data)
@@ -136,7 +134,7 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
 
 def check(settings, folder, tmp_path, monkeypatch, **options):
     """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits."""
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 24 * 7)  # chunks of seven queries
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 24 * 7)  # chunks of seven queries
     expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
     with separate():
         found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
@@ -147,9 +145,23 @@ def check(settings, folder, tmp_path, monkeypatch, **options):
     assert max(map(len, found.counter.chunks)) <= 1, found.counter.chunks
 
 
-@pytest.mark.parametrize("sampler", SAMPLED)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", TRAINED)
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    """Three penalties to choose from, since each is many operations and all of them run the same code."""
+    for module, penalties in (("two_stage", (0.01, 0.1)), ("ridge_towers", (1.0, 30.0))):
+        monkeypatch.setattr(f"dcdt.models.{module}.PENALTIES", (*penalties, float("inf")))
+
+
+def combinations():
+    """Every model with every loss and sampler; among the fast tests every pair of the three at least once."""
+    for i, loss in enumerate(LOSSES):
+        for j, sampler in enumerate(SAMPLED):
+            for k, model in enumerate(TRAINED):
+                fast = (i + j) % len(TRAINED) == k
+                yield pytest.param(model, loss, sampler, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "loss", "sampler"), combinations())
 def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, model, loss, sampler):
     few = ("sampler.warm_up=1", "sampler.every=1") if sampler == "dynamic_hard" else ()
     settings = configured(f"model={model}", f"loss={loss}", f"sampler={sampler}", *few, *WIDTHS[model])
@@ -192,7 +204,7 @@ def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
         return losses
 
     monkeypatch.setattr(history, "fit_tower", counted)
-    monkeypatch.setattr(history_tower, "BATCH", 32)
+    monkeypatch.setattr(history_tower, "BATCH_SIZE", 32)
     with separate():
         settings = configured("model=dcdt_history", "split=query")
         outcome(settings, make_histories(tmp_path / "c"), tmp_path / "device", NAME, monkeypatch)
@@ -246,7 +258,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
             patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device))
             patched.setattr(build, "mining_device", lambda settings: device)
             logger = choose_logger(config, folder, None)
-            run(parse(config), config, Status(folder), logger)
+            run(parse(config), config, RunFolder(folder), logger)
             logger.close("finished")
         return json.loads((folder / "metrics.json").read_text())
 
@@ -261,7 +273,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
 
 
 def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 0)
+    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 0)
     sizes, end = [], Recommender.on_test_epoch_end
 
     def counted(self):

@@ -15,7 +15,7 @@ from dcdt import register
 from dcdt.config import config_folder, parse, plugins, reads, register_resolvers, schema, search_space
 from dcdt.config.hydra import take_plugins
 from dcdt.config.registry import GROUPS, MODELS, look_up
-from dcdt.runs.folder import read_config
+from dcdt.runs.folder import RunFolder
 from dcdt.utils.errors import UserError
 
 PLUGIN = """
@@ -145,11 +145,11 @@ def test_a_stored_run_imports_nothing(tmp_path):
     config = OmegaConf.to_container(composed("model=zero_shot"), resolve=True)
     stored = tmp_path / "config.yaml"
     stored.write_text(yaml.safe_dump({**config, "plugins": [str(path)]}))
-    assert "plugins" not in read_config(stored)
-    parse(read_config(stored))
+    assert "plugins" not in RunFolder(tmp_path).read_config()
+    parse(RunFolder(tmp_path).read_config())
     stored.write_text(json.dumps({**config, "model": {"name": "mine_g"}, "plugins": [str(path)]}))
     with pytest.raises(UserError) as caught:
-        parse(read_config(stored))
+        parse(RunFolder(tmp_path).read_config())
     first, second = str(caught.value).splitlines()
     assert first.startswith("model.name is 'mine_g'; choose one of dcdt,")
     assert second == "If it is a plugin's, name that: export DCDT_PLUGINS=my_plugin.py, or install its package."

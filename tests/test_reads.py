@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from support import make_collection
 
-from dcdt.config import config_folder, job_name, parse, read_overrides, reads, register_resolvers
+from dcdt.config import job_name, parse, read_overrides, reads
 from dcdt.config.registry import MODELS, TRAINED, search_space
 from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
 from dcdt.runs.provenance import fingerprint
 from dcdt.runs.sweep import without_unread
-from dcdt.training import build
+from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
+
+pytestmark = pytest.mark.usefixtures("hydra")
 
 SPACES = {name for name in MODELS if search_space(name)}
 CHANGES = {
@@ -35,13 +37,6 @@ BASES = {  # settings under which every model uses what it is given
     "two_stage_joint": ["model.penalty=1", "model.depth=5", "loss=infonce", "sampler=catalogue"],
     "hybrid": ["model@model.second=dcdt_ridge", "model.second.penalty=1"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +64,7 @@ def outcome(collection, name, *changes):
     build.prepare(settings)
     tables = build.load_tables(settings, collection)
     data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-    trained = build.train(settings, tables, data, RunLogger(), Path("nowhere"))
+    trained = fit.train(settings, tables, data, RunLogger(), Path("nowhere"))
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     losses = [row["train/loss"] for row in trained.history]
     return torch.cat([trained.model.results["test"].scores.flatten(), torch.tensor(losses)])

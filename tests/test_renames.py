@@ -13,11 +13,11 @@ from dcdt import cli
 from dcdt.config import config_folder, parse, register_resolvers, renames
 from dcdt.config.renames import RENAMED, normalise, rename_overrides
 from dcdt.reporting.variants import make_variants
-from dcdt.runs.folder import Status, read_config
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import read_runs
+from dcdt.training.checkpoint import restore
 from dcdt.training.experiment import run
 from dcdt.training.loggers.base import RunLogger
-from dcdt.training.restore import restore
 
 OLD = {  # as on a command line, and what it is now
     "model.weight_on=val": "model.tune_on=val",
@@ -86,7 +86,7 @@ def test_a_stored_configuration_with_the_old_names_is_the_same(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(with_old_names(config)))
     assert "weight_on" in (tmp_path / "config.yaml").read_text()
     assert config.pop("plugins") == []
-    assert read_config(tmp_path / "config.yaml") == config
+    assert RunFolder(tmp_path).read_config() == config
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def finished(small, tmp_path_factory):
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", ["model=hybrid", "data=files", f"data.path={small}", "trials=2", *fixed])
-    run(parse(config), config, Status(folder), RunLogger())
+    run(parse(config), config, RunFolder(folder), RunLogger())
     return folder
 
 

@@ -19,7 +19,7 @@ KEYS = {
 # The training breaks with an error that quotes all there is: the environment, and a header made of it.
 BROKEN = """
 import os, sys
-import dcdt.training.build as setup
+import dcdt.training.fit as setup
 def breaking(*_):
     header = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
     raise RuntimeError(f"request failed: {header} {dict(os.environ)}")

@@ -65,10 +65,13 @@ class Table(Mapping[str, Entry]):
         return len(self.entries)
 
 
-GROUPS = {name: Table() for name in ("model", "loss", "sampler", "data", "split", "embedder", "trainer", "logger")}
+GROUPS = {
+    name: Table()
+    for name in ("model", "loss", "sampler", "data", "split", "embedder", "optimizer", "trainer", "logger")
+}
 SINGLE = Table()  # groups of which there is one option alone, by the group's name
-OPEN_GROUPS = ("model", "loss", "sampler", "embedder")  # which a user can add to
-MODELS, LOSSES, SAMPLERS = GROUPS["model"], GROUPS["loss"], GROUPS["sampler"]
+OPEN_GROUPS = ("model", "loss", "sampler", "embedder", "optimizer")  # which a user can add to
+MODELS, LOSSES, SAMPLERS, OPTIMIZERS = (GROUPS[name] for name in ("model", "loss", "sampler", "optimizer"))
 
 
 class _Loading:
@@ -108,7 +111,7 @@ def register(
     """Register the class that follows as `group=name`, as a plugin does (docs/extending.md).
 
     Args:
-        group: model, loss, sampler or embedder.
+        group: model, loss, sampler, embedder or optimizer.
         name: of the option; its configuration has it as `name`.
         schema: of its configuration, a class under `dcdt.config.schema` with a field `name`.
         search_space: of a model: keys of the configuration, each with the values that tuning draws from.

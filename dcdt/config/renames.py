@@ -47,6 +47,9 @@ def normalise(config: Any) -> Any:  # noqa: ANN401 - whatever a file holds
     """
     for group in GROUPS:
         _rename_in(config, group, group)
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, dict):  # which was AdamW, before there were others
+        config["optimizer"] = {"name": "adamw", "warmup_steps": 0.0, **optimizer}
     if "plugins" in config:
         with flag_override(config, "struct", False) if isinstance(config, DictConfig) else nullcontext():
             del config["plugins"]

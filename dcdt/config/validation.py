@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import field, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
@@ -34,7 +34,7 @@ def _distinct(names: list[str]) -> list[str]:
 Fields = Annotated[list[str], AfterValidator(_distinct)]  # of a video's texts
 
 
-@dataclass_transform()
+@dataclass_transform(field_specifiers=(field,))
 def schema(cls: type[T]) -> type[T]:
     """Make a class a schema: a dataclass that refuses unknown names, other types and values out of their limits.
 
@@ -83,12 +83,12 @@ def _check_type(cls: type, value: Any, info: ValidationInfo) -> Any:  # noqa: AN
 class _Limits:
     """What the type of a field says: its plain types, its bounds by name, its choices, its description."""
 
-    def __init__(self, field: FieldInfo) -> None:
+    def __init__(self, info: FieldInfo) -> None:
         self.types: set[Any] = set()
         self.bounds: dict[str, float] = {}
         self.choices: tuple[Any, ...] = ()
-        self.description = field.description
-        for annotation, metadata in _plain_types(field.annotation, field.metadata):
+        self.description = info.description
+        for annotation, metadata in _plain_types(info.annotation, info.metadata):
             if get_origin(annotation) is Literal:
                 self.choices += get_args(annotation)
             self.types |= {annotation, get_origin(annotation)}

@@ -51,30 +51,30 @@ class Judgments:
         return len(self.query)
 
     def where(self, keep: NDArray[np.bool_]) -> "Judgments":
-        """The judgments for which `keep` (J,) is true."""
+        """Select the judgments for which `keep` (J,) is true."""
         return Judgments(self.query[keep], self.video[keep], self.grade[keep])
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Texts and judgments of one collection. `given` holds the sides of a folder that brings its own splits."""
+    """Texts and judgments of one collection. `given_sides`: the sides of a folder with its own splits."""
 
     path: Path
     name: str
     videos: Documents
     queries: Documents
     judgments: Judgments
-    given: dict[str, Rows]
+    given_sides: dict[str, Rows]
     positive_grade: float = 1.0
     languages: list[str] = field(default_factory=list)
     simulated: list[str] = field(default_factory=list)
-    has_questions: bool = True  # false: no questions, what is ranked for is a learner's next video (`next_video.py`)
-    excluded: Judgments | None = None  # pairs of query and video that are not ranked, since the learner has it already
-    left_out: tuple[str, ...] = ()  # what the files hold and no run reads, a sentence each
+    has_questions: bool = True  # false: a query is a learner's next video (`next_video.py`)
+    excluded: Judgments | None = None  # pairs that are not ranked: watched already
+    left_out: tuple[str, ...] = ()  # what no run reads, a sentence each
 
     @property
-    def units(self) -> list[str]:
-        """What makes queries one: the text of a question; where nobody asks, the learner."""
+    def group_keys(self) -> list[str]:
+        """The key by which queries are grouped: the text of a question; without questions the learner."""
         return self.queries.texts if self.has_questions else self.queries.ids
 
     @cached_property
@@ -84,24 +84,24 @@ class Collection:
 
     @cached_property
     def related(self) -> Judgments:
-        """Judgments of any grade above 0: what may never serve as a negative."""
+        """Judgments of any grade above 0: these videos are never a negative."""
         return self.judgments.where(self.judgments.grade > 0)
 
     @cached_property
-    def twins(self) -> dict[int, list[int]]:
-        """Rows of the videos that share their description (their title where they have none), for each that does."""
+    def duplicates(self) -> dict[int, list[int]]:
+        """Rows of the videos with the same description (or title, without one), for each that has duplicates."""
         groups: dict[str, list[int]] = {}
         for row, (title, text) in enumerate(zip(self.videos.titles, self.videos.texts, strict=True)):
             groups.setdefault(normalise_text(text or title), []).append(row)
         return {row: rows for rows in groups.values() if len(rows) > 1 for row in rows}
 
     @cached_property
-    def content(self) -> str:
-        """Hash of all ids, texts and judgments, which a split stands on; the order of lines does not matter."""
+    def content_hash(self) -> str:
+        """Hash of all ids, texts and judgments, on which splits depend; the order of lines does not matter."""
         digest = hashlib.sha256()
         for documents in (self.videos, self.queries):
-            for parts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
-                digest.update(json.dumps(parts).encode())
+            for texts in sorted(zip(documents.ids, documents.titles, documents.texts, strict=True)):
+                digest.update(json.dumps(texts).encode())
         triples = sorted(
             (self.queries.ids[q], self.videos.ids[v], float(g))
             for q, v, g in zip(self.judgments.query, self.judgments.video, self.judgments.grade, strict=True)
@@ -111,33 +111,35 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that a job can read: content, given splits, metadata, collection.yaml and interactions.csv."""
-        given = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given.items()}
-        metadata = [dict(zip(part.ids, part.metadata, strict=True)) for part in (self.videos, self.queries)]
-        watched = self.path / "interactions.csv"
-        interactions = hashlib.sha256(watched.read_bytes()).hexdigest() if watched.is_file() else None
-        parts = [self.content, given, metadata, sorted(self.languages), sorted(self.simulated), interactions]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of all that a run reads: content, given splits, metadata, collection.yaml and interactions.csv."""
+        sides = {name: sorted(self.queries.ids[row] for row in rows) for name, rows in self.given_sides.items()}
+        metadata = [
+            dict(zip(documents.ids, documents.metadata, strict=True)) for documents in (self.videos, self.queries)
+        ]
+        path = self.path / "interactions.csv"
+        interactions = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        content = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def field_texts(self, name: str) -> list[str]:
-        """Text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
+        """Return the text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
 
-        A video that lacks the field lends the tower its title, or its text where it has no title.
+        The fallback of a missing field is the title, or the text without one.
 
         Raises:
             MissingField: no video has this key of metadata.
         """
         if name not in TEXTS:
             self.check_fields([name])
-        return lent_texts(self.videos, name)
+        return texts_with_fallback(self.videos, name)
 
     def check_fields(self, fields: Sequence[str]) -> None:
-        """Refuse fields of which nothing is there; of title and text one is enough, which serves for both.
+        """Refuse fields that no video has; of title and text one is enough, the fallback for the other.
 
         Raises:
             MissingField: no video has this key of metadata, or any of the fields.
         """
-        lacking = [name for name in fields if not any(own_texts(self.videos, name))]
+        lacking = [name for name in fields if not any(raw_texts(self.videos, name))]
         fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
         if fatal:
             raise MissingField(
@@ -145,15 +147,17 @@ class Collection:
                 f"Set model.fields to some of {', '.join(self.fields)}."
             )
 
-    def lent_fields(self, fields: Sequence[str]) -> list[str]:
-        """Sentences on the videos that lack a title or a description among the fields, for the user."""
-        said = []
-        for name, other in (("title", "description"), ("text", "title")):
-            n = own_texts(self.videos, name).count("") if name in fields else 0
-            what = "description" if name == "text" else name
+    def describe_fallbacks(self, fields: Sequence[str]) -> list[str]:
+        """Describe to the user how many videos lack a title or a description, and the fallback, a sentence each."""
+        sentences = []
+        for name, fallback in (("title", "description"), ("text", "title")):
+            n = raw_texts(self.videos, name).count("") if name in fields else 0
+            field_name = "description" if name == "text" else name
             if n:
-                said.append(f"{pluralize(n, 'video has', 'videos have')} no {what}; the {other} serves in its place.")
-        return said
+                sentences.append(
+                    f"{pluralize(n, 'video has', 'videos have')} no {field_name}; the {fallback} is used instead."
+                )
+        return sentences
 
     @cached_property
     def fields(self) -> list[str]:
@@ -162,7 +166,7 @@ class Collection:
         return [name for name, values in texts.items() if any(values)] + _metadata_keys(self.videos)
 
     def slice_rows(self) -> dict[str, Rows]:
-        """Query rows by language for the languages outside `languages`: reported apart, never trained on."""
+        """Group query rows by language, for languages outside `languages`: reported apart, never trained on."""
         spoken = set(self.languages)
         slices: dict[str, list[int]] = {}
         for row, metadata in enumerate(self.queries.metadata):
@@ -177,30 +181,30 @@ class Collection:
         return {language: np.array(rows, dtype=np.int64) for language, rows in sorted(slices.items())}
 
 
-def own_texts(videos: Documents, name: str) -> list[str]:
-    """A field of every video: `title`, `text`, or a metadata key; empty where a video lacks it."""
+def raw_texts(videos: Documents, name: str) -> list[str]:
+    """Return a field of every video: `title`, `text`, or a metadata key; empty if a video lacks it."""
     if name in ("title", "text"):
         return videos.titles if name == "title" else videos.texts
-    return [_joined(metadata.get(name)) for metadata in videos.metadata]
+    return [_metadata_text(metadata.get(name)) for metadata in videos.metadata]
 
 
-def lent_texts(videos: Documents, name: str) -> list[str]:
-    """The same, with the title (or the text) of a video that lacks the field in its place."""
-    pairs = zip(own_texts(videos, name), videos.titles, videos.texts, strict=True)
+def texts_with_fallback(videos: Documents, name: str) -> list[str]:
+    """Return a field of every video, with the title (or the text) as fallback of a missing one."""
+    pairs = zip(raw_texts(videos, name), videos.titles, videos.texts, strict=True)
     return [value or title or text for value, title, text in pairs]
 
 
-def as_one(columns: Sequence[Sequence[str]]) -> list[str]:
-    """Several fields of every video as one text; a text that stands in for a missing field is not read twice.
+def join_fields(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Join several fields of every video to one text; the fallback of a missing field is not repeated.
 
-    >>> as_one([["Rank", "Span"], ["Rank", "What is a span?"]])
+    >>> join_fields([["Rank", "Span"], ["Rank", "What is a span?"]])
     ['Rank', 'Span What is a span?']
     """
-    return [" ".join(dict.fromkeys(parts)) for parts in zip(*columns, strict=True)]
+    return [" ".join(dict.fromkeys(texts)) for texts in zip(*columns, strict=True)]
 
 
 class _Spaces(dict[int, str]):
-    """Punctuation as spaces, other characters as they are; looked up once each, since catalogues are long."""
+    """Translation of punctuation to spaces; each character is looked up once."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -212,25 +216,25 @@ _SPACES = _Spaces()
 
 
 def normalise_text(text: str) -> str:
-    """Text by which queries are grouped: NFKC, case folded, punctuation and repeated spaces dropped.
+    """Normalise a text for grouping: NFKC, case folded, punctuation and repeated spaces dropped.
 
     >>> normalise_text("What is  A = QR?") == normalise_text("what is a = qr")
     True
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = folded.translate(_SPACES)
-    return " ".join(kept.split()) or " ".join(folded.split())
+    stripped = folded.translate(_SPACES)
+    return " ".join(stripped.split()) or " ".join(folded.split())
 
 
 def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
-    """Video rows of each query row, in file order."""
+    """Group video rows by query row, in file order."""
     rows: list[list[int]] = [[] for _ in range(n_queries)]
     for query, video in zip(judgments.query.tolist(), judgments.video.tolist(), strict=True):
         rows[query].append(video)
     return rows
 
 
-def _joined(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
+def _metadata_text(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote
     if value is None:
         return ""
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

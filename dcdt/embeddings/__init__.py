@@ -1,1 +1,1 @@
-"""Vectors of texts: the cache, and what fills it."""
+"""The embedding cache, the embedders that fill it, and tables of its vectors."""

@@ -1,8 +1,8 @@
-"""The embedding cache: vectors of texts on disk, found again by what made them and by the text itself.
+"""The embedding cache: vectors of texts on disk, by embedding space and text.
 
 A cache folder holds one folder a space (provider, model, dimensions, normalisation) with a `manifest.json` and
-append-only shards (`dcdt.embeddings.shards`). Shards appear whole by rename under a name of their content, so a kill
-loses at most the shard in the making, and two writers cannot harm each other. docs/embeddings.md says why these files.
+append-only shards (`dcdt.embeddings.shards`). Shards are renamed into place under a hash of their content, so a kill
+loses at most the unfinished shard, and concurrent writers are safe. docs/embeddings.md explains the format.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.embeddings.shards import MANY, Keys, Shard, keys_of, merge_small, open_shard, write_shard
+from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE, Keys, Shard, merge_small, open_shard, text_keys, write_shard
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json, write_json
 from dcdt.utils.text import one_line
 
 FORMAT = 1
-BLOCK = 2048  # vectors checked at a time
+BLOCK_ROWS = 2048  # vectors checked at a time
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What makes vectors comparable: all four agree, or the vectors do not belong together."""
+    """An embedding space: vectors are comparable only if all four fields agree."""
 
     provider: str
     model: str
@@ -51,7 +51,7 @@ class VectorCache:
         root: the cache folder; it may hold several spaces.
         space: the space to read and write.
         remedy: command that fills this cache, for error messages.
-        lazy: do not look at the shards yet, for a check that shall find every bad one.
+        lazy: do not read the shards yet, for a check that reports every bad one.
 
     Raises:
         UserError: the manifest belongs to another space, or a file is corrupt.
@@ -71,15 +71,15 @@ class VectorCache:
             self.refresh()
 
     def refresh(self) -> None:
-        """Look at the folder again: shards of other processes come in, shards that were merged go."""
-        there = {path.name: path for path in sorted(self.folder.glob("*.safetensors"))}
-        kept = {name: shard for name, shard in self._shards.items() if name in there}
-        for name in there.keys() - kept.keys():
+        """Read the folder again: add the shards of other processes, drop those that were merged."""
+        paths = {path.name: path for path in sorted(self.folder.glob("*.safetensors"))}
+        shards = {name: shard for name, shard in self._shards.items() if name in paths}
+        for name in paths.keys() - shards.keys():
             try:
-                kept[name] = open_shard(there[name], self.space.dimensions, self.remedy)
+                shards[name] = open_shard(paths[name], self.space.dimensions, self.remedy)
             except FileNotFoundError:  # merged a moment ago by another process: its vectors are in a newer file
                 return self.refresh()
-        self._shards = dict(sorted(kept.items()))
+        self._shards = dict(sorted(shards.items()))
         self._index = None
 
     @property
@@ -91,17 +91,17 @@ class VectorCache:
         return sum(len(shard.keys) for shard in self.shards)
 
     def find(self, texts: Sequence[str]) -> Rows:
-        """Position of each text in the cache (n,), -1 where it is missing."""
+        """Find the position of each text in the cache (n,), -1 if it is missing."""
         if self._index is None:
             self._index = _Index([shard.keys for shard in self.shards])
-        return self._index.find(keys_of(texts))
+        return self._index.find(text_keys(texts))
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """The distinct texts that have no vector yet, in order of appearance."""
-        return list(dict.fromkeys(text for text, at in zip(texts, self.find(texts), strict=True) if at < 0))
+        """Return the distinct texts without a vector, in order of appearance."""
+        return list(dict.fromkeys(text for text, position in zip(texts, self.find(texts), strict=True) if position < 0))
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the texts as float32 (n, D), checked, and normalised again after their rounding to fp16.
+        """Return the vectors of texts as float32 (n, D), checked, and normalised again after their rounding to fp16.
 
         Raises:
             UserError: a text has no vector, or a stored vector is not finite or not of length 1.
@@ -112,12 +112,12 @@ class VectorCache:
         result = np.empty((len(texts), self.space.dimensions), dtype=np.float32)
         starts = np.cumsum([0, *(len(shard.keys) for shard in self.shards)])
         shard_of = np.searchsorted(starts, positions, side="right") - 1
-        for at, shard in enumerate(self.shards):
-            chosen = np.flatnonzero(shard_of == at)
-            if len(chosen):
+        for i, shard in enumerate(self.shards):
+            rows = np.flatnonzero(shard_of == i)
+            if len(rows):
                 try:
-                    result[chosen] = shard.vectors()[positions[chosen] - starts[at]]
-                except FileNotFoundError:  # merged by another process since the last look
+                    result[rows] = shard.vectors()[positions[rows] - starts[i]]
+                except FileNotFoundError:  # merged by another process meanwhile
                     self.refresh()
                     return self.vectors(texts)
         return check_vectors(
@@ -125,24 +125,24 @@ class VectorCache:
         )
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.floating]) -> None:
-        """Append vectors (n, D) of distinct new texts as one shard, whole or not at all.
+        """Append vectors (n, D) of distinct new texts as one shard, atomically.
 
         Raises:
             UserError: a vector has the wrong width, is not finite, or is not of length 1; or the folder cannot be
                 written.
         """
-        given = np.array(vectors, dtype=np.float32)
+        float_vectors = np.array(vectors, dtype=np.float32)
         advice = "Nothing of them was stored; see what the embedder answers."
-        rounded = check_vectors(given, texts, self.space, "the embedder", advice).astype(np.float16)
+        rounded = check_vectors(float_vectors, texts, self.space, "the embedder", advice).astype(np.float16)
         self.prepare()
         with self._writing():
-            path = write_shard(self.folder, keys_of(texts), rounded)
+            path = write_shard(self.folder, text_keys(texts), rounded)
         self._shards[path.name] = open_shard(path, self.space.dimensions, self.remedy)
         self._shards = dict(sorted(self._shards.items()))
         self._index = None
 
     def prepare(self) -> None:
-        """Make the folder and its manifest, so that a cache that cannot be written is known before a vector is made.
+        """Make the folder and its manifest, so that an unwritable cache fails before texts are embedded.
 
         Raises:
             UserError: the folder cannot be written.
@@ -153,14 +153,14 @@ class VectorCache:
             if not path.exists():
                 write_json(path, {"format": FORMAT, **asdict(self.space), "dtype": "float16"})
 
-    def merge(self, many: int = MANY) -> int:
-        """Merge small shards where there are at least `many`; returns the number of files removed.
+    def merge(self, min_shards: int = MIN_SHARDS_TO_MERGE) -> int:
+        """Merge small shards if there are at least `min_shards`; return the number of files removed.
 
         Raises:
             UserError: the folder cannot be written.
         """
         with self._writing():
-            removed = merge_small(self.folder, self.shards, many)
+            removed = merge_small(self.folder, self.shards, min_shards)
         if removed:
             self.refresh()
         return removed
@@ -180,7 +180,7 @@ class VectorCache:
         if not path.exists():
             if any(self.folder.glob("*.safetensors")):
                 raise UserError(
-                    f"{self.folder} holds vectors but no manifest.json, which says whose they are.\n"
+                    f"{self.folder} holds vectors but no manifest.json, which names their model.\n"
                     f"Put it back, or delete this folder, then {self.remedy}"
                 )
             return
@@ -203,39 +203,39 @@ class VectorCache:
 
     def _missing_message(self, missing: int, total: int) -> str:
         others = sorted(path.parent.name for path in self.root.glob("*/manifest.json") if path.parent != self.folder)
-        held = f" The cache holds other spaces: {', '.join(others)}." if others else ""
-        return f"{missing} of {total} texts have no vector in {self.folder}.{held}\nRun: {self.remedy}"
+        hint = f" The cache holds other spaces: {', '.join(others)}." if others else ""
+        return f"{missing} of {total} texts have no vector in {self.folder}.{hint}\nRun: {self.remedy}"
 
 
 class _Index:
-    """Keys of several shards, one after the other, found by their first eight bytes and compared by all sixteen."""
+    """Index of the concatenated keys of several shards: sorted by the first eight bytes, compared by all sixteen."""
 
     def __init__(self, keys: Sequence[Keys]) -> None:
         self.keys = np.concatenate([np.zeros((0, 2), np.uint64), *keys])  # (n, 2)
         self.order = np.argsort(self.keys[:, 0], kind="stable")
         self.first = self.keys[self.order, 0]
 
-    def find(self, wanted: Keys) -> Rows:
-        """Position of each wanted key (m,), -1 where it is not there."""
-        positions = np.full(len(wanted), -1, dtype=np.int64)
-        pending = np.argsort(wanted[:, 0]) if len(self.keys) else np.zeros(0, np.int64)  # sorted: kind to the caches
-        place = np.searchsorted(self.first, wanted[pending, 0])
+    def find(self, keys: Keys) -> Rows:
+        """Find the position of each key (m,), -1 if it is missing."""
+        positions = np.full(len(keys), -1, dtype=np.int64)
+        pending = np.argsort(keys[:, 0]) if len(self.keys) else np.zeros(0, np.int64)  # sorted: faster with CPU caches
+        candidate = np.searchsorted(self.first, keys[pending, 0])
         while len(pending):  # once, unless two texts share eight bytes of their hash
-            alike = place < len(self.first)
-            alike[alike] = self.first[place[alike]] == wanted[pending[alike], 0]
-            pending, place = pending[alike], place[alike]
-            at = self.order[place]
-            found = self.keys[at, 1] == wanted[pending, 1]
-            positions[pending[found]] = at[found]
-            pending, place = pending[~found], place[~found] + 1
+            is_match = candidate < len(self.first)
+            is_match[is_match] = self.first[candidate[is_match]] == keys[pending[is_match], 0]
+            pending, candidate = pending[is_match], candidate[is_match]
+            row = self.order[candidate]
+            is_equal = self.keys[row, 1] == keys[pending, 1]
+            positions[pending[is_equal]] = row[is_equal]
+            pending, candidate = pending[~is_equal], candidate[~is_equal] + 1
         return positions
 
 
 def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: str, advice: str) -> Vectors:
-    """Refuse vectors that are not finite, zero, of another width or (where l2 is promised) off length 1 by 1e-3.
+    """Refuse vectors that are not finite, zero, of another width or (in an l2 space) off length 1 by 1e-3.
 
     Returns:
-        (n, D) float32, exactly normalised, in place, where the space promises l2.
+        (n, D) float32, in an l2 space exactly normalised, in place.
 
     Raises:
         UserError: names the first bad text.
@@ -243,9 +243,9 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
     if vectors.ndim != 2 or vectors.shape != (len(texts), space.dimensions):
         raise UserError(f"{source}: vectors of shape {vectors.shape}; ({len(texts)}, {space.dimensions}) is expected.")
     norms = np.empty(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        part = vectors[start : start + BLOCK]
-        norms[start : start + BLOCK] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = vectors[start : start + BLOCK_ROWS]
+        norms[start : start + BLOCK_ROWS] = np.sqrt(np.einsum("nd,nd->n", block, block))
     bad = ~np.isfinite(norms) | (norms < 1e-6)
     if space.normalisation == "l2":
         bad |= np.abs(norms - 1) > 1e-3

@@ -1,4 +1,4 @@
-"""Fill a cache with what it lacks, by any embedder: the estimate, the progress, and what is kept when it stops."""
+"""Fill a cache with missing vectors by any embedder, with an estimate and a progress bar."""
 
 import contextlib
 import logging
@@ -23,9 +23,9 @@ from rich.text import Text
 
 from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.config import EmbedderConfig
-from dcdt.embeddings.estimate import forecast, sentence
+from dcdt.embeddings.cost_estimate import forecast, format_forecast
 from dcdt.embeddings.providers import Embedder, make_embedder
-from dcdt.embeddings.shards import MANY
+from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
@@ -33,14 +33,15 @@ log = logging.getLogger("dcdt")
 
 
 @dataclass
-class Filled:
-    """What filling a cache has done.
+class FillResult:
+    """The result of filling a cache.
 
     Attributes:
-        texts: distinct texts asked for.
+        texts: number of distinct texts.
         embedded: of these, embedded now.
         shortened: of these, cut to the token limit.
-        tokens: counted by the server, where there is one.
+        tokens: counted by the server, if there is one.
+        refused: texts that the server refused, with its reason.
     """
 
     texts: int
@@ -52,26 +53,26 @@ class Filled:
 
 def fill(
     cache: VectorCache, texts: Sequence[str], config: EmbedderConfig, progress: bool = True, dry_run: bool = False
-) -> Filled:
-    """Embed the texts that the cache lacks; each part is on disk as soon as its vectors are there.
+) -> FillResult:
+    """Embed the texts that the cache lacks; vectors are stored as soon as they are computed.
 
     Two processes that fill one cache take turns, so that no text is paid for twice.
 
     Args:
         cache: to fill.
-        texts: that it shall hold; they may repeat.
+        texts: to embed; they may repeat.
         config: of the embedder.
-        progress: whether to print the estimate, a bar and what was done.
+        progress: whether to print the estimate, a progress bar and the result.
         dry_run: stop after the estimate; nothing is written.
 
     Raises:
-        UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. What was embedded
-            until then is kept.
+        UserError: the embedder cannot run here, a text is refused, or the folder cannot be written. Vectors
+            stored until then are kept.
     """
-    done = Filled(len(set(texts)))
+    done = FillResult(len(set(texts)))
     missing = cache.missing(texts)
     if dry_run or (missing and progress):
-        _announce(cache, done.texts, missing, config)
+        _print_estimate(cache, done.texts, missing, config)
     if not missing or dry_run:
         return done
     try:
@@ -79,16 +80,16 @@ def fill(
     except UserError as error:
         raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}: {error}") from error
     cache.prepare()
-    with _turn(cache.folder):
+    with _lock_folder(cache.folder):
         cache.refresh()
         missing = cache.missing(missing)
-        _check_room(cache, len(missing))
+        _check_disk_space(cache, len(missing))
         try:
             _embed(cache, missing, embedder, done, progress)
         finally:
             done.shortened, done.tokens, done.refused = embedder.shortened, embedder.tokens, embedder.refused
     if progress:
-        _report(done, config)
+        _print_result(done, config)
     if done.refused:
         text, reason = done.refused[0]
         raise UserError(
@@ -99,7 +100,7 @@ def fill(
     return done
 
 
-def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done: Filled, progress: bool) -> None:
+def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done: FillResult, progress: bool) -> None:
     columns = (
         TextColumn("embedding"),
         BarColumn(),
@@ -112,32 +113,32 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("", total=len(missing))
 
-        def store(part: list[str], vectors: NDArray[np.float32]) -> None:
-            cache.add(part, vectors)
-            done.embedded += len(part)
-            if len(cache.shards) % MANY == 0:
+        def store(texts: list[str], vectors: NDArray[np.float32]) -> None:
+            cache.add(texts, vectors)
+            done.embedded += len(texts)
+            if len(cache.shards) % MIN_SHARDS_TO_MERGE == 0:
                 cache.merge()
 
         embedder.embed_each(missing, store, lambda n: bar.update(task, advance=n))
     cache.merge()
 
 
-def _announce(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
-    say = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
+def _print_estimate(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
+    message = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
     if missing:
-        room = len(missing) * cache.space.dimensions * 2 / 2**30
-        say += f"; {sentence(config, len(missing), forecast(config, missing), room)}"
-    print(say, flush=True)  # noqa: T201 - part of what the commands say
+        gibibytes = len(missing) * cache.space.dimensions * 2 / 2**30
+        message += f"; {format_forecast(config, len(missing), forecast(config, missing), gibibytes)}"
+    print(message, flush=True)  # noqa: T201 - output of the commands
 
 
-def _report(done: Filled, config: EmbedderConfig) -> None:
+def _print_result(done: FillResult, config: EmbedderConfig) -> None:
     if done.tokens:
         print(f"the server counted {done.tokens:,} tokens")  # noqa: T201
     if done.shortened:
         print(f"{done.shortened:,} texts were longer than the model reads and were cut")  # noqa: T201
 
 
-def _check_room(cache: VectorCache, texts: int) -> None:
+def _check_disk_space(cache: VectorCache, texts: int) -> None:
     needed, free = texts * cache.space.dimensions * 2, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise UserError(
@@ -147,8 +148,8 @@ def _check_room(cache: VectorCache, texts: int) -> None:
 
 
 @contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process fills this folder. The lock goes with its process, however that ends."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes that fill it. The lock ends with its process, however that ends."""
     try:
         import fcntl
     except ImportError:  # not POSIX: two processes may embed a text twice, and nothing worse
@@ -166,8 +167,8 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 class _Rate(ProgressColumn):
-    """Texts a second."""
+    """A progress column: texts a second."""
 
     def render(self, task: Task) -> Text:
-        """The rate, empty until there is one."""
+        """Return the rate, empty until there is one."""
         return Text(f"{task.speed:,.1f} texts/s" if task.speed else "")

@@ -1,8 +1,8 @@
-"""The files of an embedding cache: shards that appear whole or not at all, and their merging.
+"""The files of an embedding cache: shards, written atomically, and their merging.
 
 A shard is a safetensors file with `keys` (n, 16) uint8, the first half of the SHA-256 of each text, and `vectors`
-(n, D) float16, under a name of its content. Keys are read at once; vectors through a memory map that lives as long as
-one look-up, so that neither open files nor resident memory grow with the cache.
+(n, D) float16, named by a hash of its content. Keys are read at once; vectors through a memory map that lives as long
+as one look-up, so that neither open files nor resident memory grow with the cache.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ from dcdt.utils.files import atomic_write, parse_json
 Keys = NDArray[np.uint64]  # (n, 2)
 Halves = NDArray[np.float16]  # (n, D)
 
-MERGED = 128 << 20  # bytes of a merged shard
-SMALL = MERGED // 2  # a shard below this is merged when there are many
-MANY = 128
-ABANDONED = 24 * 3600  # seconds after which a temporary file is nobody's
+MAX_SHARD_BYTES = 128 << 20  # of a merged shard
+MIN_SHARD_BYTES = MAX_SHARD_BYTES // 2  # smaller shards are merged
+MIN_SHARDS_TO_MERGE = 128
+MAX_TEMPORARY_SECONDS = 24 * 3600  # age after which a temporary file is abandoned
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its keys, and where its vectors start."""
+    """A shard file: its keys, and the offset of its vectors."""
 
     path: Path
     keys: Keys
@@ -40,17 +40,17 @@ class Shard:
     start: int
 
     def vectors(self) -> Halves:
-        """All vectors (n, D), mapped; let go of them to close the file."""
+        """Return all vectors (n, D), memory-mapped; delete them to close the file."""
         return np.memmap(self.path, "<f2", "r", self.start, (len(self.keys), self.width))
 
     @property
     def size(self) -> int:
-        """Bytes of the vectors."""
+        """Size of the vectors in bytes."""
         return 2 * self.width * len(self.keys)
 
 
-def keys_of(texts: Iterable[str]) -> Keys:
-    """Keys of texts, (n, 2)."""
+def text_keys(texts: Iterable[str]) -> Keys:
+    """Compute the keys of texts, (n, 2)."""
     digests = b"".join(hashlib.sha256(text.encode()).digest()[:16] for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
@@ -59,7 +59,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
     """Read the header and the keys of a shard.
 
     Raises:
-        FileNotFoundError: it is gone, since another process merged it.
+        FileNotFoundError: another process merged it.
         UserError: the file is corrupt or holds vectors of another width.
     """
     try:
@@ -69,13 +69,13 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
             if header_size > size:
                 raise ValueError("the header is longer than the file")
             header = parse_json(file.read(header_size))
-            keys_at = _place(header["keys"], "U8", 1, 8 + header_size, size)
-            vectors_at = _place(header["vectors"], "F16", 2, 8 + header_size, size)
+            keys_offset = _tensor_offset(header["keys"], "U8", 1, 8 + header_size, size)
+            vectors_offset = _tensor_offset(header["vectors"], "F16", 2, 8 + header_size, size)
             shapes = tuple(header["keys"]["shape"]), tuple(header["vectors"]["shape"])
             n = shapes[1][0]
             if shapes != ((n, 16), (n, width)):
                 raise ValueError(f"shapes {shapes[0]} and {shapes[1]}")
-            file.seek(keys_at)
+            file.seek(keys_offset)
             keys = np.frombuffer(file.read(16 * n), dtype="<u8").reshape(n, 2)
     except FileNotFoundError:
         raise
@@ -83,7 +83,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
         raise UserError(
             f"{path} is corrupt ({error}).\nDelete this file, then {remedy}; other vectors are kept."
         ) from error
-    return Shard(path, keys, width, vectors_at)
+    return Shard(path, keys, width, vectors_offset)
 
 
 def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:
@@ -100,15 +100,15 @@ def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:
 
 
 def content_name(keys: Keys, vectors: Halves) -> str:
-    """Name of a shard: a hash of what it holds."""
+    """Compute the name of a shard: a hash of its content."""
     return hashlib.sha256(keys.tobytes() + vectors.tobytes()).hexdigest()[:16]
 
 
-def merge_small(folder: Path, shards: Sequence[Shard], many: int = MANY) -> int:
-    """Merge small shards into few, where there are many; equal keys are kept once.
+def merge_small(folder: Path, shards: Sequence[Shard], min_shards: int = MIN_SHARDS_TO_MERGE) -> int:
+    """Merge small shards, if there are at least `min_shards`; equal keys are kept once.
 
     A source is deleted only after the file that holds its vectors is on disk, so a kill at any moment loses nothing,
-    and readers that find a shard gone look again.
+    and readers that miss a shard read the folder again.
 
     Returns:
         The number of files removed.
@@ -117,13 +117,13 @@ def merge_small(folder: Path, shards: Sequence[Shard], many: int = MANY) -> int:
         OSError: the disk is full or the folder cannot be written; the sources are still there.
     """
     remove_abandoned(folder)
-    small = sorted((shard for shard in shards if shard.size < SMALL), key=lambda shard: shard.path.name)
-    if len(small) < many:
+    small = sorted((shard for shard in shards if shard.size < MIN_SHARD_BYTES), key=lambda shard: shard.path.name)
+    if len(small) < min_shards:
         return 0
     removed = 0
     group: list[Shard] = []
     for shard in [*small, None]:
-        if group and (shard is None or sum(part.size for part in group) + shard.size > MERGED):
+        if group and (shard is None or sum(member.size for member in group) + shard.size > MAX_SHARD_BYTES):
             removed += _merge(folder, group)
             group = []
         if shard is not None:
@@ -150,7 +150,7 @@ def remove_abandoned(folder: Path) -> None:
     """Remove temporary files that a kill left behind a day ago or longer."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
+            if time.time() - path.stat().st_mtime > MAX_TEMPORARY_SECONDS:
                 path.unlink()
 
 
@@ -162,8 +162,8 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _place(entry: dict[str, Any], dtype: str, itemsize: int, start: int, size: int) -> int:
-    """Where a tensor starts in the file."""
+def _tensor_offset(entry: dict[str, Any], dtype: str, itemsize: int, start: int, size: int) -> int:
+    """Return the offset of a tensor in the file."""
     first, last = entry["data_offsets"]
     if entry["dtype"] != dtype:
         raise ValueError(f"type {entry['dtype']}")

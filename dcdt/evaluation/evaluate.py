@@ -1,4 +1,4 @@
-"""Metrics of any system's scores, given as plain dictionaries: what `dcdt.evaluate` does."""
+"""Evaluate any system's scores, given as plain dictionaries (`dcdt.evaluate`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
 ByQuery = Mapping[str, Mapping[str, float]]  # query id -> video id -> score, or grade
-NEVER = 2**62  # rank of a judged video that was not scored: what it adds to a metric is below 1e-18
+UNSCORED_RANK = 2**62  # of a judged video without a score: it adds less than 1e-18 to a metric
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scores are worth on judgments.
+    """Metrics of scores on judgments.
 
     Attributes:
         means: metric -> mean over queries.
@@ -30,7 +30,7 @@ class Evaluation:
     left_out: list[str]
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """95 % bootstrap interval of a mean over queries; (nan, nan) for a single query.
+        """Compute the 95 % bootstrap interval of a mean over queries; (nan, nan) for a single query.
 
         Raises:
             UserError: no such metric.
@@ -45,14 +45,14 @@ def evaluate(
 ) -> Evaluation:
     """Rank the videos of every judged query by their scores and measure the rankings.
 
-    Equal scores are ranked by a hash of the video id, as everywhere here. A judged query without scores counts as one
-    that found nothing, and so does a positive that was not scored: score every video, or what is missing counts as 0.
+    Equal scores are ranked by a hash of the video id, as everywhere. A judged query without scores counts as 0, and so
+    does a positive without a score: score every video.
 
     Args:
         scores: query id -> video id -> score; higher is better, infinities are allowed.
         qrels: query id -> video id -> grade; videos that are not listed have grade 0.
         ks: cut-offs of recall@k, precision@k, hit@k and ndcg@k.
-        positive_grade: the least grade of a positive.
+        positive_grade: the lowest grade of a positive.
 
     Returns:
         Means, values of every query, and the queries that were left out.
@@ -60,8 +60,8 @@ def evaluate(
     Raises:
         UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
 
-    >>> found = evaluate({"q": {"a": 0.1, "b": 0.9}}, {"q": {"a": 1}}, ks=[1])
-    >>> found.means["mrr"], found.per_query["recall@1"]
+    >>> evaluation = evaluate({"q": {"a": 0.1, "b": 0.9}}, {"q": {"a": 1}}, ks=[1])
+    >>> evaluation.means["mrr"], evaluation.per_query["recall@1"]
     (0.5, {'q': 0.0})
     """
     if not positive_grade > 0 or not ks or min(ks) < 1:
@@ -71,14 +71,16 @@ def evaluate(
     judged = {query: grades for query, grades in qrels.items() if _has_positive(query, grades, positive_grade)}
     if not judged:
         raise UserError(f"none of {len(qrels)} queries has a video of grade {positive_grade:g} or more.")
-    names = list(dict.fromkeys(video for found in scores.values() for video in found))
-    place = dict(zip(names, tie_order(names).tolist(), strict=True))
+    names = list(dict.fromkeys(video for scored in scores.values() for video in scored))
+    tie_position = dict(zip(names, tie_order(names).tolist(), strict=True))
     width = max(map(len, judged.values()))
     ranks = torch.zeros(len(judged), width, dtype=torch.int64)  # (Q, J), 0 at padding
     grades = torch.zeros(len(judged), width)  # (Q, J)
-    for row, (query, given) in enumerate(judged.items()):
-        ranks[row, : len(given)] = torch.tensor(_ranks(query, scores.get(query, {}), list(given), place))
-        grades[row, : len(given)] = torch.tensor(list(given.values()), dtype=torch.float32)
+    for row, (query, query_grades) in enumerate(judged.items()):
+        ranks[row, : len(query_grades)] = torch.tensor(
+            _ranks(query, scores.get(query, {}), list(query_grades), tie_position)
+        )
+        grades[row, : len(query_grades)] = torch.tensor(list(query_grades.values()), dtype=torch.float32)
     values = ranking_metrics(ranks, grades, positive_grade, ks)  # name -> (Q,)
     per_query = {name: dict(zip(judged, values[name].tolist(), strict=True)) for name in metric_names(ks)}
     means = {name: float(values[name].double().mean()) for name in per_query}
@@ -95,8 +97,10 @@ def _has_positive(query: str, grades: Mapping[str, float], positive_grade: float
     return any(grade >= positive_grade for grade in grades.values())
 
 
-def _ranks(query: str, scored: Mapping[str, float], judged: Sequence[str], place: Mapping[str, int]) -> list[int]:
-    """Rank of each judged video among the scored ones, from 1; those that were not scored come never."""
+def _ranks(
+    query: str, scored: Mapping[str, float], judged: Sequence[str], tie_position: Mapping[str, int]
+) -> list[int]:
+    """Rank each judged video among the scored ones, from 1; those without a score come after all."""
     videos = list(scored)
     values = np.fromiter(scored.values(), dtype=np.float64, count=len(videos))  # (n,)
     if np.isnan(values).any():
@@ -104,6 +108,6 @@ def _ranks(query: str, scored: Mapping[str, float], judged: Sequence[str], place
         raise UserError(
             f"scores: that of query '{one_line(query)}' and video '{one_line(wrong)}' is NaN; give a number."
         )
-    order = np.lexsort((np.array([place[video] for video in videos]), -values))  # (n,)
-    rank = {videos[row]: at for at, row in enumerate(order.tolist(), start=1)}
-    return [rank.get(video, NEVER + at) for at, video in enumerate(judged)]
+    order = np.lexsort((np.array([tie_position[video] for video in videos]), -values))  # (n,)
+    rank = {videos[row]: i for i, row in enumerate(order.tolist(), start=1)}
+    return [rank.get(video, UNSCORED_RANK + i) for i, video in enumerate(judged)]

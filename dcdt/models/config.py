@@ -1,11 +1,13 @@
 """Schemas of the models, of their optimizer, and the values that tuning draws from."""
 
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dcdt.config.registry import FITTED, MODELS, SINGLE, Entry, SearchSpace, model_part
+from dcdt.config.registry import FITTED, MODELS, OPTIMIZERS, Entry, SearchSpace, model_part
 from dcdt.config.validation import Count, Dropout, Fields, Width, schema
+from dcdt.utils.errors import UserError
 
 Penalty = Annotated[
     float, Field(gt=0, allow_inf_nan=True, description="be above 0, or null to choose it by itself")
@@ -14,11 +16,41 @@ Penalty = Annotated[
 
 @schema
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """AdamW, and the schedule of every optimizer."""
 
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["cosine", "linear", "constant"]
+    name: str = "adamw"
+    warmup_steps: float = 0.0
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _check_warmup(cls, value: float) -> float:
+        if value < 0 or (value > 1 and value != int(value)):
+            raise ValueError("it must be a whole number of at least 0, or a fraction below 1.")
+        return value
+
+
+@schema
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = field(kw_only=True)
+    nesterov: bool = field(kw_only=True)
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> "SGDConfig":
+        if self.nesterov and not self.momentum:
+            raise UserError("optimizer.nesterov=true needs optimizer.momentum above 0.")
+        return self
+
+
+@schema
+class NAdamConfig(OptimizerConfig):
+    """Adam with Nesterov momentum."""
+
+    momentum_decay: Annotated[float, Field(ge=0)] = field(kw_only=True)
 
 
 @schema
@@ -153,7 +185,11 @@ JOINT_SPACE: SearchSpace = {
     "optimizer.weight_decay": [1.0, 0.1],
 }
 
-SINGLE.entries["optimizer"] = Entry(OptimizerConfig)
+OPTIMIZERS.entries |= {
+    "adamw": Entry(OptimizerConfig, "dcdt.models.optimizers:adamw"),
+    "nadam": Entry(NAdamConfig, "dcdt.models.optimizers:nadam"),
+    "sgd": Entry(SGDConfig, "dcdt.models.optimizers:sgd"),
+}
 MODELS.entries |= {
     "dcdt": Entry(DCDTConfig, "dcdt.models.dual_tower:DualTower", TOWERS_SPACE),
     "dcdt_ridge": Entry(RidgeConfig, "dcdt.models.ridge_towers:RidgeTowers", RIDGE_SPACE, FITTED),

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, packages, data, split and command."""
+"""The provenance of a result: code, packages, data, split and command."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ PACKAGES = ("dcdt", "torch", "lightning", "hydra-core", "omegaconf", "torchmetri
 
 
 def provenance(collection: Collection, split: Split, space: str) -> dict[str, Any]:
-    """Facts that make a result repeatable; nothing of the machine's names or paths but the command itself."""
+    """Facts to repeat a result by; of the machine's names and paths only those in the command."""
     return {
         **code_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -46,9 +46,9 @@ def provenance(collection: Collection, split: Split, space: str) -> dict[str, An
 
 @cache
 def code_version() -> dict[str, Any]:
-    """Git commit and dirty flag of the checkout (null outside one), and a hash of the package's own source.
+    """Git commit and dirty flag of the checkout (null outside one), and a hash of the package's source.
 
-    Taken once a process: what changes later is not what runs.
+    Read once a process: a later change is not what runs.
     """
     package = Path(__file__).resolve().parents[1]
     commit = _git(package, "rev-parse", "HEAD")
@@ -64,12 +64,12 @@ def code_version() -> dict[str, Any]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(  # nosec B603 B607 # the user's own git, with arguments of ours
+        process = subprocess.run(  # nosec B603 B607 # the user's own git, with fixed arguments
             ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:
@@ -80,13 +80,13 @@ def _version(package: str) -> str | None:
 
 
 def fingerprint(config: DictConfig, collection: str, code: str) -> str:
-    """What decides a job's result: its configuration (not where it logs or writes), the data and the code."""
-    parts = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(parts, dict)
-    unread = TRAINED - reads(parts.get("model"), parts.get("trials"))
-    elsewhere = {"logger", "outputs", "callbacks", "resume", "sweep", *unread}
-    deciding = {str(key): value for key, value in parts.items() if key not in elsewhere}
-    deciding["callbacks"] = {**parts["callbacks"], "progress": None, "checkpoint_seconds": None}
+    """Hash of what decides a job's result: its configuration (except logging and paths), the data and the code."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    unread = TRAINED - reads(values.get("model"), values.get("trials"))
+    left_out = {"logger", "outputs", "callbacks", "resume", "sweep", *unread}
+    deciding = {str(key): value for key, value in values.items() if key not in left_out}
+    deciding["callbacks"] = {**values["callbacks"], "progress": None, "checkpoint_seconds": None}
     if "train_queries" in unread:
-        deciding["split"] = {**parts["split"], "train_queries": None}
+        deciding["split"] = {**values["split"], "train_queries": None}
     return hashlib.sha256(json.dumps([deciding, collection, code], sort_keys=True).encode()).hexdigest()[:16]

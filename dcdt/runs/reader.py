@@ -1,4 +1,4 @@
-"""Read the folders of runs, finished or not; what is wrong with a file is said with its name."""
+"""Read the folders of runs, finished or not; errors name the file."""
 
 import csv
 import re
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcdt.config.renames import normalise
-from dcdt.runs.validation import check_config, check_provenance, numbers, trials_of
+from dcdt.runs.folder import RunFiles
+from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
@@ -22,7 +23,7 @@ from dcdt.utils.yaml import read_yaml
 
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
-ERROR_LENGTH = 200
+MAX_ERROR_CHARS = 200
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
 
 
@@ -51,7 +52,7 @@ class Run:
     """One run's folder.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         status: finished, failed, not applicable, or did not finish (killed, or still running).
         config: the resolved configuration.
         error: first line of what went wrong, without this machine's paths.
@@ -81,102 +82,98 @@ class Run:
 
     @property
     def fold(self) -> int:
-        """Which division of the collection it saw."""
-        return _whole(self.config["split"]["index"])
+        """Index of its division of the collection."""
+        return _integer(self.config["split"]["index"])
 
     @property
     def seed(self) -> int:
         """Seed of initialisation and sampling."""
-        return _whole(self.config["seed"])
+        return _integer(self.config["seed"])
 
 
-def _whole(value: object) -> int:
-    """A fold or a seed; -1 where a failed job was given something else."""
+def _integer(value: object) -> int:
+    """A fold or a seed; -1 where the value of a failed job is no integer."""
     return value if isinstance(value, int) else -1
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Every run in the folders given, each a run's or a sweep's; sorted, each once.
+    """Read every run in these folders, each a run's or a sweep's; sorted, each once.
 
     Raises:
         UserError: a folder holds no run, none has finished, or a file of a finished run is missing or corrupt.
     """
-    places: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for folder in folders:
-        for place in _places(folder):
-            places.setdefault(place.resolve(), place)
-    runs = [_read(place) for place in places.values()]
+        for path in _run_paths(folder):
+            paths.setdefault(path.resolve(), path)
+    runs = [_read(path) for path in paths.values()]
     if not any(run.status == FINISHED for run in runs):
         first = next((f"; {run.folder.name}: {run.error}" for run in runs if run.error), "")
         raise UserError(f"none of the {len(runs)} runs has finished, so there is nothing to report{first}")
     return sorted(runs, key=lambda run: (run.model, run.fold, run.seed, str(run.folder)))
 
 
-def _places(folder: Path) -> list[Path]:
+def _run_paths(folder: Path) -> list[Path]:
     """The folder itself where it is a run, else its runs."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder.\nGive the folder of a run or of a sweep (outputs/sweeps/NAME).")
-    places = [folder] if _is_run(folder) else sorted(child for child in folder.iterdir() if _is_run(child))
-    if not places:
+    paths = [folder] if _is_run(folder) else sorted(child for child in folder.iterdir() if _is_run(child))
+    if not paths:
         raise UserError(
             f"{folder} holds no run: neither it nor a folder in it has a config.yaml or status.json.\n"
             "Give the folder of a run or of a sweep (outputs/sweeps/NAME)."
         )
-    return places
+    return paths
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "status.json").is_file() or (folder / "config.yaml").is_file()
+    files = RunFiles(folder)
+    return files.status.is_file() or files.config.is_file()
 
 
 def _read(folder: Path) -> Run:
-    known = _object(folder / "status.json") if (folder / "status.json").is_file() else {"status": "running"}
+    files = RunFiles(folder)
+    facts = _guarded(files.status, _parsed) if files.status.is_file() else {"status": "running"}
     status = {
         "finished": FINISHED,
         "failed": FAILED,
         "not_applicable": NOT_APPLICABLE,
         "running": UNFINISHED,
-    }.get(str(known.get("status")))
+    }.get(str(facts.get("status")))
     if status is None:
-        raise UserError(f"{folder / 'status.json'} is corrupt: its status is {known.get('status')!r}.")
-    config = _guarded(
-        folder / "config.yaml",
-        lambda path: check_config(normalise(read_yaml(path)), status == FINISHED),
-    )
+        raise UserError(f"{files.status} is corrupt: its status is {facts.get('status')!r}.")
+    config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     if status != FINISHED:
-        return Run(folder, status, config, first_line(str(known.get("error", ""))))
-    optional = {name: (folder / name).is_file() for name in ("pairs.parquet", "history.csv", "tuning.json")}
+        return Run(folder, status, config, first_line(str(facts.get("error", ""))))
     return Run(
         folder,
         status,
         config,
-        metrics=_guarded(folder / "metrics.json", lambda path: numbers(_parsed(path))),
-        provenance=_guarded(folder / "provenance.json", lambda path: check_provenance(_parsed(path))),
-        cost=_guarded(folder / "cost.json", lambda path: numbers(_parsed(path))),
-        sides=_guarded(folder / "per_query.parquet", _per_query),
-        pairs=_guarded(folder / "pairs.parquet", _pairs) if optional["pairs.parquet"] else None,
-        history=_guarded(folder / "history.csv", _history) if optional["history.csv"] else [],
-        trials=_guarded(folder / "tuning.json", lambda path: trials_of(_parsed(path)))
-        if optional["tuning.json"]
-        else 1,
+        metrics=_guarded(files.metrics, lambda path: numbers(_parsed(path))),
+        provenance=_guarded(files.provenance, lambda path: check_provenance(_parsed(path))),
+        cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
+        sides=_guarded(files.per_query, _per_query),
+        pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
+        history=_guarded(files.history, _history) if files.history.is_file() else [],
+        trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
     )
 
 
 def first_line(error: str) -> str:
-    r"""The first line of a message, cut to a length, with absolute paths reduced to their last part.
+    r"""The first line of a message, cut to a length, with absolute paths cut to their last component.
 
     >>> first_line("UserError: /home/me/data/khan has no queries.jsonl.\nAdd one.")
     'UserError: khan has no queries.jsonl.'
     """
     line = _PATH.sub(r"\1", (error.splitlines() or [""])[0].strip())
-    return line if len(line) <= ERROR_LENGTH else f"{line[: ERROR_LENGTH - 1]}…"
+    return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 1]}…"
 
 
 T = TypeVar("T")
 
 
 def _guarded(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file.
+    """Read a file, converting errors to UserError with its name.
 
     Raises:
         UserError: it is missing or corrupt.
@@ -190,15 +187,11 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     raise UserError(f"{path} {reason}.\nDelete the run's folder and repeat the command that made it.")
 
 
-def _object(path: Path) -> dict[str, Any]:
-    return _guarded(path, _parsed)
-
-
 def _parsed(path: Path) -> dict[str, Any]:
-    found = parse_json(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    value = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    return found
+    return value
 
 
 def _per_query(path: Path) -> dict[str, SideScores]:
@@ -206,17 +199,17 @@ def _per_query(path: Path) -> dict[str, SideScores]:
     table = pq.read_table(path, columns=columns)
     sides = {}
     for side in sorted(set(table["split"].unique().to_pylist()) - {"val"}):
-        here = table.filter(pc.equal(table["split"], side))
-        parts = {name: here.filter(pc.equal(here["metric"], name)) for name in here["metric"].unique().to_pylist()}
-        first = next(iter(parts.values()))
+        rows = table.filter(pc.equal(table["split"], side))
+        by_metric = {name: rows.filter(pc.equal(rows["metric"], name)) for name in rows["metric"].unique().to_pylist()}
+        first = next(iter(by_metric.values()))
         ids = first["query_id"].to_pylist()
         if len(set(ids)) != len(ids):
             raise ValueError(f"a query of side {side} stands twice")
         values = {}
-        for name, part in parts.items():
-            if part["query_id"].to_pylist() != ids:
-                raise ValueError(f"{name} of side {side} is of other queries than {next(iter(parts))}")
-            values[name] = part["value"].to_numpy().astype(np.float64)
+        for name, metric_rows in by_metric.items():
+            if metric_rows["query_id"].to_pylist() != ids:
+                raise ValueError(f"{name} of side {side} is of other queries than {next(iter(by_metric))}")
+            values[name] = metric_rows["value"].to_numpy().astype(np.float64)
             if not np.isfinite(values[name]).all():
                 raise ValueError(f"{name} of side {side} holds values that are not finite")
         sides[side] = SideScores(ids, first["kind"].to_pylist(), first["warm"].to_pylist(), values)

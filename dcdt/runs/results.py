@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: metrics, per-query scores, ranking and pair files."""
+"""Write the results of a run: metrics, per-query values, ranking, pairs and scores."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,8 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
-from dcdt.models.recommender import SCORES_LIMIT, SideResult
+from dcdt.models.recommender import MAX_STORED_SCORES, SideResult
+from dcdt.runs.folder import RunFolder
 from dcdt.utils.files import atomic_write, write_json, write_text
 
 _BLANK = re.compile(r"\s")
@@ -27,51 +28,51 @@ def summarise(results: dict[str, SideResult]) -> dict[str, float]:
             summary[f"{side}/{name}"] = float(values.double().mean())
         summary[f"{side}/n_queries"] = len(result.queries)
         summary[f"{side}/tie_rate"] = float(result.ties.double().mean())
-    chosen = results["val"].pairs
-    if chosen is not None:
-        threshold = best_f1_threshold(*_columns(chosen))
+    val_pairs = results["val"].pairs
+    if val_pairs is not None:
+        threshold = best_f1_threshold(*_columns(val_pairs))
         summary["val/pair_threshold"] = threshold
         for side in ("val", "test"):
             pairs = results[side].pairs
             if pairs is not None:
-                found = pair_metrics(*_columns(pairs), threshold)
-                summary.update({f"{side}/pair_{name}": value for name, value in found.items()})
+                pair_values = pair_metrics(*_columns(pairs), threshold)
+                summary.update({f"{side}/pair_{name}": value for name, value in pair_values.items()})
     return summary
 
 
 def write_results(
-    folder: Path, results: dict[str, SideResult], metrics: dict[str, float], data: RankingDataModule
+    folder: RunFolder, results: dict[str, SideResult], metrics: dict[str, float], data: RankingDataModule
 ) -> list[str]:
     """Write metrics.json, per_query.parquet, run.trec, pairs.parquet and scores.parquet.
 
     Returns:
         Notes for the user about what was left out.
     """
-    collection, split = data.collection, data.split
-    write_json(folder / "metrics.json", metrics)
-    _write_parquet(folder / "per_query.parquet", _per_query(results, collection, split, data.seed))
-    write_text(folder / "run.trec", _trec(results["test"], collection))
+    collection, split, files = data.collection, data.split, folder.files
+    write_json(files.metrics, metrics)
+    _write_parquet(files.per_query, _per_query(results, collection, split, data.seed))
+    write_text(files.ranking, _trec(results["test"], collection))
     if "val/pair_threshold" in metrics:
-        _write_parquet(folder / "pairs.parquet", _pairs(results, metrics["val/pair_threshold"], data))
+        _write_parquet(files.pairs, _pairs(results, metrics["val/pair_threshold"], data))
     scores = results["test"].scores
     if scores is None:
         n = len(results["test"].queries) * len(collection.videos)
-        return [f"scores.parquet is left out: {n:,} scores are above its limit of {SCORES_LIMIT:,}."]
-    _write_parquet(folder / "scores.parquet", _scores(results["test"].queries, scores, collection, split))
+        return [f"scores.parquet is left out: {n:,} scores are above its limit of {MAX_STORED_SCORES:,}."]
+    _write_parquet(files.scores, _scores(results["test"].queries, scores, collection, split))
     return []
 
 
 def _pairs(results: dict[str, SideResult], threshold: float, data: RankingDataModule) -> pa.Table:
     """The pair protocol of the test side: query_id, video_id, label, score, and whether the score is accepted."""
-    asked, scored = data.sides["test"].pairs, results["test"].pairs
-    assert asked is not None and scored is not None
-    scores, labels = _columns(scored)
+    pairs, scored_pairs = data.sides["test"].pairs, results["test"].pairs
+    assert pairs is not None and scored_pairs is not None
+    scores, labels = _columns(scored_pairs)
     queries, videos = data.collection.queries.ids, data.collection.videos.ids
-    rows = data.sides["test"].queries[asked[:, 0]]
+    rows = data.sides["test"].queries[pairs[:, 0]]
     return pa.table(
         {
             "query_id": [queries[row] for row in rows.tolist()],
-            "video_id": [videos[row] for row in asked[:, 1].tolist()],
+            "video_id": [videos[row] for row in pairs[:, 1].tolist()],
             "label": labels,
             "score": scores,
             "accepted": scores >= threshold,
@@ -80,7 +81,7 @@ def _pairs(results: dict[str, SideResult], threshold: float, data: RankingDataMo
 
 
 def _columns(pairs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores and labels of (m, 2) pairs."""
+    """Scores (m,) and labels (m,) of pairs (m, 2)."""
     return pairs[:, 0].double().numpy(), pairs[:, 1].numpy() > 0.5
 
 
@@ -125,10 +126,10 @@ def _scores(queries: Tensor, scores: Tensor, collection: Collection, split: Spli
     """Score of every (test query, candidate video) pair with its label (1: positive)."""
     candidates = np.flatnonzero(split.test.candidates)
     labels = np.zeros(scores.shape, dtype=np.int8)
-    position = {row: at for at, row in enumerate(queries.tolist())}
+    positions = {row: position for position, row in enumerate(queries.tolist())}
     judged = split.test.judgments
     for query, video, grade in zip(judged.query.tolist(), judged.video.tolist(), judged.grade.tolist(), strict=True):
-        labels[position[query], video] = grade >= collection.positive_grade
+        labels[positions[query], video] = grade >= collection.positive_grade
     query_ids = pa.array([collection.queries.ids[row] for row in queries.tolist()])
     video_ids = pa.array([collection.videos.ids[row] for row in candidates.tolist()])
     n, m = len(query_ids), len(video_ids)

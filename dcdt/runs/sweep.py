@@ -1,4 +1,4 @@
-"""What a sweep says of itself: which jobs are done already, and a summary at the end."""
+"""Sweeps: the names of their jobs, their progress, and a summary at the end."""
 
 import logging
 import sys
@@ -22,24 +22,26 @@ from rich.console import Console
 
 from dcdt.config import job_name, reads, register_resolvers
 from dcdt.config.renames import rename_overrides
-from dcdt.runs.sweep_progress import SweepWatch
+from dcdt.runs.folder import run_folders
+from dcdt.runs.sweep_progress import SweepProgress
 from dcdt.utils.errors import format_error
 from dcdt.utils.files import read_json, write_json
 
-register_resolvers()  # a worker of another launcher unpickles the callback below before it reads the configuration
+register_resolvers()  # a worker of a launcher unpickles the callback below before it reads the configuration
 
 log = logging.getLogger("dcdt")
+OVERRIDES_FILE = "sweep.json"  # of a sweep's folder
 Compose = Callable[[list[str]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has come to its end.
+    """A sweep that has ended.
 
     Attributes:
         folder: of its jobs.
         finished, failed: names of the jobs' folders.
-        report: whether its tables are made now (`sweep.report`).
+        report: whether the command reports it now (`sweep.report`).
         on_wandb: whether its runs are on W&B.
     """
 
@@ -50,71 +52,69 @@ class Sweep:
     on_wandb: bool
 
 
-STARTED: list[DictConfig] = []  # configuration of the last sweep of this process
-ENDED: list[Sweep] = []  # the last sweep of this process, for the command: Hydra returns nothing of it
+STARTED: list[DictConfig] = []  # the configuration of the last sweep of this process
+ENDED: list[Sweep] = []  # the last sweep of this process, which Hydra does not return to the command
 
 
 class SweepSummary(Callback):
-    """Watches the jobs of a sweep and counts them by status; Hydra calls it in the parent, whatever the launcher."""
+    """Shows the progress of a sweep and counts its jobs by status; Hydra calls it in the parent process."""
 
-    watch: SweepWatch | None = None
+    progress: SweepProgress | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Launchers send the callback to their workers; what watches stays in the parent."""
+        """Launchers send the callback to their workers; the progress stays in the parent."""
         return {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Say at once where the run's folder cannot be made; Hydra would show a traceback."""
+        """Check that the run's folder can be written; Hydra would show a traceback."""
         try:
             folder = Path(config.hydra.run.dir)
-        except OmegaConfBaseException:  # said where the configuration is checked
+        except OmegaConfBaseException:  # reported where the configuration is checked
             return
         if folder == Path():  # of a command that has no folder of its own
             return
-        with _said():
+        with os_errors():
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Write sweep.json: what was asked for, from which a job knows what it has in common with the others."""
+        """Write sweep.json, from which a job knows the overrides that all jobs share, and start the progress."""
         STARTED[:] = [config]
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
         if sweeper.get("params"):  # of an experiment, whose keys may have the names of before
             with flag_override(sweeper, ["struct", "readonly"], False):
                 sweeper.params = {key: sweeper.params[old] for old in sweeper.params for key in rename_overrides([old])}
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-        asked = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-        common = [one for one in asked if not one.is_sweep_override()]
-        texts = [
-            f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common
-        ]  # as a job is given them
-        with _said():
-            write_json(folder / "sweep.json", {"common": texts, "asked": [str(one.input_line) for one in asked]})
-        jobs = _jobs(asked, lambda job: GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+        overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+        common = [one for one in overrides if not one.is_sweep_override()]
+        texts = [f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common]  # as a job gets them
+        with os_errors():
+            write_json(folder / OVERRIDES_FILE, {"common": texts, "asked": [str(one.input_line) for one in overrides]})
+        jobs = _jobs(overrides, lambda job: GlobalHydra.instance().config_loader().load_sweep_config(config, job))
         names = list(dict.fromkeys(jobs)) if jobs is not None else None
         if jobs and names and len(names) < len(jobs):
             log.warning("%d of %d jobs are the same as another and run once", len(jobs) - len(names), len(jobs))
         total = len(names) if names is not None else sweeper.get("n_trials")
-        self.watch = SweepWatch(folder, names, total, Console(stderr=True))
+        self.progress = SweepProgress(folder, names, total, Console(stderr=True))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Say how the jobs ended."""
-        if self.watch is not None:
-            self.watch.stop()
+        """Print how the jobs ended."""
+        if self.progress is not None:
+            self.progress.stop()
         summarise(config)
 
 
 def summarise(config: DictConfig) -> None:
-    """Read every job's status.json, since a job may have run in another process, and say how the jobs ended."""
+    """Print how the jobs ended, by their status.json, since a job may have run in another process."""
     folder = Path(config.hydra.sweep.dir)
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/status.json"))}
-    statuses = {name: str(facts.get("status", "unreadable")) for name, facts in found.items()}
+    facts = {job.path.name: job.read_status() for job in run_folders(folder)}
+    statuses = {name: str(values.get("status", "unreadable")) for name, values in facts.items()}
     finished = [name for name, status in statuses.items() if status == "finished"]
     failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
     counts = Counter(statuses.values())
     log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     for name in failed:
-        log.warning("  %s: %s", name, found[name].get("error", "did not finish"))
+        log.warning("  %s: %s", name, facts[name].get("error", "did not finish"))
     report = bool(OmegaConf.select(config, "sweep.report", default=True))
     if not finished:
         log.warning("no report: no job has finished")
@@ -125,8 +125,8 @@ def summarise(config: DictConfig) -> None:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
-    """End the command in words where a folder cannot be written."""
+def os_errors() -> Iterator[None]:
+    """End the command with a message and exit code 2 where a folder cannot be written."""
     try:
         yield
     except OSError as error:
@@ -134,31 +134,31 @@ def _said() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def differing(overrides: Sequence[str], folder: Path) -> list[str]:
-    """The choices of a job that are its own; those that the sweep in `folder` gives all its jobs are left out."""
-    common = read_json(folder / "sweep.json").get("common", [])
+def own_choices(overrides: Sequence[str], folder: Path) -> list[str]:
+    """The choices of a job without those that the sweep in `folder` gives all its jobs."""
+    common = read_json(folder / OVERRIDES_FILE).get("common", [])
     return [text for text in overrides if text not in common]
 
 
-def _jobs(asked: list[Override], compose: Compose | None = None) -> list[str] | None:
+def _jobs(overrides: list[Override], compose: Compose | None = None) -> list[str] | None:
     """Folders of the jobs of a sweep over all combinations; None where a sweeper chooses as it goes.
 
     Args:
-        asked: the overrides of the command line and of the experiment.
+        overrides: of the command line and of the experiment.
         compose: makes the configuration of a job, from which its model is known.
     """
-    sweeps = [override for override in asked if override.is_sweep_override()]
+    sweeps = [override for override in overrides if override.is_sweep_override()]
     listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
     if not all(override.value_type in listed for override in sweeps):
         return None
-    [jobs] = BasicSweeper.split_arguments(asked, None)
+    [jobs] = BasicSweeper.split_arguments(overrides, None)
     composed: dict[str, DictConfig | None] = {}
     names = []
     for job in jobs:
         key = str([text for text in job if text.lstrip("+~").startswith(("model", "experiment", "trials"))])
         if key not in composed:
-            varied = job_name(job, {"name": "zero_shot"}) != job_name(job)  # else no model leaves anything out
-            composed[key] = _composed(job, compose) if varied else None
+            depends = job_name(job, {"name": "zero_shot"}) != job_name(job)  # else every model reads all choices
+            composed[key] = _composed(job, compose) if depends else None
         config = composed[key]
         names.append(job_name(job, config.get("model"), config.get("trials")) if config else job_name(job))
     return names
@@ -173,9 +173,9 @@ def _composed(job: list[str], compose: Compose | None) -> DictConfig | None:
 
 
 def without_unread(config: DictConfig) -> DictConfig:
-    """The configuration of a job with all training queries, where its model does not read how many there are.
+    """The configuration of a job with all training queries, where its model does not read their number.
 
-    Validation goes along with them, so that a job which several sizes share must not be of whichever came first.
+    The validation queries change with them, so a job that several sizes share must not be of whichever came first.
     """
     split, read = config.get("split"), reads(config.get("model"), config.get("trials"))
     if "train_queries" in read or not isinstance(split, DictConfig) or "train_queries" not in split:

@@ -1,4 +1,4 @@
-"""Some hard negatives and some random ones."""
+"""Hard negatives mixed with random ones."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from dcdt.samplers.random import RandomSampler
 
 
 class MixedSampler(Sampler):
-    """Gives every training pair a share of hard negatives, the rest drawn evenly from all other unrelated videos.
+    """Draw a fraction of the negatives from the hard ones, the rest uniformly from all other unrelated videos.
 
-    Hard ones alone never show the towers the rest of the catalogue, which they must rank too.
+    With hard ones alone the towers never see the rest of the catalogue, which they must rank too.
 
     Args:
-        config: number of negatives, share of hard ones, share and limit of their pool.
-        pool: pairs, candidates and what is forbidden.
+        config: number of negatives, fraction of hard ones, fraction and limit of their pool.
+        pool: pairs, candidates and forbidden negatives.
         tables: the frozen vectors.
     """
 
@@ -32,8 +32,8 @@ class MixedSampler(Sampler):
         self.random = RandomSampler(RandomSamplerConfig("random", config.negatives), pool, tables)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Video rows of the negatives of every pair, (P, K), the hard ones first; distinct where enough are free."""
+        """Draw the video rows of the negatives of every pair, (P, K), hard first; distinct if enough are allowed."""
         hard, drawn = self.hard.draw(generator), self.random.draw(generator)  # (P, H), (P, K)
-        taken = (drawn.unsqueeze(2) == hard.unsqueeze(1)).any(2)  # at most H of them
-        order = (taken + torch.rand(drawn.shape, generator=generator)).argsort(1)  # by chance, those taken last
+        is_hard = (drawn.unsqueeze(2) == hard.unsqueeze(1)).any(2)  # at most H of them
+        order = (is_hard + torch.rand(drawn.shape, generator=generator)).argsort(1)  # random, duplicates last
         return torch.cat([hard, drawn.gather(1, order[:, : self.negatives - hard.shape[1]])], dim=1)

@@ -15,10 +15,10 @@ from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from dcdt.serving.learners import LONGEST as USER_LIMIT
+from dcdt.serving.learners import MAX_USER_CHARS
 from dcdt.serving.live import Live
 from dcdt.serving.noted import Noted
-from dcdt.serving.recommender import LONGEST, MOST
+from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS
 from dcdt.utils.errors import UserError
 
 K_LIMIT, FILTER_LIMIT = 100, 1000
@@ -94,17 +94,17 @@ def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = Fal
         redoc_url=None,
     )
 
-    app.add_middleware(Noted, question=LONGEST if log_questions else 0)
+    app.add_middleware(Noted, question=MAX_QUESTION_CHARS if log_questions else 0)
     _add_pages(app, lives)
 
     @app.get("/search", response_model=Answer, summary="The best videos for a question")
     async def search(
-        q: Annotated[str, Query(min_length=1, max_length=LONGEST, description="the question, in words")],
+        q: Annotated[str, Query(min_length=1, max_length=MAX_QUESTION_CHARS, description="the question, in words")],
         k: Annotated[int, Query(ge=1, le=K_LIMIT, description="how many videos")] = 10,
         filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
         explain: Annotated[bool, Query(description="say what made up each score")] = False,
         model: Annotated[int, Query(ge=1, le=len(lives), description="which of the models that are served")] = 1,
-        user: Annotated[str | None, Query(min_length=1, max_length=USER_LIMIT, description="who asks")] = None,
+        user: Annotated[str | None, Query(min_length=1, max_length=MAX_USER_CHARS, description="who asks")] = None,
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         if waiting.locked():
             raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
@@ -186,11 +186,11 @@ def _state(live: Live) -> dict[str, Any]:
     pointer = served.store.pointer
     return {
         "model": served.name,
-        "collection": served.store.model["collection"],
+        "collection": served.store.manifest.collection,
         "videos": len(served),
         "build": pointer.build,
         "version": pointer.version,
         "filters": served.kinds,
         "trouble": live.trouble,
-        "most": min(K_LIMIT, MOST),
+        "most": min(K_LIMIT, MAX_K),
     }

@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
 
-FORMAT = 2
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
 )  # fmt: skip
@@ -83,25 +81,6 @@ def read_pointer(run: Path) -> Pointer | None:
 def write_pointer(run: Path, pointer: Pointer) -> None:
     """Make a build or a version the current one, at once for all readers."""
     write_json(run / FOLDER / POINTER, asdict(pointer))
-
-
-def read_model(run: Path, pointer: Pointer) -> dict[str, Any]:
-    """What model.json says of a build.
-
-    Raises:
-        UserError: it is missing, of another version of dcdt, or of another run.
-    """
-    path = run / FOLDER / pointer.build / MODEL
-    model = read_json(path)
-    if model.get("format") != FORMAT or not isinstance(model.get("catalogue"), str | None):
-        raise UserError(f"{path} is missing, corrupt or of another version. Run: python -m dcdt.index {run} build")
-    known = fingerprint(run)
-    if model.get("run") != known:
-        raise UserError(
-            f"the index in {run / FOLDER} was built by another run (fingerprint {model.get('run')}; this run's is "
-            f"{known}).\nRun: python -m dcdt.index {run} build"
-        )
-    return model
 
 
 @contextmanager

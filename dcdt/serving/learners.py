@@ -22,7 +22,7 @@ from dcdt.serving.places import Places
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
-LEARNERS, LONGEST = "learners.safetensors", 200
+LEARNERS, MAX_USER_CHARS = "learners.safetensors", 200
 Rows = NDArray[np.int64]
 
 
@@ -32,17 +32,17 @@ class Watched:
 
     Attributes:
         items: (L,) positions among the M videos of the export.
-        places: (M,) row of each of these in the view, -1 where it is gone.
+        rows: (M,) row of each of these in the view, -1 where it is gone.
         view: the catalogue.
     """
 
     items: Rows
-    places: Rows
+    rows: Rows
     view: View
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first; those that are gone are left out."""
-        rows = self.places[self.items[-(length or 0) :]][::-1]
+        rows = self.rows[self.items[-(length or 0) :]][::-1]
         return self.view.vectors_at(rows[rows >= 0], column)
 
 
@@ -68,8 +68,8 @@ class Learners:
         return np.asarray(self._data["items"][self._data["starts"][at] : self._data["starts"][at + 1]], dtype=np.int64)
 
     @cached_property
-    def places(self) -> Places:
-        """Where the videos of the export stand."""
+    def exported(self) -> Places:
+        """Where the videos of the export stand in a catalogue."""
         return Places(self._read[1]["ids"])
 
     @property
@@ -138,6 +138,6 @@ def check_user(user: str) -> str:
     Raises:
         UserError: it is empty, too long, or no text.
     """
-    if not isinstance(user, str) or not 0 < len(user) <= LONGEST:
-        raise UserError(f"the learner's id must be a text of 1 to {LONGEST} characters.")
+    if not isinstance(user, str) or not 0 < len(user) <= MAX_USER_CHARS:
+        raise UserError(f"the learner's id must be a text of 1 to {MAX_USER_CHARS} characters.")
     return user

@@ -23,9 +23,9 @@ def load(
     """
     folder = Path(run)
     if read_pointer(folder) is None:
-        from dcdt.runs.folder import require_finished
+        from dcdt.runs.folder import RunFolder
 
-        require_finished(folder)
+        RunFolder(folder).require_finished()
         from dcdt.serving.export import build
 
         build(folder, say)

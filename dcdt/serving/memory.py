@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.data.bm25 import Postings
 from dcdt.serving.ann import EXACT_CELLS, Ann
 from dcdt.serving.arrow import numbers, positions
 from dcdt.serving.filters import Condition, mask
 from dcdt.serving.index import Hits, Matrix, best, vector_column, vectors_of
-from dcdt.serving.lexical import Postings
 from dcdt.utils.errors import UserError, format_error
 from dcdt.utils.files import atomic_write
 from dcdt.utils.text import one_line

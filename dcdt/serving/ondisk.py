@@ -20,8 +20,6 @@ from dcdt.serving.memory import Part, View
 from dcdt.serving.opened import Opened
 from dcdt.utils.errors import UserError
 
-SEARCHED = ("towers", "history")  # kinds of models with one vector a video
-
 
 class TableStore(Opened):
     """The current build of a run, read-only, whose catalogue stays where it is.
@@ -35,10 +33,9 @@ class TableStore(Opened):
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
-        parts = self.model["parts"]
-        if len(parts) != 1 or parts[0]["kind"] not in SEARCHED or self.model.get("head") is not None:
+        if not self.manifest.is_searched:
             raise UserError(
-                f"engine=lance searches one vector a video; model={self.model['model']} needs the whole catalogue in "
+                f"engine=lance searches one vector a video; model={self.manifest.model} needs the whole catalogue in "
                 "memory. Use engine=memory."
             )
         self._open(self.pointer, self._latest(self.pointer))
@@ -72,7 +69,7 @@ class TableStore(Opened):
 
     def _latest(self, pointer: Pointer) -> int:
         """The version that counts: that of a shared table itself, or the one that the pointer names."""
-        return self.catalogue.refresh() if self.model.get("catalogue") else pointer.version
+        return self.catalogue.refresh() if self.manifest.catalogue else pointer.version
 
     def _open(self, pointer: Pointer, version: int) -> None:
         self.catalogue.at(version)

@@ -2,15 +2,15 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from dcdt.serving.lance import LanceIndex
-from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_model, read_pointer
+from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_pointer
+from dcdt.serving.manifest import read_manifest
 from dcdt.utils.errors import UserError
 
 
 class Opened:
-    """Where a build lies and what model.json says of it.
+    """Where a build lies and its manifest.
 
     Args:
         run: the run's folder; it must have a build.
@@ -22,7 +22,7 @@ class Opened:
     def __init__(self, run: Path) -> None:
         self.run = run
         self.pointer = self._pointer()
-        self.model: dict[str, Any] = read_model(run, self.pointer)
+        self.manifest = read_manifest(run, self.pointer)
 
     @property
     def folder(self) -> Path:
@@ -37,7 +37,7 @@ class Opened:
     @cached_property
     def catalogue(self) -> LanceIndex:
         """The durable catalogue, opened when it is first needed."""
-        return LanceIndex(self.model.get("catalogue") or str(self.folder / CATALOGUE))
+        return LanceIndex(self.manifest.catalogue or str(self.folder / CATALOGUE))
 
     def _pointer(self) -> Pointer:
         pointer = read_pointer(self.run)

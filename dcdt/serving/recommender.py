@@ -11,40 +11,34 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.types import Documents, lent_texts
+from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
-from dcdt.embeddings.providers.batching import rounded
-from dcdt.embeddings.providers.onnx import MODEL as GRAPH
-from dcdt.embeddings.providers.onnx import QUESTIONS, OnnxEmbedder
+from dcdt.embeddings.providers.batching import round_to_float16
+from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import positions
-from dcdt.serving.checks import check_served
-from dcdt.serving.columns import ADDED
-from dcdt.serving.explain import explain, matched_words, telling_words
+from dcdt.serving.explanation import content_words, explain, matched_words
 from dcdt.serving.filters import Condition, parse_filter
+from dcdt.serving.graphs import Floats, Scores
 from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
+from dcdt.serving.manifest import Manifest, check_catalogue
 from dcdt.serving.memory import MemoryIndex, View, rows_as_dicts
 from dcdt.serving.ondisk import TableStore
-from dcdt.serving.reranking import RankHead
-from dcdt.serving.scoring import SCORERS, Asked, Question, Rows, fused
+from dcdt.serving.scorers import SCORERS
+from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
+from dcdt.serving.scorers.hybrid import fused_top
+from dcdt.serving.scorers.two_stage import RankHead
 from dcdt.serving.shared import SharedStore
 from dcdt.serving.store import Store
 from dcdt.serving.threads import one_thread
-from dcdt.serving.towers import Floats, Scores, Towers
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 
-REMEMBERED = 2000  # texts whose vectors are kept for explanations: 12 MB at 1536 numbers
-MOST, LONGEST = 1000, 2000  # videos of one answer, characters of one question
-SHOWN = ("id", "title", "text", "series", "level", "link", "duration_s")
+CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers
+MAX_K, MAX_QUESTION_CHARS = 1000, 2000
+RESULT_COLUMNS = ("id", "title", "text", "series", "level", "link", "duration_s")
 ENGINES = ("memory", "lance")
-READS_VECTORS = ("towers", "joint", "history")
-NOTES = {  # of parts that read who asks, by kind: what they go by without
-    "popularity": "{} reads no question: without a learner's history videos come by popularity.",
-    "history": "{}: without a learner's history videos come by the question and by how often they are watched.",
-    "towers": "{} reads histories: without a learner's the question alone counts.",
-}
 UNKNOWN = "this learner is not known to the run, so the answer is that for anybody."
 
 
@@ -107,31 +101,20 @@ class ServedRecommender:
 
     def __init__(self, run: str | Path, threads: int = 0, engine: str = "memory") -> None:
         self.store: Any = open_store(Path(run), engine)
-        self.engine = engine
-        self.threads = threads
-        model = self.store.model
-        check_served(model, self.store.view, self.store.folder / MODEL, self.store.run)
-        refuse_foreign_base_url(SimpleNamespace(**model["embedder"]))
-        self.name: str = model["model"]
-        self.parts: list[dict[str, Any]] = model["parts"]
-        self.fusion: dict[str, Any] | None = model["fusion"]
-        self.columns: dict[str, str] = model["columns"]
-        self.kinds = filter_kinds(self.columns)
-        self.threshold: dict[str, Any] | None = model["threshold"]
-        self.towers = [
-            Towers(self.store.folder, at, spec.get("width", 0), spec.get("asked"), spec.get("linear", False))
-            for at, spec in enumerate(self.parts)
+        self.engine, self.threads = engine, threads
+        self.manifest: Manifest = self.store.manifest
+        folder, manifest = self.store.folder, self.manifest
+        check_catalogue(manifest, self.store.view, folder / MODEL, self.store.run)
+        refuse_foreign_base_url(SimpleNamespace(**manifest.embedder))
+        self.name = manifest.model
+        self.kinds = filter_kinds(manifest.columns)
+        self.scorers: list[Any] = [
+            SCORERS[scorer.kind](scorer, number, folder) for number, scorer in enumerate(manifest.scorers)
         ]
-        self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
-        head = model.get("head")
-        self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
-        self.reads_vectors = reads_vectors(self.parts, head)
-        readers = [spec for spec in self.parts if spec.get("reads_history")]
-        self.learners = Learners(self.store.folder / LEARNERS) if readers else None
-        self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
-        self.questions: dict[str, Any] | None = model.get("questions")  # of builds that embed them with 8-bit weights
-        self._embedders: dict[str, Any] = {}
-        self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
+        self.head = RankHead(manifest.head, folder, manifest.fusion) if manifest.head is not None else None
+        self.learners = Learners(folder / LEARNERS) if manifest.reads_history else None
+        self._embedder: Any = None
+        self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
 
     def __len__(self) -> int:
         return len(self.store)
@@ -174,42 +157,42 @@ class ServedRecommender:
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        view = self.store.view
-        found = Answers(view.version, [], [])
-        least = self.threshold["value"] if abstain and self.threshold is not None else -np.inf
+        view, threshold = self.store.view, self.manifest.threshold
+        answers = Answers(view.version, [], [])
+        least = threshold.value if abstain and threshold is not None else -np.inf
         with one_thread():
-            vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
+            vectors = self.embed(questions) if self.manifest.reads_vectors else [None] * len(questions)
             watched = self._watched(user, view)
             for text, vector in zip(questions, vectors, strict=True):
-                one = Question(text, vector, watched)
-                videos, unfit = self._answer(one, k, conditions, view, least, explained)
-                found.videos.append(videos)
-                found.unfit.append(unfit)
-        return found
+                query = Query(text, vector, watched)
+                videos, unfit = self._answer(query, k, conditions, view, least, explained)
+                answers.videos.append(videos)
+                answers.unfit.append(unfit)
+        return answers
 
     def _answer(
-        self, question: Question, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
+        self, query: Query, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
     ) -> tuple[list[Recommendation], bool]:
         """The best k videos that score at least so much, and whether all that were found score less."""
         if self.engine == "lance":
-            view = self._found(question, k, conditions)
-        asked = [scorer.ask(question, view) for scorer in self.scorers]
-        rows, scores, evidence = self._top(question, asked, view, k, view.allowed(conditions))
+            view = self._nearest(query, k, conditions)
+        by_scorer = [scorer.score(query, view) for scorer in self.scorers]
+        rows, scores, evidence = self._top(query, by_scorer, view, k, view.allowed(conditions))
         if not np.isfinite(scores).all():
             raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
-        kept = int((scores >= least).sum())  # the best come first
-        unfit, rows, scores = kept < 1 <= len(rows), rows[:kept], scores[:kept]
+        n_fit = int((scores >= least).sum())  # the best come first
+        unfit, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
-            explain(self, asked, view, int(row), facts) if explained else None
+            explain(self.manifest, by_scorer, int(row), self.embed_fields, facts) if explained else None
             for row, facts in zip(rows, evidence, strict=False)
         ]
-        words = telling_words(question.text)
+        words = content_words(query.text)
         videos = [
             Recommendation(
-                at, float(score), **shown, matched=matched_words(words, shown["title"], shown["text"]), why=why
+                rank, float(score), **video, matched=matched_words(words, video["title"], video["text"]), why=why
             )
-            for at, (score, shown, why) in enumerate(
-                zip(scores, rows_as_dicts(view, rows, SHOWN), reasons, strict=True), start=1
+            for rank, (score, video, why) in enumerate(
+                zip(scores, rows_as_dicts(view, rows, RESULT_COLUMNS), reasons, strict=True), start=1
             )
         ]
         return videos, unfit
@@ -217,8 +200,8 @@ class ServedRecommender:
     def notes_for(self, user: str | None) -> list[str]:
         """What is to be known of an answer to this learner, or to nobody in particular."""
         if user is None:
-            return self.notes
-        return [] if self._items(user) is not None else [UNKNOWN, *self.notes]
+            return self.manifest.notes
+        return [] if self._items(user) is not None else [UNKNOWN, *self.manifest.notes]
 
     def _items(self, user: str | None) -> NDArray[np.int64] | None:
         """What a learner watched, as positions among the videos of the export; None for nobody or an unknown one."""
@@ -235,37 +218,33 @@ class ServedRecommender:
         items = self._items(user)
         if items is None or self.learners is None:
             return None
-        places = self.learners.places
+        exported = self.learners.exported
         if self.engine == "lance":
-            view = self.store.lookup(places.ids.take(positions(np.unique(items))).to_pylist())
-        return Watched(items, places.rows(view), view)
+            view = self.store.lookup(exported.ids.take(positions(np.unique(items))).to_pylist())
+        return Watched(items, exported.rows(view), view)
 
-    def _found(self, question: Question, k: int, conditions: Sequence[Condition]) -> View:
-        """What the table finds for a question."""
-        asked = self.scorers[0].ask(question, self.store.view)
-        view: View = self.store.near(asked.vector, k, conditions, asked.column)
+    def _nearest(self, query: Query, k: int, conditions: Sequence[Condition]) -> View:
+        """What the table finds for a query."""
+        scores = self.scorers[0].score(query, self.store.view)
+        view: View = self.store.near(scores.vector, k, conditions, scores.column)
         return view
 
     def _top(
-        self, question: Question, asked: list[Asked], view: View, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: list[CatalogueScores], view: View, k: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
         """Rows and scores of the best k, and what a rank head added up for each."""
         if self.head is not None:
-            ranked = self.head.top(question, asked, view, k, allowed)
+            ranked = self.head.top(query, scores, view, k, allowed)
             return ranked.rows, ranked.scores, ranked.evidence
-        if self.fusion is None:
-            return *asked[0].top(k, allowed), repeat(None)
-        return *fused(asked, self.fusion, view, k, allowed), repeat(None)
+        if self.manifest.fusion is None:
+            return *scores[0].top(k, allowed), repeat(None)
+        return *fused_top(scores, self.manifest.fusion, view, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Frozen vectors (n, D) of questions, rounded as the embedding cache rounds them."""
-        return self._embed(texts, QUESTIONS if self.questions is not None else GRAPH)
-
-    def _embed(self, texts: Sequence[str], graph: str) -> Floats:
-        if graph not in self._embedders:
-            folder = self.store.folder / EMBEDDER
-            self._embedders[graph] = open_embedder(self.store.model["embedder"], folder, self.threads, graph)
-        vectors = rounded(self._embedders[graph].embed(texts))
+        """Frozen vectors (n, D) of texts, rounded as the embedding cache rounds them."""
+        if self._embedder is None:
+            self._embedder = open_embedder(self.manifest.embedder_config, self.store.folder / EMBEDDER, self.threads)
+        vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
         return vectors
@@ -313,44 +292,29 @@ class ServedRecommender:
         return store
 
     def rows(self, videos: Documents) -> pa.Table:
-        """Table rows of videos, with all that the parts of the model add."""
-        table = table_of(videos, self.columns)
-        texts = {name: lent_texts(videos, name) for name in self.fields or ["title"]}
-        vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True)) if self.reads_vectors else {}
-        for at, spec in enumerate(self.parts):
-            for name, column in ADDED[spec["kind"]](self.towers[at], self._near, at, spec, texts, vectors).items():
+        """Table rows of videos, with all that the scorers add."""
+        table, view, fields = table_of(videos, self.manifest.columns), self.store.view, self.manifest.text_fields
+        texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
+        vectors: dict[str, Floats] = {}
+        if self.manifest.reads_vectors:
+            vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True))
+        columns: list[Columns] = [scorer.columns(texts, vectors, view) for scorer in self.scorers]
+        for added in [*columns, *([self.head.columns(vectors)] if self.head is not None else [])]:
+            for name, column in added.items():
                 table = table.append_column(name, column)
-        for name, column in (self.head.columns(vectors) if self.head is not None else {}).items():
-            table = table.append_column(name, column)
         return table
-
-    def _near(self, vector: Floats, k: int, column: str) -> View:
-        view: View = self.store.view
-        return view
-
-    @property
-    def fields(self) -> list[str]:
-        """Fields that some part reads."""
-        names = [name for spec in self.parts for name in spec.get("fields", spec.get("config", {}).get("fields", []))]
-        names += self.head.fields if self.head is not None else []
-        return list(dict.fromkeys(names))
 
     def embed_fields(self, fields: Sequence[Sequence[str]]) -> list[Floats]:
         """Frozen vectors (n, D) of each field of n videos."""
         distinct = list(dict.fromkeys(text for part in fields for text in part))
-        known = {text: vector for text in distinct if (vector := self._seen.get(text)) is not None}
+        known = {text: vector for text in distinct if (vector := self._vectors.get(text)) is not None}
         missing = [text for text in distinct if text not in known]
         if missing:
-            known |= dict(zip(missing, self._embed(missing, GRAPH), strict=True))
-        if len(self._seen) > REMEMBERED:
-            self._seen.clear()
-        self._seen |= known
+            known |= dict(zip(missing, self.embed(missing), strict=True))
+        if len(self._vectors) > CACHED_TEXTS:
+            self._vectors.clear()
+        self._vectors |= known
         return [np.stack([known[text] for text in part]) for part in fields]
-
-
-def reads_vectors(parts: Sequence[dict[str, Any]], head: Any) -> bool:  # noqa: ANN401 - a description or an export
-    """Whether a model of these parts, and of this rank head or None, reads vectors of texts."""
-    return head is not None or any(spec["kind"] in READS_VECTORS for spec in parts)
 
 
 def open_store(run: Path, engine: str) -> Store | TableStore:
@@ -368,17 +332,13 @@ def open_store(run: Path, engine: str) -> Store | TableStore:
     return SharedStore(run) if shared else Store(run)
 
 
-def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
+def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder and its configuration
     """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
-    from dcdt.config import validate
-    from dcdt.config.registry import GROUPS, choose
-
-    parsed: Any = validate(choose(GROUPS["embedder"], config["name"], "embedder").schema, config, "embedder")
-    if config["name"] == "local":
-        return OnnxEmbedder(folder, parsed, threads, graph)
+    if config.name == "local":
+        return OnnxEmbedder(folder, config, threads)
     from dcdt.embeddings.providers import make_embedder
 
-    return make_embedder(parsed)
+    return make_embedder(config)
 
 
 def check_question(text: str) -> str:
@@ -392,12 +352,14 @@ def check_question(text: str) -> str:
     found = " ".join(text.split())
     if not found:
         raise UserError("the question is empty; ask something.")
-    if len(found) > LONGEST:
-        raise UserError(f"the question has {len(found):,} characters; at most {LONGEST:,} are read. Shorten it.")
+    if len(found) > MAX_QUESTION_CHARS:
+        raise UserError(
+            f"the question has {len(found):,} characters; at most {MAX_QUESTION_CHARS:,} are read. Shorten it."
+        )
     return found
 
 
 def check_k(k: int) -> None:
     """Raise UserError where k is no number of videos an answer can have."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
-        raise UserError(f"k is {k}; it must be a whole number from 1 to {MOST}.")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise UserError(f"k is {k}; it must be a whole number from 1 to {MAX_K}.")

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dcdt.data.beir import read_videos
-from dcdt.data.importer import Found, add_videos
+from dcdt.data.importer import ImportedRecords, add_videos
 from dcdt.data.types import Documents
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
@@ -99,7 +99,7 @@ def read_file(path: Path, names: Mapping[str, str] | None = None) -> Documents:
     """
     if path.suffix == ".jsonl" and not names:
         return checked(read_videos(path), str(path))
-    found = Found()
+    found = ImportedRecords()
     add_videos(found, path, dict(names or {}))
     records = list(found.videos.values())
     ids, titles, texts = ([str(record[key]) for record in records] for key in ("_id", "title", "text"))

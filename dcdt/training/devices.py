@@ -1,15 +1,15 @@
-"""The devices of this machine that a run trains on. torch is imported only where a question needs it."""
+"""Count, check and share the devices of this machine. torch is imported only where it is needed."""
 
 import itertools
 import os
 import tempfile
 from pathlib import Path
 
-from dcdt.runs.folder import Taken, lock
 from dcdt.training.config import TrainerConfig
 from dcdt.utils.errors import UserError
+from dcdt.utils.lock import lock_path
 
-CLAIMED: dict[str, int | None] = {}  # GPUs that this process keeps from others, each with its lock
+CLAIMED: dict[str, int | None] = {}  # GPUs that this process has locked, each with the lock's descriptor
 
 
 def device_type(trainer: TrainerConfig) -> str:
@@ -25,11 +25,11 @@ def device_type(trainer: TrainerConfig) -> str:
     for name in accepted:
         if available[name]:
             return name
-    given, choices = f"trainer={trainer.name}", "trainer=cpu or trainer=auto"
+    value, choices = f"trainer={trainer.name}", "trainer=cpu or trainer=auto"
     if trainer.name != "gpu":
-        given, choices = f"trainer.accelerator={trainer.accelerator}", "trainer.accelerator=cpu or auto"
+        value, choices = f"trainer.accelerator={trainer.accelerator}", "trainer.accelerator=cpu or auto"
     raise UserError(
-        f"{given}: this machine has no GPU that torch {torch.__version__} can use.\n"
+        f"{value}: this machine has no GPU that torch {torch.__version__} can use.\n"
         f"Choose {choices}, or install a torch build for your GPU."
     )
 
@@ -51,20 +51,20 @@ def world_size(trainer: TrainerConfig) -> int:
 
 
 def device_number(trainer: TrainerConfig) -> int:
-    """Which device of its machine is that of this process."""
+    """The number of this process's device on its machine."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     return trainer.devices[local] if isinstance(trainer.devices, list) else local
 
 
 def check_devices(trainer: TrainerConfig) -> None:
-    """Check that this machine has the devices, and that they can do what is asked for.
+    """Check that this machine has the devices, and that they can do what the configuration needs.
 
     Raises:
         UserError: names the value, what there is, and the remedy.
     """
     import torch
 
-    kind, devices, started = device_type(trainer), trainer.devices, int(os.environ.get("WORLD_SIZE", 1))
+    kind, devices, n_processes = device_type(trainer), trainer.devices, int(os.environ.get("WORLD_SIZE", 1))
     if kind == "cuda":
         available = torch.cuda.device_count()
         if (max(devices) + 1 if isinstance(devices, list) else device_count(trainer)) > available:
@@ -85,19 +85,19 @@ def check_devices(trainer: TrainerConfig) -> None:
             f"trainer.devices is {devices}, which is {device_count(trainer)} GPUs; trainer={trainer.name} takes one "
             "device: choose trainer=ddp for several."
         )
-    if "RANK" in os.environ and started != world_size(trainer):
+    if "RANK" in os.environ and n_processes != world_size(trainer):
         raise UserError(
-            f"{started} processes were started, but trainer.devices={devices} and trainer.num_nodes="
+            f"{n_processes} processes were started, but trainer.devices={devices} and trainer.num_nodes="
             f"{trainer.num_nodes} make {world_size(trainer)}.\nStart one process a device of each machine "
             "(docs/scaling.md)."
         )
 
 
 def claim_gpus(trainer: TrainerConfig) -> None:
-    """Show this process, one of several on this machine, as many GPUs as it needs and as no other has.
+    """Give this process, one of several on this machine, as many GPUs as it needs that no other process uses.
 
     Where there are more processes than GPUs, they are shared evenly. The choice holds as long as the process, since
-    torch reads CUDA_VISIBLE_DEVICES when it first uses a GPU. Where there is no choice nothing changes.
+    torch reads CUDA_VISIBLE_DEVICES when it first uses a GPU. Nothing changes where there is no choice.
     """
     if CLAIMED or trainer.accelerator == "cpu" or not isinstance(trainer.devices, int):
         return
@@ -114,8 +114,8 @@ def claim_gpus(trainer: TrainerConfig) -> None:
         path = folder / f"{gpu.replace('/', '_')}_{number // count}"
         path.touch()
         try:
-            CLAIMED[gpu] = lock(path, wait=False)
-        except Taken:
+            CLAIMED[gpu] = lock_path(path, on_wait=None)
+        except BlockingIOError:
             continue
         if len(CLAIMED) == trainer.devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(CLAIMED)

@@ -1,12 +1,12 @@
-"""What a run has found when training and testing are over: what its files, its summary and its logger are made of."""
+"""The results of a finished run, as its logger receives them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models.recommender import Recommender, SideResult
+from dcdt.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Outcome:
     """One finished run.
 
     Attributes:
-        settings: of the trial that was chosen.
+        settings: of the best trial.
         model: with its best weights.
         epoch: of the best validation; -1: before training.
         history: loss and validation per epoch.
@@ -33,4 +33,4 @@ class Outcome:
     results: dict[str, SideResult]
     metrics: dict[str, float]
     figures: dict[str, Any]
-    folder: Path
+    folder: RunFolder

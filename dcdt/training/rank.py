@@ -3,8 +3,8 @@
 import os
 
 
-def rank() -> int | None:
-    """Which of the processes of a job this is; None for a process that stands alone."""
+def global_rank() -> int | None:
+    """The number of this process among those that train together; None for a process that stands alone."""
     return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else None
 
 
@@ -15,7 +15,7 @@ def adopt_srun() -> None:
     a process stands alone.
     """
     step = {name.removeprefix("SLURM_"): value for name, value in os.environ.items() if name.startswith("SLURM_")}
-    if rank() is not None or int(step.get("STEP_NUM_TASKS", 1)) < 2:
+    if global_rank() is not None or int(step.get("STEP_NUM_TASKS", 1)) < 2:
         return
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 

@@ -1,1 +1,1 @@
-"""Files, errors, redaction, text and YAML: what knows nothing of the field."""
+"""Files, errors, redaction, text and YAML: independent of the field."""

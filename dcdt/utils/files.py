@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Read and write files; writes are atomic."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from dcdt.utils.redaction import redact
 
-FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how a formula begins, the wide forms of East Asia included
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # with the full-width forms of East Asia
 
 
 @contextmanager
@@ -43,18 +43,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all, and without the secrets of the environment."""
+    """Write `text` as UTF-8 to `path` atomically, without the secrets of the environment."""
     with atomic_write(path) as temporary:
         temporary.write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
-    """Write `value` as indented JSON to `path`, whole or not at all; NaN, which JSON lacks, becomes null."""
+    """Write `value` as indented JSON to `path` atomically; NaN becomes null."""
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def escape_cell(text: str) -> str:
-    r"""Text in one line that no spreadsheet takes for a formula, for CSV files that people open.
+    r"""Escape a text for a CSV cell: one line that no spreadsheet takes for a formula.
 
     >>> escape_cell("=HYPERLINK(1)"), escape_cell("\t@SUM(A1)"), escape_cell("dcdt")
     ("'=HYPERLINK(1)", "'@SUM(A1)", 'dcdt')
@@ -64,19 +64,19 @@ def escape_cell(text: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, or {} where there is none that can be read."""
+    """Read the JSON object in `path`; {} if there is none."""
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON can say
-    """What a text in JSON says.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, or nested so deeply that nobody meant it.
+        ValueError: it is no JSON, or nested too deeply.
     """
     try:
         return json.loads(text)

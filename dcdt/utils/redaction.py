@@ -1,4 +1,4 @@
-"""Keys and tokens of the environment never reach a log, a file or the terminal, whatever an error quotes."""
+"""Redact the keys and tokens of the environment from logs, files and the terminal."""
 
 import os
 import re
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 SECRET_NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
-MIN_SECRET_CHARS = 8  # characters; a shorter value stands in too many innocent words to be told apart
+MIN_SECRET_CHARS = 8  # shorter values occur in too many other words
 MASK = "***"
 
 
 def secret_values() -> list[str]:
-    """Values of the environment's variables that are named like a secret, the longest first."""
+    """Return the values of environment variables that are named like a secret, the longest first."""
     named = (value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name))
     return sorted({value for value in named if len(value) >= MIN_SECRET_CHARS}, key=lambda value: -len(value))
 
 
 def redact(text: str) -> str:
-    """The text with every secret of the environment left out.
+    """Replace every secret of the environment in a text.
 
     >>> os.environ["DOCTEST_API_KEY"] = "sk-of-the-doctest"
     >>> redact("Authorization: Bearer sk-of-the-doctest")
@@ -32,7 +32,7 @@ def redact(text: str) -> str:
 
 
 def redact_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can hold
-    """The same for every text in plain lists and dictionaries."""
+    """Replace every secret in the texts of plain lists and dictionaries."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -41,17 +41,17 @@ def redact_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can
 
 
 class RedactedStream:
-    """A stream of text that leaves secrets out of what is written to it.
+    """A text stream that redacts secrets.
 
     Args:
-        stream: that the text goes to.
+        stream: to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text without secrets; the number of characters given, as of a file."""
+        """Write the text without secrets; return its number of characters."""
         self._stream.write(redact(text))
         return len(text)
 
@@ -65,21 +65,21 @@ class RedactedStream:
 
 
 def refuse_arguments(arguments: Sequence[str]) -> None:
-    """Refuse a secret on the command line: it would become part of names of folders, which are not redacted.
+    """Refuse a secret on the command line: it would become part of folder names, which are not redacted.
 
     Raises:
-        SystemExit: one stands there (exit code 2).
+        SystemExit: an argument holds a secret (exit code 2).
     """
     if any(redact(text) != text for text in arguments):
         print(  # noqa: T201 - the command's own message
-            "error: a key stands on the command line. Leave it out: keys are read from the environment alone.",
+            "error: the command line holds a key. Leave it out: keys are read from the environment only.",
             file=sys.stderr,
         )
         raise SystemExit(2)
 
 
 def redact_output() -> None:
-    """Guard what this process prints, tracebacks and logs included; nothing changes where no secret is set."""
+    """Redact what this process prints, with tracebacks and logs; nothing changes if no secret is set."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if secret_values() and stream is not None and not isinstance(stream, RedactedStream):
@@ -88,7 +88,7 @@ def redact_output() -> None:
 
 @contextmanager
 def unredacted() -> Iterator[None]:
-    """Show the streams beneath the guards for a while: what then hooks their `write` gets text without secrets."""
+    """Restore the original streams inside the block: whatever hooks their `write` then gets redacted text."""
     guards = {name: stream for name in ("stdout", "stderr") if isinstance(stream := getattr(sys, name), RedactedStream)}
     for name, guard in guards.items():
         setattr(sys, name, guard._stream)

@@ -1,11 +1,11 @@
-"""Tensors on their way to a device."""
+"""Copy tensors between devices."""
 
 import torch
 from torch import Tensor
 
 
-def to_device(part: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; a GPU fetches one of the CPU while the CPU goes on."""
-    if device.type == "cuda" and part.device.type == "cpu":
-        return part.pin_memory().to(device, non_blocking=True)
-    return part.to(device)
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU to a GPU without blocking the CPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

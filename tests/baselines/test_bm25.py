@@ -161,10 +161,7 @@ def test_stems_and_stop_words():
     assert scores_of(stemmed, ["ranking"])[0, 0] > 0
 
 
-@pytest.mark.parametrize(
-    ("package", "changes", "extra"),
-    [("snowballstemmer", {"stem": True}, r"dcdt\[stem\]"), ("bm25s", {"backend": "bm25s"}, r"dcdt\[bm25s\]")],
-)
+@pytest.mark.parametrize(("package", "changes", "extra"), [("snowballstemmer", {"stem": True}, r"dcdt\[stem\]")])
 def test_a_missing_package_names_its_extra(monkeypatch, package, changes, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=extra):

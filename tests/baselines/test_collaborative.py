@@ -123,7 +123,7 @@ def test_a_learner_without_history_gets_the_popular_and_a_video_nobody_watched_s
     history[1, 4] = 1  # known to nobody else
     history[2, 9] = 1
     scores = model.score(csr_matrix(history))
-    assert model.known(csr_matrix(history)).tolist() == [False, False, True]
+    assert model.has_known_video(csr_matrix(history)).tolist() == [False, False, True]
     watched = np.arange(25) != 4
     np.testing.assert_array_equal(scores[:2, watched], np.tile(board.sum(0)[watched], (2, 1)))
     assert (scores.argmin(1) == 4).all()
@@ -234,10 +234,10 @@ def test_a_history_ends_strictly_before_its_question(folder):
     expected = np.zeros(N_VIDEOS)
     for name, item, when in read_watches(folder):
         expected[int(item[1:])] += name == user and when < time
-    found = model.histories([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
+    found = model.counts([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
     assert found.tolist() == [expected.tolist(), *[[0.0] * N_VIDEOS] * 4]
     watched = next(when for name, _, when in read_watches(folder) if name == user)
-    assert model.histories([user], [watched]).sum() == model.histories([user], [watched + 0.5]).sum() - 1
+    assert model.counts([user], [watched]).sum() == model.counts([user], [watched + 0.5]).sum() - 1
 
 
 @kinds

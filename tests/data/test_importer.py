@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dcdt.data.importer import Found, add_interactions, add_queries, add_videos, seconds
-from dcdt.data.weak import add_weak_queries
+from dcdt.data.importer import ImportedRecords, add_interactions, add_queries, add_videos, parse_time
+from dcdt.data.weak_queries import add_weak_queries
 from dcdt.utils.errors import UserError
 
 VIDEOS = "id;name;description;Minutes;series\n7;Basis;What a basis is;12;LA\n007;Rank of a matrix;;4.5;\n"
@@ -17,7 +17,7 @@ def written(tmp_path, name, text):
 
 @pytest.fixture
 def found(tmp_path):
-    result = Found()
+    result = ImportedRecords()
     add_videos(result, written(tmp_path, "videos.csv", VIDEOS), {})
     return result
 
@@ -30,7 +30,7 @@ def test_videos_keep_ids_as_they_are_written_and_other_columns_as_metadata(found
 
 
 def test_only_the_columns_to_keep_are_kept(tmp_path):
-    result = Found()
+    result = ImportedRecords()
     add_videos(result, written(tmp_path, "videos.csv", VIDEOS), {"title": "description", "text": "name"}, ["series"])
     assert result.videos["7"] == {"_id": "7", "title": "What a basis is", "text": "Basis", "metadata": {"series": "LA"}}
 
@@ -38,9 +38,9 @@ def test_only_the_columns_to_keep_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nr,title\n1,a\n", r"no column 'id' or 'text' among nr, title.\nName what is there: --id-column NAME --text"),
+        ("nr,title\n1,a\n", r"no column 'id' or 'text' among nr, title.\nName the columns: --id-column NAME --text"),
         ("id,clip\n1,a\n", r"no column 'title' or 'text' among id, clip"),
-        ("id,title\n1,a\n1,b\n", r"videos.csv:3: the id '1' stands already at .*videos.csv:2"),
+        ("id,title\n1,a\n1,b\n", r"videos.csv:3: the id '1' is already used at .*videos.csv:2"),
         ("id,title\n,a\n", r"videos.csv:2: the id in column 'id' is empty"),
         ("id,title\n1,\n", r"videos.csv:2: the video '1' has neither title nor description"),
         ("id,title\n", r"holds no row below its header"),
@@ -48,7 +48,7 @@ def test_only_the_columns_to_keep_are_kept(tmp_path):
 )
 def test_videos_that_cannot_work_are_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        add_videos(Found(), written(tmp_path, "videos.csv", text), {})
+        add_videos(ImportedRecords(), written(tmp_path, "videos.csv", text), {})
 
 
 def test_rows_of_the_same_text_are_one_query_and_the_highest_grade_stays(tmp_path, found):
@@ -74,7 +74,7 @@ def test_rows_of_the_same_text_are_one_query_and_the_highest_grade_stays(tmp_pat
         ("query,video_id\na,8\n", r"asked.csv:2: the video '8' is not among the 2 videos"),
         ("query,video_id,grade\na,7,high\n", r"asked.csv:2: the grade 'high' is not a finite number"),
         ("query,video_id,grade\na,7,nan\n", r"asked.csv:2: the grade 'nan' is not a finite number"),
-        ("query_id,query,video_id\n1,a,7\n1,b,7\n", r"asked.csv:3: the query id '1' stands above with another text"),
+        ("query_id,query,video_id\n1,a,7\n1,b,7\n", r"asked.csv:3: the query id '1' is used above with another text"),
         ("query,video_id,time\na,7,yesterday\n", r"asked.csv:2: the time 'yesterday' is neither"),
     ],
 )
@@ -97,13 +97,13 @@ def test_watches_of_no_known_video_are_refused(tmp_path, found):
 
 def test_dates_are_seconds():
     moment = datetime(2024, 5, 1, 12, tzinfo=UTC)
-    assert seconds(moment, "") == seconds("2024-05-01T12:00:00", "") == seconds(str(moment.timestamp()), "")
+    assert parse_time(moment, "") == parse_time("2024-05-01T12:00:00", "") == parse_time(str(moment.timestamp()), "")
     with pytest.raises(UserError, match=r"row 3: the time 'inf' is neither"):
-        seconds("inf", "row 3")
+        parse_time("inf", "row 3")
 
 
 def test_titles_become_weak_queries_but_no_real_query_is_repeated(tmp_path):
-    result = Found()
+    result = ImportedRecords()
     rows = "id,title,text\n1,rank of a matrix,a\n2,The rank of a matrix!,b\n3,what a basis is,c\n4,too short,d\n"
     rows += "5,no words at all,\n"
     add_videos(result, written(tmp_path, "videos.csv", rows), {})
@@ -115,7 +115,7 @@ def test_titles_become_weak_queries_but_no_real_query_is_repeated(tmp_path):
 
 
 def test_companions_are_what_the_same_learners_watched(tmp_path):
-    result = Found()
+    result = ImportedRecords()
     add_videos(
         result, written(tmp_path, "videos.csv", "id,title\n" + "".join(f"{n},title of {n}\n" for n in "abcd")), {}
     )

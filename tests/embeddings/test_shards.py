@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dcdt.embeddings import shards
 from dcdt.embeddings.cache import Space, VectorCache, _Index
-from dcdt.embeddings.verify import verify
+from dcdt.embeddings.verification import verify
 from dcdt.utils.errors import UserError
 
 SPACE = Space("test", "m", 8, "l2")
@@ -54,22 +54,22 @@ def test_small_shards_are_merged_where_there_are_many(tmp_path):
     cache, vectors = many(tmp_path, 12)
     cache.add(["text 0"], vectors[:1])  # again
     reader = VectorCache(tmp_path, SPACE)
-    assert cache.merge(many=14) == 0
-    assert cache.merge(many=13) == 13
+    assert cache.merge(min_shards=14) == 0
+    assert cache.merge(min_shards=13) == 13
     assert len(files(cache)) == 1
     assert (len(cache), len(reader)) == (36, 37)
     for one in (cache, reader, VectorCache(tmp_path, SPACE)):  # the reader finds its files gone and looks again
         np.testing.assert_allclose(one.vectors(names(36)), vectors, atol=1e-3)
     assert verify(cache).bad == []
-    assert cache.merge(many=1) == 0  # a file merged alone stays what it is
+    assert cache.merge(min_shards=1) == 0  # a file merged alone stays what it is
     assert len(cache) == 36
 
 
 def test_merged_shards_are_not_larger_than_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MERGED", 20 * 16)
-    monkeypatch.setattr(shards, "SMALL", 10 * 16)
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 20 * 16)
+    monkeypatch.setattr(shards, "MIN_SHARD_BYTES", 10 * 16)
     cache, vectors = many(tmp_path, 12)
-    cache.merge(many=2)
+    cache.merge(min_shards=2)
     assert max(len(shard.keys) for shard in cache.shards) <= 20
     assert len(files(cache)) == 2
     np.testing.assert_allclose(cache.vectors(names(36)), vectors, atol=1e-3)
@@ -85,13 +85,13 @@ import dcdt.embeddings.shards as shards
 from dcdt.embeddings.cache import Space, VectorCache
 cache = VectorCache(sys.argv[1], Space("test", "m", 8, "l2"))
 shards.{moment} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-cache.merge(many=2)
+cache.merge(min_shards=2)
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], timeout=60)
     assert done.returncode == -signal.SIGKILL
     again = VectorCache(tmp_path, SPACE)
     np.testing.assert_allclose(again.vectors(names(18)), vectors, atol=1e-3)
-    again.merge(many=2)
+    again.merge(min_shards=2)
     np.testing.assert_allclose(again.vectors(names(18)), vectors, atol=1e-3)
     assert len(files(again)) == 1
 
@@ -104,7 +104,7 @@ def test_a_full_disk_within_a_merge_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dcdt.embeddings.shards.write_shard", full)
     with pytest.raises(UserError, match="cannot be written"):
-        cache.merge(many=2)
+        cache.merge(min_shards=2)
     np.testing.assert_allclose(VectorCache(tmp_path, SPACE).vectors(names(18)), vectors, atol=1e-3)
 
 
@@ -138,5 +138,5 @@ def test_what_a_kill_left_behind_is_removed_a_day_later(tmp_path):
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
-    cache.merge(many=2)
+    cache.merge(min_shards=2)
     assert (old.exists(), new.exists()) == (False, True)

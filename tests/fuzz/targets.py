@@ -131,7 +131,7 @@ def collection(place):
     from dcdt.data.config import SplitConfig
     from dcdt.data.interactions import load_interactions
     from dcdt.data.splits import make_split
-    from dcdt.data.survey import survey
+    from dcdt.data.summary import summarise_collection
 
     bases = [cut(source, place / str(at)) for at, source in enumerate(real_folders())]
     names = ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml", "interactions.csv"]
@@ -145,7 +145,7 @@ def collection(place):
         assert len(found.videos) == len(lines), "a video was dropped without a word"
         assert np.isfinite(found.judgments.grade).all()
         assert len(found.fingerprint) == 16
-        survey(found)
+        summarise_collection(found)
         make_split(found, SplitConfig("query" if found.has_questions else "time", 0, 1, "all"))
         if (base / "interactions.csv").is_file():
             load_interactions(base / "interactions.csv", found.videos.row_of)
@@ -155,9 +155,9 @@ def collection(place):
 
 def tables(place):
     """Tables that become a collection by `dcdt.collection new`."""
-    from dcdt.collection import new, parser
+    from dcdt.collection import make_parser, new_collection
     from dcdt.data.beir import load_collection
-    from dcdt.data.rows import read_rows
+    from dcdt.data.table_reader import read_rows
 
     bases = [cut(source, place / "cut" / str(at)) for at, source in enumerate(real_folders())]
     asked = [folder for folder in bases if (folder / "queries.jsonl").is_file()]
@@ -171,10 +171,10 @@ def tables(place):
     def read(base, name):
         videos = base / (name if name.startswith("videos") else "videos.csv")
         files = ["--videos", videos, "--queries", base / "queries.csv", "--interactions", base / "watches.csv"]
-        given = parser().parse_args(["new", str(out), *map(str, files), *columns])
+        given = make_parser().parse_args(["new", str(out), *map(str, files), *columns])
         shutil.rmtree(out, ignore_errors=True)
         try:
-            new(out, given)
+            new_collection(out, given)
         except BaseException:
             assert not out.exists(), "half a collection"
             raise
@@ -188,8 +188,8 @@ def vectors(place):
     """An embedding cache, and vectors that are brought into one."""
     from dcdt.data.beir import load_collection
     from dcdt.embeddings.cache import Space, VectorCache
-    from dcdt.embeddings.imports import import_vectors
-    from dcdt.embeddings.verify import verify
+    from dcdt.embeddings.vector_import import import_vectors
+    from dcdt.embeddings.verification import verify
 
     folder = cut(real_folders()[0], place / "c")
     found = load_collection(folder)
@@ -369,7 +369,7 @@ def report(place):
             render.markdown([table])
             render.latex([table])
             render.csv_wide(table)
-        json.loads(render.as_json(found))
+        json.loads(render.report_json(found))
         pair = (found.best, found.reference) if found.reference and found.best is not found.reference else None
         state.seen += 1
         if state.seen % 50 == 1:  # figures take a hundred times as long
@@ -384,14 +384,13 @@ def report(place):
 
 def restore(place):
     """A run's folder as `recommend`, `serve` and `resume` take it up."""
-    from omegaconf import DictConfig
 
     from dcdt.config import parse
     from dcdt.embeddings import fill
-    from dcdt.runs.folder import Status
+    from dcdt.runs.folder import RunFolder
     from dcdt.training import resume
-    from dcdt.training.build import _earlier
-    from dcdt.training.restore import restore as take_up
+    from dcdt.training.checkpoint import read_state
+    from dcdt.training.checkpoint import restore as take_up
 
     run = finished_run(place, "model=dcdt", "model.width=4")
     shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
@@ -406,10 +405,10 @@ def restore(place):
         with replaced(fill, make_embedder=none_here):
             model = take_up(run).model
         assert all(part.isfinite().all() for part in model.parameters()), "weights that are not finite"
-        config = resume.stored_config(DictConfig({"resume": str(run)}), [f"resume={run}"], run, False)
+        config = resume.resumed_config(RunFolder(run), str(run), [f"resume={run}"], False)
         settings = parse(config)
-        resume.goes_on(Status(run), config, settings, True, False)
-        _earlier(run / "checkpoints" / "last.ckpt")
+        resume.should_resume(RunFolder(run), config, settings, True, False)
+        read_state(run / "checkpoints" / "last.ckpt")
 
     return folder_target(run, names, read)
 

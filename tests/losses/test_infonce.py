@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcdt.losses.config import InfoNCEConfig
-from dcdt.losses.infonce import LEAST, InfoNCELoss
+from dcdt.losses.infonce import MIN_TEMPERATURE, InfoNCELoss
 
 
 def loss(positives="each", temperature=0.5, learn_temperature=False):
@@ -82,7 +82,7 @@ def test_the_temperature_starts_as_given_and_learns_only_where_asked():
     assert made.log_temperature.grad < 0  # the positive lies lower: a warmer softmax costs less, so descent warms
     with torch.no_grad():
         made.log_temperature.fill_(-100)
-    assert made.temperature.item() == pytest.approx(LEAST)
+    assert made.temperature.item() == pytest.approx(MIN_TEMPERATURE)
 
 
 def test_it_is_computed_in_fp32_at_least():

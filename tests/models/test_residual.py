@@ -11,7 +11,7 @@ from dcdt.losses.triplet import TripletLoss
 from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
 from dcdt.training.callbacks.collapse import CollapseAlarm
 
 N_QUERIES, N_VIDEOS, WIDTH, RANK = 7, 11, 16, 5
@@ -33,7 +33,7 @@ def make_model(attention="none", fusion="sum", shared="all", dropout=0.0, n_fiel
     config = DCDTResidualConfig("dcdt_residual", tables.fields, RANK, shared, dropout, attention, fusion)
     loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=True))
     model = ResidualTowers(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model
 
 
@@ -130,7 +130,7 @@ def test_pairs_are_measured_as_ranking_does(attention, fusion):
         train(model)
         model.loss.measure = measure
         model.loss.forward = lambda *given, seen=seen: seen.append(given) or given[0]
-        model.training_step(explicit(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
+        model.training_step(explicit_batch(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
         scores = scores_of(model)[torch.tensor([[0], [5], [2]]), torch.tensor([[2, 1, 4], [2, 3, 3], [8, 0, 9]])]
         wanted = scores if measure == "similarity" else (2 - 2 * scores).sqrt()
         torch.testing.assert_close(seen[0][0], wanted, atol=1e-5, rtol=0)
@@ -158,7 +158,7 @@ def test_what_the_towers_start_from_is_said_in_one_place():
     turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))).Q
     mapped = turned * torch.linspace(0.5, 2, WIDTH)
     model = make_model()
-    model._start = lambda vectors: vectors @ mapped
+    model._tower_input = lambda vectors: vectors @ mapped
     queries, videos = model.tables.queries @ mapped, (model.tables.videos @ mapped).sum(0)
     wanted = torch.cosine_similarity(queries[:, None], videos[None], dim=-1)
     torch.testing.assert_close(scores_of(model), wanted)

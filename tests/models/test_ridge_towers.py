@@ -19,8 +19,8 @@ from dcdt.models.ridge_towers import (
     RidgeTowers,
     fitted_sides,
     fitting_targets,
-    lean_on_neighbours,
     ridge,
+    smooth_with_neighbours,
 )
 
 FIELDS = ["title", "text"]
@@ -178,11 +178,11 @@ def test_neighbours_equal_a_loop(chunk):
     for at, video in enumerate(videos):
         others = sorted((other for other in range(11) if other != at), key=lambda other: -float(video @ videos[other]))
         expected.append(normalize(video + 0.3 * normalize(videos[others[:4]].mean(0), dim=0), dim=0))
-    torch.testing.assert_close(lean_on_neighbours(videos, 4, 0.3, chunk), torch.stack(expected))
+    torch.testing.assert_close(smooth_with_neighbours(videos, 4, 0.3, chunk), torch.stack(expected))
 
 
 def test_no_neighbour_and_no_weight_change_nothing_and_few_videos_are_enough():
     videos = normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
-    assert torch.equal(lean_on_neighbours(videos, 3, 0.0), videos)
-    assert torch.equal(lean_on_neighbours(videos[:1], 3, 0.5), videos[:1])
-    torch.testing.assert_close(lean_on_neighbours(videos, 4, 0.5), lean_on_neighbours(videos, 20, 0.5))
+    assert torch.equal(smooth_with_neighbours(videos, 3, 0.0), videos)
+    assert torch.equal(smooth_with_neighbours(videos[:1], 3, 0.5), videos[:1])
+    torch.testing.assert_close(smooth_with_neighbours(videos, 4, 0.5), smooth_with_neighbours(videos, 20, 0.5))

@@ -6,7 +6,7 @@ from support import make_collection
 
 from dcdt.config import config_folder, register_resolvers
 from dcdt.data.beir import load_collection
-from dcdt.runs.folder import Status
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError
 
@@ -29,7 +29,7 @@ def config_of(folder, *changes):
 
 def finished(run, config, folder):
     facts = {"collection_fingerprint": load_collection(folder).fingerprint, "code": code_version()["code"]}
-    status = Status(run)
+    status = RunFolder(run)
     status.start(config, facts)
     (run / "metrics.json").write_text('{"val/mrr": 0.25}')
     status.finish()
@@ -41,7 +41,7 @@ def read(run):
 
 
 def test_a_run_begins_and_finishes(folder, tmp_path):
-    status = Status(tmp_path)
+    status = RunFolder(tmp_path)
     status.start(config_of(folder), {"collection_fingerprint": "x", "code": "y"})
     started = read(tmp_path)
     assert started["status"] == "running"
@@ -52,38 +52,38 @@ def test_a_run_begins_and_finishes(folder, tmp_path):
 
 
 def test_a_failed_run_says_why(folder, tmp_path):
-    Status(tmp_path).fail(config_of(folder), ValueError("7 scores are NaN"))
+    RunFolder(tmp_path).fail(config_of(folder), ValueError("7 scores are NaN"))
     assert read(tmp_path)["status"] == "failed"
     assert read(tmp_path)["error"] == "ValueError: 7 scores are NaN"
-    Status(tmp_path).not_applicable(config_of(folder), "no interactions")
+    RunFolder(tmp_path).mark_not_applicable(config_of(folder), "no interactions")
     assert (read(tmp_path)["status"], read(tmp_path)["error"]) == ("not_applicable", "no interactions")
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
-    status = Status(tmp_path / "run")
-    status.refuse_existing(sweeping=False)
+    status = RunFolder(tmp_path / "run")
+    status.require_empty(sweeping=False)
     (tmp_path / "run").mkdir()
-    status.refuse_existing(sweeping=False)
+    status.require_empty(sweeping=False)
     (tmp_path / "run" / "file").write_text("")
     for sweeping in (False, True):
         with pytest.raises(UserError, match=r"exists and is not empty\.\nRemove it, or name another one"):
-            status.refuse_existing(sweeping)
+            status.require_empty(sweeping)
 
 
 def test_a_job_of_a_sweep_takes_the_place_of_its_own_attempt(folder, tmp_path):
-    status = Status(tmp_path)
+    status = RunFolder(tmp_path)
     status.fail(config_of(folder), ValueError("x"))
-    status.refuse_existing(sweeping=True)
+    status.require_empty(sweeping=True)
     with pytest.raises(UserError):
-        status.refuse_existing(sweeping=False)
+        status.require_empty(sweeping=False)
 
 
 def test_a_run_that_never_began_leaves_nothing(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    Status(run).withdraw(UserError("no key"))
+    RunFolder(run).withdraw(UserError("no key"))
     assert not run.exists()
-    status = Status(run)
+    status = RunFolder(run)
     status.start(config_of(folder), {"collection_fingerprint": "x", "code": "y"})
     status.withdraw(UserError("no key"))
     assert (read(run)["status"], read(run)["error"]) == ("failed", "UserError: no key")

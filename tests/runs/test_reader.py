@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from run_folders import query_ids, write_run
+from reporting.run_folders import query_ids, write_run
 
 from dcdt.runs.reader import FAILED, FINISHED, NOT_APPLICABLE, UNFINISHED, first_line, read_runs
 from dcdt.utils.errors import UserError

@@ -13,6 +13,7 @@ from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import warmth
 from dcdt.evaluation.pairs import best_f1_threshold
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.results import _columns, summarise, write_results
 
 SPLITS = {"query": SplitConfig("query", 3, 10, "all"), "video": SplitConfig("video", 1, 10, "all")}
@@ -32,7 +33,7 @@ def run(request, small, tmp_path):
     """A run's folder with what was written into it."""
     data, results = scored(small, request.param)
     metrics = summarise(results)
-    assert write_results(tmp_path, results, metrics, data) == []
+    assert write_results(RunFolder(tmp_path), results, metrics, data) == []
     return tmp_path, data, results, metrics
 
 
@@ -115,7 +116,7 @@ def test_blanks_in_ids_do_not_break_the_run_file(small, tmp_path):
     for name, old in (("queries", plain.queries), ("videos", plain.videos)):
         blank[name] = replace(old, ids=[f"{one[0]} \t{one[1:]}" for one in old.ids])
     data.collection = replace(plain, **blank)
-    write_results(tmp_path, results, summarise(results), data)
+    write_results(RunFolder(tmp_path), results, summarise(results), data)
     lines = [line.split() for line in (tmp_path / "run.trec").read_text().splitlines()]
     assert {len(line) for line in lines} == {6}
     first = plain.queries.ids[results["test"].queries[0]]
@@ -162,7 +163,7 @@ def test_the_pairs_of_the_test_side(run):
 def test_too_many_scores_are_left_out_and_said_so(small, tmp_path):
     data, results = scored(small, "query")
     results["test"].scores = None
-    [note] = write_results(tmp_path, results, summarise(results), data)
+    [note] = write_results(RunFolder(tmp_path), results, summarise(results), data)
     n = len(results["test"].queries) * 20
     assert note.startswith(f"scores.parquet is left out: {n:,} scores")
     assert not (tmp_path / "scores.parquet").exists()

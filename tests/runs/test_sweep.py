@@ -119,8 +119,8 @@ def test_a_job_is_named_by_the_choices_that_differ(tmp_path):
     )
     sweep.SweepSummary().on_multirun_start(config)
     given = ["seed=0", "split.index=1", "model=b", "callbacks.progress=False", "model.penalty=null"]
-    assert sweep.differing(given, tmp_path) == ["split.index=1", "model=b"]
-    assert sweep.differing(given, tmp_path / "nowhere") == given
+    assert sweep.own_choices(given, tmp_path) == ["split.index=1", "model=b"]
+    assert sweep.own_choices(given, tmp_path / "nowhere") == given
 
 
 def test_a_sweep_says_how_many_jobs_are_run_once(tmp_path, caplog, monkeypatch):
@@ -130,4 +130,4 @@ def test_a_sweep_says_how_many_jobs_are_run_once(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, "dcdt"):
         summary.on_multirun_start(OmegaConf.create({"hydra": given}))
     assert [record.getMessage() for record in caplog.records] == ["2 of 4 jobs are the same as another and run once"]
-    assert (summary.watch.total, summary.watch.pending) == (2, {"a", "b"})
+    assert (summary.progress.total, summary.progress.pending) == (2, {"a", "b"})

@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
+from commands import FAST, dcdt_process, on
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from support import make_collection
-from test_run import FAST, dcdt, on
 
 from dcdt.config import config_folder, job_name, register_resolvers
 from dcdt.runs.sweep import _jobs
-from dcdt.runs.sweep_progress import SweepWatch
+from dcdt.runs.sweep_progress import SweepProgress
 
 QUIET = Console(file=io.StringIO())
 
@@ -31,32 +31,32 @@ def test_jobs_are_counted_as_they_settle(tmp_path):
     for name, status, age in (("old", "finished", 99), ("failed_before", "failed", 99), ("cut_off", "running", 99)):
         write(tmp_path, name, status, age)
     write(tmp_path, "of_another_sweep", "failed")
-    watch = SweepWatch(tmp_path, ["old", "failed_before", "cut_off", "new", "last"], 5, QUIET)
-    watch.look()
-    assert (watch.settled, watch.line()) == (1, "0 running")
+    watch = SweepProgress(tmp_path, ["old", "failed_before", "cut_off", "new", "last"], 5, QUIET)
+    watch.update()
+    assert (watch.n_ended, watch.line()) == (1, "0 running")
     write(tmp_path, "failed_before", "running")
-    watch.look()
-    assert (watch.settled, watch.line()) == (1, "1 running")
+    watch.update()
+    assert (watch.n_ended, watch.line()) == (1, "1 running")
     write(tmp_path, "failed_before", "failed")
     write(tmp_path, "cut_off", "not_applicable")
     write(tmp_path, "new", "running")
-    watch.look()
-    watch.look()
-    assert (watch.settled, watch.line()) == (3, "1 failed, 1 running")
+    watch.update()
+    watch.update()
+    assert (watch.n_ended, watch.line()) == (3, "1 failed, 1 running")
     assert watch.pending == {"new", "last"}
 
 
 def test_a_search_counts_what_is_there(tmp_path):
-    watch = SweepWatch(tmp_path, None, 9, QUIET)
+    watch = SweepProgress(tmp_path, None, 9, QUIET)
     write(tmp_path, "a", "finished")
     write(tmp_path, "b", "failed")
-    watch.look()
-    watch.look()
-    assert (watch.settled, watch.line()) == (2, "1 failed, 0 running")
+    watch.update()
+    watch.update()
+    assert (watch.n_ended, watch.line()) == (2, "1 failed, 0 running")
 
 
 def test_nothing_is_shown_or_looked_at_where_there_is_no_terminal(tmp_path):
-    watch = SweepWatch(tmp_path, ["a"], 1, QUIET)
+    watch = SweepProgress(tmp_path, ["a"], 1, QUIET)
     assert watch._thread is None
     watch.stop()
     assert QUIET.file.getvalue() == ""
@@ -65,7 +65,7 @@ def test_nothing_is_shown_or_looked_at_where_there_is_no_terminal(tmp_path):
 def test_the_line_is_left_on_a_terminal(tmp_path):
     shown = Console(file=io.StringIO(), force_terminal=True, width=100)
     write(tmp_path, "a", "finished")
-    watch = SweepWatch(tmp_path, ["a", "b"], 2, shown)
+    watch = SweepProgress(tmp_path, ["a", "b"], 2, shown)
     write(tmp_path, "b", "failed")
     watch.stop()
     assert "2/2" in shown.file.getvalue() and "1 failed, 0 running" in shown.file.getvalue()
@@ -104,7 +104,7 @@ def test_a_sweep_shows_its_line_on_a_terminal_alone(tmp_path):
     folder = make_collection(tmp_path / "c", n_videos=20, n_queries=60)
     sweep = ["-m", *on(folder, tmp_path), *FAST[:-1], "model=zero_shot", "split=folds", "split.index=0,1"]
     sweep += ["sweep.report=false"]
-    piped = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/piped")
+    piped = dcdt_process("run", *sweep, f"hydra.sweep.dir={tmp_path}/piped")
     assert piped.returncode == 0
     assert "\x1b" not in piped.stderr + piped.stdout and "2/2" not in piped.stderr
     terminal, ours = pty.openpty()

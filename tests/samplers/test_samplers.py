@@ -14,7 +14,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Judgments, normalise_text
 from dcdt.samplers.config import HardSamplerConfig, RandomSamplerConfig
 from dcdt.samplers.hard import HardSampler
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.samplers.pool import TrainingPool, draw_distinct, training_pool
 from dcdt.samplers.random import RandomSampler
 from dcdt.utils.errors import UserError
@@ -144,7 +144,7 @@ def test_mining_by_brute_force(n_videos, n_queries, size, chunk, block, seed):
     rows = torch.from_numpy(np.sort(rng.permutation(2 * n_videos)[:n_videos]))  # the others are no candidates
     table = torch.from_numpy(rng.normal(size=(2 * n_videos, 4)))
     table[rows] = videos
-    mined = mine(queries, table, rows, padded.reshape(n_queries, width), size, chunk, block)
+    mined = mine_hard_negatives(queries, table, rows, padded.reshape(n_queries, width), size, chunk, block)
     assert mined.shape == (n_queries, min(size, n_videos))
     for query, taken, row in zip(queries, forbidden, mined.tolist(), strict=True):
         scores = videos @ query

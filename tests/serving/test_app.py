@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from dcdt.data.types import Documents
 from dcdt.serving.app import make_app
 from dcdt.serving.live import Live
+from dcdt.serving.manifest import Threshold
 from dcdt.serving.recommender import ServedRecommender
 
 
@@ -80,7 +81,9 @@ def test_nothing_can_be_changed_and_the_page_asks_nobody_else(client):
 
 def test_below_the_threshold_nothing_fits(make_run):
     live = Live(make_run("model=hybrid_towers"))
-    live.served.threshold = {"value": 1e9}
+    live.served.manifest = live.served.manifest.model_copy(
+        update={"threshold": Threshold(value=1e9, kept=1, refused=0, queries=1)}
+    )
     found = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank"}).json()
     assert found["nothing_fits"] is True and found["videos"] == []
     filtered = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank", "filter": "id=v1"}).json()

@@ -10,8 +10,8 @@ import urllib.request
 
 import numpy as np
 import pytest
+from commands import dcdt_process
 from test_app import ask
-from test_commands import command
 from test_engines import videos
 
 from dcdt.data.types import Documents
@@ -153,11 +153,15 @@ def object_store():
     process.wait(30)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_an_object_store_holds_the_catalogue_that_servers_follow(own_copy, object_store, environment, tmp_path):
     env = {**environment, **object_store}
+
+    def index(folder, *arguments):
+        return dcdt_process("index", folder, *arguments, **object_store, DCDT_CACHE=environment["DCDT_CACHE"])
+
     folder = own_copy(RIDGE)
-    done = command("dcdt.index", folder, "build", "--catalogue", "s3://videos/team", env=env)
+    done = index(folder, "build", "--catalogue", "s3://videos/team")
     assert done.returncode == 0 and "catalogue: s3://videos/team/" in done.stdout, done.stderr
     other = shutil.copytree(folder, tmp_path / "other")
     servers, ports = [], []
@@ -167,11 +171,9 @@ def test_an_object_store_holds_the_catalogue_that_servers_follow(own_copy, objec
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
             servers.append(subprocess.Popen(line, env=env, **pipes))
             ports.append(int(servers[-1].stdout.readline().split(":")[2].split()[0]))
-        added = command(
-            "dcdt.index", folder, "add", "--id", "new", "--title", "Shear", "--meta", "level=intro", env=env
-        )
+        added = index(folder, "add", "--id", "new", "--title", "Shear", "--meta", "level=intro")
         assert "21 videos" in added.stdout, added.stderr
-        assert "deleted 1" in command("dcdt.index", folder, "delete", "v3", env=env).stdout
+        assert "deleted 1" in index(folder, "delete", "v3").stdout
         for port in ports:
             until = time.monotonic() + 30
             while ask(port, "/healthz")["models"][0]["videos"] != 20 or not (
@@ -187,10 +189,10 @@ def test_an_object_store_holds_the_catalogue_that_servers_follow(own_copy, objec
             server.wait(30)
     for path in folder.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
-    wrong = command("dcdt.index", folder, "build", "--catalogue", "s3://nowhere/team", env=env)
+    wrong = index(folder, "build", "--catalogue", "s3://nowhere/team")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and "keys in the environment" in wrong.stderr
     assert SECRET not in wrong.stderr
-    assert "20 videos" in command("dcdt.index", folder, "info", env=env).stdout  # the build before still counts
+    assert "20 videos" in index(folder, "info").stdout  # the build before still counts
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from dcdt.config.registry import MODELS, look_up
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.embeddings.tables import load_tables
-from dcdt.training.build import make_trainer, reference_results, simulated_parts
+from dcdt.training.build import make_trainer, reference_results
 from dcdt.training.callbacks.divergence import DivergenceCheck
 from dcdt.training.callbacks.history import History
+from dcdt.training.summary import simulated_parts
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 
 from dcdt.training import devices
 from dcdt.training.config import TrainerConfig
-from dcdt.training.distributed import needed
+from dcdt.training.distributed import needs_processes
 from dcdt.training.rank import adopt_srun
 from dcdt.utils.errors import UserError
 
@@ -141,7 +141,7 @@ def test_srun_is_known_as_torchrun_is(machine, monkeypatch):
     ranks = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1", "MASTER_ADDR": "node07"}
     assert found == {**ranks, **port}
     settings = type("Settings", (), {"trainer": trainer(devices=2, num_nodes=2)})
-    assert not needed(settings)
+    assert not needs_processes(settings)
     devices.check_devices(settings.trainer)
     with pytest.raises(UserError, match=r"4 processes were started, but trainer.devices=2 and trainer.num_nodes=1"):
         devices.check_devices(trainer(devices=2))
@@ -157,4 +157,4 @@ def test_the_processes_of_one_machine_meet_on_it_and_a_given_address_stays(monke
 def test_a_process_in_an_allocation_without_srun_stands_alone(machine, monkeypatch, step):
     machine(0)
     assert slurm(monkeypatch, NTASKS="2", PROCID="0", LOCALID="0", NTASKS_PER_NODE="2", **step) == {}
-    assert needed(type("Settings", (), {"trainer": trainer(devices=2)}))
+    assert needs_processes(type("Settings", (), {"trainer": trainer(devices=2)}))

@@ -30,10 +30,11 @@ ORDER = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from dcdt.training.loggers.base import choose_logger
+from dcdt.runs.folder import RunFolder
+from dcdt.training.loggers import choose_logger
 from dcdt.utils.errors import UserError
 try:
-    choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), Path(), None)
+    choose_logger(OmegaConf.create({"logger": {"name": "wandb"}}), RunFolder(Path()), None)
 except UserError:
     pass  # the settings are none; all imports come before they are read
 loaded = list(sys.modules)
@@ -92,10 +93,12 @@ def test_the_mode_of_the_environment_is_obeyed(monkeypatch):
 
 
 def test_what_stays_offline_gives_the_missing_key_as_reason_only_without_one(monkeypatch):
-    assert module.named("the report", "auto") == "no key configured, so the report"
-    assert module.named("the report", "offline") == "the report"  # it was chosen, so the key is not the reason
+    assert module.offline_subject("the report", "auto") == "no key configured, so the report"
+    assert (
+        module.offline_subject("the report", "offline") == "the report"
+    )  # it was chosen, so the key is not the reason
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert module.named("the report", None) == "the report"
+    assert module.offline_subject("the report", None) == "the report"
 
 
 @pytest.mark.parametrize(
@@ -172,11 +175,11 @@ def test_what_is_printed_reaches_a_run_without_keys(tmp_path):
 PRINTING = """
 import logging, os, sys
 from pathlib import Path
-from dcdt.utils.redaction import guard_output
+from dcdt.utils.redaction import redact_output
 os.environ["A_API_KEY"] = "secret-of-a-test"
 redact_output()
 logging.basicConfig(stream=sys.stderr, format="%(message)s")  # which keeps the stream, as Hydra's handlers do
-from dcdt.training.loggers.base import _import_wandb
+from dcdt.training.loggers import _import_wandb
 _import_wandb()
 from dcdt.training.loggers.wandb import start_run
 run, _ = start_run(Path(sys.argv[1]), "offline", False, console=True, machine=False, project="p")

@@ -1,4 +1,4 @@
-"""Text to vector, nothing else; and filling a cache with what is missing."""
+"""Embedders: from texts to vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -17,33 +17,39 @@ Store = Callable[[list[str], NDArray[np.float32]], None]
 
 
 class Embedder(Protocol):
-    """What every embedder offers."""
+    """The interface of all embedders.
+
+    Attributes:
+        shortened: number of texts cut to the token limit.
+        refused: texts that a server refused, with its reason.
+        tokens: counted by a server, if there is one.
+    """
 
     shortened: int
     refused: list[tuple[str, str]]
     tokens: int
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """(n, D) float32 vectors of n texts; `progress` is told the number of texts done after each batch."""
+        """Embed n texts as (n, D) float32; `progress` is called with the number of texts of each batch."""
 
     def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:
-        """Hand texts and vectors to `store`, a part at a time, as soon as they are there."""
+        """Embed texts and call `store` with texts and vectors of each part as soon as it is ready."""
 
 
 class Provider(NamedTuple):
-    """What can be asked of an embedder's configuration."""
+    """The functions of a kind of embedder: its space, and how to make it."""
 
     space: Callable[[EmbedderConfig], Space]
     make: Callable[[EmbedderConfig], Embedder]
 
 
 def space_of(config: EmbedderConfig) -> Space:
-    """The space an embedder writes to, known without loading its model."""
+    """Return the space of an embedder, without loading its model."""
     return _provider(config).space(config)
 
 
 def make_embedder(config: EmbedderConfig) -> Embedder:
-    """The embedder of a configuration, its model loaded; torch is imported only where it is needed.
+    """Make the embedder of a configuration with its model loaded; torch is imported only if needed.
 
     Raises:
         UserError: it cannot run here.
@@ -60,12 +66,12 @@ def _provider(config: EmbedderConfig) -> Provider:
 
 
 def _local(config: LocalEmbedderConfig) -> Embedder:
-    from dcdt.embeddings.providers.onnx_export import backend_of, exported
+    from dcdt.embeddings.providers.onnx_export import backend_of, ensure_exported
 
     if backend_of(config) == "onnx":
         from dcdt.embeddings.providers.onnx import OnnxEmbedder
 
-        return OnnxEmbedder(exported(config), config)
+        return OnnxEmbedder(ensure_exported(config), config)
     from dcdt.embeddings.providers.local import LocalEmbedder
 
     return LocalEmbedder(config)

@@ -1,4 +1,4 @@
-"""Texts in batches: by tokens with their padding, and what a model's layers become."""
+"""Batches of texts by padded tokens, and the combination of a model's layers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-PART = 512  # texts handed on at a time: what a kill can lose
+MAX_STORED_TEXTS = 512  # texts stored at a time: a kill loses at most these
 
 
-class Runner(ABC):
-    """What the embedders that run here share: they take any text, and embed a long list part by part."""
+class LocalRunner(ABC):
+    """Base class of embedders that run on this machine: they embed any text, a long list part by part."""
 
     shortened = tokens = 0
     refused: list[tuple[str, str]] = []
 
     @abstractmethod
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """(n, D) float32 vectors of n texts."""
+        """Embed n texts as (n, D) float32."""
 
     def embed_each(
         self,
@@ -25,14 +25,14 @@ class Runner(ABC):
         store: Callable[[list[str], NDArray[np.float32]], None],
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Hand texts and vectors to `store`, a part at a time; `progress` is told of every batch within it."""
-        for start in range(0, len(texts), PART):
-            part = list(texts[start : start + PART])
-            store(part, self.embed(part, progress))
+        """Embed texts and call `store` with each part; `progress` is called after every batch."""
+        for start in range(0, len(texts), MAX_STORED_TEXTS):
+            batch = list(texts[start : start + MAX_STORED_TEXTS])
+            store(batch, self.embed(batch, progress))
 
 
 def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Rows from the shortest to the longest text, in batches of at most `limit` padded tokens (one row at least).
+    """Divide rows, from the shortest to the longest text, into batches of at most `limit` padded tokens.
 
     >>> list(token_batches([5, 1, 2, 2], 6))
     [[1, 2, 3], [0]]
@@ -48,7 +48,7 @@ def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 
 
 def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Weight pooled layers and put them side by side.
+    """Weight pooled layers and concatenate them.
 
     Args:
         layers: (B, L, H), every layer L2-normalised.
@@ -57,14 +57,14 @@ def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDA
     Returns:
         (B, L x H), L2-normalised.
     """
-    joined = layers * np.asarray(weights, dtype=np.float32)[:, None]  # (B, L, H)
-    joined = joined.reshape(len(layers), -1)  # (B, L * H)
-    normalised: NDArray[np.float32] = joined / np.linalg.norm(joined, axis=1, keepdims=True)
+    weighted = layers * np.asarray(weights, dtype=np.float32)[:, None]  # (B, L, H)
+    weighted = weighted.reshape(len(layers), -1)  # (B, L * H)
+    normalised: NDArray[np.float32] = weighted / np.linalg.norm(weighted, axis=1, keepdims=True)
     return normalised
 
 
-def rounded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors (n, D) as the cache gives them back: through float16, then L2-normalised; zeros become NaN."""
+def round_to_float16(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round vectors (n, D) to float16 and L2-normalise them, as the cache does; zeros become NaN."""
     halves = vectors.astype(np.float16).astype(np.float32)
     with np.errstate(invalid="ignore"):
         return np.asarray(halves / np.linalg.norm(halves, axis=1, keepdims=True), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Embed texts with a sentence model that runs here, by torch: its last layers side by side, 1536-d for MiniLM.
+"""Embed texts with a local sentence model by torch: its last layers concatenated, 1536-d for MiniLM.
 
-Each of the last layers is mean-pooled over the tokens, normalised, weighted and concatenated; the whole is normalised.
+Each of the last layers is mean-pooled over the tokens, normalised, weighted and concatenated; the result is normalised.
 Four layers of 384 give the width of text-embedding-3-small with retrieval close to the model's own 384-d output.
 """
 
@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from dcdt.embeddings.config import LocalEmbedderConfig
-from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.embeddings.providers.pooling import load_model
 
 
-class LocalEmbedder(Runner):
-    """Text to vector by an installed model package or a local model folder, on the GPU where there is one.
+class LocalEmbedder(LocalRunner):
+    """Embed texts by an installed model package or a local model folder, on the GPU if there is one.
 
     Args:
         config: the package (a module with `get_model_path`) or a folder, the layer weights and the batch limits.
 
     Raises:
-        UserError: the package or folder is not there, or transformers is not installed.
+        UserError: the package or folder does not exist, or transformers is not installed.
     """
 
     def __init__(self, config: LocalEmbedderConfig) -> None:
@@ -33,7 +33,7 @@ class LocalEmbedder(Runner):
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Vectors of texts.
+        """Embed texts.
 
         Args:
             texts: n texts.
@@ -46,8 +46,8 @@ class LocalEmbedder(Runner):
         result = np.empty((len(texts), len(weights) * hidden), dtype=np.float32)
         if not len(texts):
             return result
-        whole = [self.config.prefix + text for text in texts]
-        encoded = self.tokenizer(whole, truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        inputs = [self.config.prefix + text for text in texts]
+        encoded = self.tokenizer(inputs, truncation=True, max_length=self.config.max_tokens)["input_ids"]
         for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
             batch = self.tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt")
             batch = batch.to(self.device)

@@ -1,4 +1,4 @@
-"""Where a local sentence model lies and which vectors it makes: known without torch and without loading it."""
+"""Folder, weights and embedding space of a local sentence model, without torch and without loading it."""
 
 import hashlib
 import importlib
@@ -31,12 +31,12 @@ KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
 def local_space(config: LocalEmbedderConfig) -> Space:
-    """The space of a local model, known without loading it (so that a full cache needs no embedder).
+    """Return the space of a local model without loading it, so that a full cache needs no embedder.
 
-    A folder's space carries a hash of its weights, since two folders of one name may hold two models.
+    A folder's space has a hash of its weights, since two folders of one name may hold two models.
     """
-    if found := PACKAGES.get(config.package):
-        model, hidden = found.model, found.hidden
+    if known_package := PACKAGES.get(config.package):
+        model, hidden = known_package.model, known_package.hidden
     else:
         folder = model_folder(config.package)
         model, hidden = f"{folder.resolve().name}-{weights_hash(config.package)[:8]}", _hidden_size(folder)
@@ -49,7 +49,7 @@ def local_space(config: LocalEmbedderConfig) -> Space:
 
 
 def model_folder(package: str) -> Path:
-    """Folder of a model: one of the known packages, or a folder. No other module is ever imported by name.
+    """Return the folder of a model: of a known package, or the folder itself. No other module is imported by name.
 
     Raises:
         UserError: there is no such folder, or the package is not installed.
@@ -69,10 +69,10 @@ def model_folder(package: str) -> Path:
 
 
 def pooling_of(config: LocalEmbedderConfig) -> str:
-    """How a layer becomes one vector: `mean` or `cls`, as asked or as the model's own folder says.
+    """Return how layers are pooled: `mean` or `cls`, as configured or as in the model's folder.
 
     Raises:
-        UserError: the folder asks for a way that is not built.
+        UserError: the folder needs another pooling.
     """
     if config.pooling != "auto":
         return config.pooling
@@ -82,20 +82,20 @@ def pooling_of(config: LocalEmbedderConfig) -> str:
     modules = _json(folder / "modules.json", [])
     unknown = {str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules} - KNOWN_MODULES
     pooling = _json(folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    chosen = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True]
-    named = pooling.get("pooling_mode", POOLINGS.get(chosen[0]) if len(chosen) == 1 else None)
-    if unknown or named not in POOLINGS.values():
-        ways = ", ".join(sorted(unknown)) or f"pooling by {', '.join(chosen) or named}"
+    enabled = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True]
+    mode = pooling.get("pooling_mode", POOLINGS.get(enabled[0]) if len(enabled) == 1 else None)
+    if unknown or mode not in POOLINGS.values():
+        ways = ", ".join(sorted(unknown)) or f"pooling by {', '.join(enabled) or mode}"
         raise UserError(
             f"{folder} is a sentence model with {ways}, which embedder=local does not apply.\n"
             "Choose embedder.pooling=mean or embedder.pooling=cls to use its layers all the same."
         )
-    return str(named)
+    return str(mode)
 
 
 @cache
 def weights_hash(package: str) -> str:
-    """SHA-256 of the weights of a package or folder, from their files in order of name.
+    """Compute the SHA-256 of the weights of a package or folder, its files in order of name.
 
     Raises:
         UserError: there are no weights in safetensors.
@@ -110,7 +110,7 @@ def weights_hash(package: str) -> str:
 
 
 def check_weights(package: str) -> None:
-    """Refuse a known package whose weights are not the ones its vectors are filed under.
+    """Refuse a known package with other weights than those of its embedding space.
 
     Raises:
         UserError: the weights differ.
@@ -124,7 +124,7 @@ def check_weights(package: str) -> None:
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 of the contents of files, one after the other."""
+    """Compute the SHA-256 of the concatenated contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -151,7 +151,7 @@ def _json(path: Path, default: Any) -> Any:  # noqa: ANN401 - whatever the file 
 
 
 def check_length(config: LocalEmbedderConfig) -> None:
-    """Refuse texts longer than the model has positions for.
+    """Refuse a token limit above the number of positions of the model.
 
     Raises:
         UserError: `max_tokens` is above the model's limit.

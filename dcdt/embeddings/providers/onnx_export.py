@@ -1,8 +1,9 @@
-"""Export a local sentence model for ONNX Runtime, once: a folder named by the hash of its weights, whole or not at all.
+"""Export a local sentence model for ONNX Runtime, once, into a folder named by the hash of its weights.
 
 torch's newer exporter is used (`dynamo=True`); the older one gave wrong numbers for this model without an error.
-Therefore every export is compared with torch on several lengths before it gets its name. What ONNX Runtime has as one
-operator (attention, sums that are normalised, GELU with its bias) is fused by onnxscript, where that keeps the numbers.
+Therefore every export is compared with torch on several lengths before it is renamed into place. Operators that ONNX
+Runtime has fused (attention, layer normalisation of sums, GELU with bias) are fused by onnxscript, if that keeps the
+numbers.
 """
 
 import logging
@@ -27,19 +28,19 @@ from dcdt.utils.files import write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
-CHATTY = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
+NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
 SHAPES = ((1, 1), (1, 3), (2, 7), (1, 33), (3, 64), (2, 160))  # of the comparison: texts, tokens
 
 
 def export_folder(config: LocalEmbedderConfig) -> Path:
-    """Where the exported model of a configuration lies, there or not; found without torch."""
+    """Return the folder of the exported model of a configuration, which may not exist yet; without torch."""
     layers, pooling = len(config.layer_weights), pooling_of(config)
     name = Path(config.package).resolve().name
     return cache_home() / "onnx" / f"{name}_{weights_hash(config.package)[:16]}_{pooling}-{layers}_v{FORMAT}"
 
 
 def backend_of(config: LocalEmbedderConfig) -> str:
-    """`torch` or `onnx`, as asked; by itself torch on a GPU, on a CPU ONNX Runtime where it is installed."""
+    """Return `torch` or `onnx`, as configured; by default torch on a GPU, on a CPU ONNX Runtime if installed."""
     if config.backend != "auto":
         return config.backend
     if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():  # else no need to import torch
@@ -52,8 +53,8 @@ def backend_of(config: LocalEmbedderConfig) -> str:
     return "onnx" if all(find_spec(name) for name in needed) else "torch"
 
 
-def exported(config: LocalEmbedderConfig) -> Path:
-    """The folder of the exported model, made first where it is missing (which needs torch, and ten seconds or so).
+def ensure_exported(config: LocalEmbedderConfig) -> Path:
+    """Return the folder of the exported model; if it is missing, export it, which needs torch and some ten seconds.
 
     Raises:
         UserError: the model, onnxscript or transformers is not installed, the export differs from torch, or the folder
@@ -72,7 +73,7 @@ def exported(config: LocalEmbedderConfig) -> Path:
         ) from error
     try:
         _export(config, temporary)
-        _place(temporary, folder)
+        _rename_export(temporary, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}). Free some space.") from error
     finally:
@@ -80,8 +81,8 @@ def exported(config: LocalEmbedderConfig) -> Path:
     return folder
 
 
-def _place(temporary: Path, folder: Path) -> None:
-    """Rename the finished folder; where another process was first, its export stands."""
+def _rename_export(temporary: Path, folder: Path) -> None:
+    """Rename the finished folder; if another process was first, keep its export."""
     temporary.chmod(0o755)
     try:
         temporary.replace(folder)
@@ -91,13 +92,13 @@ def _place(temporary: Path, folder: Path) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """What torch's exporter and its optimizer print, log and warn of goes nowhere; errors are raised as ever."""
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
+def silence_exporter() -> Iterator[None]:
+    """Silence the output, logs and warnings of torch's exporter; errors are raised."""
+    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
     with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
         warnings.simplefilter("ignore")
         try:
-            for name in CHATTY:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.ERROR)
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 yield
@@ -112,13 +113,13 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     from dcdt.embeddings.providers.pooling import load_model
 
     model, tokenizer = load_model(config)
-    example = _tokens(model, 3, 17)
+    example = _random_tokens(model, 3, 17)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     try:
-        with quietly():
+        with silence_exporter():
             program = torch.onnx.export(
                 model,
-                tuple(torch.from_numpy(part) for part in example),
+                tuple(torch.from_numpy(array) for array in example),
                 dynamo=True,
                 input_names=["input_ids", "attention_mask"],
                 output_names=["layers"],
@@ -133,7 +134,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
         ) from error
     assert program is not None
     program.save(folder / MODEL, external_data=False)
-    _compare(model, folder / MODEL, config.max_tokens)
+    _check_against_torch(model, folder / MODEL, config.max_tokens)
     _fuse(program, model, folder / MODEL, config.max_tokens)
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     described = model.model.config
@@ -150,23 +151,23 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
 
 
 def _fuse(program: Any, model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
-    """Put the fused graph in the place of the plain one, which stays where that fails or gives other numbers."""
+    """Replace the plain graph by the fused one, unless fusing fails or changes the numbers."""
     fused = path.with_suffix(".fused")
     try:
-        with quietly():
+        with silence_exporter():
             from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
             optimize_for_ort(program.model)
             program.save(fused, external_data=False)
-        _compare(model, fused, longest)
+        _check_against_torch(model, fused, longest)
     except Exception:  # of four libraries, whose errors share no base; the plain graph is right
         fused.unlink(missing_ok=True)
     else:
         fused.replace(path)
 
 
-def _tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
-    """Random token ids (texts, length) and a mask under which the first text is the shortest."""
+def _random_tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    """Draw random token ids (texts, length) and a mask that makes the first text the shortest."""
     rng = np.random.default_rng(texts * 1000 + length)
     ids = rng.integers(5, model.model.config.vocab_size, (texts, length))
     mask = np.ones_like(ids)
@@ -175,19 +176,19 @@ def _tokens(model: Any, texts: int, length: int) -> tuple[np.ndarray, np.ndarray
     return ids, mask
 
 
-def _compare(model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
+def _check_against_torch(model: Any, path: Path, longest: int) -> None:  # noqa: ANN401
     import torch
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for texts, length in [*SHAPES, (1, longest)]:
-        ids, mask = _tokens(model, texts, min(length, longest))
+        ids, mask = _random_tokens(model, texts, min(length, longest))
         with torch.inference_mode():
-            wanted = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-        (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
-        worst = float(np.abs(wanted - found).max())
-        if not worst <= TOLERANCE:
+            expected = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        (actual,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        difference = float(np.abs(expected - actual).max())
+        if not difference <= TOLERANCE:
             raise UserError(
-                f"the exported model is {worst:.2g} off torch at {ids.shape[1]} tokens (limit {TOLERANCE:g}).\n"
+                f"the exported model is {difference:.2g} off torch at {ids.shape[1]} tokens (limit {TOLERANCE:g}).\n"
                 "Choose embedder.backend=torch."
             )

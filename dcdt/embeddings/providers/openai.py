@@ -1,4 +1,4 @@
-"""Embed texts by OpenAI or any server that speaks its API: many requests at once, each answer handed on as it comes."""
+"""Embed texts by OpenAI or any server that speaks its API: concurrent requests, each stored when it is answered."""
 
 import asyncio
 import math
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 
 from dcdt.embeddings.config import OpenAIEmbedderConfig, vector_width
 from dcdt.embeddings.providers.openai_client import Connection, RefusedRequest, api_key
-from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, shortened
+from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, truncate
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
 Store = Callable[[list[str], NDArray[np.float32]], None]
-PROBE = 16  # texts of the first request, alone: a wrong key, model or width shows before many are sent
-SMALLEST = 32  # texts a request, where there are few in all
-TRIES = 8  # times that a too long text is cut further
-KEPT = "What was answered is stored; the same command goes on from there."
+PROBE_TEXTS = 16  # texts of the first request, to detect a wrong key, model or width
+MIN_REQUEST_TEXTS = 32  # texts a request, if there are few in all
+MAX_CUTS = 8  # of a text that is too long
+RESUME_HINT = "What was answered is stored; the same command continues from there."
 
 
 class OpenAIEmbedder:
-    """Text to vector by an embedding API.
+    """Embed texts by an embedding API.
 
     Args:
         config: model, address, limits. The key comes from the environment alone.
 
     Attributes:
         shortened: texts that were cut to the token limit.
-        refused: texts that the server would not take, with its words.
-        tokens: that the server says it has counted.
+        refused: texts that the server refused, with its reason.
+        tokens: counted by the server.
 
     Raises:
         UserError: there is no key.
@@ -39,35 +39,35 @@ class OpenAIEmbedder:
 
     def __init__(self, config: OpenAIEmbedderConfig) -> None:
         self.config = config
-        api_key(config)  # a missing key shows now
+        api_key(config)  # fail now without a key
         self.shortened = 0
         self.refused: list[tuple[str, str]] = []
         self.tokens = 0
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Vectors of texts, (n, D) float32, L2-normalised.
+        """Embed texts, (n, D) float32, L2-normalised.
 
         Raises:
             UserError: the server does not answer, or refuses a text.
         """
-        held: dict[str, NDArray[np.float32]] = {}
+        vector_of: dict[str, NDArray[np.float32]] = {}
         distinct = list(dict.fromkeys(texts))
-        self.embed_each(distinct, lambda part, found: held.update(zip(part, found, strict=True)), progress)
+        self.embed_each(distinct, lambda batch, vectors: vector_of.update(zip(batch, vectors, strict=True)), progress)
         if self.refused:
             text, reason = self.refused[0]
             raise UserError(f"the server refuses the text '{one_line(text)}' ({reason}).")
         if not texts:
             return np.empty((0, vector_width(self.config)), dtype=np.float32)
-        return np.stack([held[text] for text in texts])
+        return np.stack([vector_of[text] for text in texts])
 
     def embed_each(self, texts: Sequence[str], store: Store, progress: Callable[[int], None] | None = None) -> None:
-        """Embed distinct texts and hand each request's texts and vectors to `store` when its answer is there.
+        """Embed distinct texts and call `store` with texts and vectors of each request when it is answered.
 
-        A text that the server refuses is noted in `refused` and loses no other.
+        A text that the server refuses is added to `refused`; the others are embedded.
 
         Raises:
-            UserError: a text is empty, the server does not answer for `patience` seconds or answers what cannot be
-                used, or `store` fails. What was stored stays.
+            UserError: a text is empty, the server does not answer for `patience` seconds or its answer is invalid, or
+                `store` fails. Stored vectors are kept.
         """
         if any(not text.strip() for text in texts):
             raise UserError("a text is empty; the API takes none. Give it words or leave it out.")
@@ -85,21 +85,21 @@ class OpenAIEmbedder:
         connection = Connection(self.config)
         writing = asyncio.Lock()
 
-        async def keep(part: list[str], vectors: NDArray[np.float32]) -> None:
+        async def keep(batch: list[str], vectors: NDArray[np.float32]) -> None:
             async with writing:
-                await asyncio.to_thread(store, part, vectors)
+                await asyncio.to_thread(store, batch, vectors)
             if progress:
-                progress(len(part))
+                progress(len(batch))
 
         batches = (list(map(texts.__getitem__, rows)) for rows in self._batches(texts))
         work = asyncio.create_task(self._all(connection, batches, keep))
         try:
             while not (await asyncio.wait([work], timeout=0.2))[0]:
                 if time.monotonic() - connection.answered > self.config.patience:
-                    raise connection.given_up(KEPT)
+                    raise connection.timeout_error(RESUME_HINT)
             await work
         except UserError as error:
-            raise UserError(str(error) if KEPT in str(error) else f"{error} {KEPT}") from error
+            raise UserError(str(error) if RESUME_HINT in str(error) else f"{error} {RESUME_HINT}") from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -107,11 +107,11 @@ class OpenAIEmbedder:
             await connection.close()
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """A small first request, then requests up to the limits, or smaller so that all connections have work."""
+        """Divide texts into a small first request, then requests up to the limits, or smaller for all connections."""
         config = self.config
-        inputs = min(config.request_inputs, max(SMALLEST, math.ceil(len(texts) / config.concurrency)))
+        inputs = min(config.request_inputs, max(MIN_REQUEST_TEXTS, math.ceil(len(texts) / config.concurrency)))
         limits = config.request_tokens, config.max_tokens
-        probe = min(PROBE, inputs)
+        probe = min(PROBE_TEXTS, inputs)
         yield from request_batches(texts[:probe], probe, *limits)
         for rows in request_batches(texts[probe:], inputs, *limits):
             yield [probe + row for row in rows]
@@ -123,14 +123,14 @@ class OpenAIEmbedder:
         keep: Callable[[list[str], NDArray[np.float32]], Awaitable[None]],
     ) -> None:
         async def answer(batch: list[str]) -> None:
-            """One request, halved where the server refuses it, until the text at fault stands alone."""
+            """Send one request; if the server refuses it, halve it until the text at fault is alone."""
             try:
                 vectors = await connection.vectors([self._cut(text) for text in batch])
             except RefusedRequest as refusal:
                 if len(batch) == 1:
-                    found = await self._alone(connection, batch[0], refusal)
-                    if found is not None:
-                        await keep(batch, found)
+                    retried = await self._alone(connection, batch[0], refusal)
+                    if retried is not None:
+                        await keep(batch, retried)
                     return
                 await answer(batch[: len(batch) // 2])
                 await answer(batch[len(batch) // 2 :])
@@ -142,7 +142,7 @@ class OpenAIEmbedder:
 
         async def worker() -> None:
             for batch in batches:  # shared by all workers: each takes the next
-                if failed:  # no new request; those under way end, for their answers are paid for
+                if failed:  # no new requests; the pending ones are paid for
                     return
                 try:
                     await answer(batch)
@@ -155,19 +155,19 @@ class OpenAIEmbedder:
             raise failed[0]
 
     def _cut(self, text: str) -> str:
-        """A text that is too long by any count, cut before it is sent; others go as they are."""
+        """Cut a text that is certainly too long; return others as they are."""
         limit = self.config.max_tokens
-        return shortened(text, limit) if estimate_tokens(text) > 2 * limit else text
+        return truncate(text, limit) if estimate_tokens(text) > 2 * limit else text
 
     async def _alone(self, connection: Connection, text: str, refusal: RefusedRequest) -> NDArray[np.float32] | None:
-        """A refused text on its own: cut until the server takes it, where it may be too long; else noted."""
+        """Retry a refused text alone, cut if it may be too long; add it to `refused` if that fails."""
         limit = float(self.config.max_tokens)
         if len(text.encode()) > limit:  # a token has at least one byte, so a shorter text is not too long
-            for _ in range(TRIES):
+            for _ in range(MAX_CUTS):
                 try:
-                    found = await connection.vectors([shortened(text, limit)])
+                    vectors = await connection.vectors([truncate(text, limit)])
                     self.shortened += 1
-                    return found
+                    return vectors
                 except RefusedRequest as error:
                     refusal, limit = error, 0.75 * limit
         self.refused.append((text, str(refusal)))

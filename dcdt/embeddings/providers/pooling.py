@@ -1,4 +1,4 @@
-"""A transformer with its last layers pooled: what both ways of running a local model share."""
+"""A transformer with its last layers pooled, shared by torch and ONNX Runtime."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from dcdt.utils.text import one_line
 
 
 class PooledLayers(nn.Module):
-    """Token ids to the last layers of a model, each pooled over the tokens and normalised.
+    """Compute the last layers of a model, each pooled over the tokens and normalised.
 
     Args:
         model: a transformer of the transformers library.
@@ -27,14 +27,14 @@ class PooledLayers(nn.Module):
         self.model, self.layers, self.pooling = model, layers, pooling
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T) ids and their mask (1 for tokens, 0 for padding) to (B, L, H)."""
+        """Compute layers (B, L, H) of token ids (B, T) and their mask (1 for tokens, 0 for padding)."""
         out = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         hidden = out.hidden_states[-self.layers :]  # each (B, T, H)
         return torch.stack([pool(layer, attention_mask, self.pooling) for layer in hidden], dim=1)
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pool a layer (B, T, H) over the tokens that the mask (B, T) keeps; (B, H), L2-normalised."""
+    """Pool a layer (B, T, H) over the tokens of a mask (B, T): (B, H), L2-normalised."""
     if pooling == "cls":
         pooled = hidden[:, 0]  # (B, H)
     else:
@@ -44,10 +44,10 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
-    """The model of a package or folder on the CPU, in float32, and its tokenizer; no code of the folder runs.
+    """Load model, on the CPU in float32, and tokenizer of a package or folder; no code of the folder runs.
 
     Raises:
-        UserError: it is not there or not usable, or transformers is not installed.
+        UserError: it is missing or invalid, or transformers is not installed.
     """
     folder = model_folder(config.package)
     try:
@@ -59,13 +59,13 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
     check_length(config)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        safe: Any = {"local_files_only": True, "trust_remote_code": False}  # nothing is asked, fetched or executed
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)  # nosec B615 # a folder of this machine
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)  # nosec B615 # as above
+        options: Any = {"local_files_only": True, "trust_remote_code": False}  # no download, no code
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)  # nosec B615 # a folder of this machine
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)  # nosec B615 # as above
     except (OSError, ValueError, KeyError) as error:
         reason = one_line(error, 200)
         raise UserError(f"{folder} is not a model that transformers can load: {reason}") from error
     layers = len(config.layer_weights)
-    if layers > (held := model.config.num_hidden_layers):
-        raise UserError(f"embedder.layer_weights has {layers} weights; {config.package} has {held} layers.")
+    if layers > (available := model.config.num_hidden_layers):
+        raise UserError(f"embedder.layer_weights has {layers} weights; {config.package} has {available} layers.")
     return PooledLayers(model, layers, pooling_of(config)).eval(), tokenizer

@@ -1,8 +1,8 @@
-"""Tokens of a text, estimated: OpenAI's vocabulary is a download that may not be there when a run starts.
+"""Estimated tokens of a text: OpenAI's vocabulary is a download that a run may not have.
 
-The estimate is meant to be high for prose: 3.5 ASCII characters a token, and two bytes of anything else. Nothing
-depends on it being right: a request that a server finds too long is divided, and a text that it finds too long is cut
-again. docs/embeddings.md compares it with the real count.
+The estimate is meant to be high for prose: 3.5 ASCII characters a token, and two bytes of anything else. It need not be
+exact: a request that is too long for a server is divided, and a text that is too long is cut again. docs/embeddings.md
+compares it with the real count.
 """
 
 import math
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 ASCII_PER_TOKEN = 3.5
 BYTES_PER_TOKEN = 2.0  # of characters outside ASCII
-SURE = 0.75  # a text estimated below this share of the limit travels with others
+SAFE_FRACTION = 0.75  # of the limit; texts estimated to be longer are sent alone
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimated number of tokens, at least 1.
+    """Estimate the number of tokens, at least 1.
 
     >>> estimate_tokens("What is an eigenvector?"), estimate_tokens("特征值")
     (7, 5)
@@ -26,32 +26,32 @@ def estimate_tokens(text: str) -> int:
     return max(1, math.ceil(narrow / ASCII_PER_TOKEN + (wide + len(text) - narrow) / BYTES_PER_TOKEN))
 
 
-def shortened(text: str, tokens: float) -> str:
-    """The start of a text, as much of it as is estimated to have so many tokens; never empty."""
+def truncate(text: str, tokens: float) -> str:
+    """Cut a text to an estimated number of tokens; never empty."""
     share = tokens / estimate_tokens(text)
     return text[: max(1, int(len(text) * share))].rstrip() or text[:1] if share < 1 else text
 
 
 def request_batches(texts: Sequence[str], inputs: int, tokens: int, longest: int) -> Iterator[list[int]]:
-    """Rows of texts in requests of at most `inputs` texts and `tokens` estimated tokens, in order.
+    """Divide rows of texts into requests of at most `inputs` texts and `tokens` estimated tokens, in order.
 
-    A text that may be over `longest` tokens is a request of its own: when it is refused, no other waits for it.
+    A text that may exceed `longest` tokens is a request of its own, so that its refusal delays no other.
 
     >>> list(request_batches(["a" * 7, "b" * 7, "c" * 700, "d"], 2, 100, 100))
     [[0, 1], [2], [3]]
     """
     batch: list[int] = []
-    held = 0
+    batch_tokens = 0
     for row, text in enumerate(texts):
         count = min(estimate_tokens(text), longest)
-        alone = count > SURE * longest
-        if batch and (alone or len(batch) == inputs or held + count > tokens):
+        alone = count > SAFE_FRACTION * longest
+        if batch and (alone or len(batch) == inputs or batch_tokens + count > tokens):
             yield batch
-            batch, held = [], 0
+            batch, batch_tokens = [], 0
         if alone:
             yield [row]
             continue
         batch.append(row)
-        held += count
+        batch_tokens += count
     if batch:
         yield batch

@@ -1,4 +1,4 @@
-"""Keep on disk the state from which training goes on as if it had never stopped."""
+"""Write the state of a training to disk, from which it resumes as if it had never stopped."""
 
 import random
 import time
@@ -15,32 +15,32 @@ from dcdt.utils.files import atomic_write
 
 
 class LastState(L.Callback):
-    """Writes weights, optimizer, schedule, sampler, callbacks and sources of randomness, at intervals by the clock.
+    """Writes weights, optimizer, schedule, sampler, callbacks and random states, at intervals by the clock.
 
-    A file an epoch would cost more than the training of a small collection, so the clock decides. The file is whole
-    or is not there, and holds plain values and tensors alone: it loads with `weights_only=True`. It must be the last
-    callback, so that the others have had their epoch.
+    A file an epoch would cost more than the training of a small collection, so the clock decides. The file is
+    written atomically and holds plain values and tensors alone: it loads with `weights_only=True`. It must be the last
+    callback, so that the others have ended their epoch.
 
     Args:
         path: of the file.
         seconds: of training between two states; 0: one an epoch; None: none.
 
     Attributes:
-        earlier: seconds of training before this process.
-        going: whether training has begun or gone on, so that what was loaded has been taken up.
+        earlier_seconds: of training before this process.
+        has_started: whether training has started, so that a loaded state has been restored.
     """
 
     def __init__(self, path: Path, seconds: float | None) -> None:
         self.path, self.seconds = path, seconds
-        self.earlier, self.going = 0.0, False
+        self.earlier_seconds, self.has_started = 0.0, False
         self._random: list[dict[str, Tensor]] = []
         self._started = self._written = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Set the sources of randomness where a state was loaded."""
+        """Restore the random states where a state was loaded."""
         if len(self._random) == trainer.world_size:
             set_random_state(self._random[trainer.global_rank])
-        self.going = True
+        self.has_started = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the state where it is due, unless training ends here."""
@@ -52,28 +52,30 @@ class LastState(L.Callback):
             return
         self._random = [random_state()]
         if trainer.world_size > 1:
-            own = {name: part.to(module.device) for name, part in self._random[0].items()}
+            own = {name: value.to(module.device) for name, value in self._random[0].items()}
             gathered = cast(dict[str, Tensor], module.all_gather(own))
-            parts = {name: part.cpu() for name, part in gathered.items()}  # (processes, ...) each
-            self._random = [{name: part[at] for name, part in parts.items()} for at in range(trainer.world_size)]
+            gathered = {name: value.cpu() for name, value in gathered.items()}  # (processes, ...) each
+            self._random = [
+                {name: value[rank] for name, value in gathered.items()} for rank in range(trainer.world_size)
+            ]
         if trainer.is_global_zero:
             with atomic_write(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)
         else:
-            trainer.save_checkpoint(self.path, weights_only=False)  # it takes every process and is written by one
+            trainer.save_checkpoint(self.path, weights_only=False)  # a collective call; rank 0 writes
         self._written = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """What this callback adds to the state."""
-        return {"random": self._random, "seconds": self.earlier + time.monotonic() - self._started}
+        """Random states and seconds of training so far."""
+        return {"random": self._random, "seconds": self.earlier_seconds + time.monotonic() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
-        self._random, self.earlier = state_dict["random"], state_dict["seconds"]
+        """Restore it from a state."""
+        self._random, self.earlier_seconds = state_dict["random"], state_dict["seconds"]
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of the sources of randomness of Python, numpy and torch (CPU and the current GPU), as int64 tensors."""
+    """The random states of Python, numpy and torch (CPU and the current GPU), as tensors."""
     version, numbers, gauss = random.getstate()
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one
     state = {
@@ -87,7 +89,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Set what `random_state` read."""
+    """Restore what `random_state` returned."""
     version, *numbers = state["python"].tolist()
     gauss = state["python_gauss"].item()
     random.setstate((version, tuple(numbers), None if gauss != gauss else gauss))
@@ -95,6 +97,6 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     inner = {"key": np.array(key, dtype=np.uint32), "pos": position}
     drawn = {"has_gauss": has_gauss, "gauss": state["numpy_gauss"].item()}
     np.random.set_state({"bit_generator": "MT19937", "state": inner, **drawn})  # noqa: NPY002 - the global one
-    torch.set_rng_state(state["torch"].clone())  # of a view it reads the start of the storage
+    torch.set_rng_state(state["torch"].clone())  # it ignores the offset of a view
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].clone())

@@ -3,20 +3,20 @@
 import importlib
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from dcdt.runs.folder import RunFolder
 from dcdt.training.loggers.base import RunLogger
 from dcdt.utils.redaction import unredacted
 
 
-def choose_logger(config: DictConfig, folder: Path, overrides: Sequence[str] | None) -> RunLogger:
-    """The logger of a job; of a configuration that is not checked yet, since its mistakes are logged as well.
+def choose_logger(config: DictConfig, folder: RunFolder, overrides: Sequence[str] | None) -> RunLogger:
+    """The logger of a job, whose configuration need not be checked yet: its mistakes are logged as well.
 
     Args:
         config: as composed.
-        folder: the run's folder.
+        folder: of the run.
         overrides: the choices of this job of a sweep; None for a single run.
     """
     if OmegaConf.select(config, "logger.name") != "wandb":

@@ -1,4 +1,4 @@
-"""What a run tells a logger: opened, curves while it trains, closed on every path."""
+"""The interface of a run's logger: started, given curves while the model trains, closed on every path."""
 
 from typing import TYPE_CHECKING
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 class RunLogger:
-    """No logger beside the files of the run."""
+    """A logger that logs nothing: the run leaves its files alone."""
 
     def start(self, simulated: list[str], resuming: bool) -> None:
-        """Nothing to open."""
+        """Open the run on the logger."""
 
     def callbacks(self, history: "History") -> "list[Callback]":
-        """Nothing looks on while the model trains."""
+        """Callbacks that log each epoch."""
         return []
 
     def curves(self, history: list[dict[str, float]]) -> None:
-        """Nowhere to send curves."""
+        """Log the rows of a whole training, one an epoch."""
 
     def finish(self, outcome: "Outcome") -> None:
-        """Nothing to send."""
+        """Log the results of a finished run."""
 
     def close(self, status: str, reason: str = "") -> None:
-        """Nothing to close."""
+        """Close the run on the logger, with its status and the reason of a failure."""

@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can be reached with a key, and what follows from it; wandb itself is not imported."""
+"""The key of Weights & Biases, and the mode that follows from it; wandb itself is not imported."""
 
 import netrc
 import os
@@ -9,25 +9,25 @@ from urllib.parse import urlsplit
 from dcdt.utils.errors import UserError
 
 
-def mode_of(wanted: str) -> Any:  # noqa: ANN401 - wandb's literal
-    """`online` where a key is configured, else `offline`; $WANDB_MODE is obeyed.
+def mode_of(mode: str) -> Any:  # noqa: ANN401 - wandb's literal
+    """The mode of a new run: for `auto` $WANDB_MODE, else `online` where a key is configured, else `offline`.
 
     Raises:
-        UserError: online is asked for without a key.
+        UserError: the mode is online and no key is configured.
     """
-    if wanted == "auto":
+    if mode == "auto":
         return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-    if wanted == "online" and not has_key():
+    if mode == "online" and not has_key():
         raise UserError(
             "logger.mode=online: no W&B key is configured.\nRun `wandb login`, or choose logger.mode=offline."
         )
-    return wanted
+    return mode
 
 
-def named(what: str, mode: str | None) -> str:
-    """What stays offline, and why where nobody chose it (`logger.mode`, $WANDB_MODE)."""
-    chosen = mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
-    return what if chosen or has_key() else f"no key configured, so {what}"
+def offline_subject(subject: str, mode: str | None) -> str:
+    """The beginning of a message that something stays offline, with the reason where the user did not choose it."""
+    is_chosen = mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
+    return subject if is_chosen or has_key() else f"no key configured, so {subject}"
 
 
 def has_key() -> bool:

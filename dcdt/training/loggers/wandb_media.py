@@ -1,4 +1,4 @@
-"""What a finished run hands to a logger beside numbers: figures, and the vectors of the videos as a file."""
+"""Figures of a finished run, and the vectors of its videos as a file."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dcdt.data.gather import single
 from dcdt.evaluation.duplicates import closest_pairs, confusion
 from dcdt.reporting.run_figures import confusion_map, projection
 from dcdt.training.callbacks.samples import topics
 from dcdt.training.outcome import Outcome
+from dcdt.utils.precision import at_least_float32
 
-PAIRS = 8  # near duplicates that are shown
+N_DUPLICATES = 8  # pairs of near duplicates in the figure
 
 
 def figures_of(outcome: Outcome) -> dict[str, Any]:
@@ -29,17 +29,18 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 - a figure
+    """A figure of which near duplicates the model confuses; scores (n, N) of the test side."""
     side, collection = outcome.data.sides["test"], outcome.data.collection
     candidates = side.candidates.nonzero().squeeze(1)
-    frozen = single(outcome.model.tables.frozen).cpu()
-    pairs = candidates[closest_pairs(frozen[candidates], PAIRS)]  # (P, 2)
+    frozen = at_least_float32(outcome.model.tables.frozen).cpu()
+    pairs = candidates[closest_pairs(frozen[candidates], N_DUPLICATES)]  # (P, 2)
     videos = torch.tensor(list(dict.fromkeys(pairs.flatten().tolist())))
     judged = side.judged.masked_fill(side.grades < collection.positive_grade, -1)
     positive = torch.zeros(len(judged), scores.shape[1] + 1, dtype=torch.bool)
     positive = positive.scatter_(1, judged % positive.shape[1], True)[:, :-1]
-    share, number = confusion(scores, positive, videos)
+    fractions, counts = confusion(scores, positive, videos)
     titles = [collection.videos.titles[row] or collection.videos.ids[row] for row in videos.tolist()]
-    return confusion_map(share.numpy(), number.numpy(), titles, outcome.settings.option)
+    return confusion_map(fractions.numpy(), counts.numpy(), titles, outcome.settings.option)
 
 
 def write_vectors(outcome: Outcome, folder: Path) -> Path:

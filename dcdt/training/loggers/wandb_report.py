@@ -8,27 +8,28 @@ from typing import Any
 
 import wandb
 
-from dcdt.reporting.numbers import Number
+from dcdt.reporting.cells import Number
 from dcdt.reporting.render import csv_wide
-from dcdt.reporting.structure import Table
+from dcdt.reporting.table_types import Table
 from dcdt.reporting.tables import Report
+from dcdt.runs.folder import RunFiles
 from dcdt.runs.reader import Run
 from dcdt.training.loggers.wandb import start_run
-from dcdt.training.loggers.wandb_key import mode_of, named
+from dcdt.training.loggers.wandb_key import mode_of, offline_subject
 from dcdt.utils.files import read_json
 from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
-OWN = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
+RUN_KEYS = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
 
 
 def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     """Send a report to the group of the sweep's runs, into their directory: a run `report`, and one for each row.
 
-    A report that is made again is another run: one that is over, or that stays offline, takes nothing more.
+    A report that is made again is another run: nothing can be added to one that is closed or offline.
 
     Args:
-        report: what was found.
+        report: the tables of the runs.
         folder: the sweep's folder (or a run's).
         figures: PNG files by name; those that do not exist are left out.
 
@@ -46,9 +47,9 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     summary = {key: value for key, value in summary.items() if _stem(key) in summarised} | {"best": report.best.label}
     mode = mode_of_report(runs)
     for variant in (variant for variant in report.variants if variant.runs):
-        config = {key: value for key, value in variant.runs[0].config.items() if key not in OWN}
+        config = {key: value for key, value in variant.runs[0].config.items() if key not in RUN_KEYS}
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
-        name = read_json(variant.runs[0].folder / "wandb.json").get("variant", variant.label)  # as its folds have it
+        name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
         facts = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
         mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
@@ -64,9 +65,9 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         **common,
     )
     if mode == "offline":
-        files, what = folder / "wandb", named("the report", logger.get("mode"))
+        files, subject = folder / "wandb", offline_subject("the report", logger.get("mode"))
         log.warning(
-            "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", what, files, files
+            "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", subject, files, files
         )
 
 
@@ -97,9 +98,9 @@ def _stem(key: str) -> str:
 
 
 def mode_of_report(runs: list[Run]) -> Any:  # noqa: ANN401 - wandb's literal
-    """Offline where a run was kept or stayed offline, since the report belongs beside it; else as for a new run."""
+    """The mode of a report: offline where a run is, so that both are in one folder; else as for a new run."""
     modes = {run.config["logger"].get("mode") for run in runs}
-    modes |= {read_json(run.folder / "wandb.json").get("mode") for run in runs}
+    modes |= {read_json(RunFiles(run.folder).wandb).get("mode") for run in runs}
     return "offline" if "offline" in modes else mode_of("auto")
 
 
@@ -110,7 +111,7 @@ def _send(
     summary: dict[str, Any],
     **facts: Any,  # noqa: ANN401 - wandb's
 ) -> Any:  # noqa: ANN401 - wandb's literal
-    """One run, opened, filled and closed; returns the mode it had."""
+    """Log one run from start to end; returns its mode."""
     run, mode = start_run(folder, mode, False, console=False, machine=False, **facts)
     try:
         if media:
@@ -126,7 +127,7 @@ def _send(
 def _table(table: Table) -> wandb.Table:
     """A table with a column for each value and for the ends of its interval, as in the CSV file."""
     head, *rows = csv.reader(io.StringIO(csv_wide(table)))
-    columns = [_numbers([row[at] for row in rows]) for at in range(len(head))]
+    columns = [_numbers([row[i] for row in rows]) for i in range(len(head))]
     return wandb.Table(list(head), [list(row) for row in zip(*columns, strict=True)])
 
 
