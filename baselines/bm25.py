@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import BM25Config, OptimizerConfig
 from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, join_fields
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender
 from dcdt.utils.errors import NotApplicable
+
+from .config import BM25Config
 
 
 class BM25(Recommender):

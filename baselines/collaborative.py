@@ -8,13 +8,14 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from dcdt.config import CollaborativeConfig, OptimizerConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender
 
+from .config import CollaborativeConfig
 from .implicit_models import ImplicitModel
 
 

@@ -5,13 +5,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum
 from dcdt.evaluation.ranking import quality, top_k
 from dcdt.models.components import make_component, z_scores
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+
+from .config import HybridConfig
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # ties go to the most even
 
@@ -20,7 +22,7 @@ class Hybrid(Recommender):
     """Fuse the scores of two models, neither of which is trained.
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
-    to 1 chosen by the MRR of the validation queries (`weight_on=judged`: by MRR and nDCG of these and the training
+    to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
     queries, scored by fits without each of them); ties go to the most even.
     `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
     candidates with ties broken as everywhere.
@@ -69,7 +71,7 @@ class Hybrid(Recommender):
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
-            value_of = validate_weights(self, data, self.config.weight_on == "judged")
+            value_of = validate_weights(self, data, self.config.tune_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
     def facts(self) -> dict[str, float]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from dcdt.config import CollaborativeConfig
 from dcdt.models.bpr import EPOCHS, bpr_learner
+
+from .config import CollaborativeConfig
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}

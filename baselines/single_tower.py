@@ -5,12 +5,14 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.towers import Tower
 from dcdt.utils.precision import at_least_float32
+
+from .config import SingleTowerConfig
 
 MAX_BLOCK_NUMBERS = 2**20  # hidden outputs at a time in full ranking: 4 MB of fp32 stay in the cache of a CPU
 

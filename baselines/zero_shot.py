@@ -5,14 +5,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, ZeroShotConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender, score_vectors
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.precision import HALF_DTYPES
+
+from .config import ZeroShotConfig
 
 
 class ZeroShot(Recommender):

@@ -26,7 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from measured import Job, Row, interleaved, row, write
 from measured import ratio as ratio_of
 
-from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder, typed
+from dcdt.config import config_folder, validate
+from dcdt.embeddings.config import LocalEmbedderConfig, OpenAIEmbedderConfig
 
 
 def timed_by_others(job: Callable[[], object]) -> Job:
@@ -65,7 +66,7 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
 
     torch.set_num_threads(threads)
     held = OmegaConf.load(config_folder() / "embedder" / "local.yaml")
-    config = typed(LocalEmbedderConfig, held, "embedder")
+    config = validate(LocalEmbedderConfig, held, "embedder")
     texts = mixed_texts(collections, n)
     plain = SentenceTransformer(str(model_folder(config.package)), device="cpu")
     plain.max_seq_length = config.max_tokens
@@ -105,7 +106,7 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
     texts = [f"What is video {at} about, and for whom?" for at in range(n)]
     with Loopback(latency=latency, cheap=True) as server:
         held = OmegaConf.merge(OmegaConf.load(config_folder() / "embedder" / "openai.yaml"), {"base_url": server.url})
-        config = typed(OpenAIEmbedderConfig, held, "embedder")
+        config = validate(OpenAIEmbedderConfig, held, "embedder")
         naive = OpenAI(base_url=server.url)
 
         def sequential(size: int, count: int) -> float:

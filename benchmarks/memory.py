@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--videos 1000000] [--queries 20000] [--steps 50]
 
-A fresh process each: `model=dcdt trainer.tables=float16` with in-batch negatives, tables of random vectors made as a
+A fresh process each: `model=dcdt trainer.embedding_dtype=float16`, negatives in batch, tables of random vectors as a
 run makes them (`dcdt.embeddings.tables.allocate`), one epoch of so many steps and a validation that ranks
 all videos, all through `fit.train`. The peak of resident memory is set against the size of the tables: title, text and
 their sum; and, as a report, against title and text alone, which are all that a collection holds. With
@@ -30,7 +30,7 @@ HELD_OUT, BATCH, HALF = 64, 1024, 2  # HALF: bytes of a number in half precision
 def train(given: argparse.Namespace) -> dict[str, float]:
     """Train one epoch in this process; returns MB."""
     overrides = ["sampler=in_batch", "loss=infonce", f"batch_size={BATCH}", "trainer.max_epochs=1"]
-    settings = settings_of(*overrides, "trainer.tables=float16", f"trainer.mapped={str(given.mapped).lower()}")
+    settings = settings_of(*overrides, "trainer.embedding_dtype=float16", f"trainer.mapped={str(given.mapped).lower()}")
     collection = collection_of(given.queries + 2 * HELD_OUT, given.videos)
     split = split_of(collection, HELD_OUT)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:

@@ -1,15 +1,15 @@
 """Recommend teaching videos to a learner who asks a question in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcdt.evaluation.evaluate import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load"]
+__all__ = ["evaluate", "load", "register"]
 
 
 def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":
@@ -27,6 +27,30 @@ def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":
     from dcdt.serving.load import load as load_run
 
     return load_run(run, engine=engine)
+
+
+def register(
+    group: str,
+    name: str,
+    schema: type,
+    search_space: Mapping[str, list[Any]] | None = None,
+    reads: Iterable[str] = ("loss", "sampler", "batch_size", "optimizer", "train_queries"),
+) -> Callable[[type], type]:
+    """Register the class that follows as `group=name`: `@register("loss", "mine", MyConfig)` (docs/extending.md).
+
+    Args:
+        group: model, loss, sampler, embedder or optimizer.
+        name: of the option.
+        schema: of its configuration, a class under `@dcdt.config.schema` with a field `name`.
+        search_space: of a model: keys of the configuration, each with the values that tuning draws from.
+        reads: of a model: which of these its scores depend on.
+
+    Raises:
+        UserError: the group or the schema is none, or the name is taken.
+    """
+    from dcdt.config.registry import register as register_entry
+
+    return register_entry(group, name, schema, search_space, reads)
 
 
 def evaluate(

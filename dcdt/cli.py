@@ -20,6 +20,7 @@ HELP = "\n".join(
         *(f"  {name:<12}{summary}" for name, summary in COMMANDS.items()),
         "",
         "Configurations of your own: dcdt run --config-dir FOLDER model=mine, where FOLDER/model/mine.yaml is yours.",
+        "Models and losses of your own: dcdt run plugins=[mine.py] model=mine (docs/extending.md).",
     ]
 )
 
@@ -31,13 +32,17 @@ def prepare_hydra() -> None:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
+    from dcdt.config.hydra import take_plugins
+    from dcdt.config.renames import rename_overrides
     from dcdt.utils.errors import UserError
     from dcdt.utils.redaction import redact_output, refuse_arguments
 
     redact_output()
     refuse_arguments(sys.argv[1:])
     try:
+        take_plugins(sys.argv[1:])
         check_choices(sys.argv[1:])
+        sys.argv[1:] = rename_overrides(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None

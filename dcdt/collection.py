@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from dcdt.config import SplitConfig, demo_collection
+from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection

@@ -13,7 +13,8 @@ import hydra
 from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
-from dcdt.config import EmbedJob, Settings, config_folder, parse, take_embed_job
+from dcdt.config import Settings, config_folder, parse
+from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.utils.errors import UserError, format_error, is_user_error
 
 if TYPE_CHECKING:

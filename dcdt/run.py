@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
 from dcdt.config import config_folder, parse, read_overrides
+from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
 from dcdt.training import distributed, experiment
@@ -102,7 +103,7 @@ def train_and_test(job: Job) -> float:
         UserError: a mistake that the user can correct.
         NotApplicable: the collection lacks what the model needs.
     """
-    run_folder = job.folder
+    run_folder, job.config = job.folder, normalise(job.config)
     if job.resume is not None:
         job.config = resumed_config(run_folder, job.resume, job.overrides, job.sweeping)
     if job.sweeping:

@@ -11,16 +11,17 @@ import lightning as L
 import numpy as np
 from omegaconf import OmegaConf
 
-from dcdt.config import LocalEmbedderConfig, config_folder, typed
+from dcdt.config import config_folder, validate
 from dcdt.data.beir import load_collection
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import make_split
 from dcdt.data.tables import Tables
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import space_of
 from dcdt.embeddings.tables import load_tables
 
-EMBEDDER = typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
+EMBEDDER = validate(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
 WORDS = ["span", "rank", "basis", "pivot", "kernel", "image", "norm", "angle", "eigen", "trace", "shear", "plane"]
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from commands import dcdt, dcdt_process
 
-from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.splits import make_split, weak_counts
 from dcdt.data.summary import summarise_collection
 from dcdt.data.types import normalise_text

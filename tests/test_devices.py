@@ -230,7 +230,13 @@ def test_towers_in_bf16(small, tmp_path, monkeypatch, model, loss):
 @pytest.mark.parametrize("sampler", ["dynamic_hard", "catalogue"])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkeypatch, sampler):
     settings = configured(
-        *("model=dcdt_residual", "loss=infonce", "loss.learned=true", f"sampler={sampler}", "trainer.max_epochs=4"),
+        *(
+            "model=dcdt_residual",
+            "loss=infonce",
+            "loss.learn_temperature=true",
+            f"sampler={sampler}",
+            "trainer.max_epochs=4",
+        ),
         *("callbacks.checkpoint_seconds=0", "model.dropout=0.0", *WIDTHS["dcdt_residual"]),
     )
     expected = outcome(settings, small, tmp_path / "cpu", "cpu", monkeypatch)
@@ -245,7 +251,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
         device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
         register_resolvers()
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            fixed = (*SMALL[:-1], "trainer=cpu", "trainer.tables=float16", "data=files", f"data.path={small}")
+            fixed = (*SMALL[:-1], "trainer=cpu", "trainer.embedding_dtype=float16", "data=files", f"data.path={small}")
             own = (*WIDTHS["dcdt"], f"outputs={tmp_path}", "logger.mode=offline", "logger.samples_every=1")
             config = compose("config", overrides=[*fixed, *own, "sampler=dynamic_hard", "sampler.warm_up=1"])
         with monkeypatch.context() as patched:
@@ -281,7 +287,7 @@ def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("teacher", "dtype"), [("bm25", torch.float16), ("dcdt_ridge", torch.float32)])
 def test_a_teacher_gets_vectors_that_it_can_read(small, teacher, dtype):
-    chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.tables=float16")
+    chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.embedding_dtype=float16")
     settings = configured("model=dcdt", *chosen, "data=files", f"data.path={small}")
     assert build.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
 

@@ -24,8 +24,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import make_collection
 
-from dcdt.config import config_folder, parse, register_resolvers, take_embed_job
+from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.beir import load_collection
+from dcdt.embeddings.config import take_embed_job
 
 ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
 QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"
@@ -87,6 +88,15 @@ BLOCKS = [
     Block("docs/api.md", "import dcdt\n\nrecommender", instead={"RUN": "served"}),
     Block("docs/api.md", "import dcdt\n\nscores = {"),
     Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
+    Block(
+        "docs/extending.md",
+        "mkdir -p conf/model",
+        instead={
+            "model=my_towers hydra": f"model=my_towers {QUICK} hydra",
+            "split.index=0,1 trials=2": f"split.index=0,1 trials=2 {QUICK}",
+        },
+    ),
+    Block("docs/extending.md", "mkdir -p conf/loss", instead={"loss.scale=10": f"loss.scale=10 {QUICK}"}),
     Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",

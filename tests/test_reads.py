@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from support import make_collection
 
 from dcdt.config import job_name, parse, read_overrides, reads
-from dcdt.config.models import MODELS, TRAINED
-from dcdt.config.search_spaces import SPACES
+from dcdt.config.registry import MODELS, TRAINED, search_space
 from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
 from dcdt.runs.provenance import fingerprint
@@ -22,6 +21,7 @@ from dcdt.training.loggers.base import RunLogger
 
 pytestmark = pytest.mark.usefixtures("hydra")
 
+SPACES = {name for name in MODELS if search_space(name)}
 CHANGES = {
     "loss": "loss=triplet",
     "sampler": "sampler=random",

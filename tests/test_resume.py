@@ -59,7 +59,7 @@ def the_same(one, other):
     [
         ["callbacks.checkpoint_seconds=0", "optimizer.schedule=linear"],
         ["callbacks.checkpoint_seconds=0.3", "sampler=dynamic_hard", "sampler.warm_up=3", "sampler.every=20"],
-        ["callbacks.checkpoint_seconds=0", "model=dcdt_residual", "loss=infonce", "loss.learned=true"],
+        ["callbacks.checkpoint_seconds=0", "model=dcdt_residual", "loss=infonce", "loss.learn_temperature=true"],
     ],
 )
 def test_killed_in_epoch_50_and_resumed_equals_uninterrupted(folder, tmp_path, changes):

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dcdt.config import LocalEmbedderConfig, SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, is_sealed, make_split
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
 from dcdt.evaluation.statistics import bootstrap_interval

@@ -2,7 +2,7 @@
 
     python benchmarks/studies/growth.py [--sizes 1000 10000 100000 1000000] [--width 1536]
 
-Synthetic clustered vectors in half precision (`trainer.tables=float16`), a process: seconds of a training step (batch
+Synthetic clustered vectors in half precision (`trainer.embedding_dtype=float16`), a process: seconds of a step (batch
 1024, four negatives drawn from the whole catalogue), of mining pools of 200 for 256 queries, of a validation of 256
 queries (the catalogue is encoded, then every query ranked among all videos), and of building the index that serving
 searches (faiss, over the towers' 256-d vectors). Medians of a few repeats one after the other; the index is built
@@ -42,7 +42,7 @@ NAMES = {
 def costs(n: int, width: int, repeats: int, index: bool) -> dict[str, float]:
     """Seconds of each part with so many videos."""
     n_queries = 8 * BATCH + 2 * ASKED
-    settings = settings_of("sampler=random", f"batch_size={BATCH}", "trainer.tables=float16")
+    settings = settings_of("sampler=random", f"batch_size={BATCH}", "trainer.embedding_dtype=float16")
     collection = collection_of(n_queries, n)
     tables = half_tables(n_queries, n, width)
     data = data_of(settings, collection, split_of(collection, ASKED), tables)

@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from baselines.config import CollaborativeConfig
 from baselines.implicit_models import ImplicitModel
-from dcdt.config import CollaborativeConfig
 from dcdt.data.interactions import Interactions, load_interactions
 from dcdt.data.types import Rows
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order

@@ -11,7 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn.functional import normalize
 
-from dcdt.config import SCHEMAS, config_folder, typed
+from dcdt.config import config_folder, validate
+from dcdt.config.registry import GROUPS
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, is_sealed
@@ -31,7 +32,9 @@ def main() -> None:
     english = np.array([row for row in english.tolist() if not is_sealed(collection.queries.texts[row])])
     print("| questions | embedder | MRR | nDCG@10 | MRR minus local |\n|---|---|---|---|---|")
     embedders = {
-        name: make_embedder(typed(SCHEMAS["embedder"][name], OmegaConf.load(conf / "embedder" / f"{name}.yaml"), name))
+        name: make_embedder(
+            validate(GROUPS["embedder"][name].schema, OmegaConf.load(conf / "embedder" / f"{name}.yaml"), name)
+        )
         for name in NAMES
     }
     for language, rows in (("English", english), ("Chinese", chinese)):

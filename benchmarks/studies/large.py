@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from dcdt.config import LocalEmbedderConfig, config_folder, typed
+from dcdt.config import config_folder, validate
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import space_of
 
 WORDS, LENGTH, QUERIES, CHUNK = 60_000, 80, 1_000, 20_000
@@ -28,7 +29,7 @@ def make(folder: Path, documents: int) -> None:
     rng = np.random.default_rng(0)
     words = np.array([f"w{n:x}" for n in range(WORDS)])
     space = space_of(
-        typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
+        validate(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
     )
     cache = VectorCache(folder / "embeddings", space)
     (folder / "qrels").mkdir(parents=True)

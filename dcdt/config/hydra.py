@@ -11,13 +11,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dcdt.config.models import TRAINED, reads
 from dcdt.config.options import model_option
 from dcdt.config.paths import cache_root, config_folder, demo_collection, outputs_root, project_root
+from dcdt.config.plugins import add_plugins, load_plugin, plugin_folders, plugin_names
+from dcdt.config.registry import TRAINED, load, reads
 from dcdt.utils.errors import UserError
 
 LONGEST_KEY = 200  # characters
-ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=", "sweep.")  # where results go decides no result
+ELSEWHERE = ("outputs=", "logger=", "logger.", "callbacks.progress=", "sweep.", "plugins=")  # which decide no result
 
 
 def check_choices(arguments: list[str]) -> None:
@@ -44,8 +45,52 @@ def check_choices(arguments: list[str]) -> None:
             raise UserError(f"{group}={value} chooses no option; choose one of {options}.")
 
 
+def take_plugins(arguments: list[str]) -> None:
+    """Load the plugins of the environment and of `plugins=[...]` on the command line.
+
+    Raises:
+        UserError: one is missing or cannot be imported.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for text in arguments:
+        if not text.startswith("plugins="):
+            continue
+        try:
+            value = OverridesParser.create().parse_override(text).value()
+        except HydraException:
+            value = None
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{text[:80]} names no plugins; give Python files or modules as plugins=[my_towers.py].")
+        add_plugins(value)
+    load()
+    for name in plugin_names():  # also where the tables were there before
+        load_plugin(name)
+
+
+def _add_plugin_folders() -> None:
+    """Let Hydra find the options that lie in conf/ beside a plugin."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class PluginFolders(SearchPathPlugin):
+        """Adds the folders whenever a configuration is composed."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            """Put them after those of the command line."""
+            for folder in plugin_folders():
+                search_path.append(provider="dcdt plugins", path=f"file://{folder}")
+
+    if not any(one.__name__ == PluginFolders.__name__ for one in Plugins.instance().discover(SearchPathPlugin)):
+        Plugins.instance().register(PluginFolders)
+
+
 def register_resolvers() -> None:
-    """Make the resolvers of conf/ known to OmegaConf."""
+    """Make the resolvers of conf/ known to OmegaConf, and the options of plugins to Hydra."""
+    if plugin_names():
+        _add_plugin_folders()
     resolvers: dict[str, Any] = {
         "project_root": lambda: str(project_root()),
         "demo_collection": lambda: str(demo_collection()),

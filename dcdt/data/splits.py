@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.types import Collection, Judgments, Rows, normalise_text
 from dcdt.utils.errors import NotApplicable, UserError
 from dcdt.utils.text import one_line

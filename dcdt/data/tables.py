@@ -12,7 +12,7 @@ BLOCK = 16_384  # vectors read, or converted to fp32, at a time
 
 
 class Tables:
-    """Frozen vectors in one precision (`trainer.tables`).
+    """Frozen vectors in one precision (`trainer.embedding_dtype`).
 
     They belong to no module, so that only `to` moves them: Lightning moves a model to the CPU after every fit,
     validation and test, and DDP would send its buffers to every process before each step.

@@ -6,8 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dcdt.config import EmbedderConfig, LocalEmbedderConfig, MultilingualEmbedderConfig, OpenAIEmbedderConfig
-from dcdt.config.openai import price
+from dcdt.embeddings.config import (
+    EmbedderConfig,
+    LocalEmbedderConfig,
+    MultilingualEmbedderConfig,
+    OpenAIEmbedderConfig,
+    price,
+)
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches
 
@@ -65,9 +70,9 @@ def format_forecast(config: EmbedderConfig, missing: int, estimate: Forecast, gi
     """Format a forecast as a sentence.
 
     >>> found = Forecast(9000, None, 90.0, "32 of them were timed")
-    >>> format_forecast(LocalEmbedderConfig("local", "m"), 600, found, 0.0)
+    >>> format_forecast(LocalEmbedderConfig("local", "m", [1.0], 8192, 256), 600, found, 0.0)
     'about 9,000 tokens by embedder=local, under 1 MiB on disk; about 2 min (32 of them were timed)'
-    >>> local = LocalEmbedderConfig("local", "m", max_tokens=256)
+    >>> local = LocalEmbedderConfig("local", "m", [1.0], 8192, 256)
     >>> format_forecast(local, 2, forecast_local(local, ["a base", "a basis"]), 0.0)
     'about 4 tokens by embedder=local, under 1 MiB on disk; soon done: fewer than 512 texts are not timed'
     """

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dcdt.config import EmbedderConfig
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import EmbedderConfig
 from dcdt.embeddings.cost_estimate import forecast, format_forecast
 from dcdt.embeddings.providers import Embedder, make_embedder
 from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE

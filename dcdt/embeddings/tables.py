@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import EmbedderConfig
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import EmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import space_of
 from dcdt.utils.errors import UserError

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dcdt.config import ContrastiveConfig
 from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import ContrastiveConfig
 
 
 class ContrastiveLoss(Loss):

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import InfoNCEConfig
 from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import InfoNCEConfig
 from dcdt.utils.precision import at_least_float32
 
 MIN_TEMPERATURE = 0.01  # lower bound of a learned temperature, as in CLIP
@@ -31,7 +31,7 @@ class InfoNCELoss(Loss):
     | weight | (B, C) | of each pair, 0: ignored; None: 1 for all |
 
     Example:
-        >>> loss = InfoNCELoss(InfoNCEConfig("infonce", "each", temperature=1.0, learned=False))
+        >>> loss = InfoNCELoss(InfoNCEConfig("infonce", "each", temperature=1.0, learn_temperature=False))
         >>> loss(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])).exp()
         tensor([4.])
     """
@@ -42,7 +42,7 @@ class InfoNCELoss(Loss):
         super().__init__()
         self.positives = config.positives
         start = torch.tensor(config.temperature).log()
-        self.log_temperature = nn.Parameter(start, requires_grad=config.learned)
+        self.log_temperature = nn.Parameter(start, requires_grad=config.learn_temperature)
 
     @property
     def temperature(self) -> Tensor:

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dcdt.config import MarginMSEConfig
 from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import MarginMSEConfig
 from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
 
 

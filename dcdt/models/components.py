@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import ModelConfig
+from dcdt.config import Named
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
 from dcdt.evaluation.fusion import standardize
@@ -11,7 +11,7 @@ from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import UserError
 
 
-def make_component(config: ModelConfig, tables: Tables, option: str) -> Recommender:
+def make_component(config: Named, tables: Tables, option: str) -> Recommender:
     """Make a component of a model, over the fields it reads.
 
     Args:

@@ -5,10 +5,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTConfig, OptimizerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.distances import chord, euclidean
 from dcdt.losses.similarities import dot, pairwise_dot
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import Tower
 from dcdt.utils.precision import at_least_float32

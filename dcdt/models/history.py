@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HistoryConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
+from dcdt.models.config import HistoryConfig, OptimizerConfig
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 from dcdt.models.whitening import catalogue_whitening

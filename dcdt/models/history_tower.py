@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HistoryConfig
 from dcdt.data.histories import pool_history
+from dcdt.models.config import HistoryConfig
 from dcdt.utils.transfer import to_device
 
 BATCH_SIZE, SCALAR_LR_FACTOR = 1024, 10.0  # examples a step; learning rate of the scalars over that of the maps

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import DictConfig
-
-from dcdt.config import SCHEMAS, ModelConfig, OptimizerConfig, typed
+from dcdt.config import validate
+from dcdt.config.registry import GROUPS as TABLES
 from dcdt.config.registry import LOSSES, MODELS, look_up
-from dcdt.config.training import LossConfig
 from dcdt.data.tables import Tables
+from dcdt.models.config import OptimizerConfig
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
 GROUPS = ("model", "loss", "optimizer")
 
 
-def build(model: ModelConfig, loss: LossConfig, optimizer: OptimizerConfig, tables: Tables) -> Any:  # noqa: ANN401
+def build(model: Any, loss: Any, optimizer: OptimizerConfig, tables: Tables) -> Any:  # noqa: ANN401
     """Build a recommender; its `hparams` hold the three configurations as plain values."""
     module = look_up(MODELS, model.name)(model, tables, look_up(LOSSES, loss.name)(loss), optimizer)
     values = zip(GROUPS, map(asdict, (model, loss, optimizer)), strict=True)
@@ -38,7 +37,7 @@ def build_from(hparams: object, tables: Tables) -> Any:  # noqa: ANN401 - a reco
     configs: dict[str, Any] = {}
     for group in GROUPS:
         name = str(hparams[group].get("name"))
-        if name not in SCHEMAS[group]:
-            raise UserError(f"the checkpoint's {group} is '{one_line(name)}'; known are {', '.join(SCHEMAS[group])}.")
-        configs[group] = typed(SCHEMAS[group][name], DictConfig(dict(hparams[group])), group)
+        if name not in TABLES[group]:
+            raise UserError(f"the checkpoint's {group} is '{one_line(name)}'; known are {', '.join(TABLES[group])}.")
+        configs[group] = validate(TABLES[group][name].schema, dict(hparams[group]), group)
     return build(**configs, tables=tables)

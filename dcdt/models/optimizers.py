@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from dcdt.config import OptimizerConfig
-from dcdt.config.training import NAdamConfig, SGDConfig
+from dcdt.models.config import NAdamConfig, OptimizerConfig, SGDConfig
 from dcdt.utils.errors import UserError
 
 Groups = list[dict[str, Any]]  # of parameters, as torch takes them

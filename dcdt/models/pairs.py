@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import ModelConfig, OptimizerConfig
+from dcdt.config import Named
 from dcdt.data.datamodule import RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.components import make_component, z_scores
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import Recommender, query_batch
 from dcdt.utils.precision import at_least_float32, autocast_off
 from dcdt.utils.transfer import to_device
@@ -34,7 +35,7 @@ class PairRecommender(Recommender):
 
         The teacher's z-scores are scaled by the standard deviation of the query's frozen cosines.
         """
-        config: ModelConfig | None = getattr(self.loss, "teacher", None)  # most losses have none
+        config: Named | None = getattr(self.loss, "teacher", None)  # most losses have none
         if config is None:
             return
         teacher = make_component(config, self.tables, "loss=margin_mse").to(self.tables.device)

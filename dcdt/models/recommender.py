@@ -13,7 +13,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dcdt.config import OptimizerConfig
 from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.histories import Histories
@@ -22,6 +21,7 @@ from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
 from dcdt.models import hyperparameters
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.optimizers import make_schedule
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
@@ -187,7 +187,7 @@ class Recommender(L.LightningModule):
         """
         raise UserError(
             f"{type(self).__name__} cannot score its training queries as if they were new, as parts of model=two_stage "
-            "and of model.weight_on=judged must.\nChoose another part, or model.weight_on=val."
+            "and of model.tune_on=judged must.\nChoose another part, or model.tune_on=val."
         )
 
     def component_scores(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:

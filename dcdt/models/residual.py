@@ -5,10 +5,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.data.tables import Tables
 from dcdt.losses.distances import chord
 from dcdt.losses.similarities import pairwise_dot
+from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import LowRankMap
 from dcdt.utils.precision import at_least_float32

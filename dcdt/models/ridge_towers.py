@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, RidgeConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors, side_tensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
+from dcdt.models.config import OptimizerConfig, RidgeConfig
 from dcdt.models.recommender import QueryBatch, Recommender, rank_side, replace_rows
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.transfer import to_device

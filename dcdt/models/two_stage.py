@@ -5,13 +5,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables, pad_lists
 from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order, top_k
 from dcdt.models.components import make_component, z_scores
+from dcdt.models.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.models.evidence import KERNELS, Evidence
 from dcdt.models.rank_head import (
     PENALTIES,

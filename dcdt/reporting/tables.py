@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcdt.config.search_spaces import SPACES
+from dcdt.config import search_space
 from dcdt.reporting.breakdowns import breakdown_tables, cost_table, failure_table, side_tables, training_table
 from dcdt.reporting.cells import PAIR_METRICS, Number, pair_cells, per_query, ranking_cell
 from dcdt.reporting.comparisons import MARGIN, Comparison, compare
@@ -294,7 +294,7 @@ def _main_notes(variants: list[Variant], complete: set[str], reference: Variant 
     effort = {
         variant.label: max(run.trials for run in variant.runs)
         for variant in variants
-        if variant.runs and variant.model in SPACES
+        if variant.runs and search_space(variant.model)
     }
     if len(set(effort.values())) > 1:
         fewest = min(effort.values())

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.config import as_text, flatten, model_option, reads
-from dcdt.config.search_spaces import SPACES
+from dcdt.config import as_text, flatten, model_option, reads, search_space
 from dcdt.runs.reader import FINISHED, Run
 from dcdt.utils.errors import UserError
 
@@ -122,7 +121,7 @@ def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
 def _deciding_options(run: Run) -> dict[str, str]:
     """Return the dotted keys and values of a run's configuration that its model reads: they define its variant."""
     read = reads(run.config["model"], run.config.get("trials"))
-    skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if run.model in SPACES else ("trials",)))
+    skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if search_space(run.model) else ("trials",)))
     settings = {key: value for key, value in run.config.items() if key not in skipped}
     if "train_queries" in read:  # else it is one row of a learning curve
         split = run.config.get("split", {})

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dcdt.config.renames import normalise
 from dcdt.data.beir import load_collection
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError
@@ -112,7 +113,7 @@ class RunFolder:
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing: this folder holds no run.") from error
         refuse_interpolations(values, path)
-        return DictConfig(values)
+        return DictConfig(normalise(values))
 
     @property
     def fingerprint(self) -> str | None:

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config import reads
-from dcdt.config.models import TRAINED
+from dcdt.config.plugins import plugin_files
+from dcdt.config.registry import TRAINED
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.types import Collection
 
@@ -55,6 +56,8 @@ def code_version() -> dict[str, Any]:
     for folder in (package, package.parent / "baselines"):
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(folder.parent)).encode() + path.read_bytes())
+    for path in plugin_files():
+        digest.update(path.name.encode() + path.read_bytes())
     dirty = bool(_git(package, "status", "--porcelain", "--", ".", "../baselines", "../conf")) if commit else None
     return {"commit": commit, "dirty": dirty, "code": digest.hexdigest()[:16]}
 

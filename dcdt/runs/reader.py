@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
@@ -141,7 +142,7 @@ def _read(folder: Path) -> Run:
     }.get(str(facts.get("status")))
     if status is None:
         raise UserError(f"{files.status} is corrupt: its status is {facts.get('status')!r}.")
-    config = _guarded(files.config, lambda path: check_config(read_yaml(path), status == FINISHED))
+    config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(facts.get("error", ""))))
     return Run(

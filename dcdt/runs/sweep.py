@@ -16,11 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from dcdt.config import job_name, reads, register_resolvers
+from dcdt.config.renames import rename_overrides
 from dcdt.runs.folder import run_folders
 from dcdt.runs.sweep_progress import SweepProgress
 from dcdt.utils.errors import format_error
@@ -80,6 +81,9 @@ class SweepSummary(Callback):
         """Write sweep.json, from which a job knows the overrides that all jobs share, and start the progress."""
         STARTED[:] = [config]
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.sweeper
+        if sweeper.get("params"):  # of an experiment, whose keys may have the names of before
+            with flag_override(sweeper, ["struct", "readonly"], False):
+                sweeper.params = {key: sweeper.params[old] for old in sweeper.params for key in rename_overrides([old])}
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
         common = [one for one in overrides if not one.is_sweep_override()]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import CatalogueSamplerConfig
 from dcdt.data.tables import Tables
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import TrainingPool
 from dcdt.samplers.shared_columns import SharedColumnSampler
 

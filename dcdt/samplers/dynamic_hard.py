@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Score
+from dcdt.samplers.config import DynamicHardSamplerConfig, HardSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.mining import hardest_negatives
 from dcdt.samplers.pool import TrainingPool
@@ -27,7 +27,7 @@ class DynamicHardSampler(HardSampler):
 
     def __init__(self, config: DynamicHardSamplerConfig, pool: TrainingPool, tables: Tables) -> None:
         super().__init__(
-            HardSamplerConfig("hard", config.negatives, config.pool_share, config.pool_limit), pool, tables
+            HardSamplerConfig("hard", config.negatives, config.pool_fraction, config.pool_limit), pool, tables
         )
         self.warm_up, self.every = config.warm_up, config.every
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import InBatchSamplerConfig
 from dcdt.data.tables import Tables
+from dcdt.samplers.config import InBatchSamplerConfig
 from dcdt.samplers.pool import TrainingPool
 from dcdt.samplers.shared_columns import SharedColumnSampler
 from dcdt.utils.transfer import to_device

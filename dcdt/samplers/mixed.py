@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import HardSamplerConfig, MixedSamplerConfig, RandomSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import HardSamplerConfig, MixedSamplerConfig, RandomSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.pool import TrainingPool
 from dcdt.samplers.random import RandomSampler
@@ -26,7 +26,9 @@ class MixedSampler(Sampler):
         super().__init__(pool)
         self.negatives = config.negatives
         n_hard = min(max(round(config.hard_share * config.negatives), 1), config.negatives - 1)
-        self.hard = HardSampler(HardSamplerConfig("hard", n_hard, config.pool_share, config.pool_limit), pool, tables)
+        self.hard = HardSampler(
+            HardSamplerConfig("hard", n_hard, config.pool_fraction, config.pool_limit), pool, tables
+        )
         self.random = RandomSampler(RandomSamplerConfig("random", config.negatives), pool, tables)
 
     def draw(self, generator: torch.Generator) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import RandomSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import RandomSamplerConfig
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import WindowSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import WindowSamplerConfig
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 from dcdt.utils.precision import at_least_float32
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from dcdt.config.registry import MODELS
+from dcdt.config.registry import MODELS, name_of
 from dcdt.data.tables import Tables
 from dcdt.embeddings.providers.onnx import RECIPE
 from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
@@ -197,7 +197,7 @@ def named_components(model: Recommender) -> list[tuple[str, Recommender]]:
 
 def model_name(model: Recommender) -> str:
     """Return the name under which a model is registered."""
-    return next(name for name, place in MODELS.items() if place.endswith(f":{type(model).__name__}"))
+    return name_of(MODELS, type(model))
 
 
 def _one_row(tables: Tables) -> Tables:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from dcdt.config import SCHEMAS
+from dcdt.config.registry import GROUPS
 from dcdt.serving.layout import FOLDER, MODEL, Pointer, fingerprint
 from dcdt.serving.memory import View
 from dcdt.serving.scorers import SCORERS
@@ -96,8 +96,8 @@ class Manifest(Section):
     @field_validator("embedder")
     @classmethod
     def _is_configuration(cls, value: dict[str, Any]) -> dict[str, Any]:
-        require(value.get("name") in list(SCHEMAS["embedder"]), "no embedder of this name")
-        configuration(SCHEMAS["embedder"][value["name"]], value, "embedder")
+        require(value.get("name") in GROUPS["embedder"], "no embedder of this name")
+        configuration(GROUPS["embedder"][value["name"]].schema, value, "embedder")
         return value
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class Manifest(Section):
     @property
     def embedder_config(self) -> Any:  # noqa: ANN401 - any embedder's
         """The typed configuration of the embedder."""
-        return configuration(SCHEMAS["embedder"][self.embedder["name"]], self.embedder, "embedder")
+        return configuration(GROUPS["embedder"][self.embedder["name"]].schema, self.embedder, "embedder")
 
     @property
     def reads_history(self) -> bool:

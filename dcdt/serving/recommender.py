@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.types import Documents, texts_with_fallback
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import positions

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from dcdt.config import Settings, ZeroShotConfig
+from dcdt.config import Settings
 from dcdt.config.registry import MODELS, SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.pairs import load_pairs
@@ -84,7 +84,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
         settings.embedder,
         settings.data.cache,
         settings.callbacks.progress,
-        getattr(torch, trainer.tables) if halves else torch.float32,
+        getattr(torch, trainer.embedding_dtype) if halves else torch.float32,
         halves and trainer.mapped,
     )
 
@@ -157,11 +157,12 @@ def reference_results(tables: Tables, trainer: L.Trainer, data: RankingDataModul
     In a collection without questions it ranks by the mean of what the learner watched before.
     """
     history = "none" if data.collection.has_questions else "mean"
-    config = ZeroShotConfig("zero_shot", list(FROZEN_FIELDS), "none", history)
+    make_config, fields = MODELS["zero_shot"].schema, list(FROZEN_FIELDS)
     if not set(FROZEN_FIELDS) <= set(tables.fields) or tables.frozen.dtype in HALF_DTYPES:  # the sum alone is loaded
-        tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, ["frozen"])
-        config = ZeroShotConfig("zero_shot", tables.fields, "none", history)
-    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.select_fields(config.fields)).to(tables.device)
+        fields = ["frozen"]
+        tables = Tables(tables.queries, tables.frozen.unsqueeze(0), tables.frozen, fields)
+    config = make_config("zero_shot", fields, "none", history)
+    model: Recommender = look_up(MODELS, "zero_shot")(config, tables.select_fields(fields)).to(tables.device)
     model.prepare(data)
     trainer.test(model, datamodule=data, verbose=False)
     return model.results

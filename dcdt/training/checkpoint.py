@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from dcdt.config import Settings, parse
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.tables import load_tables
 from dcdt.models import hyperparameters
 from dcdt.models.recommender import Recommender

@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from dcdt.config import TrainerConfig
+from dcdt.training.config import TrainerConfig
 from dcdt.utils.errors import UserError
 from dcdt.utils.lock import lock_path
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dcdt.config import Settings
-from dcdt.config.openai import refuse_foreign_base_url
 from dcdt.data.beir import load_collection
+from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.training.rank import global_rank
@@ -33,7 +33,7 @@ def resumed_config(folder: RunFolder, resume: str, overrides: Sequence[str], swe
         raise UserError(
             "resume=RUN goes on with one run. A sweep that is given again resumes its own jobs: leave -m out."
         )
-    others = [text for text in overrides if not text.startswith("resume=")]
+    others = [text for text in overrides if not text.startswith(("resume=", "plugins="))]
     if others or folder.path.resolve() != Path(resume).resolve():
         raise UserError(
             f"resume={resume} takes the configuration and the folder of that run as they are.\n"

@@ -13,8 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dcdt.config import Settings, parse
-from dcdt.config.search_spaces import FUSED, KINDS, SPACES
+from dcdt.config import Settings, parse, search_space
 from dcdt.utils.errors import Diverged
 
 log = logging.getLogger("dcdt")
@@ -33,10 +32,7 @@ def overrides(model: str, trials: int, seed: int, config: DictConfig | None = No
     >>> overrides("zero_shot", 8, 0)
     [{}]
     """
-    kind, first = (
-        OmegaConf.select(config, key) if config is not None else None for key in ("model.kind", "model.first.name")
-    )
-    space = KINDS[kind] if kind in KINDS else FUSED.get(str(first), SPACES.get(model, {}))
+    space = search_space(model, config.model if config is not None else None)
     given = {key: OmegaConf.select(config, key) for key in space} if config is not None else {}
     space = {key: values for key, values in space.items() if config is None or given[key] is not None}
     if not space or trials == 1:

@@ -10,7 +10,8 @@ import torch
 from support import make_collection
 
 from baselines.bm25 import BM25, video_texts
-from dcdt.config import BM25Config
+from baselines.config import BM25Config
+from dcdt.config import validate
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
@@ -198,4 +199,4 @@ def test_a_saved_model_scores_the_same(changes):
 )
 def test_values_out_of_range_are_named(changes, said):
     with pytest.raises(UserError, match=said):
-        make_model(prepared=False, **changes).config.check()
+        validate(BM25Config, {**vars(make_model(prepared=False).config), **changes}, "model")

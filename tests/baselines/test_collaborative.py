@@ -8,8 +8,9 @@ from scipy.sparse import csr_matrix
 from support import make_collection, prepare, quiet_trainer
 
 from baselines.collaborative import Collaborative
+from baselines.config import CollaborativeConfig
 from baselines.implicit_models import ITERATIONS, ImplicitModel
-from dcdt.config import CollaborativeConfig, SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models.recommender import QueryBatch, query_batch
 from dcdt.utils.errors import NotApplicable, UserError

@@ -7,7 +7,8 @@ from hydra import compose
 from support import prepare, quiet_trainer
 
 from baselines.hybrid import WEIGHTS, Hybrid, candidate_ranks, fuse, validate_weights, z_scores
-from dcdt.config import SplitConfig, parse
+from dcdt.config import parse
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import Recommender, query_batch
@@ -199,8 +200,8 @@ def test_a_saved_model_scores_the_same(made, fusion):
 
 
 @pytest.mark.parametrize("fit_on", ["train", "judged"])
-def test_weight_on_judged_counts_every_query_as_if_left_out(made, fit_on):
-    overrides = ("model@model.second=dcdt_ridge", "model.weight_on=judged", f"model.second.fit_on={fit_on}")
+def test_tune_on_judged_counts_every_query_as_if_left_out(made, fit_on):
+    overrides = ("model@model.second=dcdt_ridge", "model.tune_on=judged", f"model.second.fit_on={fit_on}")
     model = prepared(made, *overrides)
     found = validate_weights(model, made.data, judged=True)
     assert float(model.weight) == pytest.approx(max(WEIGHTS, key=lambda weight: found[weight]))
@@ -237,8 +238,8 @@ def test_validation_is_scored_as_left_out_where_a_part_reads_it(made):
     assert not torch.allclose(found[mask], model.score(queries)[mask])
 
 
-def test_weight_on_judged_needs_parts_that_can_leave_out(made):
-    model = Hybrid(config_of("model.weight_on=judged"), made.tables)
+def test_tune_on_judged_needs_parts_that_can_leave_out(made):
+    model = Hybrid(config_of("model.tune_on=judged"), made.tables)
     model.second.score_left_out = Recommender(made.tables).score_left_out  # of a model that says nothing of it
-    with pytest.raises(UserError, match=r"Recommender cannot score its training queries.*\n.*weight_on=val"):
+    with pytest.raises(UserError, match=r"Recommender cannot score its training queries.*\n.*tune_on=val"):
         model.prepare(made.data)

@@ -5,10 +5,12 @@ import torch
 from torch.nn.functional import normalize
 
 from baselines import single_tower
+from baselines.config import SingleTowerConfig
 from baselines.single_tower import MAX_BLOCK_NUMBERS, SingleTower, block_shape
-from dcdt.config import ContrastiveConfig, OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch
 from dcdt.samplers.base import explicit_batch
 

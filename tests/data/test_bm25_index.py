@@ -7,7 +7,7 @@ import rank_bm25
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import BM25_VARIANTS
+from baselines.config import BM25_VARIANTS
 from dcdt.data.bm25 import BM25Index, Postings
 from dcdt.serving.scorers.bm25 import BM25Scores
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from support import prepare, related_sets
 
-from dcdt.config import RandomSamplerConfig, SplitConfig
 from dcdt.data import datamodule
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import IndexBatches, Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import RandomSamplerConfig
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 from dcdt.utils.errors import UserError

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from support import make_collection, prepare
 
-from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import make_split
 from dcdt.utils.errors import UserError

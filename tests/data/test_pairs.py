@@ -8,8 +8,8 @@ import pytest
 from rank_bm25 import BM25Plus
 from support import make_collection, prepare, related_sets
 
-from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.pairs import COLUMNS, _bm25_plus, load_pairs
 from dcdt.data.tokens import tokenize
 from dcdt.utils.errors import UserError

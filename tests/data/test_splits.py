@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support import make_collection, write_folder
 
-from dcdt.config import SplitConfig
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.splits import is_sealed, make_split, query_groups, warmth
 from dcdt.data.types import Collection, Documents, Judgments, normalise_text
 from dcdt.utils.errors import NotApplicable, UserError

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import EMBEDDER, make_collection
 
-from dcdt.config import LocalEmbedderConfig
 from dcdt.data.beir import load_collection
 from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import local_models, space_of
 from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches

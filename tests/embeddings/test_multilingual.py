@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from dcdt.config import MultilingualEmbedderConfig
+from dcdt.embeddings.config import MultilingualEmbedderConfig
 from dcdt.embeddings.providers import make_embedder, multilingual, space_of
 from dcdt.utils.errors import UserError
 

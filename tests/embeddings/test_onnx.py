@@ -9,7 +9,7 @@ import pytest
 from embeddings.tiny import write_model
 from support import EMBEDDER
 
-from dcdt.config import LocalEmbedderConfig
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers import make_embedder
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER, OnnxEmbedder
@@ -58,7 +58,7 @@ def test_an_export_is_made_once_and_leaves_nothing_else(tiny):
 def test_embedding_by_onnx_imports_no_torch(tiny):
     script = (
         "import sys\n"
-        "from dcdt.config import LocalEmbedderConfig\n"
+        "from dcdt.embeddings.config import LocalEmbedderConfig\n"
         "from dcdt.embeddings.providers import make_embedder\n"
         f"config = LocalEmbedderConfig(**{ {**vars(tiny), 'backend': 'onnx'}!r})\n"
         "assert make_embedder(config).embed(['span of a basis']).shape == (1, 32)\n"

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dcdt.config import OpenAIEmbedderConfig, config_folder, typed
+from dcdt.config import config_folder, validate
 from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import OpenAIEmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import make_embedder, space_of
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
@@ -27,7 +28,7 @@ def key(monkeypatch):
 
 def config(**changes):
     values = {"request_inputs": 10, "concurrency": 3, "patience": 120, "timeout": 60, **changes}
-    return typed(
+    return validate(
         OpenAIEmbedderConfig,
         OmegaConf.merge(OmegaConf.load(config_folder() / "embedder" / "openai.yaml"), values),
         "embedder",

@@ -127,8 +127,8 @@ def several(bases, names, read):
 
 def collection(place):
     """A BEIR folder: texts, judgments, settings, interactions."""
-    from dcdt.config import SplitConfig
     from dcdt.data.beir import load_collection
+    from dcdt.data.config import SplitConfig
     from dcdt.data.interactions import load_interactions
     from dcdt.data.splits import make_split
     from dcdt.data.summary import summarise_collection

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import ContrastiveConfig
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.distances import EPS, chord, euclidean
 from dcdt.losses.similarities import dot

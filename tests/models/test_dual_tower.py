@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import ContrastiveConfig, DCDTConfig, OptimizerConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.distances import euclidean
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
 from dcdt.samplers.base import explicit_batch

@@ -7,21 +7,16 @@ import torch
 from support import EMBEDDER, make_collection
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import (
-    ContrastiveConfig,
-    DCDTConfig,
-    DCDTResidualConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    ZeroShotConfig,
-)
 from dcdt.data import gather, tables
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.embeddings.tables import allocate, load_tables
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
@@ -47,7 +42,7 @@ def made_tables(dtype=torch.float32, seed=0):
 
 def loss_of(name):
     if name == "infonce":
-        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False))
     return ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from support import make_collection, prepare, quiet_trainer
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import HistoryConfig, SplitConfig, ZeroShotConfig
 from dcdt.data import histories as histories_module
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.models import history_tower
+from dcdt.models.config import HistoryConfig
 from dcdt.models.history import HistoryTowers, principal_directions
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, query_batch

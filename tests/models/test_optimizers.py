@@ -6,8 +6,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dcdt.config import OptimizerConfig, config_folder, parse, register_resolvers
+from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.config.registry import OPTIMIZERS, look_up
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.optimizers import make_schedule
 from dcdt.utils.errors import UserError
 
@@ -88,7 +89,10 @@ def test_a_warm_up_of_all_steps_is_refused():
         (["optimizer=sgd", "optimizer.momentum=1"], "optimizer.momentum is 1.0; it must be at least 0 and below 1"),
         (["optimizer=sgd", "optimizer.momentum=0"], "optimizer.nesterov=true needs optimizer.momentum above 0"),
         (["optimizer=nadam", "optimizer.momentum_decay=-1"], "optimizer.momentum_decay is -1.0"),
-        (["+optimizer.momentum=0.9"], "optimizer.momentum: Key 'momentum'"),
+        (
+            ["+optimizer.momentum=0.9"],
+            "unknown setting optimizer.momentum; optimizer has lr, weight_decay, schedule, warmup_steps",
+        ),
         (["optimizer.name=os:system"], "optimizer.name is 'os:system'; choose one of adamw, nadam, sgd"),
     ],
 )

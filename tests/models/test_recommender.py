@@ -5,28 +5,26 @@ import pytest
 import torch
 from support import prepare, quiet_trainer, related_sets
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    DCDTConfig,
-    DynamicHardSamplerConfig,
-    HardSamplerConfig,
-    InBatchSamplerConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    RandomSamplerConfig,
-    SplitConfig,
-    ZeroShotConfig,
-)
 from dcdt.data import datamodule
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.evaluation.ranking import tie_order
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import (
+    CatalogueSamplerConfig,
+    DynamicHardSamplerConfig,
+    HardSamplerConfig,
+    InBatchSamplerConfig,
+    RandomSamplerConfig,
+)
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
@@ -299,7 +297,7 @@ def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
 def test_a_learned_temperature_is_trained_and_does_not_decay(small):
     made = prepare(small, QUERY, width=64)
     model = dcdt(made)
-    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learned=True))
+    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learn_temperature=True))
     quiet_trainer(max_epochs=2).fit(model, datamodule=data_of(made, "hard"))
     assert abs(model.loss.temperature.item() - 0.05) > 1e-5
     towers, scalars = model.optimizers().param_groups

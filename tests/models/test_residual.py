@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import DCDTResidualConfig, InfoNCEConfig, OptimizerConfig, TripletConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.config import InfoNCEConfig, TripletConfig
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.losses.triplet import TripletLoss
+from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
 from dcdt.samplers.base import explicit_batch
@@ -29,7 +31,7 @@ def make_model(attention="none", fusion="sum", shared="all", dropout=0.0, n_fiel
     tables = make_tables(n_fields)
     torch.manual_seed(0)
     config = DCDTResidualConfig("dcdt_residual", tables.fields, RANK, shared, dropout, attention, fusion)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=True))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=True))
     model = ResidualTowers(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
     model.record_loss = lambda *args: None  # there is no trainer
     return model
@@ -72,7 +74,7 @@ def train(model, steps=3, lr=0.5):
 @pytest.mark.parametrize("n_fields", [1, 2, 3])
 def test_untrained_it_is_zero_shot(attention, fusion, shared, n_fields):
     model = make_model(attention, fusion, shared, n_fields=n_fields)
-    reference = ZeroShot(ZeroShotConfig("zero_shot", model.tables.fields), model.tables)
+    reference = ZeroShot(ZeroShotConfig("zero_shot", model.tables.fields, "none"), model.tables)
     wanted = reference.score(batch_of(model.tables))
     if attention == "none":
         assert torch.equal(scores_of(model), wanted)

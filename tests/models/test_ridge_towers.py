@@ -7,10 +7,12 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from support import make_collection, prepare, quiet_trainer
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import RidgeConfig, SplitConfig, ZeroShotConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
+from dcdt.models.config import RidgeConfig
 from dcdt.models.recommender import query_batch
 from dcdt.models.ridge_towers import (
     PENALTIES,

@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from support import prepare
 
 from baselines.bm25 import BM25
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models.recommender import query_batch
 from dcdt.samplers.catalogue import CatalogueSampler

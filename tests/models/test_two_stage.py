@@ -6,23 +6,20 @@ import torch
 from hydra import compose
 from support import make_collection, prepare, quiet_trainer
 
-from dcdt.config import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    SplitConfig,
-    parse,
-)
+from dcdt.config import parse
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.components import z_scores
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.evidence import KERNELS
 from dcdt.models.recommender import query_batch
 from dcdt.models.two_stage import JointTwoStage, TwoStage, rerank_scores
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
 
@@ -59,7 +56,7 @@ def prepared(made, *overrides):
 
 def joint(made, *overrides, loss=None):
     torch.manual_seed(0)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learned=False))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learn_temperature=False))
     config = config_of("model=two_stage_joint", *overrides)
     model = JointTwoStage(config, made.tables, loss, OptimizerConfig(1e-2, 0.01, "constant"))
     model.prepare(made.data)

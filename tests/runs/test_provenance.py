@@ -3,7 +3,7 @@ import sys
 from support import prepare
 
 import dcdt
-from dcdt.config import SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.runs import provenance
 
 

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from support import prepare, quiet_trainer
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import SplitConfig, ZeroShotConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import warmth
 from dcdt.evaluation.pairs import best_f1_threshold

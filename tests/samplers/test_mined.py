@@ -6,8 +6,8 @@ import torch
 from support import prepare
 from test_samplers import SPLITS, allowed_sets, by_split, generator
 
-from dcdt.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers import dynamic_hard, window
+from dcdt.samplers.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.mixed import MixedSampler
 from dcdt.samplers.pool import training_pool
@@ -55,7 +55,7 @@ def test_windows_and_what_was_rejected_by_brute_force(small, monkeypatch, config
 
 
 def dynamic(made, pool, **changes):
-    values = {"negatives": 4, "pool_share": 0.3, "pool_limit": 200, "warm_up": 2, "every": 3, **changes}
+    values = {"negatives": 4, "pool_fraction": 0.3, "pool_limit": 200, "warm_up": 2, "every": 3, **changes}
     return DynamicHardSampler(DynamicHardSamplerConfig("dynamic_hard", **values), pool, made.tables)
 
 

@@ -8,9 +8,10 @@ import torch
 from support import prepare
 from test_samplers import SPLITS, allowed_sets, by_split, generator
 
-from dcdt.config import CatalogueSamplerConfig, InBatchSamplerConfig, InfoNCEConfig
+from dcdt.losses.config import InfoNCEConfig
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import CatalogueSamplerConfig, InBatchSamplerConfig
 from dcdt.samplers.in_batch import InBatchSampler
 from dcdt.samplers.pool import TrainingPool, training_pool
 

@@ -5,8 +5,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from support import EMBEDDER, make_collection, prepare, quiet_trainer
 
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.config.registry import MODELS, look_up
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.embeddings.tables import load_tables
 from dcdt.training.build import make_trainer, reference_results

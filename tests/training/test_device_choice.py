@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from dcdt.config import TrainerConfig
 from dcdt.training import devices
+from dcdt.training.config import TrainerConfig
 from dcdt.training.distributed import needs_processes
 from dcdt.training.rank import adopt_srun
 from dcdt.utils.errors import UserError
@@ -38,9 +38,7 @@ def machine(monkeypatch):
 
 def trainer(**values):
     defaults = {"name": "ddp", "accelerator": "auto", "devices": 1, "precision": "32-true", "strategy": "ddp"}
-    config = TrainerConfig(**{**defaults, "max_epochs": 1, "validate_every": 1, "threads": 0, **values})
-    config.check()
-    return config
+    return TrainerConfig(**{**defaults, "max_epochs": 1, "validate_every": 1, "threads": 0, **values})
 
 
 @pytest.mark.parametrize(

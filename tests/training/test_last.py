@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import prepare, quiet_trainer
 
-from dcdt.config import ContrastiveConfig, DCDTConfig, DynamicHardSamplerConfig, OptimizerConfig, SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
+from dcdt.samplers.config import DynamicHardSamplerConfig
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.pool import training_pool
 from dcdt.training.callbacks.best import BestWeights

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import prepare
 
-from dcdt.config import SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.training.callbacks.samples import sample_table, score_spread, topics
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from support import prepare, quiet_trainer
 
-from dcdt.config import ContrastiveConfig, DCDTConfig, OptimizerConfig, RandomSamplerConfig, SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
+from dcdt.samplers.config import RandomSamplerConfig
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 from dcdt.training.callbacks.best import BestWeights

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from dcdt.config import parse
-from dcdt.config.registry import MODELS
-from dcdt.config.search_spaces import SPACES
+from dcdt.config.registry import MODELS, search_space
 from dcdt.training.tuner import overrides, search
 from dcdt.utils.errors import Diverged
 from dcdt.utils.files import write_json
@@ -22,6 +21,9 @@ pytestmark = pytest.mark.usefixtures("hydra")
 
 def composed(name, *changes):
     return compose("config", overrides=["data=files", "data.path=/x", f"model={name}", *changes])
+
+
+SPACES = {name: search_space(name) for name in MODELS if search_space(name)}
 
 
 @given(st.sampled_from(sorted(MODELS)), st.integers(1, 12), st.integers(0, 9))
@@ -96,7 +98,7 @@ def test_collaborative_tunes_what_its_kind_reads(kind, read):
 
 
 def test_what_is_tuned_does_not_depend_on_what_is_installed():
-    code = "{}from dcdt.training.tuner import SPACES; print(SPACES)"
+    code = "{}from dcdt.config.registry import MODELS, search_space as s; print({{m: s(m) for m in MODELS}})"
     hide = "import importlib.util as u; u.find_spec = lambda *_: None; "
     found = [subprocess.run([sys.executable, "-c", code.format(part)], capture_output=True) for part in ("", hide)]
     assert found[0].stdout == found[1].stdout != b""

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.config.registry import GROUPS, look_up
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
 from dcdt.embeddings.providers.local_models import local_space
 from dcdt.embeddings.providers.multilingual import MultilingualEmbedder, multilingual_space
 from dcdt.embeddings.providers.openai_models import openai_space
@@ -44,7 +45,7 @@ class Provider(NamedTuple):
 
 def space_of(config: EmbedderConfig) -> Space:
     """Return the space of an embedder, without loading its model."""
-    return PROVIDERS[config.name].space(config)
+    return _provider(config).space(config)
 
 
 def make_embedder(config: EmbedderConfig) -> Embedder:
@@ -53,7 +54,15 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
     Raises:
         UserError: it cannot run here.
     """
-    return PROVIDERS[config.name].make(config)
+    return _provider(config).make(config)
+
+
+def _provider(config: EmbedderConfig) -> Provider:
+    """What is built in, or the class of a plugin, whose `space` is a method of the class."""
+    if config.name in PROVIDERS:
+        return PROVIDERS[config.name]
+    plugin = look_up(GROUPS["embedder"], config.name)
+    return Provider(plugin.space, plugin)
 
 
 def _local(config: LocalEmbedderConfig) -> Embedder:

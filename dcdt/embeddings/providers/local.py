@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dcdt.config import LocalEmbedderConfig
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.embeddings.providers.pooling import load_model
 

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcdt.config import LocalEmbedderConfig
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
 

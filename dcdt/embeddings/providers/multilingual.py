@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import MultilingualEmbedderConfig
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import MultilingualEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.embeddings.providers.local_models import file_hash
 from dcdt.utils.errors import UserError

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import LocalEmbedderConfig
-from dcdt.config.checks import LARGEST, WIDEST
+from dcdt.config.validation import MAX_WHOLE, MAX_WIDTH
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
@@ -50,7 +50,7 @@ class OnnxEmbedder(LocalRunner):
         path = str(Path(folder) / MODEL)
         try:
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
-            if not (0 < self.hidden <= WIDEST and 0 <= self.pad <= LARGEST):
+            if not (0 < self.hidden <= MAX_WIDTH and 0 <= self.pad <= MAX_WHOLE):
                 raise ValueError(f"hidden_size {self.hidden}, pad_token_id {self.pad}")
             self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))

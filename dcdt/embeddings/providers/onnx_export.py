@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.config import LocalEmbedderConfig, cache_home
+from dcdt.config import cache_home
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import model_folder, pooling_of, weights_hash
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER
 from dcdt.utils.errors import UserError

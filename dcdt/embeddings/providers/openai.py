@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import vector_width
+from dcdt.embeddings.config import OpenAIEmbedderConfig, vector_width
 from dcdt.embeddings.providers.openai_client import Connection, RefusedRequest, api_key
 from dcdt.embeddings.providers.token_estimates import estimate_tokens, request_batches, truncate
 from dcdt.utils.errors import UserError

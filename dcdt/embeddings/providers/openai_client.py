@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import vector_width
+from dcdt.embeddings.config import OpenAIEmbedderConfig, vector_width
 from dcdt.embeddings.providers.openai_models import requested_dimensions
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line

@@ -1,8 +1,7 @@
 """Embedding spaces and dimensions of OpenAI's models, without a request."""
 
-from dcdt.config import OpenAIEmbedderConfig
-from dcdt.config.openai import MODELS, vector_width
 from dcdt.embeddings.cache import Space
+from dcdt.embeddings.config import OPENAI_MODELS, OpenAIEmbedderConfig, vector_width
 
 
 def openai_space(config: OpenAIEmbedderConfig) -> Space:
@@ -17,7 +16,7 @@ def openai_space(config: OpenAIEmbedderConfig) -> Space:
 
 def requested_dimensions(config: OpenAIEmbedderConfig) -> int | None:
     """Return the `dimensions` to request: None for the model's own width, since some servers refuse the parameter."""
-    model = MODELS.get(config.model)
+    model = OPENAI_MODELS.get(config.model)
     if config.shorten or (model is not None and vector_width(config) != model.width):
         return vector_width(config)
     return None

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import LocalEmbedderConfig
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import check_length, check_weights, model_folder, pooling_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dcdt.config import typed
+from dcdt.config import validate
 from dcdt.serving.graphs import QUERY_MAP, Floats, Scores, unit
 from dcdt.serving.index import best
 from dcdt.serving.learners import Watched
@@ -234,7 +234,7 @@ def configuration(schema: Any, values: Mapping[str, Any], name: str) -> Any:  # 
         ValueError: they do not fit the schema.
     """
     try:
-        return typed(schema, OmegaConf.create(dict(values)), name)
+        return validate(schema, OmegaConf.create(dict(values)), name)
     except (UserError, TypeError, AttributeError) as error:
         raise ValueError(one_line(error, 120)) from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import field_validator
 
-from dcdt.config import BM25Config
+from dcdt.config.registry import MODELS as REGISTERED
 from dcdt.data.bm25 import EMPTY_WORD, FORMULAS, BM25Index
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import join_fields, texts_with_fallback
@@ -38,19 +38,20 @@ class BM25Manifest(ScorerManifest):
     @field_validator("config")
     @classmethod
     def _is_configuration(cls, value: dict[str, Any]) -> dict[str, Any]:
-        config = configuration(BM25Config, value, "model")
+        config = configuration(REGISTERED["bm25"].schema, value, "model")
         require((config.backend, config.variant) in FORMULAS, f"backend {config.backend}, variant {config.variant}")
         return value
 
     @property
-    def bm25(self) -> BM25Config:
+    def bm25(self) -> Any:  # noqa: ANN401 - the baselines are not imported here
         """The configuration, typed."""
-        return BM25Config(**self.config)
+        return REGISTERED["bm25"].schema(**self.config)
 
     @property
     def text_fields(self) -> list[str]:
         """Fields of a video that are read."""
-        return self.bm25.fields
+        fields: list[str] = self.bm25.fields
+        return fields
 
 
 class BM25Scores(CatalogueScores):
@@ -125,7 +126,7 @@ class BM25Scorer(Scorer):
         return BM25Scores(view, self.index(view), self.split(query.text))
 
 
-def _words(config: BM25Config, texts: Texts) -> pa.Array:
+def _words(config: Any, texts: Texts) -> pa.Array:  # noqa: ANN401
     """The words of n videos, by their texts of each field."""
     split = tokenizer(config.stem, config.stop_words)
     joined = join_fields([texts[name] for name in config.fields])

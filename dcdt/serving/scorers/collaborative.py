@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from dcdt.config import CollaborativeConfig
+from dcdt.config.registry import MODELS as REGISTERED
 from dcdt.models.bpr import bpr_learner
 from dcdt.serving.arrow import numbers
 from dcdt.serving.graphs import Scores, read_arrays
@@ -41,7 +41,7 @@ class CollaborativeManifest(ScorerManifest):
     @field_validator("config")
     @classmethod
     def _is_configuration(cls, value: dict[str, Any]) -> dict[str, Any]:
-        configuration(CollaborativeConfig, value, "model")
+        configuration(REGISTERED["collaborative"].schema, value, "model")
         return value
 
 

@@ -13,13 +13,14 @@ import wandb
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dcdt.config import LoggerConfig, model_option, typed
+from dcdt.config import model_option, validate
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line
 from dcdt.runs.sweep import own_choices
 from dcdt.training.callbacks.history import History
 from dcdt.training.callbacks.samples import COLUMNS, sample_table, score_spread
+from dcdt.training.config import LoggerConfig
 from dcdt.training.loggers.base import RunLogger
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
 from dcdt.training.loggers.wandb_media import figures_of, write_vectors
@@ -48,7 +49,7 @@ class WandbRun(RunLogger):
     """
 
     def __init__(self, config: DictConfig, folder: RunFolder, overrides: Sequence[str] | None) -> None:
-        self.options = typed(LoggerConfig, config.logger, "logger")
+        self.options = validate(LoggerConfig, config.logger, "logger")
         self.config, self.folder, self.overrides = config, folder, overrides
         self.option = model_option(OmegaConf.select(config, "model"))
         self.simulated: list[str] = []
