@@ -257,7 +257,7 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
         with monkeypatch.context() as patched:
             patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device))
             patched.setattr(build, "mining_device", lambda settings: device)
-            logger = choose_logger(config, folder, None)
+            logger = choose_logger(config, RunFolder(folder), None)
             run(parse(config), config, RunFolder(folder), logger)
             logger.close("finished")
         return json.loads((folder / "metrics.json").read_text())
@@ -277,7 +277,7 @@ def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
     sizes, end = [], Recommender.on_test_epoch_end
 
     def counted(self):
-        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._parts.values() for parts in chunks)
+        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._chunks.values() for parts in chunks)
         end(self)
 
     monkeypatch.setattr(Recommender, "on_test_epoch_end", counted)
