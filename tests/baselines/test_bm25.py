@@ -191,7 +191,7 @@ def test_a_saved_model_scores_the_same(changes):
     ("changes", "said"),
     [
         ({"backend": "lucene"}, "model.backend is 'lucene'"),
-        ({"variant": "lucene"}, "model.variant .backend=rank_bm25. is 'lucene'; choose one of okapi, l, plus"),
+        ({"variant": "lucene"}, "model.variant is 'lucene'; choose one of okapi, l, plus, which backend=rank_bm25 has"),
         ({"k1": 0.0}, "model.k1 is 0.0; it must be above 0"),
         ({"b": 1.1}, "model.b is 1.1"),
         ({"delta": -0.1}, "model.delta is -0.1"),
