@@ -15,7 +15,7 @@ from dcdt.utils.redaction import redact_output
 
 
 class JsonLines(logging.Formatter):
-    """One line of JSON an event; what was asked stands there only where the service was told so."""
+    """One line of JSON an event; questions only with --log-questions."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, event and its facts."""
@@ -66,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from dcdt.serving.app import make_app
         except ImportError as error:
             raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
-        from dcdt.serving.live import Live
-        from dcdt.serving.threads import one_thread
+        from dcdt.serving.blas_threads import one_thread
+        from dcdt.serving.hot_reload import ReloadingRecommender
 
         runs = [given.run, *([given.beside] if given.beside else [])]
-        lives = [Live(run, given.threads, given.engine) for run in runs]
+        recommenders = [ReloadingRecommender(run, given.threads, given.engine) for run in runs]
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(lives, given.abstain, given.log_questions),
+                make_app(recommenders, given.abstain, given.log_questions),
                 host=given.host,
                 port=given.port,
                 log_config=None,

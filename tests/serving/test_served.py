@@ -65,7 +65,7 @@ def test_every_registered_model_has_a_run_here():
 def test_answers_have_the_scores_of_the_run_and_its_state_is_whole(make_run, overrides):
     folder = make_run(*overrides)
     served = dcdt.load(folder)
-    collection = load_collection(served.store.run.parents[1] / "small")
+    collection = load_collection(served.catalogue.run.parents[1] / "small")
     scored = pq.read_table(folder / "scores.parquet").to_pydict()
     wanted = {}
     for query, video, score in zip(scored["query_id"], scored["video_id"], scored["score"], strict=True):
@@ -126,7 +126,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
     assert len(again) == n + 1 and again.recommend("span", 1000)[0] != before
     assert next(item.title for item in again.recommend("span", 1000)[0] if item.id == "new") == "span"
     again.delete(["new", "v3"])
-    assert served.store.refresh() == "changed"
+    assert served.catalogue.refresh() == "changed"
     for one in (served, again, ServedRecommender(folder)):
         assert {"new", "v3"}.isdisjoint(item.id for item in one.recommend("span", 1000)[0]) and len(one) == n - 1
 
@@ -135,7 +135,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
 def test_an_added_video_scores_as_one_that_was_there_when_the_index_was_built(make_run, bench, tmp_path):
     """The towers, the words and the rounding are the same: only what leans on neighbours may differ."""
     served = load(make_run("model=hybrid"))
-    shutil.copytree(served.store.run, tmp_path / "run")
+    shutil.copytree(served.catalogue.run, tmp_path / "run")
     other = ServedRecommender(tmp_path / "run")
     videos = load_collection(bench / "small").videos
     row = videos.row_of["v4"]
@@ -163,7 +163,7 @@ def test_filters_k_and_abstaining(served):
     value = served.manifest.threshold.value
     kept = served.recommend("rank of a basis", 1000, abstain=True)[0]
     assert [item.id for item in kept] == [item.id for item in everything if item.score >= value]
-    assert served.manifest.threshold.queries > 0 and 0 <= served.manifest.threshold.refused <= 1
+    assert served.manifest.threshold.queries > 0 and 0 <= served.manifest.threshold.rejected <= 1
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_what_cannot_be_asked_is_refused_in_words(served, arguments, said):
     ],
 )
 def test_changes_that_cannot_be_made_change_nothing(served, change, said):
-    before = served.store.pointer
+    before = served.catalogue.pointer
     with pytest.raises(UserError, match=said):
         change(served)
-    assert ServedRecommender(served.store.run).store.pointer == before
+    assert ServedRecommender(served.catalogue.run).catalogue.pointer == before
 
 
 HARMS = {
@@ -249,9 +249,8 @@ def test_a_corrupt_build_is_refused(own_copy, file):
         load(folder)
 
 
-@pytest.mark.parametrize("questions", [None, {"weights": "blocks"}])
+@pytest.mark.parametrize("questions", [None, {"weights": "blocks"}], ids=["float32", "8-bit"])
 def test_a_build_of_0_1_is_of_another_version(own_copy, questions):
-    """With questions by 8-bit weights or in float32: both had format 2."""
     folder = own_copy("model=bm25")
     path = next((folder / "serving").glob("*/model.json"))
     write_json(path, {**read_json(path), "format": 2, "questions": questions})
@@ -317,6 +316,8 @@ DESCRIPTIONS = {
     "an address that is none": lambda model: model.update(catalogue=0.5),
     "layers of layers": lambda model: model["embedder"].update(layer_weights=[1.0, [1.0]]),
     "a scorer too many": lambda model: model["scorers"].append(model["scorers"][0]),
+    "a scorer whose kind is a list": lambda model: model["scorers"][0].update(kind=["towers"]),
+    "an embedder whose name is a list": lambda model: model["embedder"].update(name=["local"]),
     "a scorer of no kind": lambda model: model["scorers"][0].update(kind="os.system"),
     "a field that no schema has": lambda model: model.update(command="touch /tmp/x"),
     "a field of a scorer that its schema lacks": lambda model: model["scorers"][0].update(path="/etc"),
