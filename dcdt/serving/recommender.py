@@ -18,7 +18,8 @@ from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import row_array
 from dcdt.serving.blas_threads import one_thread
-from dcdt.serving.catalogue import Catalogue, open_catalogue
+from dcdt.serving.catalogue.base import Catalogue
+from dcdt.serving.catalogue.engines import open_catalogue
 from dcdt.serving.catalogue.filters import Condition, parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.explanation import content_words, explain, matched_words
@@ -284,11 +285,8 @@ class ServedRecommender:
 
     def rows(self, videos: Documents) -> pa.Table:
         """Make the table rows of videos, with the columns of all scorers."""
-        table, view, fields = (
-            table_of(videos, self.manifest.columns),
-            self.catalogue.snapshot,
-            self.manifest.text_fields,
-        )
+        table, fields = table_of(videos, self.manifest.columns), self.manifest.text_fields
+        view = self.catalogue.snapshot
         texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
         vectors: dict[str, Floats] = {}
         if self.manifest.reads_vectors:

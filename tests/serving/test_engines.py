@@ -294,8 +294,8 @@ def test_many_ids_are_looked_up_at_once(tmp_path, monkeypatch):
     index = VideoTable(str(tmp_path))
     index.create(videos([f"v{n}" for n in range(60)], rng))
     reads = []
-    rows = index.rows
-    monkeypatch.setattr(index, "rows", lambda **given: reads.append(given) or rows(**given))
+    where = index._where
+    monkeypatch.setattr(index, "_where", lambda *given: reads.append(given) or where(*given))
     index.delete([f"v{n}" for n in range(50)])
     assert len(reads) == 1 and len(index) == 10
 

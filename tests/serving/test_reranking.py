@@ -14,7 +14,7 @@ from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.two_stage import rerank_scores
-from dcdt.recommend import reasons
+from dcdt.recommend import format_reasons
 from dcdt.runs.folder import RunFolder
 from dcdt.serving.arrow import row_array
 from dcdt.serving.catalogue.approximate import ApproximateIndex
@@ -131,7 +131,7 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
     assert {"recall", "cosine_title", "cosine_text", "memory_0.05", "network"} <= set(answer[0].why["evidence"])
     assert [set(item.why["evidence"]) for item in answer[6:]] == [{"recall", "beyond the first 6"}] * 6
     assert answer[5].score - answer[6].score >= SCORE_GAP - 1e-6
-    assert "ranked by recall" in reasons(answer[0].why)
+    assert "ranked by recall" in format_reasons(answer[0].why)
     assert served.recommend(QUESTIONS[0], 1, abstain=True)[0] in ([], [served.recommend(QUESTIONS[0], 1)[0][0]])
 
 

@@ -53,7 +53,7 @@ class Catalogue(ABC):
     @property
     def is_shared(self) -> bool:
         """Whether the table has an address of its own, so that its latest version counts and not the pointer's."""
-        return bool(self.manifest.catalogue)
+        return self.manifest.catalogue is not None
 
     @cached_property
     def table(self) -> VideoTable:

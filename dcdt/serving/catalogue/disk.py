@@ -17,8 +17,6 @@ from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.layout import Pointer
 from dcdt.utils.errors import UserError
 
-SINGLE_VECTOR = ("towers", "history")  # kinds of models with one vector a video
-
 
 class DiskCatalogue(Catalogue):
     """The current build of a run, whose videos stay where they are.

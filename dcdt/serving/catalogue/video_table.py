@@ -28,6 +28,7 @@ PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 MAX_GRAPH_ROWS = 500_000  # several graphs are each searched, and cells miss what lies at their borders
 GRAPHS_SEARCHED, CANDIDATES, REFINE_FACTOR = 8, 100, 3  # full vectors of REFINE_FACTOR * k videos are compared
 MIN_INDEX_ROWS = 20_000  # above it, LanceDB's own approximate index is made
+MAX_LISTED = 1000  # ids that are looked up by a condition; for more, all ids are read
 KEEP_VERSIONS = timedelta(days=7)  # how long old versions can still be read
 STORAGE = {"new_table_enable_stable_row_ids": "true"}  # so that rows carry their versions
 NETWORK = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
@@ -191,7 +192,9 @@ class VideoTable:
 
     def _is_present(self, ids: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Which of these ids (n,) a video has."""
-        return np.array(pc.is_in(ids, value_set=self.rows(columns=["id"])["id"]).to_pylist(), dtype=bool)
+        few = len(ids) <= MAX_LISTED
+        rows = self._where(_id_in(ids.to_pylist()), len(ids), ["id"]) if few else self.rows(columns=["id"])
+        return np.array(pc.is_in(ids, value_set=rows["id"]).to_pylist(), dtype=bool)
 
     def _require(self, ids: pa.ChunkedArray) -> None:
         present = self._is_present(ids)

@@ -101,7 +101,7 @@ class CatalogueScores(ABC):
         return self._scores
 
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
-        """Rows and scores of the top_k k among the allowed rows (N,), the top_k first."""
+        """Rows and scores of the best k among the allowed rows (N,), the best first."""
         scores = self.scores() if allowed.all() else np.where(allowed, self.scores(), -np.inf)
         rows = top_k(scores, None if self.view.anns else self.view.order, k)
         return rows, scores[rows]
@@ -179,7 +179,7 @@ class Scorer(ABC):
     manifest_type: ClassVar[type[ScorerManifest]]
     models: ClassVar[tuple[str, ...]] = ()  # registered names of the models it serves; others need two towers
     reads_vectors: ClassVar[bool] = True  # of the query, and of added videos
-    searches_vectors: ClassVar[bool] = False  # scores are products with `vector_<number>`, so the top_k can be searched
+    searches_vectors: ClassVar[bool] = False  # scores are products with `vector_<number>`, so the best can be searched
     note: ClassVar[str] = ""  # what counts without a learner's history, of a scorer that reads it; {} is its name
 
     @abstractmethod

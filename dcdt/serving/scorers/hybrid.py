@@ -39,11 +39,11 @@ class Fusion(Section):
 def fused_top(
     scores: Sequence[CatalogueScores], fusion: Fusion, view: Snapshot, k: int, allowed: NDArray[np.bool_]
 ) -> tuple[Rows, Scores]:
-    """The top_k k of two scorers together: exactly over a catalogue that is scored whole, else among their candidates.
+    """The best k of two scorers together: exactly over a catalogue that is scored whole, else among their candidates.
 
     Over a large catalogue a candidate's scores are exact, and so is their mean over the catalogue; the deviation of
     vectors that are searched narrowed is that along the directions kept, with what is left spread evenly
-    (`Ann.spread`). A video outside the top_k `N_CANDIDATES` of both is not considered. Ranks are counted among the
+    (`Ann.spread`). A video outside the best `N_CANDIDATES` of both is not considered. Ranks are counted among the
     candidates.
     """
     if not view.anns:
@@ -60,7 +60,7 @@ def fused_top(
 
 
 def candidates(scores: Sequence[CatalogueScores], k: int, allowed: NDArray[np.bool_]) -> Rows:
-    """Find the allowed rows that some scorer has among its top_k, for a choice of the top_k k."""
+    """Find the allowed rows that some scorer has among its best, for a choice of the best k."""
     wide = max(N_CANDIDATES, 4 * k)
     return np.unique(np.concatenate([part.top(wide, allowed)[0] for part in scores]))
 

@@ -1,4 +1,4 @@
-"""two_stage and two_stage_joint: the recall's top_k videos, ranked by evidence.
+"""two_stage and two_stage_joint: the recall's best videos, ranked by evidence.
 
 Everything the head reads of a video lies in the catalogue's table (`whitened_0`, `mapped_0`), so a video that is added
 later is ranked like any other; the judged queries that it remembers are those of the fit, and know no new video.
@@ -84,7 +84,7 @@ class Head(Section):
 
 @dataclass(frozen=True)
 class Ranked:
-    """An answer: rows and scores of the top_k videos, and for each what the head added up to its score."""
+    """An answer: rows and scores of the best videos, and for each what the head added up to its score."""
 
     rows: Rows
     scores: Scores
@@ -125,7 +125,7 @@ class RankHead:
     def top(
         self, query: Query, scores: Sequence[CatalogueScores], view: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> Ranked:
-        """The top_k k among the allowed rows (N,).
+        """The best k among the allowed rows (N,).
 
         A filter comes before the head: the first `depth` of the videos that meet it are re-ranked. A video's evidence
         does not depend on it.
@@ -133,7 +133,7 @@ class RankHead:
         if self.fusion is not None and self.fusion.kind == "rrf":  # ranks need the whole catalogue
             view = replace(view, anns={})
         parts = scores[:2] if self.fusion is not None else scores[:1]
-        rows, z = self._recall(parts, view, max(k, self.manifest.depth), allowed)  # (n,), the top_k first
+        rows, z = self._recall(parts, view, max(k, self.manifest.depth), allowed)  # (n,), the best first
         depth = min(self.manifest.depth, len(rows))
         if not depth:
             return Ranked(rows, z, [])
@@ -193,7 +193,7 @@ class RankHead:
     def _recall(
         self, parts: Sequence[CatalogueScores], view: Snapshot, wide: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores]:
-        """Allowed rows and the recall's z-scores over the whole catalogue, the top_k first.
+        """Allowed rows and the recall's z-scores over the whole catalogue, the best first.
 
         All of them over a catalogue that is scored whole, else the candidates of an approximate index.
         """
