@@ -27,15 +27,15 @@ from measured import merge
 from serving_data import catalogue_table, real_vectors, repeat_perturbed
 
 from dcdt.data.types import Documents
-from dcdt.serving.ann import exact_top
-from dcdt.serving.index import vector_column
-from dcdt.serving.lance import LanceIndex
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.blas_threads import one_thread
+from dcdt.serving.catalogue.approximate import exact_top_k
+from dcdt.serving.catalogue.snapshot import Snapshot, inner_products
+from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.load import load
-from dcdt.serving.memory import MemoryIndex, multiply
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.scorers.base import Query
 from dcdt.serving.scorers.hybrid import fused_top
-from dcdt.serving.threads import one_thread
 
 OUT = Path(__file__).parent / "results" / "serving.json"
 ROWS: list[dict] = []
@@ -92,31 +92,29 @@ def search_rows(what: str, fast: np.ndarray, worked: np.ndarray, slow: np.ndarra
     cpu(what, worked)
 
 
-def vectors(served: ServedRecommender, n: int) -> MemoryIndex:
+def vectors(served: ServedRecommender, n: int) -> Snapshot:
     """Measure vector searches over n videos; recall against exact search on questions not used to tune the index."""
     base, questions = real_vectors(served)
     matrix = repeat_perturbed(base, n)
     print(f"{len(base)} real vectors, {len(questions)} questions, {matrix.shape}", flush=True)
-    index = MemoryIndex()
     started = time.perf_counter()
     table = catalogue_table(served, matrix)
-    index.build(table, 1, {"vector_0": questions[:400]})
+    snapshot = Snapshot.build(table, 1, {"vector_0": questions[:400]})
     seconds = time.perf_counter() - started
-    ann = index.state.anns["vector_0"]
+    ann = snapshot.anns["vector_0"]
     held = questions[400:800] if len(questions) > 600 else questions[-200:]
-    recall = ann.recall(held, exact_top(matrix, held, 10))
-    view, everything = index.state, index.state.alive
+    recall = ann.recall(held, exact_top_k(matrix, held, 10))
     fast, worked = timed(
-        lambda at: view.search(questions[at % len(questions)], 10, everything, "vector_0"), 2000, len(questions)
+        lambda at: snapshot.search(questions[at % len(questions)], 10, snapshot.alive, "vector_0"), 2000, len(questions)
     )
-    slow, _ = timed(lambda at: multiply(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
+    slow, _ = timed(lambda at: inner_products(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
     how = f"{ann.facts.kind}, {ann.facts.width} wide, {ann.facts.depth} re-ranked"
     what = f"vector in, 10 of {n:,} x {matrix.shape[1]} out ({how})"
     against = f"exact search: p50 {p(slow, 50)} ms"
     search_rows(what, fast, worked, slow, against)
     note(f"{what}: recall@10", round(recall, 4), "share", "exact search", None, "at least 0.98", recall >= 0.98)
     note(f"{what}: build", round(seconds, 1), "s")
-    return index
+    return snapshot
 
 
 def lance(served: ServedRecommender, n: int, folder: Path) -> None:
@@ -124,16 +122,16 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
     base, questions = real_vectors(served)
     matrix = repeat_perturbed(base, n)
     table = pa.table({"id": [f"v{at}" for at in range(n)], "vector_0": vector_column(matrix)})
-    index = LanceIndex(str(folder / "lance"))
+    index = VideoTable(str(folder / "lance"))
     started = time.perf_counter()
-    index.build(table)
+    index.create(table)
     seconds = time.perf_counter() - started
-    exact = exact_top(matrix, questions[:100], 10)
-    found = [index.search(vector, 10).ids for vector in questions[:100]]
+    exact = exact_top_k(matrix, questions[:100], 10)
+    found = [index.nearest(vector, 10, columns=["id"])["id"].to_pylist() for vector in questions[:100]]
     pairs = zip(found, exact, strict=True)
     recall = float(np.mean([len({f"v{row}" for row in rows} & set(ids)) / 10 for ids, rows in pairs]))
-    fast, worked = timed(lambda at: index.search(questions[at % len(questions)], 10), 400)
-    slow, _ = timed(lambda at: multiply(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
+    fast, worked = timed(lambda at: index.nearest(questions[at % len(questions)], 10, columns=["id", "_distance"]), 400)
+    slow, _ = timed(lambda at: inner_products(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
     what = f"LanceDB, 10 of {n:,} x {matrix.shape[1]}"
     against = f"exact search in memory: p50 {p(slow, 50)} ms"
     search_rows(what, fast, worked, slow, against)
@@ -141,9 +139,9 @@ def lance(served: ServedRecommender, n: int, folder: Path) -> None:
     note(f"{what}: build", round(seconds, 1), "s")
 
 
-def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
+def question(served: ServedRecommender, snapshot: Snapshot, texts: list[str], length: str) -> None:
     """Measure answers over the large catalogue, from the text of a question."""
-    kept, served.store.memory = served.store.memory, index
+    own, served.catalogue._snapshot = served.catalogue._snapshot, snapshot
     try:
         with one_thread():  # as the service does
             started, before = time.perf_counter(), stolen_ticks()
@@ -156,9 +154,9 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
             stolen = (stolen_ticks() - before) / os.sysconf("SC_CLK_TCK")
             taken = stolen / ((time.perf_counter() - started) * (os.cpu_count() or 1))
     finally:
-        served.store.memory = kept
+        served.catalogue._snapshot = own
     whole, worked, alone = map(np.array, (whole, worked, alone))
-    what = f"question in ({length}), answer out, {served.name}, {len(index):,} videos"
+    what = f"question in ({length}), answer out, {served.name}, {len(snapshot):,} videos"
     against = f"embedding alone: p50 {p(alone, 50)}, p99 {p(alone, 99)} ms"
     for share in (50, 99):
         value = p(whole, share)
@@ -167,16 +165,16 @@ def question(served: ServedRecommender, index: MemoryIndex, texts: list[str], le
     note(f"{what}: taken by other machines", round(taken, 3), "share of the cores")
 
 
-def agreement(served: ServedRecommender, index: MemoryIndex, texts: list[str], length: str) -> None:
+def agreement(served: ServedRecommender, snapshot: Snapshot, texts: list[str], length: str) -> None:
     """Measure how many of the ten best videos of an exact fusion are among the candidates of both parts."""
-    near, exact = index.state, replace(index.state, anns={})
+    near, exact = snapshot, replace(snapshot, anns={})
     asked = [Query(text, served.embed([text])[0]) for text in texts]
     found = []
     for view in (exact, near):  # one after the other, since the words' gains are kept for one view
         parts = [[scorer.score(question, view) for scorer in served.scorers] for question in asked]
         found.append([set(fused_top(part, served.manifest.fusion, view, 10, view.alive)[0].tolist()) for part in parts])
     same = float(np.mean([len(one & other) / 10 for one, other in zip(*found, strict=True)]))
-    what = f"fused answers ({length}), {served.name}, {len(index):,} videos"
+    what = f"fused answers ({length}), {served.name}, {len(snapshot):,} videos"
     note(f"{what}: of the exact ten found", round(same, 3), "share", f"every video scored, n = {len(asked)}")
 
 
@@ -222,7 +220,7 @@ def start_server(run: Path, *options: str, log: Path | None = None) -> tuple[sub
 
 def over_http(served: ServedRecommender, texts: list[str], length: str, seconds: float = 15) -> None:
     """Requests a second with 8 clients in another process, on this machine's cores."""
-    process, port = start_server(served.store.run)
+    process, port = start_server(served.catalogue.run)
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         for text in texts[:30]:
@@ -282,24 +280,24 @@ def change(run: Path, folder: Path) -> None:
 
 def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str, list[str]]) -> None:
     """Measure over a large catalogue: vector searches, then answers of towers alone and of a hybrid."""
-    index = vectors(served, given.videos)
+    snapshot = vectors(served, given.videos)
     if "vectors" not in given.only:
         ROWS.clear()
     if "question" not in given.only:
         return
     for length, texts in asked.items():
-        question(served, index, texts, length)
+        question(served, snapshot, texts, length)
     if given.hybrid is None:
         return
-    other, view = load(given.hybrid, threads=served.threads), index.state
-    matrix = view.main.vectors["vector_0"]
+    other = load(given.hybrid, threads=served.threads)
+    matrix = snapshot.main.vectors["vector_0"]
     table = catalogue_table(other, matrix, with_vectors=False)
-    main = replace(view.main, table=table, vectors={"vector_1": matrix}, _postings={})
+    main = replace(snapshot.main, table=table, vectors={"vector_1": matrix}, _postings={})
     fresh = replace(main, table=table.slice(0, 0), vectors={"vector_1": matrix[:0]}, _postings={})
-    index.view = replace(view, main=main, fresh=fresh, anns={"vector_1": view.anns["vector_0"]})
+    snapshot = replace(snapshot, main=main, fresh=fresh, anns={"vector_1": snapshot.anns["vector_0"]})
     for length, texts in asked.items():
-        question(other, index, texts, length)
-        agreement(other, index, texts[:FUSED], length)
+        question(other, snapshot, texts, length)
+        agreement(other, snapshot, texts[:FUSED], length)
 
 
 def main() -> None:
@@ -336,7 +334,7 @@ def questions_of(served: ServedRecommender) -> dict[str, list[str]]:
     """Questions of the run's collection and of the shipped one; embedding costs by their length."""
     from dcdt.training.checkpoint import run_settings
 
-    folders = [Path(run_settings(served.store.run).data.path), Path("data/linear_algebra")]
+    folders = [Path(run_settings(served.catalogue.run).data.path), Path("data/linear_algebra")]
     served.embed(["warm"])
     count = served._embedder.tokenizer.encode
     found = {}

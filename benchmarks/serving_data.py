@@ -12,7 +12,7 @@ from dcdt.data.types import Documents
 from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import space_of
-from dcdt.serving.index import vector_column
+from dcdt.serving.arrow import vector_column
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import table_of
 from dcdt.training.checkpoint import run_settings
@@ -24,7 +24,7 @@ OTHERS = ("khan_math", "cranfield")
 
 def collections(served: ServedRecommender) -> list[Path]:
     """Folders whose texts are used: the run's own, and the public ones if present."""
-    own = Path(run_settings(served.store.run).data.path)
+    own = Path(run_settings(served.catalogue.run).data.path)
     root = os.environ.get("DCDT_COLLECTIONS")
     return [own, *(Path(root) / name for name in OTHERS if root and (Path(root) / name).is_dir() and own.name != name)]
 
@@ -33,7 +33,7 @@ class Cached:
     """The run's embedder with the embedding cache, so that nothing is embedded twice."""
 
     def __init__(self, served: ServedRecommender) -> None:
-        settings = run_settings(served.store.run)
+        settings = run_settings(served.catalogue.run)
         caches = (settings.data.cache, cache_home() / "embeddings")
         self.caches = [VectorCache(folder, space_of(settings.embedder)) for folder in caches]
         self.settings = settings

@@ -16,46 +16,48 @@ from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
 
 
-def _videos(served: ServedRecommender, given: argparse.Namespace) -> Documents:
-    """The videos of a command line: a file, or one in words; an update keeps of that one what is not given."""
-    if (given.videos is None) == (given.id is None):
+def _read_videos(served: ServedRecommender, args: argparse.Namespace) -> Documents:
+    """Read the videos of a command line: a file, or one video; an update keeps the fields that are not named."""
+    if (args.videos is None) == (args.id is None):
         raise UserError("give either --videos FILE, or --id with --title and --text.")
-    if given.videos is not None:
-        roles = {"id": given.id_column, "title": given.title_column, "text": given.text_column}
-        return read_file(given.videos, {role: name for role, name in roles.items() if name is not None})
-    if given.action == "add":
-        return one_video(given.id, given.title or "", given.text or "", given.meta)
-    old = served.videos([given.id.strip()])
-    title = old.titles[0] if given.title is None else given.title
-    text = old.texts[0] if given.text is None else given.text
-    new = one_video(given.id, title, text, given.meta)
+    if args.videos is not None:
+        roles = {"id": args.id_column, "title": args.title_column, "text": args.text_column}
+        return read_file(args.videos, {role: name for role, name in roles.items() if name is not None})
+    if args.action == "add":
+        return one_video(args.id, args.title or "", args.text or "", args.meta)
+    old = served.videos([args.id.strip()])
+    title = old.titles[0] if args.title is None else args.title
+    text = old.texts[0] if args.text is None else args.text
+    new = one_video(args.id, title, text, args.meta)
     return replace(new, metadata=[{**old.metadata[0], **new.metadata[0]}])
 
 
-def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
-    """Add, update or delete, and say what was done."""
+def _change(served: ServedRecommender, args: argparse.Namespace) -> str:
+    """Add, update or delete; a line that says what was done."""
     started = time.perf_counter()
-    if given.action == "delete":
-        served.delete(given.ids)
-        done = f"deleted {len(set(given.ids))}"
+    if args.action == "delete":
+        served.delete(args.ids)
+        done = f"deleted {len(set(args.ids))}"
     else:
-        videos = _videos(served, given)
-        (served.add if given.action == "add" else served.update)(videos)
-        done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
+        videos = _read_videos(served, args)
+        (served.add if args.action == "add" else served.update)(videos)
+        done = f"{'added' if args.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
-    return f"{done} in {seconds:.2f} s: {pluralize(len(served), 'video')}, version {served.store.pointer.version}"
+    return f"{done} in {seconds:.2f} s: {pluralize(len(served), 'video')}, version {served.catalogue.pointer.version}"
 
 
 def _info(served: ServedRecommender) -> str:
-    """What the index holds."""
-    store = served.store
-    lines = [f"{pluralize(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
-    lines.append(f"model {served.name}, from the collection {store.manifest.collection}")
-    lines.append(f"catalogue: {store.catalogue.url}")
+    """Describe the index in lines."""
+    catalogue = served.catalogue
+    lines = [
+        f"{pluralize(len(served), 'video')}, version {catalogue.pointer.version} of build {catalogue.pointer.build}"
+    ]
+    lines.append(f"model {served.name}, from the collection {served.manifest.collection}")
+    lines.append(f"catalogue: {catalogue.table.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
-    for name, facts in store.manifest.approximate.items():
+    for name, facts in served.manifest.approximate.items():
         lines.append(f"{name}: {facts.kind}, recall@10 {facts.recall:.3f} against exact search")
-    if not store.manifest.approximate:
+    if not served.manifest.approximate:
         lines.append("search is exact")
     if served.manifest.threshold is not None:
         threshold = served.manifest.threshold
@@ -64,6 +66,10 @@ def _info(served: ServedRecommender) -> str:
             f"{threshold.answered:.0%} of those with an answer and rejects {threshold.rejected:.0%} of those without"
         )
     return "\n".join(lines)
+
+
+def _print_progress(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,24 +104,23 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     redact_output()
-    given = _parser().parse_args(arguments)
-    say = lambda text: print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: E731, T201
+    args = _parser().parse_args(arguments)
     try:
-        if given.action == "build":
+        if args.action == "build":
             from dcdt.serving.export import build
 
-            build(given.run, say, given.catalogue)
-            print(_info(ServedRecommender(given.run)))  # noqa: T201
+            build(args.run, _print_progress, args.catalogue)
+            print(_info(ServedRecommender(args.run)))  # noqa: T201
             return
-        served = load(given.run, say)
-        if given.action == "info":
+        served = load(args.run, _print_progress)
+        if args.action == "info":
             print(_info(served))  # noqa: T201
-        elif given.action == "export":
+        elif args.action == "export":
             from dcdt.serving.parquet import write_parquet
 
-            print(write_parquet(served, given.out))  # noqa: T201
+            print(write_parquet(served, args.out))  # noqa: T201
         else:
-            print(_change(served, given))  # noqa: T201
+            print(_change(served, args))  # noqa: T201
     except (UserError, OSError) as error:
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None

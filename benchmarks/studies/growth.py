@@ -26,7 +26,7 @@ from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, s
 from dcdt.data.datamodule import IndexBatches, Positions
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.mining import mine_hard_negatives
-from dcdt.serving.ann import Ann
+from dcdt.serving.catalogue.approximate import ApproximateIndex
 from dcdt.training import build
 
 BATCH, ASKED, POOL = 1024, 256, 200
@@ -63,7 +63,7 @@ def costs(n: int, width: int, repeats: int, index: bool) -> dict[str, float]:
     if index:
         with torch.inference_mode():
             vectors = model.video_vectors().numpy()
-        found["index"] = timed(lambda: Ann.build(vectors), 1, warm=0)
+        found["index"] = timed(lambda: ApproximateIndex.build(vectors), 1, warm=0)
     return found
 
 

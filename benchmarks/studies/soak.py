@@ -87,7 +87,7 @@ def main() -> None:
     load(given.run)
     folder = Path(shutil.copytree(given.run, Path(tempfile.mkdtemp()) / "run"))
     writer = ServedRecommender(folder, threads=1)
-    wanted = set(writer.store.view.table["id"].to_pylist())
+    wanted = set(writer.catalogue.snapshot.table["id"].to_pylist())
     texts = next(iter(questions_of(writer).values()))
     process, port = start_server(folder, log=folder.parent / "server.log")
     clients = [Client(port, texts, at) for at in (0, 1)]
@@ -111,7 +111,7 @@ def main() -> None:
         client.join(90)
     process.terminate()
     code = process.wait(60)
-    view = ServedRecommender(folder).store.view
+    view = ServedRecommender(folder).catalogue.snapshot
     held = {name for name, here in zip(view.table["id"].to_pylist(), view.alive, strict=True) if here}
     half = megabytes[len(megabytes) // 2 :]
     report = {

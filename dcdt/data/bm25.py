@@ -1,8 +1,8 @@
-"""BM25 over inverted lists in numpy: one arithmetic for training, for drawing negatives and for a service.
+"""BM25 over an inverted index in numpy, for training, for drawing negatives and for serving.
 
-The formulas are those of rank_bm25 and bm25s, in the order in which rank_bm25 computes them, so that its scores come
-out to the bit. Nothing is precomputed that depends on the whole catalogue (document frequencies, mean length), so
-adding, editing or deleting a video gives the scores that a rebuilt index would give.
+The formulas are those of rank_bm25 and bm25s, in the order in which rank_bm25 computes them, so that the scores are
+bit-equal. Nothing is precomputed that depends on the whole catalogue (document frequencies, mean length), so adding,
+editing or deleting a video gives the scores of a rebuilt index.
 """
 
 import math
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Gains = NDArray[Any]  # fp64, or fp32 over many videos
 Ints = NDArray[np.int64]
-EMPTY_WORD = ""  # stands in a video without a word; no query holds it
+EMPTY_WORD = ""  # of a video without words; no query has it
 EPSILON = 0.25  # of the mean weight, which rank_bm25's Okapi gives to words of more than half of the videos
-CACHED_OCCURRENCES = 12  # for each video, whose gains are cached, so that a word of an earlier query costs an addition
-CACHED_WORD = 100  # occurrences' worth of memory that a cached word takes beside them
+CACHED_OCCURRENCES = 12  # a video, on average, whose gains are cached for later queries
+CACHED_WORD = 100  # memory of a cached word beside its occurrences, in occurrences
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ FORMULAS: dict[tuple[str, str], Formula] = {  # of (backend, variant)
 
 @dataclass(frozen=True)
 class Postings:
-    """Inverted lists of some consecutive videos.
+    """The inverted index of some consecutive videos.
 
     Attributes:
         number: of each word.
-        starts: (V + 1,) where the list of each word begins.
-        rows: (P,) videos that hold the word, ascending.
+        starts: (V + 1,) offset of the list of each word.
+        rows: (P,) videos with the word, ascending.
         counts: (P,) how often.
         lengths: (N,) words of each video.
     """
@@ -114,22 +114,22 @@ class Postings:
         keys = _int32(coded.indices).astype(np.int64) * size + np.repeat(np.arange(len(lengths)), lengths)
         keys, counts = np.unique(keys, return_counts=True)
         starts = np.searchsorted(keys, np.arange(len(vocabulary) + 1) * size)
-        number = {word: at for at, word in enumerate(vocabulary)}
+        number = {token: i for i, token in enumerate(vocabulary)}
         return Postings(
             number, starts, (keys % size).astype(np.int32), counts.astype(np.float32), lengths.astype(float)
         )
 
     def occurrences(self, word: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Videos that hold a word, and how often; a word that none holds gives nothing."""
-        at = self.number.get(word)
-        if at is None:
+        """Return the videos with a word, and how often they have it; both empty for an unknown word."""
+        index = self.number.get(word)
+        if index is None:
             return self.rows[:0], self.counts[:0]
-        part = slice(self.starts[at], self.starts[at + 1])
-        return self.rows[part], self.counts[part]
+        span = slice(self.starts[index], self.starts[index + 1])
+        return self.rows[span], self.counts[span]
 
 
 class Contribution(NamedTuple):
-    """What a word adds: `gains` (n,) to the videos `rows` (n,) that hold it, `absent` to each other, `total` to all."""
+    """What a word adds: `gains` (n,) to the videos `rows` (n,) with it, `absent` to each other, `total` to all."""
 
     rows: Ints
     gains: Gains
@@ -141,14 +141,14 @@ class BM25Index:
     """BM25 of words against all videos that are alive.
 
     Args:
-        backend: whose definition of the variant, `rank_bm25` or `bm25s`.
+        backend: that defines the variant, `rank_bm25` or `bm25s`.
         variant: one of FORMULAS.
         k1: saturation of a word's count.
-        b: how much the length of a text counts.
+        b: weight of the length of a text.
         delta: of the variants l and plus; None: the backend's.
-        parts: inverted lists of consecutive runs of videos: the catalogue as built, and what came since.
-        alive: (N,) false for videos that were deleted or replaced; None: all are there.
-        dtype: of the scores. Over many videos their time is that of the memory they pass through, and fp32 halves it.
+        parts: inverted indexes of consecutive videos: the catalogue as built, and later additions.
+        alive: (N,) false for videos that were deleted or replaced; None: all are alive.
+        dtype: of the scores; over many videos fp32 halves the time, which is that of reading memory.
     """
 
     def __init__(
@@ -165,34 +165,34 @@ class BM25Index:
         self.formula, self.k1 = FORMULAS[backend, variant], k1
         self.delta = self.formula.delta if delta is None else delta
         self.is_floored = (backend, variant) == ("rank_bm25", "okapi")
-        lengths = np.concatenate([part.lengths for part in parts])
+        lengths = np.concatenate([postings.lengths for postings in parts])
         self.alive = np.ones(len(lengths), dtype=bool) if alive is None else alive
         self.parts, self.n, self.dtype = list(parts), int(self.alive.sum()), dtype
         mean = lengths[self.alive].mean() if self.n else 1.0
         self.length = (1 - b + b * lengths / mean).astype(dtype)  # (N,)
-        self.offsets = np.cumsum([0, *(len(part.lengths) for part in self.parts)])
+        self.offsets = np.cumsum([0, *(len(postings.lengths) for postings in self.parts)])
         self._cache: dict[str, Contribution] = {}
-        self._cached = 0  # occurrences' worth of memory
+        self._cached = 0  # memory, in occurrences
 
     @cached_property
     def floor(self) -> float:
-        """What a word of more than half of the videos weighs in rank_bm25's Okapi: a quarter of the mean weight."""
+        """Weight in rank_bm25's Okapi of a word of more than half of the videos: a quarter of the mean weight."""
         counts: dict[str, int] = {}
-        for part, offset in zip(self.parts, self.offsets, strict=False):
-            alive = self.alive[offset : offset + len(part.lengths)][part.rows]
-            n_alive = np.diff(np.concatenate([[0], np.cumsum(alive)])[part.starts])
-            for word, at in part.number.items():
-                counts[word] = counts.get(word, 0) + int(n_alive[at])
+        for postings, offset in zip(self.parts, self.offsets, strict=False):
+            alive = self.alive[offset : offset + len(postings.lengths)][postings.rows]
+            n_alive = np.diff(np.concatenate([[0], np.cumsum(alive)])[postings.starts])
+            for token, i in postings.number.items():
+                counts[token] = counts.get(token, 0) + int(n_alive[i])
         weight_of = {df: self.formula.weight(df, self.n) for df in set(counts.values()) - {0}}
         weights = [weight_of[df] for df in counts.values() if df]
         return EPSILON * (float(np.cumsum(weights)[-1]) / len(weights)) if weights else 0.0  # summed word by word
 
     def holds(self, word: str) -> bool:
-        """Whether a video that is alive holds the word."""
+        """Return whether a video that is alive has the word."""
         return word != EMPTY_WORD and len(self._occurrences(word)[0]) > 0
 
     def score(self, words: Sequence[str]) -> Gains:
-        """Scores of all videos, (N,); those that are not alive mean nothing. A word that stands twice counts twice."""
+        """Score all videos, (N,), meaningless for those not alive; a repeated word counts each time."""
         scores = np.zeros(len(self.length), dtype=self.dtype)
         for word in words:
             rows, gains, absent, _ = self.contribution(word)
@@ -203,11 +203,11 @@ class BM25Index:
         return scores
 
     def mean(self, words: Sequence[str]) -> float:
-        """Mean of the scores of the videos that are alive."""
+        """Compute the mean score of the videos that are alive."""
         return sum(self.contribution(word).total for word in words) / max(self.n, 1)
 
     def contribution(self, word: str) -> Contribution:
-        """What a word adds; cached."""
+        """Return what a word adds; cached."""
         cached = self._cache.get(word)
         if cached is None:
             cached = self._contribution(word)
@@ -231,17 +231,19 @@ class BM25Index:
         return Contribution(rows, gains, absent, total)
 
     def _occurrences(self, word: str) -> tuple[Ints, NDArray[np.float32]]:
-        lists = [part.occurrences(word) for part in self.parts]
+        lists = [postings.occurrences(word) for postings in self.parts]
         if self.n == len(self.alive) and len(lists) == 1:  # as built
             return lists[0][0].astype(np.int64), lists[0][1]
-        rows = np.concatenate([part.astype(np.int64) + at for (part, _), at in zip(lists, self.offsets, strict=False)])
-        counts = np.concatenate([part for _, part in lists])
+        rows = np.concatenate(
+            [list_rows.astype(np.int64) + offset for (list_rows, _), offset in zip(lists, self.offsets, strict=False)]
+        )
+        counts = np.concatenate([list_counts for _, list_counts in lists])
         keep = self.alive[rows]
         return (rows, counts) if keep.all() else (rows[keep], counts[keep])
 
 
 def _int32(array: pa.Array) -> NDArray[np.int32]:
-    """Numbers without nulls as numpy; pyarrow's own conversion imports pandas for a second where it is installed."""
+    """Convert numbers without nulls to numpy; pyarrow's own conversion imports pandas, which takes a second."""
     if not len(array):
         return np.zeros(0, dtype=np.int32)
     return np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array)]

@@ -1,17 +1,17 @@
-"""Fusion of two models' scores: one arithmetic for tensors of torch, in training, and arrays of numpy, in a service."""
+"""Fusion of two models' scores, for tensors of torch in training and arrays of numpy in serving."""
 
 from typing import Any
 
-SCORE_GAP = 1e-3  # in z-scores: how far the best video beyond a re-ranked depth stays beneath the worst within it
+SCORE_GAP = 1e-3  # in z-scores, between the worst re-ranked video and the best of the others
 
 
 def standardize(scores: Any, mean: Any, deviation: Any) -> Any:  # noqa: ANN401 - of either library
-    """Scores less their mean, over their deviation: z-scores of scores that are not all equal."""
+    """Compute the z-scores of scores that are not all equal."""
     return (scores - mean) / deviation
 
 
 def convex_sum(first: Any, second: Any, weight: Any) -> Any:  # noqa: ANN401
-    """The fused scores of two models' z-scores.
+    """Fuse the z-scores of two models.
 
     >>> convex_sum(2.0, -2.0, 0.75)
     1.0
@@ -20,7 +20,7 @@ def convex_sum(first: Any, second: Any, weight: Any) -> Any:  # noqa: ANN401
 
 
 def reciprocal_rank_sum(first: Any, second: Any, k: int) -> Any:  # noqa: ANN401
-    """The fused scores of two models' ranks, from 1, in double precision (Cormack, Clarke and Büttcher 2009).
+    """Fuse the ranks of two models, from 1, in double precision (Cormack, Clarke and Büttcher 2009).
 
     >>> reciprocal_rank_sum(1.0, 4.0, k=1)
     0.7

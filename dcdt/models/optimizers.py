@@ -12,12 +12,12 @@ Groups = list[dict[str, Any]]  # of parameters, as torch takes them
 
 
 def adamw(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW, the default."""
+    """Make AdamW, the default."""
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def nadam(groups: Groups, config: NAdamConfig) -> torch.optim.Optimizer:
-    """NAdam, Adam with Nesterov momentum; its weight decay is decoupled, as AdamW's."""
+    """Make NAdam, Adam with Nesterov momentum, with decoupled weight decay as AdamW."""
     return torch.optim.NAdam(
         groups,
         lr=config.lr,
@@ -28,7 +28,7 @@ def nadam(groups: Groups, config: NAdamConfig) -> torch.optim.Optimizer:
 
 
 def sgd(groups: Groups, config: SGDConfig) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Make stochastic gradient descent with momentum."""
     return torch.optim.SGD(
         groups,
         lr=config.lr,

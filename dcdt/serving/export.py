@@ -23,22 +23,22 @@ from dcdt.data.tables import Tables
 from dcdt.embeddings.providers.onnx import RECIPE
 from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.video_table import VideoTable, check_address
 from dcdt.serving.graphs import arrays_path, session
-from dcdt.serving.lance import LanceIndex, check_address
 from dcdt.serving.layout import (
     CATALOGUE,
     EMBEDDER,
     FOLDER,
     MODEL,
     Pointer,
+    exclusive_lock,
     fingerprint,
     read_pointer,
     write_pointer,
-    writing,
 )
 from dcdt.serving.learners import LEARNERS, save_learners
 from dcdt.serving.manifest import FORMAT, Manifest
-from dcdt.serving.memory import MemoryIndex
 from dcdt.serving.scorers import SCORERS, hybrid, two_stage
 from dcdt.serving.scorers.base import TOLERANCE, Export, Graph, Scorer
 from dcdt.serving.scorers.towers import TowersScorer
@@ -75,7 +75,7 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
     say("restoring the run")
     own = fingerprint(run)
     restored = restore(run)
-    with writing(run):
+    with exclusive_lock(run):
         folder = run / FOLDER
         temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
         try:
@@ -157,15 +157,13 @@ def _write_catalogue(
     folder: Path, table: pa.Table, exports: Sequence[Export], address: str | None
 ) -> tuple[int, dict[str, Any]]:
     """Write the table and its snapshot; return their version, and the facts of the approximate indexes."""
-    memory = MemoryIndex()
+    videos = VideoTable(address or str(folder / CATALOGUE))
+    videos.create(table)
     probes = {f"vector_{number}": export.probes for number, export in enumerate(exports) if export.probes is not None}
-    memory.build(table, 1, probes)
-    catalogue = LanceIndex(address or str(folder / CATALOGUE))
-    catalogue.build(table)
-    version = catalogue.version
-    memory.relabel(version)
-    memory.save(folder, Pointer("", version, version).snapshot_name)
-    return version, {name: asdict(ann.facts) for name, ann in memory.state.anns.items()}
+    snapshot = Snapshot.build(table, videos.version, probes)
+    snapshot.save_indexes(folder)
+    snapshot.save(folder / Pointer("", snapshot.version, snapshot.version).snapshot_name)
+    return snapshot.version, {name: asdict(ann.facts) for name, ann in snapshot.anns.items()}
 
 
 def scorer_of(model: Recommender, name: str) -> type[Scorer]:

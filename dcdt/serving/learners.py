@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dcdt.serving.memory import View
-from dcdt.serving.places import Places
+from dcdt.serving.catalogue.row_positions import RowPositions
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
@@ -38,7 +38,7 @@ class Watched:
 
     items: Rows
     rows: Rows
-    view: View
+    view: Snapshot
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
@@ -68,9 +68,9 @@ class Learners:
         return np.asarray(self._data["items"][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
 
     @cached_property
-    def exported(self) -> Places:
+    def exported(self) -> RowPositions:
         """Where the videos of the export stand in a catalogue."""
-        return Places(self._read[1]["ids"])
+        return RowPositions(self._read[1]["ids"])
 
     @property
     def _data(self) -> dict[str, NDArray[Any]]:

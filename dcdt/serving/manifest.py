@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from dcdt.config.registry import GROUPS
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.layout import FOLDER, MODEL, Pointer, fingerprint
-from dcdt.serving.memory import View
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import (
     Count,
@@ -161,7 +161,7 @@ def read_manifest(run: Path, pointer: Pointer) -> Manifest:
         raise UserError(f"{path} is corrupt ({one_line(first_violation(error), 120)}).\n{remedy}") from error
 
 
-def check_catalogue(manifest: Manifest, view: View, path: Path, run: Path) -> None:
+def check_catalogue(manifest: Manifest, view: Snapshot, path: Path, run: Path) -> None:
     """Refuse a manifest, read from a path, and a catalogue that do not fit each other.
 
     Raises:
@@ -182,7 +182,7 @@ def check_catalogue(manifest: Manifest, view: View, path: Path, run: Path) -> No
         ) from error
 
 
-def _check_columns(columns: dict[str, Any], view: View) -> None:
+def _check_columns(columns: dict[str, Any], view: Snapshot) -> None:
     """Columns of results and filters exist and have the right type; ids, titles and texts are without gaps."""
     schema = view.table.schema
     for name, kind in {**BASE, "metadata": "text", **columns}.items():

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.serving.index import vector_column
+from dcdt.serving.arrow import vector_column
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.utils.errors import UserError, format_error
 from dcdt.utils.files import atomic_write
@@ -28,7 +28,7 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
     Raises:
         UserError: no part of the model has a vector a video can be searched by, or the file cannot be written.
     """
-    view = served.store.view
+    view = served.catalogue.snapshot
     names = [name for name in view.main.vectors if name.startswith("vector_")]
     if not names:
         raise UserError(f"model={served.name} has no vector to search by; run models with towers can be exported.")
@@ -47,6 +47,6 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
 
 
 def _facts(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
-    pointer = served.store.pointer
-    widths = {name: int(served.store.view.main.vectors[name].shape[1]) for name in names}
+    pointer = served.catalogue.pointer
+    widths = {name: int(served.catalogue.snapshot.main.vectors[name].shape[1]) for name in names}
     return {"model": served.name, "measure": "inner product", "widths": widths, "version": pointer.version}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +16,28 @@ from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
-from dcdt.serving.arrow import positions
+from dcdt.serving.arrow import row_array
+from dcdt.serving.blas_threads import one_thread
+from dcdt.serving.catalogue.base import Catalogue
+from dcdt.serving.catalogue.engines import open_catalogue
+from dcdt.serving.catalogue.filters import Condition, parse_filter
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.explanation import content_words, explain, matched_words
-from dcdt.serving.filters import Condition, parse_filter
 from dcdt.serving.graphs import Floats, Scores
-from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
+from dcdt.serving.layout import EMBEDDER, MODEL
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.manifest import Manifest, check_catalogue
-from dcdt.serving.memory import MemoryIndex, View, rows_as_dicts
-from dcdt.serving.ondisk import TableStore
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
 from dcdt.serving.scorers.hybrid import fused_top
 from dcdt.serving.scorers.two_stage import RankHead
-from dcdt.serving.shared import SharedStore
-from dcdt.serving.store import Store
-from dcdt.serving.threads import one_thread
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import read_json
+from dcdt.utils.text import one_line
 
 CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers
 MAX_K, MAX_QUESTION_CHARS = 1000, 2000
 RESULT_COLUMNS = ("id", "title", "text", "series", "level", "link", "duration_s")
-ENGINES = ("memory", "lance")
 UNKNOWN_LEARNER = "this learner is not known to the run, so the answer is that for anybody."
 
 
@@ -100,11 +99,11 @@ class ServedRecommender:
     """
 
     def __init__(self, run: str | Path, threads: int = 0, engine: str = "memory") -> None:
-        self.store: Any = open_store(Path(run), engine)
-        self.engine, self.threads = engine, threads
-        self.manifest: Manifest = self.store.manifest
-        folder, manifest = self.store.folder, self.manifest
-        check_catalogue(manifest, self.store.view, folder / MODEL, self.store.run)
+        self.catalogue: Catalogue = open_catalogue(Path(run), engine)
+        self.threads = threads
+        self.manifest: Manifest = self.catalogue.manifest
+        folder, manifest = self.catalogue.folder, self.manifest
+        check_catalogue(manifest, self.catalogue.snapshot, folder / MODEL, self.catalogue.run)
         refuse_foreign_base_url(SimpleNamespace(**manifest.embedder))
         self.name = manifest.model
         self.kinds = filter_kinds(manifest.columns)
@@ -117,7 +116,7 @@ class ServedRecommender:
         self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.catalogue)
 
     def recommend(
         self,
@@ -133,7 +132,7 @@ class ServedRecommender:
         Args:
             texts: one question or several.
             k: how many, 1 to 1000; fewer come back where the catalogue or the filter holds fewer.
-            where: filter, such as `level=intro,duration_s<600` (`dcdt.serving.filters`).
+            where: filter, such as `level=intro,duration_s<600` (`dcdt.serving.catalogue.filters`).
             explained: whether each video says what made up its score.
             abstain: leave out what scores below the threshold that validation chose, so that nothing may be left.
             user: who asks, as interactions.csv names learners; one it does not name is answered like anybody.
@@ -157,7 +156,7 @@ class ServedRecommender:
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        view, threshold = self.store.view, self.manifest.threshold
+        view, threshold = self.catalogue.snapshot, self.manifest.threshold
         answers = Answers(view.version, [], [])
         least = threshold.value if abstain and threshold is not None else -np.inf
         with one_thread():
@@ -171,15 +170,14 @@ class ServedRecommender:
         return answers
 
     def _answer(
-        self, query: Query, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
+        self, query: Query, k: int, conditions: Sequence[Condition], view: Snapshot, least: float, explained: bool
     ) -> tuple[list[Recommendation], bool]:
         """Find the best k videos that score at least `least`, and whether all that there are score less."""
-        if self.engine == "lance":
-            view = self._nearest(query, k, conditions)
+        view = self.catalogue.candidates(view, partial(self.scorers[0].score, query), k, conditions)
         by_scorer = [scorer.score(query, view) for scorer in self.scorers]
         rows, scores, evidence = self._top(query, by_scorer, view, k, view.allowed(conditions))
         if not np.isfinite(scores).all():
-            raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
+            raise UserError(f"{self.catalogue.folder} holds vectors that are not finite. {self.catalogue.remedy}")
         n_fit = int((scores >= least).sum())  # the best come first
         nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
@@ -192,7 +190,7 @@ class ServedRecommender:
                 rank, float(score), **video, matched=matched_words(words, video["title"], video["text"]), why=why
             )
             for rank, (score, video, why) in enumerate(
-                zip(scores, rows_as_dicts(view, rows, RESULT_COLUMNS), reasons, strict=True), start=1
+                zip(scores, view.records(rows, RESULT_COLUMNS), reasons, strict=True), start=1
             )
         ]
         return videos, nothing_fits
@@ -214,23 +212,16 @@ class ServedRecommender:
             )
         return self.learners.items(check_user(user))
 
-    def _watched(self, user: str | None, view: View) -> Watched | None:
+    def _watched(self, user: str | None, view: Snapshot) -> Watched | None:
         items = self._items(user)
         if items is None or self.learners is None:
             return None
         exported = self.learners.exported
-        if self.engine == "lance":
-            view = self.store.lookup(exported.ids.take(positions(np.unique(items))).to_pylist())
+        view = self.catalogue.lookup(view, exported.ids.take(row_array(np.unique(items))).to_pylist())
         return Watched(items, exported.rows(view), view)
 
-    def _nearest(self, query: Query, k: int, conditions: Sequence[Condition]) -> View:
-        """Search the table for a query."""
-        scores = self.scorers[0].score(query, self.store.view)
-        view: View = self.store.near(scores.vector, k, conditions, scores.column)
-        return view
-
     def _top(
-        self, query: Query, scores: list[CatalogueScores], view: View, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: list[CatalogueScores], view: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
         """Find rows and scores of the best k, and the evidence of a rank head for each."""
         if self.head is not None:
@@ -243,10 +234,12 @@ class ServedRecommender:
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
         if self._embedder is None:
-            self._embedder = open_embedder(self.manifest.embedder_config, self.store.folder / EMBEDDER, self.threads)
+            self._embedder = open_embedder(
+                self.manifest.embedder_config, self.catalogue.folder / EMBEDDER, self.threads
+            )
         vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
-            raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
+            raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
         return vectors
 
     def add(self, videos: Documents) -> None:
@@ -255,7 +248,8 @@ class ServedRecommender:
         Raises:
             UserError: an id exists, or the catalogue cannot be written.
         """
-        self._writable().add(self.rows(videos))
+        self.catalogue.check_writable()
+        self.catalogue.add(self.rows(videos))
 
     def update(self, videos: Documents) -> None:
         """Replace the videos with the same ids by these.
@@ -263,7 +257,8 @@ class ServedRecommender:
         Raises:
             UserError: an id is unknown, or the catalogue cannot be written.
         """
-        self._writable().update(self.rows(videos))
+        self.catalogue.check_writable()
+        self.catalogue.update(self.rows(videos))
 
     def videos(self, ids: Sequence[str]) -> Documents:
         """Look up videos of the catalogue by their ids.
@@ -271,9 +266,12 @@ class ServedRecommender:
         Raises:
             UserError: an id is unknown.
         """
-        memory: MemoryIndex = self._writable().memory
-        rows = np.array(memory.rows_of(ids), dtype=np.int64)
-        return documents_of(memory.state.rows(rows, ("id", "title", "text", "metadata")))
+        ids = list(dict.fromkeys(ids))
+        snapshot = self.catalogue.lookup(self.catalogue.snapshot, ids)
+        rows = snapshot.rows_of(ids)
+        if (rows < 0).any():
+            raise UserError(f"there is no video with the id '{one_line(ids[int(np.argmin(rows))])}'.")
+        return documents_of(snapshot.rows(rows, ("id", "title", "text", "metadata")))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos.
@@ -283,17 +281,12 @@ class ServedRecommender:
         """
         if len(set(ids)) >= len(self):
             raise UserError(f"deleting {len(set(ids))} of {len(self)} videos would leave none; keep at least one.")
-        self._writable().delete(list(dict.fromkeys(ids)))
-
-    def _writable(self) -> Store:
-        if self.engine == "lance":
-            raise UserError("engine=lance reads the catalogue; change it by python -m dcdt.index, or by engine=memory.")
-        store: Store = self.store
-        return store
+        self.catalogue.delete(list(dict.fromkeys(ids)))
 
     def rows(self, videos: Documents) -> pa.Table:
         """Make the table rows of videos, with the columns of all scorers."""
-        table, view, fields = table_of(videos, self.manifest.columns), self.store.view, self.manifest.text_fields
+        table, fields = table_of(videos, self.manifest.columns), self.manifest.text_fields
+        view = self.catalogue.snapshot
         texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
         vectors: dict[str, Floats] = {}
         if self.manifest.reads_vectors:
@@ -315,21 +308,6 @@ class ServedRecommender:
             self._vectors.clear()
         self._vectors |= vector_of
         return [np.stack([vector_of[text] for text in part]) for part in fields]
-
-
-def open_store(run: Path, engine: str) -> Store | TableStore:
-    """Open the catalogue of a run: in memory, in memory and shared with other machines, or in its table.
-
-    Raises:
-        UserError: there is no such engine, no build, or it does not fit.
-    """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}; it must be {' or '.join(ENGINES)}.")
-    if engine == "lance":
-        return TableStore(run)
-    pointer = read_pointer(run)
-    shared = pointer is not None and read_json(run / FOLDER / pointer.build / MODEL).get("catalogue")
-    return SharedStore(run) if shared else Store(run)
 
 
 def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder and its configuration

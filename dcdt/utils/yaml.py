@@ -38,14 +38,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def refuse_interpolations(value: Any, path: Path) -> Any:  # noqa: ANN401 - plain values
-    """The value, where no text in it would be resolved as an interpolation.
+    """Return a value that has no interpolation in its texts.
 
     Raises:
-        UserError: one would.
+        UserError: it has one.
     """
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{path} holds {value[:80]!r}, which would be looked up here; a run's files hold plain values.")
     if isinstance(value, dict | list):
-        for part in [*value, *value.values()] if isinstance(value, dict) else value:
-            refuse_interpolations(part, path)
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_interpolations(item, path)
     return value

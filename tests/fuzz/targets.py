@@ -315,9 +315,9 @@ def http(place):
     from fastapi.testclient import TestClient
 
     from dcdt.serving.app import make_app
-    from dcdt.serving.live import Live
+    from dcdt.serving.hot_reload import ReloadingRecommender
 
-    app = make_app([Live(finished_run(place, "model=bm25"))])
+    app = make_app([ReloadingRecommender(finished_run(place, "model=bm25"))])
     client = TestClient(app)
 
     def check(name, content):
@@ -435,30 +435,21 @@ def index(place):
 
 def approximate(place):
     """The approximate index of a large catalogue."""
-    from dcdt.serving.ann import Ann
+    from dcdt.serving.catalogue.approximate import ApproximateIndex
 
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(300, 16)).astype(np.float32)
     place.mkdir(parents=True, exist_ok=True)
-    for kind in ("hnsw", "ivf"):
-        Ann.build(matrix, kind=kind).save(place / f"{kind}.faiss")
+    ApproximateIndex.build(matrix).save(place / "vectors.faiss")
     names = sorted(path.name for path in place.iterdir())
-    chosen = SimpleNamespace(kind="hnsw")
 
     def read():
-        found = Ann.load(place / f"{chosen.kind}.faiss", matrix)
-        rows, scores = found.search(matrix[0], 5)
+        index = ApproximateIndex.load(place / "vectors.faiss", matrix)
+        rows, scores = index.search(matrix[0], 5)
         assert ((rows >= 0) & (rows < 300)).all() and np.isfinite(scores).all()
-        assert all(map(math.isfinite, found.spread(matrix[0])))
+        assert all(map(math.isfinite, index.spread(matrix[0])))
 
-    target = folder_target(place, names, read)
-    check = target.check
-
-    def choosing(name, content):
-        chosen.kind = name.split(".")[0]
-        check(name, content)
-
-    return dataclasses.replace(target, check=choosing)
+    return folder_target(place, names, read)
 
 
 def catalogue(place):
@@ -486,13 +477,13 @@ def catalogue(place):
 def changes(place):
     """Videos that are added to an index, questions of a batch, filters."""
     from dcdt.recommend import batch_lines, read_questions
-    from dcdt.serving.filters import mask, parse_filter, sql
+    from dcdt.serving.catalogue.filters import mask, parse_filter, sql
     from dcdt.serving.load import load
     from dcdt.serving.videos import read_file
 
     served = load(finished_run(place, "model=bm25"))
     base = tables_of(place / "collection", place / "tables")
-    table = served.store.view.table
+    table = served.catalogue.snapshot.table
     filters = [b"level=intro,duration_s<600", b'series~"MIT 18.06"|Strang', b"id!=x|y", b"duration_s>=1e3"]
     seeds = [
         ("new.jsonl", (place / "collection" / "corpus.jsonl").read_bytes()),

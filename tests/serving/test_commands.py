@@ -14,7 +14,7 @@ import pytest
 from commands import dcdt, dcdt_process
 
 from dcdt.data.types import Documents
-from dcdt.serving.layout import writing
+from dcdt.serving.layout import exclusive_lock
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.utils.errors import UserError
 
@@ -213,7 +213,7 @@ print("ready", flush=True)
 until = time.monotonic() + 60
 seen = 0
 while time.monotonic() < until:
-    served.store.refresh()
+    served.catalogue.refresh()
     found = {item.id for item in served.recommend("rank", 1000)[0]}
     marks = {name for name in found if name.startswith("w")}
     assert len(marks) % 2 == 0, marks  # two at a time: half of a change would be odd
@@ -240,8 +240,8 @@ def test_several_readers_follow_one_writer_and_never_see_half_a_change(own_copy,
 
 LANCE_READ = """
 import sys, time
-from dcdt.serving.lance import LanceIndex
-index = LanceIndex(sys.argv[1])
+from dcdt.serving.catalogue.video_table import VideoTable
+index = VideoTable(sys.argv[1])
 print("ready", flush=True)
 until = time.monotonic() + 60
 while time.monotonic() < until and index.rows(columns=["id"]).num_rows < 60:
@@ -257,11 +257,11 @@ def test_several_processes_read_the_lance_catalogue_while_one_writes(environment
     import numpy as np
     from test_engines import videos
 
-    from dcdt.serving.lance import LanceIndex
+    from dcdt.serving.catalogue.video_table import VideoTable
 
     rng = np.random.default_rng(0)
-    index = LanceIndex(str(tmp_path / "catalogue"))
-    index.build(videos([f"v{at}" for at in range(20)], rng))
+    index = VideoTable(str(tmp_path / "catalogue"))
+    index.create(videos([f"v{at}" for at in range(20)], rng))
     readers = [script(LANCE_READ, environment, tmp_path / "catalogue") for _ in range(4)]
     assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 4
     for step in range(20):
@@ -272,9 +272,13 @@ def test_several_processes_read_the_lance_catalogue_while_one_writes(environment
 
 def test_a_second_writer_waits_then_is_told(own_copy, environment):
     folder = own_copy("model=bm25")
-    with writing(folder), pytest.raises(UserError, match="another process is changing"), writing(folder, 0.2):
+    with (
+        exclusive_lock(folder),
+        pytest.raises(UserError, match="another process is changing"),
+        exclusive_lock(folder, 0.2),
+    ):
         pass
-    with writing(folder, 0.2):
+    with exclusive_lock(folder, 0.2):
         pass
 
 
@@ -300,7 +304,7 @@ from dcdt.utils.errors import UserError
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 served.rows(Documents(["warm"], ["rank"], ["span"], [{}]))
-served.store.catalogue.refresh()
+served.catalogue.table.refresh()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:

@@ -15,8 +15,8 @@ from dcdt.data.types import Documents
 from dcdt.models.recommender import QueryBatch
 from dcdt.serving.app import make_app
 from dcdt.serving.export import build
+from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import LEARNERS, Learners, save_learners
-from dcdt.serving.live import Live
 from dcdt.serving.recommender import UNKNOWN_LEARNER, ServedRecommender
 from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
@@ -56,7 +56,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
     torch.save(state, path)
     build(folder)
     served = dcdt.load(folder)
-    restored = restore(served.store.run)
+    restored = restore(served.catalogue.run)
     differ = 0
     for text in TEXTS:
         nobody = [item.id for item in served.recommend(text, 1000)[0]]
@@ -104,7 +104,7 @@ def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, en
     assert done.returncode == 0 and UNKNOWN_LEARNER in done.stderr and "stranger" not in done.stderr
     done = command("recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", **cache)
     assert done.returncode == 2 and "model=bm25 knows no learners" in done.stderr and "Traceback" not in done.stderr
-    client = TestClient(make_app([Live(folder)]))
+    client = TestClient(make_app([ReloadingRecommender(folder)]))
     monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
     with caplog.at_level(logging.INFO, "dcdt.serve"):
         known, unknown = (client.get("/search", params={"q": "rank", "user": name}) for name in ("u3", "stranger"))
@@ -120,7 +120,7 @@ def test_a_model_that_reads_no_history_refuses_a_learner(make_run):
     served = dcdt.load(make_run("model=bm25"))
     with pytest.raises(UserError, match="model=bm25 knows no learners"):
         served.recommend("rank", user="u1")
-    assert not (served.store.folder / LEARNERS).exists()
+    assert not (served.catalogue.folder / LEARNERS).exists()
 
 
 def test_histories_come_back_and_no_name_is_in_the_file(tmp_path):

@@ -14,13 +14,13 @@ from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.two_stage import rerank_scores
-from dcdt.recommend import reasons
+from dcdt.recommend import format_reasons
 from dcdt.runs.folder import RunFolder
-from dcdt.serving.ann import Ann
-from dcdt.serving.arrow import positions
+from dcdt.serving.arrow import row_array
+from dcdt.serving.catalogue.approximate import ApproximateIndex
+from dcdt.serving.catalogue.snapshot import Segment, Snapshot
 from dcdt.serving.export import build
 from dcdt.serving.load import load
-from dcdt.serving.memory import Part, View
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.scorers.base import Query
 from dcdt.serving.scorers.hybrid import fused_deviation
@@ -38,7 +38,7 @@ QUESTIONS = ["span rank question", "kernel image pivot", "eigen trace lesson 4"]
 
 def torch_model(restored, served):
     """The trained model over today's catalogue, nothing fitted anew; the memory of what is gone is gone."""
-    view = served.store.view
+    view = served.catalogue.snapshot
     table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
     videos = documents_of(table)
     old = restored.model
@@ -117,7 +117,7 @@ def test_scores_are_those_of_the_trained_model_also_after_changes_and_under_filt
         for allowed in (["new", "v7"], [name for name in ids if name != "v3"]):
             found = served.recommend(question, 1000, "id=" + "|".join(allowed))[0]
             agree(found, scores_of(model, ids, served, question, allowed))
-    again = ServedRecommender(served.store.run)  # another process
+    again = ServedRecommender(served.catalogue.run)  # another process
     assert again.recommend(QUESTIONS, 1000) == served.recommend(QUESTIONS, 1000)
 
 
@@ -131,7 +131,7 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
     assert {"recall", "cosine_title", "cosine_text", "memory_0.05", "network"} <= set(answer[0].why["evidence"])
     assert [set(item.why["evidence"]) for item in answer[6:]] == [{"recall", "beyond the first 6"}] * 6
     assert answer[5].score - answer[6].score >= SCORE_GAP - 1e-6
-    assert "ranked by recall" in reasons(answer[0].why)
+    assert "ranked by recall" in format_reasons(answer[0].why)
     assert served.recommend(QUESTIONS[0], 1, abstain=True)[0] in ([], [served.recommend(QUESTIONS[0], 1)[0][0]])
 
 
@@ -139,30 +139,30 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
 @pytest.mark.parametrize("two_stages", [RECALL], indirect=True, ids=["weighted"])
 def test_a_corrupt_head_is_named_and_the_service_needs_no_private_words(two_stages, tmp_path):
     served, restored = two_stages
-    path = served.store.folder / HEAD
+    path = served.catalogue.folder / HEAD
     held = path.read_bytes()
     assert not any(text.encode() in held for text in restored.collection.queries.texts)
     path.write_bytes(held[: len(held) // 2])
     with pytest.raises(UserError, match=r"head\.safetensors is missing or corrupt"):
-        ServedRecommender(served.store.run)
+        ServedRecommender(served.catalogue.run)
 
 
 def many(served, n, rng):
     """The catalogue of a run grown to n videos by noisy copies, with an approximate index."""
-    view = served.store.view
+    view = served.catalogue.snapshot
     rows = np.r_[np.arange(len(view.alive)), rng.integers(0, len(view.alive), n - len(view.alive))]
-    table = view.table.take(positions(rows))
+    table = view.table.take(row_array(rows))
     ids = [f"{name}-{at}" for at, name in enumerate(table["id"].to_pylist())]
     table = table.set_column(table.column_names.index("id"), "id", pa.array(ids))
     vectors = {}
     for name, matrix in view.main.vectors.items():
         noisy = matrix[rows] + 0.3 / matrix.shape[1] ** 0.5 * rng.normal(size=(n, matrix.shape[1])).astype(np.float32)
         vectors[name] = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
-    part = Part(table.combine_chunks(), vectors)
-    empty = Part(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
-    whole = View(part, empty, rng.random(n) > 0.1, 1)
-    anns = {name: Ann.build(vectors[name], kind="ivf") for name in vectors if name.startswith("vector_")}
-    return whole, View(part, empty, whole.alive, 1, anns)
+    part = Segment(table.combine_chunks(), vectors)
+    empty = Segment(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
+    whole = Snapshot(part, empty, rng.random(n) > 0.1, 1)
+    anns = {name: ApproximateIndex.build(vectors[name]) for name in vectors if name.startswith("vector_")}
+    return whole, Snapshot(part, empty, whole.alive, 1, anns)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_every_registered_model_has_a_run_here():
 def test_answers_have_the_scores_of_the_run_and_its_state_is_whole(make_run, overrides):
     folder = make_run(*overrides)
     served = dcdt.load(folder)
-    collection = load_collection(served.store.run.parents[1] / "small")
+    collection = load_collection(served.catalogue.run.parents[1] / "small")
     scored = pq.read_table(folder / "scores.parquet").to_pydict()
     wanted = {}
     for query, video, score in zip(scored["query_id"], scored["video_id"], scored["score"], strict=True):
@@ -126,7 +126,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
     assert len(again) == n + 1 and again.recommend("span", 1000)[0] != before
     assert next(item.title for item in again.recommend("span", 1000)[0] if item.id == "new") == "span"
     again.delete(["new", "v3"])
-    assert served.store.refresh() == "changed"
+    assert served.catalogue.refresh() == "changed"
     for one in (served, again, ServedRecommender(folder)):
         assert {"new", "v3"}.isdisjoint(item.id for item in one.recommend("span", 1000)[0]) and len(one) == n - 1
 
@@ -135,7 +135,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
 def test_an_added_video_scores_as_one_that_was_there_when_the_index_was_built(make_run, bench, tmp_path):
     """The towers, the words and the rounding are the same: only what leans on neighbours may differ."""
     served = load(make_run("model=hybrid"))
-    shutil.copytree(served.store.run, tmp_path / "run")
+    shutil.copytree(served.catalogue.run, tmp_path / "run")
     other = ServedRecommender(tmp_path / "run")
     videos = load_collection(bench / "small").videos
     row = videos.row_of["v4"]
@@ -195,10 +195,10 @@ def test_what_cannot_be_asked_is_refused_in_words(served, arguments, said):
     ],
 )
 def test_changes_that_cannot_be_made_change_nothing(served, change, said):
-    before = served.store.pointer
+    before = served.catalogue.pointer
     with pytest.raises(UserError, match=said):
         change(served)
-    assert ServedRecommender(served.store.run).store.pointer == before
+    assert ServedRecommender(served.catalogue.run).catalogue.pointer == before
 
 
 HARMS = {

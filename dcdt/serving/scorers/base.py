@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcdt.config import validate
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.top_k import top_k
 from dcdt.serving.graphs import QUERY_MAP, Floats, Scores, unit
-from dcdt.serving.index import best
 from dcdt.serving.learners import Watched
-from dcdt.serving.memory import View
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
@@ -82,7 +82,7 @@ class CatalogueScores(ABC):
         view: the catalogue.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: Snapshot) -> None:
         self.view = view
         self._scores: Scores | None = None
         self._square = 0.0  # sum of all squares
@@ -103,7 +103,7 @@ class CatalogueScores(ABC):
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows (N,), the best first."""
         scores = self.scores() if allowed.all() else np.where(allowed, self.scores(), -np.inf)
-        rows = best(scores, None if self.view.anns else self.view.order, k)
+        rows = top_k(scores, None if self.view.anns else self.view.order, k)
         return rows, scores[rows]
 
     def scores_of(self, rows: Rows) -> Scores:
@@ -193,11 +193,11 @@ class Scorer(ABC):
 
     @staticmethod
     @abstractmethod
-    def check_columns(manifest: Any, number: int, view: View) -> None:  # noqa: ANN401
+    def check_columns(manifest: Any, number: int, view: Snapshot) -> None:  # noqa: ANN401
         """Raise ValueError or KeyError where the catalogue lacks a column that the scorer reads."""
 
     @abstractmethod
-    def columns(self, texts: Texts, vectors: Vectors, view: View) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
         """What the table holds of n new videos.
 
         Args:
@@ -207,7 +207,7 @@ class Scorer(ABC):
         """
 
     @abstractmethod
-    def score(self, query: Query, view: View) -> CatalogueScores:
+    def score(self, query: Query, view: Snapshot) -> CatalogueScores:
         """The scores of a query over the catalogue."""
 
 

@@ -12,8 +12,8 @@ from dcdt.config.registry import MODELS as REGISTERED
 from dcdt.data.bm25 import EMPTY_WORD, FORMULAS, BM25Index
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import join_fields, texts_with_fallback
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
@@ -57,7 +57,7 @@ class BM25Manifest(ScorerManifest):
 class BM25Scores(CatalogueScores):
     """BM25 of a question's words."""
 
-    def __init__(self, view: View, index: BM25Index, words: list[str]) -> None:
+    def __init__(self, view: Snapshot, index: BM25Index, words: list[str]) -> None:
         super().__init__(view)
         self.index, self.words = index, words
 
@@ -90,7 +90,7 @@ class BM25Scorer(Scorer):
     def __init__(self, manifest: BM25Manifest, number: int, folder: Path) -> None:
         self.config, self.column = manifest.bm25, f"words_{number}"
         self.split = tokenizer(self.config.stem, self.config.stop_words)
-        self._index: tuple[View, BM25Index] | None = None
+        self._index: tuple[Snapshot, BM25Index] | None = None
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
@@ -100,16 +100,16 @@ class BM25Scorer(Scorer):
         return Export(manifest, {f"words_{number}": _words(manifest.bm25, texts)})
 
     @staticmethod
-    def check_columns(manifest: BM25Manifest, number: int, view: View) -> None:
+    def check_columns(manifest: BM25Manifest, number: int, view: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the words."""
         column = view.table[f"words_{number}"]
         require(column.type == TYPES["list"] and column.null_count == 0, f"column words_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: View) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
         """The words of new videos."""
         return {self.column: _words(self.config, texts)}
 
-    def index(self, view: View) -> BM25Index:
+    def index(self, view: Snapshot) -> BM25Index:
         """The index of a view, made once."""
         if self._index is None or self._index[0] is not view:
             config, postings = self.config, [part.postings(self.column) for part in view.parts]
@@ -121,7 +121,7 @@ class BM25Scorer(Scorer):
             return index
         return self._index[1]
 
-    def score(self, query: Query, view: View) -> BM25Scores:
+    def score(self, query: Query, view: Snapshot) -> BM25Scores:
         """Split the question into words."""
         return BM25Scores(view, self.index(view), self.split(query.text))
 

@@ -11,9 +11,9 @@ from pydantic import field_validator
 
 from dcdt.config.registry import MODELS as REGISTERED
 from dcdt.models.bpr import bpr_learner
-from dcdt.serving.arrow import numbers
+from dcdt.serving.arrow import to_numpy
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores, read_arrays
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
@@ -48,13 +48,13 @@ class CollaborativeManifest(ScorerManifest):
 class PopularityScores(CatalogueScores):
     """The same for everybody."""
 
-    def __init__(self, view: View, column: str) -> None:
+    def __init__(self, view: Snapshot, column: str) -> None:
         super().__init__(view)
         self.column = column
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        return np.asarray(numbers(self.view.table[self.column]), dtype=np.float64)
+        return np.asarray(to_numpy(self.view.table[self.column]), dtype=np.float64)
 
 
 class LearnerScores(CatalogueScores):
@@ -66,7 +66,7 @@ class LearnerScores(CatalogueScores):
         rows: (M,) of these videos in the view; -1 where one is gone.
     """
 
-    def __init__(self, view: View, exported: Scores, rows: Rows) -> None:
+    def __init__(self, view: Snapshot, exported: Scores, rows: Rows) -> None:
         super().__init__(view)
         self.exported, self.rows = exported, rows
 
@@ -109,17 +109,17 @@ class CollaborativeScorer(Scorer):
         return Export(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
 
     @staticmethod
-    def check_columns(manifest: CollaborativeManifest, number: int, view: View) -> None:
+    def check_columns(manifest: CollaborativeManifest, number: int, view: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the popularity."""
         column = view.table[f"popularity_{number}"]
         require(column.type == pa.float64() and column.null_count == 0, f"column popularity_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: View) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
         """New videos are those that nobody watched."""
         n = len(next(iter(texts.values())))
         return {self.column: pa.array(np.full(n, float(self.manifest.unseen)))}
 
-    def score(self, query: Query, view: View) -> CatalogueScores:
+    def score(self, query: Query, view: Snapshot) -> CatalogueScores:
         """By the learner's history, or by popularity."""
         watched = query.watched
         if watched is None or not len(watched.items):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Floats, arrays_path, softmax, unit
-from dcdt.serving.index import vector_column
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     N_PROBES,
@@ -107,7 +107,7 @@ class HistoryScorer(TowersScorer):
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
         return Export(manifest, columns, graphs, arrays, torch.cat([queries, rest], dim=1).numpy())
 
-    def score(self, query: Query, view: View) -> TowerScores:
+    def score(self, query: Query, view: Snapshot) -> TowerScores:
         """Encode question and learner."""
         assert query.vector is not None
         question, learner = self.towers.query(query.vector[None])[0][0], self.manifest.learner

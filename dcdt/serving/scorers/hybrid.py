@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum, standardize
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.top_k import top_k
 from dcdt.serving.graphs import Scores
-from dcdt.serving.index import best
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import CatalogueScores, Count, Rows, Section
 
 MODELS = ("hybrid",)
@@ -37,7 +37,7 @@ class Fusion(Section):
 
 
 def fused_top(
-    scores: Sequence[CatalogueScores], fusion: Fusion, view: View, k: int, allowed: NDArray[np.bool_]
+    scores: Sequence[CatalogueScores], fusion: Fusion, view: Snapshot, k: int, allowed: NDArray[np.bool_]
 ) -> tuple[Rows, Scores]:
     """The best k of two scorers together: exactly over a catalogue that is scored whole, else among their candidates.
 
@@ -51,11 +51,11 @@ def fused_top(
         rows = np.flatnonzero(view.alive)
         every[rows] = fuse(scores, fusion, rows, view)
         every[~allowed] = -np.inf
-        top = best(every, view.order, k)
+        top = top_k(every, view.order, k)
         return top, every[top]
     rows = candidates(scores, k, allowed)
     fused = fuse(scores, fusion, rows, view)
-    top = best(fused, None, k)
+    top = top_k(fused, None, k)
     return rows[top], fused[top]
 
 
@@ -65,7 +65,7 @@ def candidates(scores: Sequence[CatalogueScores], k: int, allowed: NDArray[np.bo
     return np.unique(np.concatenate([part.top(wide, allowed)[0] for part in scores]))
 
 
-def fuse(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: View) -> Scores:
+def fuse(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: Snapshot) -> Scores:
     """Fused scores of some rows (n,), by z-scores or by reciprocal ranks."""
     first, second = scores
     if fusion.kind == "rrf":
@@ -84,7 +84,7 @@ def standardized(scores: Scores, mean: float, deviation: float) -> Scores:
     return np.asarray(standardize(scores, mean, deviation)) if deviation > 0 else np.zeros(len(scores))
 
 
-def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: View) -> float:
+def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: Snapshot) -> float:
     """Deviation over a large catalogue of a weighted sum of z-scores, whose mean is 0.
 
     It needs their correlation: exact for the candidates, rows (n,), where the large scores are, and measured on a
@@ -101,12 +101,12 @@ def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Row
     return float(max(square, 0.0) ** 0.5)
 
 
-def tie_order(view: View, rows: Rows) -> Rows:
+def tie_order(view: Snapshot, rows: Rows) -> Rows:
     """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
     return rows if view.anns else view.order[rows]
 
 
-def _ranks(scores: Scores, view: View, rows: Rows) -> Scores:
+def _ranks(scores: Scores, view: Snapshot, rows: Rows) -> Scores:
     ranks = np.empty(len(rows))
     ranks[np.lexsort((tie_order(view, rows), -scores))] = np.arange(1, len(rows) + 1)
     return ranks

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Floats, Scores, Towers
-from dcdt.serving.index import vector_column
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     CatalogueScores,
@@ -53,7 +53,7 @@ class SingleTowerManifest(ScorerManifest):
 class SingleTowerScores(CatalogueScores):
     """`sigmoid(w . ReLU(a + v) + b)` for the query side a and the video sides v."""
 
-    def __init__(self, view: View, scorer: "SingleTowerScorer", query: Floats) -> None:
+    def __init__(self, view: Snapshot, scorer: "SingleTowerScorer", query: Floats) -> None:
         super().__init__(view)
         self.scorer, self.query = scorer, query  # (F * W,)
 
@@ -109,16 +109,16 @@ class SingleTowerScorer(Scorer):
         return Export(manifest, {f"joint_{number}": vector_column(videos.numpy())}, graphs)
 
     @staticmethod
-    def check_columns(manifest: SingleTowerManifest, number: int, view: View) -> None:
+    def check_columns(manifest: SingleTowerManifest, number: int, view: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the videos' side."""
         require(view.main.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: View) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
         """The videos' side of new videos."""
         fields = np.stack([vectors[name] for name in self.manifest.fields])
         return {self.column: vector_column(self.towers.videos(fields)[0])}
 
-    def score(self, query: Query, view: View) -> SingleTowerScores:
+    def score(self, query: Query, view: Snapshot) -> SingleTowerScores:
         """Compute the query side."""
         assert query.vector is not None
         return SingleTowerScores(view, self, self.towers.query(query.vector[None])[0][0])

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from dcdt.data.types import texts_with_fallback
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Floats, Scores, Towers, unit
-from dcdt.serving.index import vector_column
-from dcdt.serving.memory import View
 from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     N_PROBES,
@@ -83,7 +83,7 @@ class TowerScores(CatalogueScores):
 
     def __init__(
         self,
-        view: View,
+        view: Snapshot,
         scorer: "TowersScorer",
         vector: Floats,
         attention: dict[str, float] | None = None,
@@ -196,12 +196,12 @@ class TowersScorer(Scorer):
         return Export(manifest, columns, graphs, arrays, probes)
 
     @staticmethod
-    def check_columns(manifest: TowersManifest, number: int, view: View) -> None:
+    def check_columns(manifest: TowersManifest, number: int, view: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         for kind in ("vector", "raw") if manifest.neighbour_weight else ("vector",):
             require(view.main.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: View) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
         """The vectors of new videos. Those that are there do not lean on them before the next build."""
         own, _ = self.towers.videos(np.stack([vectors[name] for name in self.manifest.fields]))  # (n, W)
         if not self.manifest.neighbour_weight:
@@ -210,7 +210,7 @@ class TowersScorer(Scorer):
         leaning = [lean_on_neighbours(vector, view, column, self.manifest) for vector in own]
         return {self.column: vector_column(np.stack(leaning)), column: vector_column(own)}
 
-    def score(self, query: Query, view: View) -> TowerScores:
+    def score(self, query: Query, view: Snapshot) -> TowerScores:
         """Encode the query."""
         assert query.vector is not None
         encoded, weights = self.towers.query(query.vector[None])
@@ -228,7 +228,7 @@ class TowersScorer(Scorer):
         return TowerScores(view, self, vector, attention, pieces)
 
 
-def lean_on_neighbours(vector: Floats, view: View, column: str, manifest: TowersManifest) -> Floats:
+def lean_on_neighbours(vector: Floats, view: Snapshot, column: str, manifest: TowersManifest) -> Floats:
     """A new video's unit vector (W,) plus the direction of its nearest ones in the catalogue, of length 1."""
     similarity = np.where(view.alive, view.scores(vector, column), -np.inf)
     k = min(manifest.neighbours, len(view))

@@ -18,10 +18,11 @@ from safetensors.numpy import save
 
 from dcdt.data.types import Collection
 from dcdt.evaluation.fusion import SCORE_GAP
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue.row_positions import RowPositions
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.top_k import top_k
 from dcdt.serving.graphs import Floats, Scores, session, softmax, unit
-from dcdt.serving.index import best, vector_column
-from dcdt.serving.memory import View
-from dcdt.serving.places import Places
 from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     CatalogueScores,
@@ -75,7 +76,7 @@ class Head(Section):
         """Whether the last scorer is one whose scores are evidence and no recall."""
         return "lexical" in self.names
 
-    def check_columns(self, view: View) -> None:
+    def check_columns(self, view: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks a column that the head reads."""
         require(view.main.vectors[WHITENED].shape[1] % len(self.fields) == 0, "fields of the head")
         require(not self.is_joint or MAPPED in view.main.vectors, "network of the head")
@@ -109,7 +110,7 @@ class RankHead:
         arrays, ids = read_head(folder / HEAD)
         self.whitening, self.queries = arrays["whitening"], arrays["queries"]  # (D, D), (G, D)
         self.group, self.answers = arrays["group"], arrays["answers"]  # (P,) row in queries, and place in ids
-        self.answer_rows = Places(ids)
+        self.answer_rows = RowPositions(ids)
         self.graphs = {name: session(folder / f"head_{name}.onnx") for name in INPUTS} if manifest.is_joint else {}
 
     def columns(self, vectors: Vectors) -> Columns:
@@ -122,7 +123,7 @@ class RankHead:
         return columns
 
     def top(
-        self, query: Query, scores: Sequence[CatalogueScores], view: View, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: Sequence[CatalogueScores], view: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> Ranked:
         """The best k among the allowed rows (N,).
 
@@ -142,7 +143,7 @@ class RankHead:
         if len(rest) and rest[0] > ranked.min():
             lowered = rest - (rest[0] - ranked.min()) - SCORE_GAP
         every = np.r_[ranked, lowered]
-        first = best(every, tie_order(view, rows), k)
+        first = top_k(every, tie_order(view, rows), k)
         reasons = [
             dict(zip(self.names, map(float, evidence[place]), strict=True))
             if place < depth
@@ -158,7 +159,7 @@ class RankHead:
             *(scores[-1:] if self.manifest.reads_lexical else []),
         ]
 
-    def _evidence(self, query: Query, view: View, top: Rows, scores: list[Scores]) -> NDArray[np.float64]:
+    def _evidence(self, query: Query, view: Snapshot, top: Rows, scores: list[Scores]) -> NDArray[np.float64]:
         """What each kind of evidence adds to the scores of K recalled rows, (K, E); the network's part is last."""
         assert query.vector is not None
         question = unit(query.vector @ self.whitening)  # (D,)
@@ -173,7 +174,7 @@ class RankHead:
         network = self.graphs["pair"].run(None, {"joint": joint})[0]  # (K,)
         return np.concatenate([weighted, network[:, None]], axis=1)
 
-    def _memory(self, vector: Floats, view: View, top: Rows) -> list[Scores]:
+    def _memory(self, vector: Floats, view: Snapshot, top: Rows) -> list[Scores]:
         """For each temperature, the share (K,) of similar judged queries that each recalled video answered."""
         place = np.full(len(view.alive), -1)
         place[top] = np.arange(len(top))
@@ -190,7 +191,7 @@ class RankHead:
         return shares
 
     def _recall(
-        self, parts: Sequence[CatalogueScores], view: View, wide: int, allowed: NDArray[np.bool_]
+        self, parts: Sequence[CatalogueScores], view: Snapshot, wide: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores]:
         """Allowed rows and the recall's z-scores over the whole catalogue, the best first.
 
@@ -206,7 +207,7 @@ class RankHead:
         else:
             mean, deviation = 0.0, fused_deviation(parts, self.fusion, rows, view)
         z = standardized(scores, mean, deviation)
-        first = best(z, tie_order(view, rows), wide)
+        first = top_k(z, tie_order(view, rows), wide)
         return rows[first], z[first]
 
 

@@ -1,4 +1,4 @@
-"""One thread for numpy's products while questions are answered."""
+"""Limit numpy's matrix products to one thread while questions are answered."""
 
 import threading
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class OneThread:
             if self._inside == 0:
                 if self._controller is None:
                     self._controller = threadpoolctl.ThreadpoolController()
-                _let_any_thread_set()
+                _clear_controlling_thread()
                 self._limit = self._controller.limit(limits=1, user_api="blas")
             self._inside += 1
         try:
@@ -38,12 +38,12 @@ class OneThread:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
-                    _let_any_thread_set()
+                    _clear_controlling_thread()
                     self._limit.restore_original_limits()
-                    _let_any_thread_set()
+                    _clear_controlling_thread()
 
 
-def _let_any_thread_set() -> None:
+def _clear_controlling_thread() -> None:
     clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if clear is not None:
         clear(force=True)
