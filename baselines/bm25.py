@@ -1,9 +1,12 @@
 """BM25 over the words of a video's fields."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+import rank_bm25
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
@@ -17,14 +20,17 @@ from dcdt.utils.errors import NotApplicable
 
 from .config import BM25Config
 
+RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}
+
 
 class BM25(Recommender):
     """Score queries by BM25 over the joined fields of a video; one tokenizer for both sides.
 
-    The scores are those of two libraries (`dcdt.data.bm25`). `backend=rank_bm25`: `variant` okapi, l or plus.
-    `backend=bm25s`: `plus` agrees with rank_bm25; `okapi` is its Robertson and `l` its BM25L, which are defined
-    otherwise (rank_bm25 lifts negative weights of frequent words to a quarter of the mean weight and scores BM25L only
-    where a word occurs); lucene and atire are bm25s's alone.
+    `backend=rank_bm25` is that library itself, the reference of the tables: `variant` okapi, l or plus. It loops over
+    the videos for each word of a query. `backend=bm25s` is for large collections: the formulas of bm25s over inverted
+    lists (`dcdt.data.bm25`). Its `plus` agrees with rank_bm25; `okapi` is its Robertson and `l` its BM25L, which are
+    defined otherwise (rank_bm25 lifts negative weights of frequent words to a quarter of the mean weight and scores
+    BM25L only where a word occurs); lucene and atire are bm25s's alone.
 
     A query without a word of the catalogue scores every video 0.
 
@@ -64,7 +70,9 @@ class BM25(Recommender):
         """Score B texts against all videos, (B, N)."""
         scores = torch.zeros(len(queries.texts), len(self.documents))
         for row, text in enumerate(queries.texts):
-            scores[row] = torch.from_numpy(self.index.score(self.tokenize(text)))
+            words = [word for word in self.tokenize(text) if word in self._vocabulary]
+            if words:
+                scores[row] = torch.from_numpy(self._scores_of(words))
         return scores.to(self.tables.device)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
@@ -89,10 +97,20 @@ class BM25(Recommender):
 
     def _index(self, documents: list[list[str]]) -> None:
         self.documents = documents
-        if not any(token != EMPTY_WORD for tokens in documents for token in tokens):
+        self._vocabulary = {token for tokens in documents for token in tokens} - {EMPTY_WORD}
+        if not self._vocabulary:
             raise NotApplicable("no video has a word to match")
-        config, postings = self.config, [Postings.of(documents)]
-        self.index = BM25Index(config.backend, config.variant, config.k1, config.b, config.delta, postings)
+        self._scores_of = _scorer(self.config, documents)
+
+
+def _scorer(config: BM25Config, documents: list[list[str]]) -> Callable[[list[str]], NDArray[np.floating[Any]]]:
+    """Return the function from words to scores (N,)."""
+    if config.backend == "rank_bm25":
+        delta = {} if config.delta is None or config.variant == "okapi" else {"delta": config.delta}
+        library: Any = RANK_BM25[config.variant](documents, k1=config.k1, b=config.b, **delta)
+        return library.get_scores  # type: ignore[no-any-return]
+    postings = [Postings.of(documents)]
+    return BM25Index(config.backend, config.variant, config.k1, config.b, config.delta, postings).score
 
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:

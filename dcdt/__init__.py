@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dcdt.evaluation.evaluate import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["evaluate", "load", "register"]
 
 

@@ -329,7 +329,7 @@ def test_no_interactions_are_not_applicable(tmp_path):
 def test_no_interactions_before_the_questions_are_not_applicable(tmp_path):
     folder = make_folder(tmp_path / "late")
     write_watches(folder, [("u0", "v1", 1000)])
-    with pytest.raises(NotApplicable, match="no interaction of the collection lies before"):
+    with pytest.raises(NotApplicable, match="no interaction of the collection is before"):
         run_on(folder, split="time")
 
 

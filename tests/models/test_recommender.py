@@ -331,7 +331,7 @@ def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatc
     sampler = DynamicHardSampler(config, pool, made.tables)
     data = RankingDataModule(made.collection, made.split, made.pairs, sampler, 16, 0, KS)
     model, mined = dcdt(made), []
-    plain = sampler.mine_again
+    plain = sampler.refresh
 
     def noted(score):
         assert not model.training
@@ -341,7 +341,7 @@ def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatc
         _, wanted = hardest_negatives(scores, pool.forbidden, sampler.hard.shape[1])
         mined.append((model.current_epoch, torch.equal(sampler.hard, pool.candidates[wanted])))
 
-    monkeypatch.setattr(sampler, "mine_again", noted)
+    monkeypatch.setattr(sampler, "refresh", noted)
     modes = []
     model.on_train_batch_start = lambda *_: modes.append(model.training)
     quiet_trainer(max_epochs=6).fit(model, datamodule=data)
