@@ -88,7 +88,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
     """`setup.make_trainer` for a device: Lightning's strategy for a single device knows its own devices only."""
 
     def make(settings, callbacks):
-        trainer_config = replace(settings.trainer, accelerator=accelerator)
+        trainer_config = replace(settings.trainer)
+        trainer_config.accelerator = accelerator  # of a test, which the schema does not know
         trainer = make_trainer(replace(settings, trainer=trainer_config), [*first, *callbacks, *last])
         trainer.strategy._root_device = device
         if settings.trainer.precision == "bf16-mixed":

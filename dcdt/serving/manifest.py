@@ -96,7 +96,7 @@ class Manifest(Section):
     @field_validator("embedder")
     @classmethod
     def _is_configuration(cls, value: dict[str, Any]) -> dict[str, Any]:
-        require(value.get("name") in GROUPS["embedder"], "no embedder of this name")
+        require(value.get("name") in list(GROUPS["embedder"]), "no embedder of this name")
         configuration(GROUPS["embedder"][value["name"]].schema, value, "embedder")
         return value
 

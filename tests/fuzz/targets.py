@@ -477,7 +477,7 @@ def catalogue(place):
 def changes(place):
     """Videos that are added to an index, questions of a batch, filters."""
     from dcdt.recommend import batch_lines, read_questions
-    from dcdt.serving.catalogue.filters import mask, parse_filter, sql
+    from dcdt.serving.catalogue.filters import matching_rows, parse_filter, to_sql
     from dcdt.serving.load import load
     from dcdt.serving.videos import read_file
 
@@ -496,8 +496,8 @@ def changes(place):
     def check(name, content):
         if name == "filter":
             conditions = parse_filter(content.decode("utf-8", "replace"), served.kinds)
-            mask(conditions, table)
-            sql(conditions)
+            matching_rows(conditions, table)
+            to_sql(conditions)
             return
         (place / name).write_bytes(content)
         if name == "batch.csv":
