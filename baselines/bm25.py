@@ -41,7 +41,7 @@ class BM25(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     supports_half_precision: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 

@@ -42,7 +42,7 @@ class Collaborative(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
     needs_question = False
     reads_question: ClassVar[bool] = False
@@ -75,7 +75,7 @@ class Collaborative(Recommender):
         keep = fittable_watches(watches, (asker for side in askers.values() for asker in side), data.split.cutoff)
         learners, rows = np.unique(
             watches.user[keep], return_inverse=True
-        )  # learners without a fittable watch have no row
+        )  # learners without a trained_by_epochs watch have no row
         counts = np.ones(len(rows), dtype=np.float32), (rows.reshape(-1), watches.item[keep])
         self.model.fit(csr_matrix(counts, shape=(len(learners), self.n_videos)), data.seed)
         for name, side in askers.items():

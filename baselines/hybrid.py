@@ -37,7 +37,7 @@ class Hybrid(Recommender):
         UserError: a component is a trained model.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
     n_components: ClassVar[int] = 3
     weight: Tensor

@@ -26,7 +26,7 @@ class ZeroShot(Recommender):
     before, and works without a question.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     whitening: Tensor | None
 
     def __init__(

@@ -34,18 +34,15 @@ def prepare_hydra() -> None:
     from dcdt.config import check_choices, register_resolvers
     from dcdt.config.hydra import take_plugins
     from dcdt.config.renames import rename_overrides
-    from dcdt.utils.errors import UserError
+    from dcdt.utils.errors import exit_on_user_error
     from dcdt.utils.redaction import redact_output, refuse_arguments
 
     redact_output()
     refuse_arguments(sys.argv[1:])
-    try:
+    with exit_on_user_error():
         take_plugins(sys.argv[1:])
         check_choices(sys.argv[1:])
         sys.argv[1:] = rename_overrides(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
     register_resolvers()
 
 

@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, 
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.weak_queries import KINDS, add_weak_queries
-from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
 
@@ -170,14 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     redact_output()
     options = make_parser().parse_args(arguments)
-    try:
+    with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []
         if options.action == "demo":
             copy_demo(options.folder)
         print_summary(check_collection(options.folder), warnings)
-    except (UserError, OSError) as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
     run = f"python -m dcdt.run data=files data.path={options.folder}"
     print(f"\n{options.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201
 

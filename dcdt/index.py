@@ -11,7 +11,7 @@ from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
-from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     redact_output()
     args = _parser().parse_args(arguments)
-    try:
+    with exit_on_user_error():
         if args.action == "build":
             from dcdt.serving.export import build
 
@@ -121,9 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(write_parquet(served, args.out))  # noqa: T201
         else:
             print(_change(served, args))  # noqa: T201
-    except (UserError, OSError) as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.table import Table
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
-from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import escape_cell, write_text
 from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import join_names, pluralize
@@ -153,25 +153,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if sum([args.question is not None, args.interactive, args.batch is not None]) != 1:
         parser.error('give one of: "a question", --interactive, --batch CSV')
     console = Console(width=None if os.isatty(1) else 120)
-    try:
-        served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
-        for note in served.notes_for(args.user):
-            print(f"note: {note}", file=sys.stderr)  # noqa: T201
-        if args.interactive:
-            answer_lines(served, args, console)
-        elif args.batch is not None:
-            lines = batch_lines(served, read_questions(args.batch, args.query_column), args)
-            if args.out is not None:
-                write_text(args.out, "".join(lines))
+    with exit_on_user_error():
+        try:
+            served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
+            for note in served.notes_for(args.user):
+                print(f"note: {note}", file=sys.stderr)  # noqa: T201
+            if args.interactive:
+                answer_lines(served, args, console)
+            elif args.batch is not None:
+                lines = batch_lines(served, read_questions(args.batch, args.query_column), args)
+                if args.out is not None:
+                    write_text(args.out, "".join(lines))
+                else:
+                    sys.stdout.writelines(lines)
             else:
-                sys.stdout.writelines(lines)
-        else:
-            answer_one(served, args.question, args, console)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
-    except (UserError, OSError) as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
+                answer_one(served, args.question, args, console)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
 
 
 def _csv_line(cells: Sequence[object]) -> str:

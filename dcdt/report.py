@@ -11,7 +11,7 @@ from dcdt.reporting.page import page
 from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
-from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
 from dcdt.utils.files import atomic_write, write_text
 from dcdt.utils.redaction import redact_output
 
@@ -132,11 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
-    try:
+    with exit_on_user_error():
         publish(options.folders, out, options.wandb, options.compare, options.metric, options.against)
-    except (UserError, OSError) as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train and test one configuration: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
+"""Run one job of Hydra, or a sweep: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
 
 import logging
 import sys
@@ -64,14 +64,15 @@ class Job:
     @classmethod
     def from_hydra(cls, config: DictConfig) -> "Job":
         """The job that Hydra has composed."""
-        facts, resume = HydraConfig.get(), config.get("resume")
+        hydra_config, resume = HydraConfig.get(), config.get("resume")
         return cls(
             config=config,
-            folder=RunFolder(Path(facts.runtime.output_dir)),
-            overrides=list(facts.overrides.task),
-            sweeping=facts.mode == RunMode.MULTIRUN,
-            folder_named=resume is not None or any(text.startswith("hydra.run.dir=") for text in facts.overrides.hydra),
-            launcher=facts.runtime.choices.get("hydra/launcher"),
+            folder=RunFolder(Path(hydra_config.runtime.output_dir)),
+            overrides=list(hydra_config.overrides.task),
+            sweeping=hydra_config.mode == RunMode.MULTIRUN,
+            folder_named=resume is not None
+            or any(text.startswith("hydra.run.dir=") for text in hydra_config.overrides.hydra),
+            launcher=hydra_config.runtime.choices.get("hydra/launcher"),
             resume=resume,
         )
 
@@ -84,7 +85,7 @@ class Job:
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-def job(config: DictConfig) -> float:
+def run_job(config: DictConfig) -> float:
     """Run one job of Hydra; returns its primary metric, so that sweepers can search."""
     adopt_srun()
     job = Job.from_hydra(config)
@@ -146,16 +147,16 @@ def record_end(job: Job) -> Iterator[None]:
             job.folder.mark_not_applicable(job.config, job.reason)
             log.warning("not applicable: %s", job.reason)
             return
-        is_users = isinstance(error, NotApplicable) or is_user_error(error)
-        job.reason = format_error(error) if is_users else f"{type(error).__name__}: {error}"
-        if not job.sweeping and is_users:
+        is_user_mistake = isinstance(error, NotApplicable) or is_user_error(error)
+        job.reason = format_error(error) if is_user_mistake else f"{type(error).__name__}: {error}"
+        if not job.sweeping and is_user_mistake:
             job.folder.withdraw(error)
             print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
         job.folder.fail(job.config, error)
         if not job.sweeping:
             raise
-        details = job.reason if is_users else traceback.format_exc()
+        details = job.reason if is_user_mistake else traceback.format_exc()
         log.error("failed: %s: %s", job.folder.path.name, redact(details))
     finally:
         job.logger.close(job.status, job.reason)
@@ -169,7 +170,7 @@ def main() -> None:
         record.clear()
     code = 0
     try:
-        job()  # an interruption ends the command here
+        run_job()  # an interruption ends the command here
     except SystemExit as end:
         if end.code != 1 or not STARTED or ENDED or not isinstance(end.__context__, Exception):
             raise

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.redaction import redact_output
 
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not 0 <= args.port <= 65535:
         parser.error(f"--port is {args.port}; give 0 to 65535")
     _log_to_stderr()
-    try:
+    with exit_on_user_error():
         try:
             import uvicorn
 
@@ -84,9 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         )
         sockets = [_socket(args.host, args.port)]
-    except (UserError, OSError) as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
     host, port = sockets[0].getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201

@@ -125,7 +125,7 @@ def made(small):
 def test_every_model_instantiates(made, name):
     model = make_model(settings_of(f"model={name}"), made.tables)
     assert isinstance(model, look_up(MODELS, name))
-    assert isinstance(model.fittable, bool)
+    assert isinstance(model.trained_by_epochs, bool)
 
 
 @pytest.mark.parametrize("name", LOSSES)

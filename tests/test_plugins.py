@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,8 @@ from dcdt import register
 from dcdt.config import config_folder, parse, plugins, reads, register_resolvers, schema, search_space
 from dcdt.config.hydra import take_plugins
 from dcdt.config.registry import GROUPS, MODELS, look_up
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.fill import fill
 from dcdt.runs.folder import RunFolder
 from dcdt.utils.errors import UserError
 
@@ -156,7 +159,7 @@ def test_a_stored_run_imports_nothing(tmp_path):
     assert not (tmp_path / "imported").exists()
 
 
-def test_an_embedder_of_a_plugin_makes_the_vectors():
+def test_an_embedder_of_a_plugin_fills_a_cache(tmp_path):
     from dcdt.embeddings.providers import make_embedder, space_of
 
     @schema
@@ -164,14 +167,27 @@ def test_an_embedder_of_a_plugin_makes_the_vectors():
         name: str
 
     class Mine:
-        space = staticmethod(lambda config: f"space of {config.name}")
+        shortened, tokens, refused = 0, 0, ()
 
         def __init__(self, config):
             self.config = config
 
+        @staticmethod
+        def space(config):
+            return Space("mine", config.name, 4, "l2")
+
+        def embed(self, texts, progress=None):
+            return np.full((len(texts), 4), 0.5, dtype=np.float32)
+
+        def embed_each(self, texts, store, progress=None):
+            store(list(texts), self.embed(texts))
+
     register("embedder", "mine_h", Config)(Mine)
     config = Config("mine_h")
-    assert space_of(config) == "space of mine_h"
+    assert space_of(config) == Space("mine", "mine_h", 4, "l2")
+    cache = VectorCache(tmp_path, space_of(config))
+    assert fill(cache, ["a", "bb"], config, progress=False).embedded == 2
+    assert np.allclose(cache.vectors(["bb", "a"]), 0.5)
     assert isinstance(make_embedder(config), Mine)
     with pytest.raises(KeyError):
         space_of(SimpleNamespace(name="nobody's"))

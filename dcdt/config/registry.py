@@ -118,7 +118,7 @@ def register(
         reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
 
     Raises:
-        UserError: the group or the schema is none, or the name is taken.
+        UserError: the group or the schema is invalid, or the name is taken.
     """
     load()
     if group not in OPEN_GROUPS:
@@ -157,9 +157,13 @@ def look_up(table: Table, name: str) -> Any:  # noqa: ANN401 - classes of severa
 
 def name_of(table: Table, cls: type) -> str:
     """The name that a class is registered under; what is built in is not imported to find out."""
-    return next(
-        name for name, one in table.items() if one.target is cls or str(one.target).endswith(f":{cls.__name__}")
-    )
+    path = f"{cls.__module__}:{cls.__name__}"
+    return next(name for name, entry in table.items() if entry.target is cls or _path_of(entry) == path)
+
+
+def _path_of(entry: Entry) -> str | None:
+    """The module and class of what is built in."""
+    return _installed(entry.target) if isinstance(entry.target, str) else None
 
 
 def choose(table: Table, name: object, key: str, choices: Sequence[str] | None = None) -> Entry:

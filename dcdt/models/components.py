@@ -23,7 +23,7 @@ def make_component(config: Named, tables: Tables, option: str) -> Recommender:
         UserError: the component is a trained model, or reads a field that the model does not read.
     """
     model = look_up(MODELS, config.name)
-    if model.fittable:
+    if model.trained_by_epochs:
         raise UserError(
             f"{option} takes models that need no epochs; {config.name} is trained.\n"
             "Choose among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."

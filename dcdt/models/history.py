@@ -40,7 +40,7 @@ class HistoryTowers(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     histories: Histories
     decoupled: ClassVar[bool] = False
     needs_question = False
@@ -87,9 +87,9 @@ class HistoryTowers(Recommender):
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
         self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
-        fittable = (torch.from_numpy(column[keep]) for column in (watches.user, watches.item, watches.time))
+        trained_by_epochs = (torch.from_numpy(column[keep]) for column in (watches.user, watches.item, watches.time))
         if self.config.history != "none":
-            examples = next_video_examples(*fittable)
+            examples = next_video_examples(*trained_by_epochs)
             if not len(examples.target):
                 raise NotApplicable("no learner watched a second video before the held-out queries")
             with torch.enable_grad():

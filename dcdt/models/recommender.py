@@ -77,8 +77,9 @@ class SideResult:
 class Recommender(L.LightningModule):
     """Base of every model, trained or not.
 
-    Subclasses define `score`; trained ones define `training_step` and leave `fittable` true; decoupled ones define
-    `encode_queries` and `encode_videos` and inherit `score`.
+    Subclasses define `score`; those that a Trainer fits define `training_step` and leave `trained_by_epochs` true, the
+    others fit themselves in `on_prepare`; decoupled ones define `encode_queries` and `encode_videos`, and inherit
+    `score`.
 
     `needs_question`: the model cannot rank without a question (`Collection.has_questions`).
 
@@ -90,7 +91,7 @@ class Recommender(L.LightningModule):
         optimizer: learning rate, weight decay and schedule; None for a model that is not trained.
     """
 
-    fittable: ClassVar[bool] = True
+    trained_by_epochs: ClassVar[bool] = True
     decoupled: ClassVar[bool] = True
     reads_validation: bool = False  # whether validation queries are fitted too, and then scored as if left out
     starts_useful: ClassVar[bool] = False
@@ -242,7 +243,7 @@ class Recommender(L.LightningModule):
 
     def train(self, mode: bool = True) -> "Recommender":
         """Switch between training and evaluation; the video vectors of a trained model are computed anew."""
-        if self.fittable:
+        if self.trained_by_epochs:
             self._vectors = None
         return super().train(mode)
 

@@ -41,7 +41,7 @@ class RidgeTowers(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     whitening: Tensor
     query_map: Tensor
     penalty: Tensor

@@ -55,7 +55,7 @@ class TwoStage(Recommender):
         UserError: the recall is a trained model.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
     has_network: ClassVar[bool] = False  # `joint`, which adds to the weighted evidence
     order: Tensor
@@ -223,7 +223,7 @@ class JointTwoStage(TwoStage):
         optimizer: learning rate, weight decay and schedule.
     """
 
-    fittable: ClassVar[bool] = True
+    trained_by_epochs: ClassVar[bool] = True
     has_network: ClassVar[bool] = True
     starts_useful: ClassVar[bool] = True
 

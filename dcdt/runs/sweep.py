@@ -1,11 +1,9 @@
 """Sweeps: the names of their jobs, their progress, and a summary at the end."""
 
 import logging
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from dcdt.config import job_name, reads, register_resolvers
 from dcdt.config.renames import rename_overrides
 from dcdt.runs.folder import run_folders
 from dcdt.runs.sweep_progress import SweepProgress
-from dcdt.utils.errors import format_error
+from dcdt.utils.errors import exit_on_user_error
 from dcdt.utils.files import read_json, write_json
 
 register_resolvers()  # a worker of a launcher unpickles the callback below before it reads the configuration
@@ -73,7 +71,7 @@ class SweepSummary(Callback):
             return
         if folder == Path():  # of a command that has no folder of its own
             return
-        with os_errors():
+        with exit_on_user_error():
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
 
@@ -88,7 +86,7 @@ class SweepSummary(Callback):
         overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
         common = [one for one in overrides if not one.is_sweep_override()]
         texts = [f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in common]  # as a job gets them
-        with os_errors():
+        with exit_on_user_error():
             write_json(folder / OVERRIDES_FILE, {"common": texts, "asked": [str(one.input_line) for one in overrides]})
         jobs = _jobs(overrides, lambda job: GlobalHydra.instance().config_loader().load_sweep_config(config, job))
         names = list(dict.fromkeys(jobs)) if jobs is not None else None
@@ -122,16 +120,6 @@ def summarise(config: DictConfig) -> None:
         log.warning("tables: python -m dcdt.report %s", folder)
     on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
     ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
-
-
-@contextmanager
-def os_errors() -> Iterator[None]:
-    """End the command with a message and exit code 2 where a folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
 
 
 def own_choices(overrides: Sequence[str], folder: Path) -> list[str]:

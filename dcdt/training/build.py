@@ -98,7 +98,7 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     if collection.has_questions:
         pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
     sampler = None
-    if look_up(MODELS, settings.model.name).fittable:
+    if look_up(MODELS, settings.model.name).trained_by_epochs:
         pool = training_pool(collection, split, mining_device(settings))
         sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
     return RankingDataModule(collection, split, pairs, sampler, settings.batch_size, settings.seed, settings.ks)

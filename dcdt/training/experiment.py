@@ -1,4 +1,4 @@
-"""Train and test one configuration."""
+"""Run one configuration, from its collection to the files of its folder."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Train one configuration, save what training leaves, and test it."""
+"""Train and test one trial, and save its checkpoint and history."""
 
 import contextlib
 import time
@@ -64,8 +64,8 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     """
     history, best = History(), BestWeights(settings.primary_metric)
     last = LastState(state, settings.callbacks.checkpoint_seconds)
-    fittable = look_up(MODELS, settings.model.name).fittable
-    trainer = build.make_trainer(settings, _callbacks(settings, history, best, logger, last) if fittable else [])
+    by_epochs = look_up(MODELS, settings.model.name).trained_by_epochs
+    trainer = build.make_trainer(settings, _callbacks(settings, history, best, logger, last) if by_epochs else [])
     tables.to(trainer.strategy.root_device)  # where they stay: models are made, prepared and tested on that device
     model = build.make_model(settings, tables)
     if model.needs_question and not data.collection.has_questions:
@@ -81,7 +81,7 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
             ended = dict(earlier["ended"])
             model.load_state_dict(ended.pop("weights"))
             return Trained(model, trainer, **ended)
-    if model.fittable:
+    if model.trained_by_epochs:
         if model.starts_useful and not earlier:
             trainer.validate(model, datamodule=data, verbose=False)  # a candidate for the best weights as well
         with state_errors(state, last) if earlier else contextlib.nullcontext():
@@ -96,7 +96,7 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     if settings.trainer.extra:  # which may limit batches: every query is tested
         trainer = build.make_trainer(settings, [])
     trained = Trained(model, trainer, history.rows, epoch, value, seconds)
-    if settings.trials > 1 and model.fittable and settings.callbacks.checkpoint_seconds is not None:
+    if settings.trials > 1 and model.trained_by_epochs and settings.callbacks.checkpoint_seconds is not None:
         _save_trial(trained, state)
     return trained
 

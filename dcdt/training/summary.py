@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -69,12 +70,14 @@ def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideRes
 
 def simulated_parts(collection: Collection, split: Split, settings: Settings) -> list[str]:
     """Files of the collection that are simulated, where the run reads interactions or is divided by time; else none."""
-    models = [getattr(settings.model, part, None) for part in ("first", "second")] + [settings.model]
-    reads_interactions = any(
-        getattr(model, "name", None) in ("collaborative", "dcdt_history") or getattr(model, "history", "none") != "none"
-        for model in models
-    )
-    return collection.simulated if reads_interactions or split.name == "time" else []
+    return collection.simulated if split.name == "time" or _reads_interactions(settings.model) else []
+
+
+def _reads_interactions(model: Any) -> bool:  # noqa: ANN401 - any model's configuration
+    """Whether a model, or one that it combines, reads what learners watched."""
+    if model.name in ("collaborative", "dcdt_history") or getattr(model, "history", "none") != "none":
+        return True
+    return any(_reads_interactions(value) for value in vars(model).values() if hasattr(value, "name"))
 
 
 def _notes(collection: Collection, split: Split, settings: Settings) -> list[str]:

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dcdt.utils.text import format_number
 
@@ -68,6 +71,16 @@ def is_user_error(error: Exception) -> bool:
     return isinstance(error, UserError) or (
         isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NO_PERMISSION, *_BAD_PATH)
     )
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """End the command with a message on stderr and exit code 2 at a mistake of the user or an error of the system."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        raise SystemExit(2) from None
 
 
 def _printable(line: str) -> str:

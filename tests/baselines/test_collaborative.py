@@ -355,4 +355,4 @@ def test_it_is_validated_and_tested_like_every_model(folder):
     trainer.test(model, datamodule=data, verbose=False)
     assert float(model.results["val"].metrics["mrr"].mean()) == pytest.approx(found)
     assert model.score(query_batch(data.collection, model.tables, torch.tensor([0]))).dtype == torch.float32
-    assert not Collaborative.fittable and not Collaborative.decoupled
+    assert not Collaborative.trained_by_epochs and not Collaborative.decoupled

@@ -114,7 +114,7 @@ def test_dropout_is_for_training_alone():
 
 
 def test_nothing_can_be_computed_ahead():
-    assert SingleTower.fittable and not SingleTower.decoupled
+    assert SingleTower.trained_by_epochs and not SingleTower.decoupled
 
 
 def test_a_saved_model_scores_the_same():

@@ -245,7 +245,7 @@ def test_zero_shot_is_the_cosine_of_the_sum(n_fields):
     summed = tables.videos.sum(0)
     wanted = torch.cosine_similarity(tables.queries[:, None], summed[None], dim=-1)
     torch.testing.assert_close(model.score(batch_of(tables)), wanted)
-    assert not model.fittable
+    assert not model.trained_by_epochs
     assert list(model.parameters()) == []
 
 

@@ -51,7 +51,7 @@ def dcdt(made, attention="none", seed=0, schedule="cosine"):
 class Fixed(Recommender):
     """A scorer that gives every pair the score of a table (Q, N)."""
 
-    fittable = False
+    trained_by_epochs = False
     decoupled = False
 
     def __init__(self, made, table):
