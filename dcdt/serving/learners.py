@@ -32,18 +32,18 @@ class Watched:
 
     Attributes:
         items: (L,) numbers of the videos watched, among the M videos of the export.
-        rows: (M,) row of each of these in the view, -1 where it is gone.
-        view: the catalogue.
+        rows: (M,) row of each of these in the snapshot, -1 where it is gone.
+        snapshot: the catalogue.
     """
 
     items: Rows
     rows: Rows
-    view: Snapshot
+    snapshot: Snapshot
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
         rows = self.rows[self.items[-(length or 0) :]][::-1]
-        return self.view.vectors_at(rows[rows >= 0], column)
+        return self.snapshot.vectors_at(rows[rows >= 0], column)
 
 
 class Learners:

@@ -161,20 +161,20 @@ def read_manifest(run: Path, pointer: Pointer) -> Manifest:
         raise UserError(f"{path} is corrupt ({one_line(first_violation(error), 120)}).\n{remedy}") from error
 
 
-def check_catalogue(manifest: Manifest, view: Snapshot, path: Path, run: Path) -> None:
+def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Path) -> None:
     """Refuse a manifest, read from a path, and a catalogue that do not fit each other.
 
     Raises:
         UserError: says what does not fit.
     """
     try:
-        _check_columns(manifest.columns, view)
+        _check_columns(manifest.columns, snapshot)
         for number, scorer in enumerate(manifest.scorers):
-            SCORERS[scorer.kind].check_columns(scorer, number, view)
+            SCORERS[scorer.kind].check_columns(scorer, number, snapshot)
         if manifest.head is not None:
-            manifest.head.check_columns(view)
+            manifest.head.check_columns(snapshot)
         for name in manifest.approximate:
-            require(name in view.main.vectors, f"column {name}")
+            require(name in snapshot.main.vectors, f"column {name}")
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not fit its catalogue ({one_line(f'{type(error).__name__} {error}', 120)}).\n"
@@ -182,10 +182,10 @@ def check_catalogue(manifest: Manifest, view: Snapshot, path: Path, run: Path) -
         ) from error
 
 
-def _check_columns(columns: dict[str, Any], view: Snapshot) -> None:
+def _check_columns(columns: dict[str, Any], snapshot: Snapshot) -> None:
     """Columns of results and filters exist and have the right type; ids, titles and texts are without gaps."""
-    schema = view.table.schema
+    schema = snapshot.table.schema
     for name, kind in {**BASE, "metadata": "text", **columns}.items():
         require(name in schema.names and schema.field(name).type == TYPES[kind], f"column {name}")
     for name in ("id", "title", "text", "metadata"):
-        require(view.table[name].null_count == 0, f"empty cells in column {name}")
+        require(snapshot.table[name].null_count == 0, f"empty cells in column {name}")

@@ -28,15 +28,15 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
     Raises:
         UserError: no part of the model has a vector a video can be searched by, or the file cannot be written.
     """
-    view = served.catalogue.snapshot
-    names = [name for name in view.main.vectors if name.startswith("vector_")]
+    snapshot = served.catalogue.snapshot
+    names = [name for name in snapshot.main.vectors if name.startswith("vector_")]
     if not names:
         raise UserError(f"model={served.name} has no vector to search by; run models with towers can be exported.")
-    rows = np.flatnonzero(view.alive)
-    keep = [name for name in view.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
-    table = view.table.select(keep).take(pa.array(rows))
+    rows = np.flatnonzero(snapshot.alive)
+    keep = [name for name in snapshot.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
+    table = snapshot.table.select(keep).take(pa.array(rows))
     for name in names:
-        table = table.append_column(name, vector_column(view.vectors_at(rows, name)))
+        table = table.append_column(name, vector_column(snapshot.vectors_at(rows, name)))
     table = table.replace_schema_metadata({"dcdt": json.dumps(_facts(served, names))})
     try:
         with atomic_write(path) as temporary:

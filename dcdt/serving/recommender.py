@@ -156,26 +156,26 @@ class ServedRecommender:
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        view, threshold = self.catalogue.snapshot, self.manifest.threshold
-        answers = Answers(view.version, [], [])
+        snapshot, threshold = self.catalogue.snapshot, self.manifest.threshold
+        answers = Answers(snapshot.version, [], [])
         least = threshold.value if abstain and threshold is not None else -np.inf
         with one_thread():
             vectors = self.embed(questions) if self.manifest.reads_vectors else [None] * len(questions)
-            watched = self._watched(user, view)
+            watched = self._watched(user, snapshot)
             for text, vector in zip(questions, vectors, strict=True):
                 query = Query(text, vector, watched)
-                videos, nothing_fits = self._answer(query, k, conditions, view, least, explained)
+                videos, nothing_fits = self._answer(query, k, conditions, snapshot, least, explained)
                 answers.videos.append(videos)
                 answers.nothing_fits.append(nothing_fits)
         return answers
 
     def _answer(
-        self, query: Query, k: int, conditions: Sequence[Condition], view: Snapshot, least: float, explained: bool
+        self, query: Query, k: int, conditions: Sequence[Condition], snapshot: Snapshot, least: float, explained: bool
     ) -> tuple[list[Recommendation], bool]:
         """Find the best k videos that score at least `least`, and whether all that there are score less."""
-        view = self.catalogue.candidates(view, partial(self.scorers[0].score, query), k, conditions)
-        by_scorer = [scorer.score(query, view) for scorer in self.scorers]
-        rows, scores, evidence = self._top(query, by_scorer, view, k, view.allowed(conditions))
+        snapshot = self.catalogue.candidates(snapshot, partial(self.scorers[0].score, query), k, conditions)
+        by_scorer = [scorer.score(query, snapshot) for scorer in self.scorers]
+        rows, scores, evidence = self._top(query, by_scorer, snapshot, k, snapshot.allowed(conditions))
         if not np.isfinite(scores).all():
             raise UserError(f"{self.catalogue.folder} holds vectors that are not finite. {self.catalogue.remedy}")
         n_fit = int((scores >= least).sum())  # the best come first
@@ -190,7 +190,7 @@ class ServedRecommender:
                 rank, float(score), **video, matched=matched_words(words, video["title"], video["text"]), why=why
             )
             for rank, (score, video, why) in enumerate(
-                zip(scores, view.records(rows, RESULT_COLUMNS), reasons, strict=True), start=1
+                zip(scores, snapshot.records(rows, RESULT_COLUMNS), reasons, strict=True), start=1
             )
         ]
         return videos, nothing_fits
@@ -212,24 +212,24 @@ class ServedRecommender:
             )
         return self.learners.items(check_user(user))
 
-    def _watched(self, user: str | None, view: Snapshot) -> Watched | None:
+    def _watched(self, user: str | None, snapshot: Snapshot) -> Watched | None:
         items = self._items(user)
         if items is None or self.learners is None:
             return None
         exported = self.learners.exported
-        view = self.catalogue.lookup(view, exported.ids.take(row_array(np.unique(items))).to_pylist())
-        return Watched(items, exported.rows(view), view)
+        snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
+        return Watched(items, exported.rows(snapshot), snapshot)
 
     def _top(
-        self, query: Query, scores: list[CatalogueScores], view: Snapshot, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: list[CatalogueScores], snapshot: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
         """Find rows and scores of the best k, and the evidence of a rank head for each."""
         if self.head is not None:
-            ranked = self.head.top(query, scores, view, k, allowed)
+            ranked = self.head.top(query, scores, snapshot, k, allowed)
             return ranked.rows, ranked.scores, ranked.evidence
         if self.manifest.fusion is None:
             return *scores[0].top(k, allowed), repeat(None)
-        return *fused_top(scores, self.manifest.fusion, view, k, allowed), repeat(None)
+        return *fused_top(scores, self.manifest.fusion, snapshot, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
@@ -286,12 +286,12 @@ class ServedRecommender:
     def rows(self, videos: Documents) -> pa.Table:
         """Make the table rows of videos, with the columns of all scorers."""
         table, fields = table_of(videos, self.manifest.columns), self.manifest.text_fields
-        view = self.catalogue.snapshot
+        snapshot = self.catalogue.snapshot
         texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
         vectors: dict[str, Floats] = {}
         if self.manifest.reads_vectors:
             vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True))
-        columns: list[Columns] = [scorer.columns(texts, vectors, view) for scorer in self.scorers]
+        columns: list[Columns] = [scorer.columns(texts, vectors, snapshot) for scorer in self.scorers]
         for added in [*columns, *([self.head.columns(vectors)] if self.head is not None else [])]:
             for name, column in added.items():
                 table = table.append_column(name, column)

@@ -76,14 +76,14 @@ class Query:
 
 
 class CatalogueScores(ABC):
-    """One scorer's scores of one query over one view of the catalogue, computed as far as they are needed.
+    """One scorer's scores of one query over one snapshot of the catalogue, computed as far as they are needed.
 
     Args:
-        view: the catalogue.
+        snapshot: the catalogue.
     """
 
-    def __init__(self, view: Snapshot) -> None:
-        self.view = view
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
         self._scores: Scores | None = None
         self._square = 0.0  # sum of all squares
 
@@ -103,7 +103,7 @@ class CatalogueScores(ABC):
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows (N,), the best first."""
         scores = self.scores() if allowed.all() else np.where(allowed, self.scores(), -np.inf)
-        rows = top_k(scores, None if self.view.anns else self.view.order, k)
+        rows = top_k(scores, None if self.snapshot.anns else self.snapshot.order, k)
         return rows, scores[rows]
 
     def scores_of(self, rows: Rows) -> Scores:
@@ -116,8 +116,8 @@ class CatalogueScores(ABC):
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation of the scores over the whole catalogue."""
-        scores, all_alive = self.scores(), len(self.view) == len(self.view.alive)
-        scores = scores if all_alive else scores[self.view.alive]
+        scores, all_alive = self.scores(), len(self.snapshot) == len(self.snapshot.alive)
+        scores = scores if all_alive else scores[self.snapshot.alive]
         mean, square = self.mean(scores), (self._square if all_alive else float(scores @ scores)) / len(scores)
         if square - mean**2 > MIN_VARIANCE[scores.dtype.name] * square:
             return mean, (square - mean**2) ** 0.5
@@ -193,21 +193,21 @@ class Scorer(ABC):
 
     @staticmethod
     @abstractmethod
-    def check_columns(manifest: Any, number: int, view: Snapshot) -> None:  # noqa: ANN401
+    def check_columns(manifest: Any, number: int, snapshot: Snapshot) -> None:  # noqa: ANN401
         """Raise ValueError or KeyError where the catalogue lacks a column that the scorer reads."""
 
     @abstractmethod
-    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """What the table holds of n new videos.
 
         Args:
             texts: of each field.
             vectors: of each field, where some scorer reads vectors.
-            view: the catalogue before they come.
+            snapshot: the catalogue before they come.
         """
 
     @abstractmethod
-    def score(self, query: Query, view: Snapshot) -> CatalogueScores:
+    def score(self, query: Query, snapshot: Snapshot) -> CatalogueScores:
         """The scores of a query over the catalogue."""
 
 

@@ -57,8 +57,8 @@ class BM25Manifest(ScorerManifest):
 class BM25Scores(CatalogueScores):
     """BM25 of a question's words."""
 
-    def __init__(self, view: Snapshot, index: BM25Index, words: list[str]) -> None:
-        super().__init__(view)
+    def __init__(self, snapshot: Snapshot, index: BM25Index, words: list[str]) -> None:
+        super().__init__(snapshot)
         self.index, self.words = index, words
 
     def compute(self) -> Scores:
@@ -100,30 +100,30 @@ class BM25Scorer(Scorer):
         return Export(manifest, {f"words_{number}": _words(manifest.bm25, texts)})
 
     @staticmethod
-    def check_columns(manifest: BM25Manifest, number: int, view: Snapshot) -> None:
+    def check_columns(manifest: BM25Manifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the words."""
-        column = view.table[f"words_{number}"]
+        column = snapshot.table[f"words_{number}"]
         require(column.type == TYPES["list"] and column.null_count == 0, f"column words_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """The words of new videos."""
         return {self.column: _words(self.config, texts)}
 
-    def index(self, view: Snapshot) -> BM25Index:
-        """The index of a view, made once."""
-        if self._index is None or self._index[0] is not view:
-            config, postings = self.config, [part.postings(self.column) for part in view.parts]
-            dtype = np.float32 if view.anns else np.float64
+    def index(self, snapshot: Snapshot) -> BM25Index:
+        """Return the index of a snapshot, made once."""
+        if self._index is None or self._index[0] is not snapshot:
+            config, postings = self.config, [part.postings(self.column) for part in snapshot.parts]
+            dtype = np.float32 if snapshot.anns else np.float64
             index = BM25Index(
-                config.backend, config.variant, config.k1, config.b, config.delta, postings, view.alive, dtype
+                config.backend, config.variant, config.k1, config.b, config.delta, postings, snapshot.alive, dtype
             )
-            self._index = view, index
+            self._index = snapshot, index
             return index
         return self._index[1]
 
-    def score(self, query: Query, view: Snapshot) -> BM25Scores:
+    def score(self, query: Query, snapshot: Snapshot) -> BM25Scores:
         """Split the question into words."""
-        return BM25Scores(view, self.index(view), self.split(query.text))
+        return BM25Scores(snapshot, self.index(snapshot), self.split(query.text))
 
 
 def _words(config: Any, texts: Texts) -> pa.Array:  # noqa: ANN401

@@ -48,31 +48,31 @@ class CollaborativeManifest(ScorerManifest):
 class PopularityScores(CatalogueScores):
     """The same for everybody."""
 
-    def __init__(self, view: Snapshot, column: str) -> None:
-        super().__init__(view)
+    def __init__(self, snapshot: Snapshot, column: str) -> None:
+        super().__init__(snapshot)
         self.column = column
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        return np.asarray(to_numpy(self.view.table[self.column]), dtype=np.float64)
+        return np.asarray(to_numpy(self.snapshot.table[self.column]), dtype=np.float64)
 
 
 class LearnerScores(CatalogueScores):
     """Scores (M,) of the videos of the export for one learner; what came later stands last.
 
     Args:
-        view: the catalogue.
+        snapshot: the catalogue.
         exported: the scores (M,).
-        rows: (M,) of these videos in the view; -1 where one is gone.
+        rows: (M,) of these videos in the snapshot; -1 where one is gone.
     """
 
-    def __init__(self, view: Snapshot, exported: Scores, rows: Rows) -> None:
-        super().__init__(view)
+    def __init__(self, snapshot: Snapshot, exported: Scores, rows: Rows) -> None:
+        super().__init__(snapshot)
         self.exported, self.rows = exported, rows
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        scores = np.full(len(self.view.alive), float(self.exported.min()))
+        scores = np.full(len(self.snapshot.alive), float(self.exported.min()))
         alive = self.rows >= 0
         scores[self.rows[alive]] = self.exported[alive]
         return scores
@@ -109,25 +109,25 @@ class CollaborativeScorer(Scorer):
         return Export(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
 
     @staticmethod
-    def check_columns(manifest: CollaborativeManifest, number: int, view: Snapshot) -> None:
+    def check_columns(manifest: CollaborativeManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the popularity."""
-        column = view.table[f"popularity_{number}"]
+        column = snapshot.table[f"popularity_{number}"]
         require(column.type == pa.float64() and column.null_count == 0, f"column popularity_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """New videos are those that nobody watched."""
         n = len(next(iter(texts.values())))
         return {self.column: pa.array(np.full(n, float(self.manifest.unseen)))}
 
-    def score(self, query: Query, view: Snapshot) -> CatalogueScores:
+    def score(self, query: Query, snapshot: Snapshot) -> CatalogueScores:
         """By the learner's history, or by popularity."""
         watched = query.watched
         if watched is None or not len(watched.items):
-            return PopularityScores(view, self.column)
+            return PopularityScores(snapshot, self.column)
         if self._arrays is None:
             self._arrays = read_arrays(self.folder, self.number)
         scores = collaborative_scores(self.manifest.config, self._arrays, watched.items)
-        return LearnerScores(view, scores, watched.rows)
+        return LearnerScores(snapshot, scores, watched.rows)
 
 
 def collaborative_scores(config: dict[str, Any], arrays: dict[str, NDArray[Any]], items: NDArray[np.int64]) -> Scores:

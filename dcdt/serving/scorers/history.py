@@ -107,7 +107,7 @@ class HistoryScorer(TowersScorer):
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
         return Export(manifest, columns, graphs, arrays, torch.cat([queries, rest], dim=1).numpy())
 
-    def score(self, query: Query, view: Snapshot) -> TowerScores:
+    def score(self, query: Query, snapshot: Snapshot) -> TowerScores:
         """Encode question and learner."""
         assert query.vector is not None
         question, learner = self.towers.query(query.vector[None])[0][0], self.manifest.learner
@@ -120,7 +120,7 @@ class HistoryScorer(TowersScorer):
         pieces[0, len(question) : -1] = learner.weight * taste
         pieces[1, -1] = learner.weight * learner.prior
         vector = np.r_[question, np.zeros(len(matrix) + 1, dtype=np.float32)] + pieces.sum(0)
-        return TowerScores(view, self, vector, None, {EARLIER_VIDEOS: pieces[0], "popularity": pieces[1]})
+        return TowerScores(snapshot, self, vector, None, {EARLIER_VIDEOS: pieces[0], "popularity": pieces[1]})
 
 
 def learner_vector(learner: LearnerTower, matrix: Floats, watched: Floats, question: Floats) -> Floats:

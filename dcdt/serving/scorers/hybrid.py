@@ -37,7 +37,7 @@ class Fusion(Section):
 
 
 def fused_top(
-    scores: Sequence[CatalogueScores], fusion: Fusion, view: Snapshot, k: int, allowed: NDArray[np.bool_]
+    scores: Sequence[CatalogueScores], fusion: Fusion, snapshot: Snapshot, k: int, allowed: NDArray[np.bool_]
 ) -> tuple[Rows, Scores]:
     """The best k of two scorers together: exactly over a catalogue that is scored whole, else among their candidates.
 
@@ -46,15 +46,15 @@ def fused_top(
     (`Ann.spread`). A video outside the best `N_CANDIDATES` of both is not considered. Ranks are counted among the
     candidates.
     """
-    if not view.anns:
-        every = np.full(len(view.alive), -np.inf)
-        rows = np.flatnonzero(view.alive)
-        every[rows] = fuse(scores, fusion, rows, view)
+    if not snapshot.anns:
+        every = np.full(len(snapshot.alive), -np.inf)
+        rows = np.flatnonzero(snapshot.alive)
+        every[rows] = fuse(scores, fusion, rows, snapshot)
         every[~allowed] = -np.inf
-        top = top_k(every, view.order, k)
+        top = top_k(every, snapshot.order, k)
         return top, every[top]
     rows = candidates(scores, k, allowed)
-    fused = fuse(scores, fusion, rows, view)
+    fused = fuse(scores, fusion, rows, snapshot)
     top = top_k(fused, None, k)
     return rows[top], fused[top]
 
@@ -65,11 +65,11 @@ def candidates(scores: Sequence[CatalogueScores], k: int, allowed: NDArray[np.bo
     return np.unique(np.concatenate([part.top(wide, allowed)[0] for part in scores]))
 
 
-def fuse(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: Snapshot) -> Scores:
+def fuse(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, snapshot: Snapshot) -> Scores:
     """Fused scores of some rows (n,), by z-scores or by reciprocal ranks."""
     first, second = scores
     if fusion.kind == "rrf":
-        ranks = [_ranks(part.scores_of(rows), view, rows) for part in (first, second)]
+        ranks = [_ranks(part.scores_of(rows), snapshot, rows) for part in (first, second)]
         return np.asarray(reciprocal_rank_sum(ranks[0], ranks[1], fusion.k))
     return np.asarray(convex_sum(z_scores(first, rows), z_scores(second, rows), fusion.weight))
 
@@ -84,15 +84,15 @@ def standardized(scores: Scores, mean: float, deviation: float) -> Scores:
     return np.asarray(standardize(scores, mean, deviation)) if deviation > 0 else np.zeros(len(scores))
 
 
-def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, view: Snapshot) -> float:
+def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Rows, snapshot: Snapshot) -> float:
     """Deviation over a large catalogue of a weighted sum of z-scores, whose mean is 0.
 
     It needs their correlation: exact for the candidates, rows (n,), where the large scores are, and measured on a
     sample of the others.
     """
-    n, weight = len(view), fusion.weight
-    sample = np.random.default_rng(0).integers(0, len(view.alive), SAMPLE)
-    sample = np.setdiff1d(sample[view.alive[sample]], rows)
+    n, weight = len(snapshot), fusion.weight
+    sample = np.random.default_rng(0).integers(0, len(snapshot.alive), SAMPLE)
+    sample = np.setdiff1d(sample[snapshot.alive[sample]], rows)
     products = [z_scores(scores[0], part) * z_scores(scores[1], part) for part in (rows, sample)]
     rest = float(products[1].mean()) if len(sample) else 0.0
     correlation = min(1.0, max(-1.0, (float(products[0].sum()) + (n - len(rows)) * rest) / n))
@@ -101,12 +101,12 @@ def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Row
     return float(max(square, 0.0) ** 0.5)
 
 
-def tie_order(view: Snapshot, rows: Rows) -> Rows:
+def tie_order(snapshot: Snapshot, rows: Rows) -> Rows:
     """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
-    return rows if view.anns else view.order[rows]
+    return rows if snapshot.anns else snapshot.order[rows]
 
 
-def _ranks(scores: Scores, view: Snapshot, rows: Rows) -> Scores:
+def _ranks(scores: Scores, snapshot: Snapshot, rows: Rows) -> Scores:
     ranks = np.empty(len(rows))
-    ranks[np.lexsort((tie_order(view, rows), -scores))] = np.arange(1, len(rows) + 1)
+    ranks[np.lexsort((tie_order(snapshot, rows), -scores))] = np.arange(1, len(rows) + 1)
     return ranks

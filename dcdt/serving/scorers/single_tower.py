@@ -53,13 +53,13 @@ class SingleTowerManifest(ScorerManifest):
 class SingleTowerScores(CatalogueScores):
     """`sigmoid(w . ReLU(a + v) + b)` for the query side a and the video sides v."""
 
-    def __init__(self, view: Snapshot, scorer: "SingleTowerScorer", query: Floats) -> None:
-        super().__init__(view)
+    def __init__(self, snapshot: Snapshot, scorer: "SingleTowerScorer", query: Floats) -> None:
+        super().__init__(snapshot)
         self.scorer, self.query = scorer, query  # (F * W,)
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        parts = [self._score(part.vectors[self.scorer.column]) for part in self.view.parts]
+        parts = [self._score(part.vectors[self.scorer.column]) for part in self.snapshot.parts]
         return np.concatenate(parts).astype(np.float64)
 
     def _score(self, videos: NDArray[Any]) -> Floats:
@@ -71,7 +71,7 @@ class SingleTowerScores(CatalogueScores):
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
         """What each field's tower added to the logit, in `fields`."""
-        video = self.view.vectors_at(np.array([row]), self.scorer.column)[0]
+        video = self.snapshot.vectors_at(np.array([row]), self.scorer.column)[0]
         fields = self.scorer.manifest.fields
         parts = np.split(np.maximum(video + self.query, 0) * self.scorer.weight, len(fields))
         return {"fields": {name: float(part.sum()) for name, part in zip(fields, parts, strict=True)}}
@@ -109,19 +109,19 @@ class SingleTowerScorer(Scorer):
         return Export(manifest, {f"joint_{number}": vector_column(videos.numpy())}, graphs)
 
     @staticmethod
-    def check_columns(manifest: SingleTowerManifest, number: int, view: Snapshot) -> None:
+    def check_columns(manifest: SingleTowerManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the videos' side."""
-        require(view.main.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
+        require(snapshot.main.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """The videos' side of new videos."""
         fields = np.stack([vectors[name] for name in self.manifest.fields])
         return {self.column: vector_column(self.towers.videos(fields)[0])}
 
-    def score(self, query: Query, view: Snapshot) -> SingleTowerScores:
+    def score(self, query: Query, snapshot: Snapshot) -> SingleTowerScores:
         """Compute the query side."""
         assert query.vector is not None
-        return SingleTowerScores(view, self, self.towers.query(query.vector[None])[0][0])
+        return SingleTowerScores(snapshot, self, self.towers.query(query.vector[None])[0][0])
 
 
 def _query_side(model: Any, vectors: Any) -> tuple[Any]:  # noqa: ANN401 - tensors, and torch is not imported

@@ -74,7 +74,7 @@ class TowerScores(CatalogueScores):
     """The inner product of a query vector with the vectors of the catalogue.
 
     Args:
-        view: the catalogue.
+        snapshot: the catalogue.
         scorer: whose vectors they are.
         vector: (W,) of the query and, in some models, of the learner.
         attention: weights over the fields, where there are some.
@@ -83,47 +83,47 @@ class TowerScores(CatalogueScores):
 
     def __init__(
         self,
-        view: Snapshot,
+        snapshot: Snapshot,
         scorer: "TowersScorer",
         vector: Floats,
         attention: dict[str, float] | None = None,
         pieces: Mapping[str, Floats] | None = None,
     ) -> None:
-        super().__init__(view)
+        super().__init__(snapshot)
         self.scorer, self.column, self.vector, self.attention = scorer, scorer.column, vector, attention
         self.pieces = pieces or {}
         self._searched: tuple[Rows, Scores] = np.zeros(0, dtype=np.int64), np.zeros(0)  # rows and their scores
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        return self.view.scores(self.vector, self.column).astype(np.float64)
+        return self.snapshot.scores(self.vector, self.column).astype(np.float64)
 
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows."""
-        rows, scores = self.view.search(self.vector, k, allowed, self.column)
+        rows, scores = self.snapshot.search(self.vector, k, allowed, self.column)
         self._searched = rows, scores.astype(np.float64)
         return self._searched
 
     def scores_of(self, rows: Rows) -> Scores:
         """Scores of some rows (n,)."""
-        if self._scores is not None or self.column not in self.view.anns:
+        if self._scores is not None or self.column not in self.snapshot.anns:
             return super().scores_of(rows)
         scores = np.full(len(rows), np.nan)
         _, in_rows, in_searched = np.intersect1d(rows, self._searched[0], return_indices=True)
         scores[in_rows] = self._searched[1][in_searched]
         missing = np.flatnonzero(np.isnan(scores))
-        scores[missing] = self.view.scores_at(rows[missing], self.vector, self.column)
+        scores[missing] = self.snapshot.scores_at(rows[missing], self.vector, self.column)
         return scores
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
-        ann = self.view.anns.get(self.column)
+        ann = self.snapshot.anns.get(self.column)
         return super().mean_and_deviation() if ann is None else ann.spread(self.vector)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
         """What each field, similar videos and the learner's earlier ones added, in `fields`; and the `attention`."""
         score = float(self.scores_of(np.array([row]))[0])
-        video = self.view.vectors_at(np.array([row]), self.column)[0]
+        video = self.snapshot.vectors_at(np.array([row]), self.column)[0]
         pieces = {name: float(piece @ video) for name, piece in self.pieces.items()}
         reasons: dict[str, Any] = {"fields": self._field_shares(row, embed, score - sum(pieces.values())) | pieces}
         return reasons | ({"attention": self.attention} if self.attention else {})
@@ -135,7 +135,7 @@ class TowerScores(CatalogueScores):
         left.
         """
         manifest, number = self.scorer.manifest, self.scorer.number
-        videos = documents_of(self.view.rows(np.array([row]), ("id", "title", "text", "metadata")))
+        videos = documents_of(self.snapshot.rows(np.array([row]), ("id", "title", "text", "metadata")))
         texts = [texts_with_fallback(videos, name) for name in manifest.fields]
         own, contributions = self.scorer.towers.videos(np.stack(embed(texts)))  # (1, W), (P, 1, W)
         width = contributions.shape[-1]
@@ -150,7 +150,8 @@ class TowerScores(CatalogueScores):
         length = float(np.linalg.norm(contributions.sum(0)[0])) / max(float(np.linalg.norm(own[0, :width])), 1e-12)
         shares = products / max(length, 1e-12)
         if manifest.neighbour_weight:
-            vector, alone = (self.view.vectors_at(np.array([row]), f"{kind}_{number}")[0] for kind in ("vector", "raw"))
+            stored = (f"vector_{number}", f"raw_{number}")
+            vector, alone = (self.snapshot.vectors_at(np.array([row]), name)[0] for name in stored)
             shares = shares * _own_share(vector, alone, manifest.neighbour_weight)
         named = dict(zip(manifest.contributions, map(float, shares), strict=True))
         return named | ({SIMILAR_VIDEOS: score - sum(named.values())} if manifest.neighbour_weight else {})
@@ -196,21 +197,21 @@ class TowersScorer(Scorer):
         return Export(manifest, columns, graphs, arrays, probes)
 
     @staticmethod
-    def check_columns(manifest: TowersManifest, number: int, view: Snapshot) -> None:
+    def check_columns(manifest: TowersManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         for kind in ("vector", "raw") if manifest.neighbour_weight else ("vector",):
-            require(view.main.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
+            require(snapshot.main.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, view: Snapshot) -> Columns:
+    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """The vectors of new videos. Those that are there do not lean on them before the next build."""
         own, _ = self.towers.videos(np.stack([vectors[name] for name in self.manifest.fields]))  # (n, W)
         if not self.manifest.neighbour_weight:
             return {self.column: vector_column(own)}
         column = f"raw_{self.number}"
-        leaning = [lean_on_neighbours(vector, view, column, self.manifest) for vector in own]
+        leaning = [lean_on_neighbours(vector, snapshot, column, self.manifest) for vector in own]
         return {self.column: vector_column(np.stack(leaning)), column: vector_column(own)}
 
-    def score(self, query: Query, view: Snapshot) -> TowerScores:
+    def score(self, query: Query, snapshot: Snapshot) -> TowerScores:
         """Encode the query."""
         assert query.vector is not None
         encoded, weights = self.towers.query(query.vector[None])
@@ -220,19 +221,19 @@ class TowersScorer(Scorer):
                 raise UserError(f"{self.towers.folder} is corrupt: its query tower weighs {weights.shape[1]} fields.")
             attention = dict(zip(self.manifest.fields, map(float, weights[0]), strict=True))
         if not self.manifest.reads_history or query.watched is None:
-            return TowerScores(view, self, encoded[0], attention)
+            return TowerScores(snapshot, self, encoded[0], attention)
         history = unit(query.watched.vectors(self.column).sum(0))
         length = max(float(np.linalg.norm(encoded[0] + history)), 1e-12)
         vector = np.asarray((encoded[0] + history) / length, dtype=np.float32)
         pieces = {EARLIER_VIDEOS: np.asarray(history / length, dtype=np.float32)}
-        return TowerScores(view, self, vector, attention, pieces)
+        return TowerScores(snapshot, self, vector, attention, pieces)
 
 
-def lean_on_neighbours(vector: Floats, view: Snapshot, column: str, manifest: TowersManifest) -> Floats:
+def lean_on_neighbours(vector: Floats, snapshot: Snapshot, column: str, manifest: TowersManifest) -> Floats:
     """A new video's unit vector (W,) plus the direction of its nearest ones in the catalogue, of length 1."""
-    similarity = np.where(view.alive, view.scores(vector, column), -np.inf)
-    k = min(manifest.neighbours, len(view))
-    mean = view.vectors_at(np.argpartition(-similarity, k - 1)[:k], column).mean(0)
+    similarity = np.where(snapshot.alive, snapshot.scores(vector, column), -np.inf)
+    k = min(manifest.neighbours, len(snapshot))
+    mean = snapshot.vectors_at(np.argpartition(-similarity, k - 1)[:k], column).mean(0)
     mean /= max(float(np.linalg.norm(mean)), 1e-12)
     total = vector + manifest.neighbour_weight * mean
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)

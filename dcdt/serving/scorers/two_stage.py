@@ -76,10 +76,10 @@ class Head(Section):
         """Whether the last scorer is one whose scores are evidence and no recall."""
         return "lexical" in self.names
 
-    def check_columns(self, view: Snapshot) -> None:
+    def check_columns(self, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks a column that the head reads."""
-        require(view.main.vectors[WHITENED].shape[1] % len(self.fields) == 0, "fields of the head")
-        require(not self.is_joint or MAPPED in view.main.vectors, "network of the head")
+        require(snapshot.main.vectors[WHITENED].shape[1] % len(self.fields) == 0, "fields of the head")
+        require(not self.is_joint or MAPPED in snapshot.main.vectors, "network of the head")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RankHead:
         return columns
 
     def top(
-        self, query: Query, scores: Sequence[CatalogueScores], view: Snapshot, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: Sequence[CatalogueScores], snapshot: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> Ranked:
         """The best k among the allowed rows (N,).
 
@@ -131,19 +131,20 @@ class RankHead:
         does not depend on it.
         """
         if self.fusion is not None and self.fusion.kind == "rrf":  # ranks need the whole catalogue
-            view = replace(view, anns={})
+            snapshot = replace(snapshot, anns={})
         parts = scores[:2] if self.fusion is not None else scores[:1]
-        rows, z = self._recall(parts, view, max(k, self.manifest.depth), allowed)  # (n,), the best first
+        rows, z = self._recall(parts, snapshot, max(k, self.manifest.depth), allowed)  # (n,), the best first
         depth = min(self.manifest.depth, len(rows))
         if not depth:
             return Ranked(rows, z, [])
         top, rest = rows[:depth], z[depth:]
-        evidence = self._evidence(query, view, top, [z[:depth], *(z_scores(part, top) for part in self._own(scores))])
+        own = (z_scores(component, top) for component in self._own(scores))
+        evidence = self._evidence(query, snapshot, top, [z[:depth], *own])
         ranked, lowered = evidence.sum(1), rest  # (K,)
         if len(rest) and rest[0] > ranked.min():
             lowered = rest - (rest[0] - ranked.min()) - SCORE_GAP
         every = np.r_[ranked, lowered]
-        first = top_k(every, tie_order(view, rows), k)
+        first = top_k(every, tie_order(snapshot, rows), k)
         reasons = [
             dict(zip(self.names, map(float, evidence[place]), strict=True))
             if place < depth
@@ -159,26 +160,26 @@ class RankHead:
             *(scores[-1:] if self.manifest.reads_lexical else []),
         ]
 
-    def _evidence(self, query: Query, view: Snapshot, top: Rows, scores: list[Scores]) -> NDArray[np.float64]:
+    def _evidence(self, query: Query, snapshot: Snapshot, top: Rows, scores: list[Scores]) -> NDArray[np.float64]:
         """What each kind of evidence adds to the scores of K recalled rows, (K, E); the network's part is last."""
         assert query.vector is not None
         question = unit(query.vector @ self.whitening)  # (D,)
-        fields = view.vectors_at(top, WHITENED).reshape(len(top), len(self.fields), -1)  # (K, F, D)
-        columns = [*scores, *(fields @ question).T, *self._memory(unit(query.vector), view, top)]
+        fields = snapshot.vectors_at(top, WHITENED).reshape(len(top), len(self.fields), -1)  # (K, F, D)
+        columns = [*scores, *(fields @ question).T, *self._memory(unit(query.vector), snapshot, top)]
         weighted: NDArray[np.float64] = np.stack(columns, axis=1).astype(np.float64) * self.weights
         if not self.graphs:
             return weighted
         mapped_query = self.graphs["query"].run(None, {"vectors": query.vector[None]})[0]  # (1, R)
-        mapped = view.vectors_at(top, MAPPED)  # (K, F R)
+        mapped = snapshot.vectors_at(top, MAPPED)  # (K, F R)
         joint = np.concatenate([np.repeat(mapped_query, len(top), axis=0), mapped], axis=1)
         network = self.graphs["pair"].run(None, {"joint": joint})[0]  # (K,)
         return np.concatenate([weighted, network[:, None]], axis=1)
 
-    def _memory(self, vector: Floats, view: Snapshot, top: Rows) -> list[Scores]:
+    def _memory(self, vector: Floats, snapshot: Snapshot, top: Rows) -> list[Scores]:
         """For each temperature, the share (K,) of similar judged queries that each recalled video answered."""
-        place = np.full(len(view.alive), -1)
+        place = np.full(len(snapshot.alive), -1)
         place[top] = np.arange(len(top))
-        rows = self.answer_rows.rows(view)[self.answers]  # (P,), -1: gone
+        rows = self.answer_rows.rows(snapshot)[self.answers]  # (P,), -1: gone
         recalled = np.flatnonzero(rows >= 0)
         recalled = recalled[place[rows[recalled]] >= 0]
         shares = []
@@ -191,23 +192,23 @@ class RankHead:
         return shares
 
     def _recall(
-        self, parts: Sequence[CatalogueScores], view: Snapshot, wide: int, allowed: NDArray[np.bool_]
+        self, parts: Sequence[CatalogueScores], snapshot: Snapshot, wide: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores]:
         """Allowed rows and the recall's z-scores over the whole catalogue, the best first.
 
         All of them over a catalogue that is scored whole, else the candidates of an approximate index.
         """
-        rows = candidates(parts, wide, allowed) if view.anns else np.flatnonzero(view.alive)
-        scores = parts[0].scores_of(rows) if self.fusion is None else fuse(parts, self.fusion, rows, view)
-        if not view.anns:
+        rows = candidates(parts, wide, allowed) if snapshot.anns else np.flatnonzero(snapshot.alive)
+        scores = parts[0].scores_of(rows) if self.fusion is None else fuse(parts, self.fusion, rows, snapshot)
+        if not snapshot.anns:
             mean, deviation = float(scores.mean()), float(scores.std()) if scores.max() > scores.min() else 0.0
             rows, scores = rows[allowed[rows]], scores[allowed[rows]]
         elif self.fusion is None:
             mean, deviation = parts[0].mean_and_deviation()
         else:
-            mean, deviation = 0.0, fused_deviation(parts, self.fusion, rows, view)
+            mean, deviation = 0.0, fused_deviation(parts, self.fusion, rows, snapshot)
         z = standardized(scores, mean, deviation)
-        first = top_k(z, tie_order(view, rows), wide)
+        first = top_k(z, tie_order(snapshot, rows), wide)
         return rows[first], z[first]
 
 
