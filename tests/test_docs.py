@@ -98,6 +98,16 @@ BLOCKS = [
     ),
     Block("docs/extending.md", "mkdir -p conf/loss", instead={"loss.scale=10": f"loss.scale=10 {QUICK}"}),
     Block(
+        "docs/extending.md",
+        "python -m dcdt.run optimizer=sgd",
+        instead={
+            "optimizer=sgd": f"{QUICK} optimizer=sgd",
+            "dcdt.run 'callbacks": f"dcdt.run {QUICK} 'callbacks",
+            "dcdt.run 'trainer": f"dcdt.run {QUICK} 'trainer",
+        },
+    ),
+    Block("docs/extending.md", "import lightning as L", instead={"RUN": "served"}),
+    Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",
         instead={"videos.csv": "odd_videos.csv", "asked.csv": "odd_asked.csv"},
