@@ -32,13 +32,14 @@ job()
 RUN = f"""
 import sys
 import dcdt.run as command
-plain = command.run
+from dcdt.training import experiment
+plain = experiment.run
 def run(*given, **named):
     from dcdt.models.pairs import PairRecommender  # which a run of dcdt imports anyway
     def step(self, batch, batch_index): {STOP}
     PairRecommender.training_step = step
     return plain(*given, **named)
-command.run = run
+experiment.run = run
 command.main()
 """
 RAW = f"""

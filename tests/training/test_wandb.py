@@ -216,7 +216,7 @@ def test_a_variant_of_a_wrong_configuration_has_a_name_too():
 def test_where_wandb_does_not_answer_a_run_stays_offline_unless_the_user_insists(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 2)
+    monkeypatch.setattr(module, "INIT_SECONDS", 2)
     quiet = {"console": False, "machine": False, "project": "p"}
     run, mode = module.start_run(tmp_path, "online", False, **quiet)
     run.finish()
