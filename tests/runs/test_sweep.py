@@ -56,7 +56,7 @@ def test_a_sweep_is_reported_where_a_job_has_finished(tmp_path, status, report, 
 def end_of_command(monkeypatch, job, report):
     """Run the command with another job and another report; its exit code."""
     monkeypatch.setattr(run, "prepare_hydra", lambda: None)
-    monkeypatch.setattr(run, "job", job)
+    monkeypatch.setattr(run, "run_job", job)
     monkeypatch.setattr("dcdt.report.publish", report)
     try:
         run.main()
