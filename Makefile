@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all bench audit lint format clean
+.PHONY: help run test test-slow test-extra test-all bench audit lint format clean
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,10 +28,13 @@ test: .venv/.dev ## set up, check style and types, and run the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not extra and not gpu"
 
 test-slow: .venv/.dev ## run the slow tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not extra and not gpu"
+
+test-extra: .venv/.dev ## run what needs an environment of its own: DCDT_RAY_PYTHON, DCDT_MOTO_SERVER
+	$(BIN)/pytest -m extra
 
 test-all: test test-slow ## everything that runs without a GPU
 

@@ -1,6 +1,5 @@
-"""Lexical matching: BM25 over the words of a video's fields."""
+"""BM25 over the words of a video's fields."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,29 +9,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dcdt.config import BM25Config, OptimizerConfig
-from dcdt.data.collection import Collection, as_one
+from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
-from dcdt.errors import NotApplicable, UserError
+from dcdt.data.types import Collection, join_fields
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender
+from dcdt.utils.errors import NotApplicable
 
-Scorer = Callable[[list[str]], NDArray[np.floating[Any]]]
+from .config import BM25Config
+
 RANK_BM25 = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}
-BM25S = {"okapi": "robertson", "l": "bm25l", "plus": "bm25+", "lucene": "lucene", "atire": "atire"}
-EMPTY = ""  # stands in a video without a word; no query holds it
 
 
 class BM25(Recommender):
-    """BM25 of the query's words in the fields of a video, read as one text; one tokenizer for both sides.
+    """Score queries by BM25 over the joined fields of a video; one tokenizer for both sides.
 
-    `backend=rank_bm25` is the definition: `variant` okapi, l or plus. It loops over the videos for each word of a
-    query. `backend=bm25s` sums precomputed scores, for large collections: `plus` agrees with rank_bm25; `okapi` is
-    its Robertson and `l` its BM25L, which are defined otherwise (rank_bm25 lifts negative weights of frequent words to
-    a quarter of the mean weight and scores BM25L only where a word occurs); lucene and atire are bm25s's alone.
+    `backend=rank_bm25` is that library itself, the reference of the tables: `variant` okapi, l or plus. It loops over
+    the videos for each word of a query. `backend=bm25s` is for large collections: the formulas of bm25s over inverted
+    lists (`dcdt.data.bm25`). Its `plus` agrees with rank_bm25; `okapi` is its Robertson and `l` its BM25L, which are
+    defined otherwise (rank_bm25 lifts negative weights of frequent words to a quarter of the mean weight and scores
+    BM25L only where a word occurs); lucene and atire are bm25s's alone.
 
-    A query without a known word scores every video 0.
+    A query without a word of the catalogue scores every video 0.
 
     Args:
         config: fields, variant, its k1, b and delta (null: the backend's), stemming, stop words and backend.
@@ -41,8 +41,8 @@ class BM25(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
-    reads_halves: ClassVar[bool] = True  # it reads no vectors
+    trained_by_epochs: ClassVar[bool] = False
+    supports_half_precision: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 
     def __init__(
@@ -57,74 +57,62 @@ class BM25(Recommender):
         self.tokenize = tokenizer(config.stem, config.stop_words)
         self.documents: list[list[str]] = []
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Index the videos.
 
         Raises:
             NotApplicable: no video has a word.
         """
         texts = video_texts(data.collection, self.config.fields)
-        self._index([self.tokenize(text) or [EMPTY] for text in texts])
+        self._index([self.tokenize(text) or [EMPTY_WORD] for text in texts])
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """BM25 of B texts against all videos, (B, N)."""
+        """Score B texts against all videos, (B, N)."""
         scores = torch.zeros(len(queries.texts), len(self.documents))
         for row, text in enumerate(queries.texts):
-            words = [word for word in self.tokenize(text) if word in self._known]
+            words = [word for word in self.tokenize(text) if word in self._vocabulary]
             if words:
-                scores[row] = torch.from_numpy(self._scorer(words))
+                scores[row] = torch.from_numpy(self._scores_of(words))
         return scores.to(self.tables.device)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """As any other scores: no judgment is read."""
+        """Score as usual: no judgment is read."""
         return self.score(queries)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The words of every video, as numbers."""
-        vocabulary = sorted({word for words in self.documents for word in words})
-        number = {word: at for at, word in enumerate(vocabulary)}
+        """Return the tokens of every video, as numbers."""
+        vocabulary = sorted({token for tokens in self.documents for token in tokens})
+        number = {token: i for i, token in enumerate(vocabulary)}
         return {
             "vocabulary": vocabulary,
-            "words": torch.tensor([number[word] for words in self.documents for word in words], dtype=torch.int32),
-            "lengths": torch.tensor([len(words) for words in self.documents], dtype=torch.int32),
+            "words": torch.tensor([number[token] for tokens in self.documents for token in tokens], dtype=torch.int32),
+            "lengths": torch.tensor([len(tokens) for tokens in self.documents], dtype=torch.int32),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Index the videos of a saved model."""
-        words = [state["vocabulary"][number] for number in state["words"].tolist()]
+        tokens = [state["vocabulary"][number] for number in state["words"].tolist()]
         ends = state["lengths"].long().cumsum(0).tolist()
-        self._index([words[start:end] for start, end in zip([0, *ends], ends, strict=False)])
+        self._index([tokens[start:end] for start, end in zip([0, *ends], ends, strict=False)])
 
     def _index(self, documents: list[list[str]]) -> None:
         self.documents = documents
-        self._known = {word for words in documents for word in words} - {EMPTY}
-        if not self._known:
+        self._vocabulary = {token for tokens in documents for token in tokens} - {EMPTY_WORD}
+        if not self._vocabulary:
             raise NotApplicable("no video has a word to match")
-        config = self.config
-        given = {} if config.delta is None or config.variant not in ("l", "plus") else {"delta": config.delta}
-        build = _bm25s if config.backend == "bm25s" else _rank_bm25
-        self._scorer = build(documents, config.variant, k1=config.k1, b=config.b, **given)
+        self._scores_of = _scorer(self.config, documents)
+
+
+def _scorer(config: BM25Config, documents: list[list[str]]) -> Callable[[list[str]], NDArray[np.floating[Any]]]:
+    """Return the function from words to scores (N,)."""
+    if config.backend == "rank_bm25":
+        delta = {} if config.delta is None or config.variant == "okapi" else {"delta": config.delta}
+        library: Any = RANK_BM25[config.variant](documents, k1=config.k1, b=config.b, **delta)
+        return library.get_scores  # type: ignore[no-any-return]
+    postings = [Postings.of(documents)]
+    return BM25Index(config.backend, config.variant, config.k1, config.b, config.delta, postings).score
 
 
 def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
-    """The fields of every video as one text; a text that stands in for a missing field is not read twice."""
-    return as_one([collection.field_texts(name) for name in fields])
-
-
-def _rank_bm25(documents: list[list[str]], variant: str, **values: float) -> Scorer:
-    scorer: Scorer = RANK_BM25[variant](documents, **values).get_scores
-    return scorer
-
-
-def _bm25s(documents: list[list[str]], variant: str, **values: float) -> Scorer:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise UserError("model.backend=bm25s: pip install 'dcdt[bm25s]', or choose rank_bm25.") from error
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import asks for DEBUG
-    if variant == "plus":
-        values = {"delta": 1.0, **values}  # as in rank_bm25; bm25s takes 0.5 for every variant
-    index = bm25s.BM25(method=BM25S[variant], **values)
-    index.index(documents, show_progress=False)
-    scorer: Scorer = index.get_scores
-    return scorer
+    """Join the fields of every video to one text; the fallback of a missing field is not repeated."""
+    return join_fields([collection.field_texts(name) for name in fields])

@@ -1,42 +1,45 @@
-"""Fusion of two models' scores: what practitioners deploy, BM25 beside dense vectors by default."""
+"""Fusion of two models' scores: BM25 and dense vectors by default."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HybridConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
+from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum
 from dcdt.evaluation.ranking import quality, top_k
-from dcdt.models.parts import as_mask, make_part, z_scores
+from dcdt.models.components import make_component, z_scores
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 
-WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # of equals the most even
+from .config import HybridConfig
+
+WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # ties go to the most even
 
 
 class Hybrid(Recommender):
-    """Two models, neither of which is trained, and one score.
+    """Fuse the scores of two models, neither of which is trained.
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
-    to 1 chosen by the MRR of the validation queries (`weight_on=judged`: by MRR and nDCG of these and the training
-    queries, which parts that are fitted score as if they had been left out); of equals the most even.
+    to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
+    queries, scored by fits without each of them); ties go to the most even.
     `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
     candidates with ties broken as everywhere.
 
     Args:
-        config: how to fuse, and the configuration of each part.
-        tables: the frozen vectors of all fields that the parts read.
+        config: how to fuse, and the configuration of each component.
+        tables: the frozen vectors of all fields that the components read.
         loss: not used.
         optimizer: not used.
 
     Raises:
-        UserError: a part is a model that is trained.
+        UserError: a component is a trained model.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     decoupled: ClassVar[bool] = False
-    n_parts: ClassVar[int] = 3
+    n_components: ClassVar[int] = 3
     weight: Tensor
     order: Tensor
 
@@ -49,79 +52,91 @@ class Hybrid(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
-        self.first, self.second = (make_part(part, tables, "model=hybrid") for part in (config.first, config.second))
+        self.first, self.second = (
+            make_component(component, tables, "model=hybrid") for component in (config.first, config.second)
+        )
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.needs_question = self.first.needs_question or self.second.needs_question
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 
-    def prepare(self, data: RankingDataModule) -> None:
-        """Prepare both parts, then choose the weight."""
+    @property
+    def components(self) -> list[Recommender]:
+        """Both models."""
+        return [self.first, self.second]
+
+    def on_prepare(self, data: RankingDataModule) -> None:
+        """Prepare both components, then choose the weight."""
         self.first.prepare(data)
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
-            found = value_of_weights(self, data, self.config.weight_on == "judged")
-            self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
+            value_of = validate_weights(self, data, self.config.tune_on == "judged")
+            self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
     def facts(self) -> dict[str, float]:
-        """The chosen weight of the first part, and what the parts found out."""
+        """Return the chosen weight of the first component, and the figures of both."""
         weight = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
         return weight | self.first.facts() | self.second.facts()
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """Fused scores (B, N); beyond the candidates they mean nothing."""
-        return self._fused(self.first.score(queries), self.second.score(queries), queries.candidates)
+        """Score B queries, (B, N); only the scores of candidates are meaningful."""
+        return self._fuse(self.first.score(queries), self.second.score(queries), queries)
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """Fused scores for validation queries: of parts that read these, as fitted without each query."""
-        first, second = (_new_scores(part, queries, rows, "val") for part in (self.first, self.second))
-        return self._fused(first, second, queries.candidates)
+        """Score validation queries, by fits without each of them where a component was fitted on them."""
+        first, second = (_scores_for_side(component, queries, rows, "val") for component in (self.first, self.second))
+        return self._fuse(first, second, queries)
 
-    def score_parts(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:
-        """Fused scores and those of each part, (B, N) each; as if left out where `rows` (B,) are given."""
-        parts = [part.score_parts(queries, rows)[0].float() for part in (self.first, self.second)]
-        return [self._fused(parts[0], parts[1], queries.candidates), *parts]
+    def component_scores(self, queries: QueryBatch, rows: Tensor | None = None) -> list[Tensor]:
+        """Compute the fused scores and those of each component, (B, N) each; with `rows` (B,) by fits without them."""
+        scores = [component.component_scores(queries, rows)[0].float() for component in (self.first, self.second)]
+        return [self._fuse(scores[0], scores[1], queries), *scores]
 
-    def _fused(self, first: Tensor, second: Tensor, candidates: Tensor | None) -> Tensor:
+    def _fuse(self, first: Tensor, second: Tensor, queries: QueryBatch) -> Tensor:
         first, second = first.float(), second.float()
         if self.config.fusion == "rrf":
-            k = self.config.k
-            found = [1 / (k + ranks(part, self.order, candidates).double()) for part in (first, second)]
-            return (found[0] + found[1]).float()
-        return fuse(first, second, self.weight, candidates)
+            n = first.shape[1] if queries.candidates is None else len(queries.candidates)
+            ranks = [
+                candidate_ranks(scores, self.order, n, queries.candidate_mask).double() for scores in (first, second)
+            ]
+            fused: Tensor = reciprocal_rank_sum(ranks[0], ranks[1], self.config.k).float()
+            return fused
+        return fuse(first, second, self.weight, queries.candidates)
 
 
-def value_of_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
-    """MRR of the validation queries at every weight; where `judged`, `quality` of these and the training queries."""
+def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
+    """Compute the validation MRR at every weight; if `judged`, the `quality` of validation and training queries."""
     sides = [data.sides["val"], *([side_tensors("train", data.split.train, data.collection)] if judged else [])]
     sums = dict.fromkeys(WEIGHTS, 0.0)
     for side in sides:
         for positions in Positions(side):
             rows = side.queries[positions]
             queries = query_batch(data.collection, model.tables, rows, side)
-            first, second = (_new_scores(part, queries, rows, side.name) for part in (model.first, model.second))
-            measure = (lambda found: quality(found, data.ks)) if judged else (lambda found: found["mrr"].double())
+            first, second = (
+                _scores_for_side(component, queries, rows, side.name) for component in (model.first, model.second)
+            )
+            value_of = (lambda values: quality(values, data.ks)) if judged else (lambda values: values["mrr"].double())
             for weight in WEIGHTS:
                 scores = fuse(first, second, weight, queries.candidates)
                 _, metrics, _ = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)
-                sums[weight] += float(measure(metrics).sum())
+                sums[weight] += float(value_of(metrics).sum())
     return {weight: total / sum(len(side.queries) for side in sides) for weight, total in sums.items()}
 
 
-def _new_scores(part: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
-    left_out = side == "train" or part.reads_validation
-    return (part.score_left_out(queries, rows) if left_out else part.score(queries)).float()
+def _scores_for_side(component: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
+    left_out = side == "train" or component.reads_validation
+    return (component.score_left_out(queries, rows) if left_out else component.score(queries)).float()
 
 
 def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tensor | None) -> Tensor:
-    """Weighted sum of the z-scores of two score matrices, (B, N) each, over the candidates' rows (C,)."""
-    return weight * z_scores(first, candidates) + (1 - weight) * z_scores(second, candidates)
+    """Sum the weighted z-scores, over the candidates' rows (C,), of two score matrices (B, N)."""
+    fused: Tensor = convex_sum(z_scores(first, candidates), z_scores(second, candidates), weight)
+    return fused
 
 
-def ranks(scores: Tensor, order: Tensor, candidates: Tensor | None) -> Tensor:
-    """Rank from 1 of every candidate, rows (C,), (B, N); the others stand after all of them."""
-    n = scores.shape[1] if candidates is None else len(candidates)
-    best = top_k(scores, n, order, as_mask(candidates, scores.shape[1]))[1]  # (B, n)
-    places = torch.arange(1, n + 1, device=scores.device).expand_as(best)
-    return torch.full_like(scores, n + 1, dtype=torch.int64).scatter_(1, best, places)
+def candidate_ranks(scores: Tensor, order: Tensor, n: int, mask: Tensor | None) -> Tensor:
+    """Rank the n candidates, of the mask (N,), from 1; all other videos have rank n + 1: (B, N)."""
+    best = top_k(scores, n, order, mask)[1]  # (B, n)
+    positions = torch.arange(1, n + 1, device=scores.device).expand_as(best)
+    return torch.full_like(scores, n + 1, dtype=torch.int64).scatter_(1, best, positions)

@@ -1,7 +1,7 @@
-"""Collaborative filtering on a matrix of learners by videos, as the library implicit fits it.
+"""Collaborative filtering on a matrix of learners by videos, fitted by the library implicit.
 
-What is kept of a fitted model is a matrix of videos alone (factors, or similarities), so that any history can be
-scored, also one the model was not fitted on.
+Only a matrix of the videos (factors, or similarities) is kept of a fitted model, so that any history can be scored,
+also one the model was not fitted on.
 """
 
 import warnings
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from dcdt.config import CollaborativeConfig
-from dcdt.serving.histories import EPOCHS, bpr_learner
+from dcdt.models.bpr import EPOCHS, bpr_learner
+
+from .config import CollaborativeConfig
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}
@@ -27,7 +28,7 @@ ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM2
 
 
 class ImplicitModel:
-    """One fitted kind: als, bpr, item-item cosine, tfidf or bm25, or popularity.
+    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, or popularity.
 
     Repeatable: one thread, one BLAS thread, a seed, and float64 similarities.
 
@@ -66,30 +67,30 @@ class ImplicitModel:
         else:
             self.items, self.learners = model.item_factors, model.user_factors
 
-    def known(self, histories: csr_matrix) -> NDArray[np.bool_]:
-        """Whether a history (B, N) holds a video that the model was fitted on, (B,)."""
+    def has_known_video(self, histories: csr_matrix) -> NDArray[np.bool_]:
+        """Return whether each history (B, N) has a video that the model was fitted on, (B,)."""
         return np.asarray(histories @ (self.popularity > 0)).reshape(-1) > 0
 
     def score(self, histories: csr_matrix) -> Floats:
-        """Scores of all videos for learners with these counts of interactions, both (B, N).
+        """Score all videos for learners by their counts of interactions, both (B, N).
 
-        A history without a video the model knows is scored by popularity; a video nobody watched stands last.
+        A history without a fitted video is scored by popularity; videos without a watch come last.
         """
         scores = np.tile(self.popularity, (histories.shape[0], 1))
-        known = self.known(histories)
-        if self.items is not None and known.any():
+        is_known = self.has_known_video(histories)
+        if self.items is not None and is_known.any():
             with threadpool_limits(1, "blas"):
-                scores[known] = self._score(histories[known])
-        unseen = self.popularity == 0
-        scores[:, unseen] = scores.min(1, keepdims=True) - 1
+                scores[is_known] = self._score(histories[is_known])
+        unwatched = self.popularity == 0
+        scores[:, unwatched] = scores.min(1, keepdims=True) - 1
         return scores
 
     def score_fitted(self, start: int, end: int) -> Floats:
-        """Scores of all videos for the fitted learners from `start` to `end`, by their own factors (als, bpr)."""
+        """Score all videos for the fitted learners from `start` to `end`, by their own factors (als, bpr)."""
         assert self.learners is not None
         scores = np.asarray(self.learners[start:end] @ self.items.T, dtype=np.float64)
-        unseen = self.popularity == 0
-        scores[:, unseen] = scores.min(1, keepdims=True) - 1
+        unwatched = self.popularity == 0
+        scores[:, unwatched] = scores.min(1, keepdims=True) - 1
         return scores
 
     def _score(self, histories: csr_matrix) -> Floats:
@@ -100,7 +101,7 @@ class ImplicitModel:
         return learners
 
     def _fold_in_als(self, histories: csr_matrix) -> Floats:
-        """Least squares of each learner with the videos' factors held, (B, F)."""
+        """Fit each learner by least squares with the videos' factors fixed, (B, F)."""
         config = self.config
         model = AlternatingLeastSquares(
             config.factors, config.regularization, config.alpha, num_threads=1, use_gpu=False
@@ -111,20 +112,20 @@ class ImplicitModel:
         return factors
 
     def _fold_in_bpr(self, histories: csr_matrix) -> Floats:
-        """As many epochs of BPR's own ascent as in fitting (`bpr_learner`), for implicit has no fold-in, (B, F + 1)."""
+        """Fit each learner by BPR's gradient ascent (`bpr_learner`), since implicit has no fold-in, (B, F + 1)."""
         learners = []
         for start, end in zip(histories.indptr, histories.indptr[1:], strict=False):
-            own, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
-            given = asdict(self.config), ITERATIONS["bpr"]
-            learners.append(np.r_[bpr_learner(self.items, self.popularity, own, counts, *given), 1.0])
+            watched, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
+            settings = asdict(self.config), ITERATIONS["bpr"]
+            learners.append(np.r_[bpr_learner(self.items, self.popularity, watched, counts, *settings), 1.0])
         return np.stack(learners)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `load` needs, as tensors."""
+        """Return what `load` needs, as tensors."""
         state = {"popularity": torch.from_numpy(self.popularity)}
         if self.config.kind in ITEM_ITEM:
-            parts = {"data": self.items.data, "indices": self.items.indices, "indptr": self.items.indptr}
-            return state | {name: torch.from_numpy(np.asarray(part)) for name, part in parts.items()}
+            arrays = {"data": self.items.data, "indices": self.items.indices, "indptr": self.items.indptr}
+            return state | {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
         return state if self.items is None else state | {"items": torch.from_numpy(np.asarray(self.items))}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:

@@ -1,22 +1,24 @@
-"""The paper's ablation: one network over each (query, field) pair, so that nothing can be computed ahead."""
+"""The paper's ablation: one network over each (query, field) pair, so that nothing can be precomputed."""
 
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, SingleTowerConfig
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import wide
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.towers import Tower
+from dcdt.utils.precision import at_least_float32
 
-CHUNK_CELLS = 2**20  # hidden outputs held at a time in full ranking: 4 MB of fp32, which stays in the cache of a CPU
+from .config import SingleTowerConfig
+
+MAX_BLOCK_NUMBERS = 2**20  # hidden outputs at a time in full ranking: 4 MB of fp32 stay in the cache of a CPU
 
 
 class SingleTower(PairRecommender):
-    """Fuses the query with the title and with the description separately and scores the pair jointly.
+    """Fuse the query with the title and with the description separately and score the pair jointly.
 
     One tower a field reads `[q; f]`, the outputs are concatenated and mapped to one logit:
     `s = sigmoid(w . [ReLU(W_t [q; t] + b_t); ReLU(W_d [q; d] + b_d)] + b)` in (0, 1). Eq. 7 takes `d := 1 - s`.
@@ -42,7 +44,7 @@ class SingleTower(PairRecommender):
         self.output = nn.Linear(n_fields * config.width, 1)
 
     def sides(self, queries: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
-        """`W_q q + b` and `W_f f` of every field's tower, side by side.
+        """Compute `W_q q + b` and `W_f f` of every field's tower, concatenated.
 
         Args:
             queries: (B, D).
@@ -51,44 +53,46 @@ class SingleTower(PairRecommender):
         Returns:
             (B, F * W) and (U, F * W).
         """
-        asked, shown = [], []
-        for tower, part in zip(self.towers, fields, strict=True):
+        query_outputs, video_outputs = [], []
+        for tower, vectors in zip(self.towers, fields, strict=True):
             linear = cast(Tower, tower).linear
             of_query, of_video = linear.weight.chunk(2, dim=1)  # (W, 2D) -> twice (W, D), one gradient for both
-            asked.append(nn.functional.linear(queries, of_query, linear.bias))
-            shown.append(nn.functional.linear(part, of_video))
-        return torch.cat(asked, dim=-1), torch.cat(shown, dim=-1)
+            query_outputs.append(nn.functional.linear(queries, of_query, linear.bias))
+            video_outputs.append(nn.functional.linear(vectors, of_video))
+        return torch.cat(query_outputs, dim=-1), torch.cat(video_outputs, dim=-1)
 
     def join(self, queries: Tensor, videos: Tensor) -> Tensor:
-        """Scores in (0, 1) of both sides (..., F * W), broadcast against each other: (...)."""
+        """Score query outputs with video outputs (..., F * W), broadcast against each other: (...) in (0, 1)."""
         logit = self.output(self.dropout((queries + videos).relu())).squeeze(-1)
-        return wide(logit).sigmoid()
+        return at_least_float32(logit).sigmoid()
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
-        """1 - s (or s, where the loss takes similarities) of B queries and their videos, (B, C)."""
-        asked, shown = self.sides(queries, videos)  # (B, FW), (U, FW)
-        score = self.join(asked.unsqueeze(1), shown.unsqueeze(0) if place is None else shown[place])  # (B, C)
+    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
+        """Compute 1 - s, or s if the loss takes similarities, of B queries and their videos, (B, C)."""
+        query_outputs, video_outputs = self.sides(queries, videos)  # (B, FW), (U, FW)
+        score = self.join(
+            query_outputs.unsqueeze(1), video_outputs.unsqueeze(0) if position is None else video_outputs[position]
+        )  # (B, C)
         return 1 - score if self.loss.measure == "distance" else score
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """Scores (B, N), by blocks of pairs whose hidden outputs hold at most CHUNK_CELLS numbers."""
-        asked, shown = self.sides(queries.vectors, self.tables.videos)  # (B, FW), (N, FW)
-        rows, columns = chunk_shape(len(shown), shown.shape[-1])
-        scores = asked.new_empty(len(asked), len(shown))
-        for top in range(0, len(asked), rows):
-            for left in range(0, len(shown), columns):
+        """Score B queries, (B, N), by blocks of pairs with at most MAX_BLOCK_NUMBERS hidden outputs."""
+        query_outputs, video_outputs = self.sides(queries.vectors, self.tables.videos)  # (B, FW), (N, FW)
+        rows, columns = block_shape(len(video_outputs), video_outputs.shape[-1])
+        scores = query_outputs.new_empty(len(query_outputs), len(video_outputs))
+        for top in range(0, len(query_outputs), rows):
+            for left in range(0, len(video_outputs), columns):
                 block = slice(top, top + rows), slice(left, left + columns)
-                scores[block] = self.join(asked[block[0], None], shown[None, block[1]])
+                scores[block] = self.join(query_outputs[block[0], None], video_outputs[None, block[1]])
         return scores
 
 
-def chunk_shape(n_videos: int, width: int) -> tuple[int, int]:
-    """Queries and videos of a block of pairs, so that queries x videos x width is at most CHUNK_CELLS.
+def block_shape(n_videos: int, width: int) -> tuple[int, int]:
+    """Compute the queries and videos of a block, so that queries x videos x width is at most MAX_BLOCK_NUMBERS.
 
-    >>> chunk_shape(n_videos=1500, width=512)
+    >>> block_shape(n_videos=1500, width=512)
     (1, 1500)
-    >>> chunk_shape(n_videos=46, width=512)
+    >>> block_shape(n_videos=46, width=512)
     (44, 46)
     """
-    columns = min(n_videos, max(1, CHUNK_CELLS // width))
-    return max(1, CHUNK_CELLS // (columns * width)), columns
+    columns = min(n_videos, max(1, MAX_BLOCK_NUMBERS // width))
+    return max(1, MAX_BLOCK_NUMBERS // (columns * width)), columns

@@ -1,30 +1,32 @@
-"""The untrained baseline: cosine of the frozen embeddings, softly whitened if asked."""
+"""The untrained baseline: cosine of the frozen embeddings, softly whitened if configured."""
 
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, ZeroShotConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.gather import HALVES
-from dcdt.data.histories import Histories, pooled
+from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.recommender import QueryBatch, Recommender, products
+from dcdt.models.config import OptimizerConfig
+from dcdt.models.recommender import QueryBatch, Recommender, score_vectors
 from dcdt.models.whitening import catalogue_whitening
+from dcdt.utils.precision import HALF_DTYPES
+
+from .config import ZeroShotConfig
 
 
 class ZeroShot(Recommender):
     """Cosine of the frozen query vector and the sum of a video's frozen field vectors.
 
-    It costs nothing and is what a trained model must beat, so it stands in every table. `whiten=soft` maps all vectors
-    by a matrix made from the catalogue's own vectors; no judgment is read, and no video that training may not see.
+    It costs nothing and is what a trained model must beat. `whiten=soft` maps all vectors
+    by a matrix computed from the catalogue's vectors, without judgments and without held-out videos.
     `history=mean` adds to the query the direction of the mean of the videos that the asking learner watched strictly
-    before, which may also stand alone, where nobody asks.
+    before, and works without a question.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     whitening: Tensor | None
 
     def __init__(
@@ -39,11 +41,11 @@ class ZeroShot(Recommender):
         self.needs_question = config.history == "none"
         self.histories = None if self.needs_question else Histories()
 
-    def prepare(self, data: RankingDataModule) -> None:
-        """Make the whitening matrix and read the histories.
+    def on_prepare(self, data: RankingDataModule) -> None:
+        """Compute the whitening matrix and read the histories.
 
         Raises:
-            NotApplicable: histories are asked for and there are none.
+            NotApplicable: histories are configured and there are none.
         """
         if self.histories is not None:
             path = data.collection.path / "interactions.csv"
@@ -54,33 +56,33 @@ class ZeroShot(Recommender):
             self._vectors = None
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """The frozen vectors (B, D), whitened and normalised."""
+        """Whiten and normalise frozen query vectors (B, D)."""
         return self._map(vectors)
 
     def linear_query(self) -> Tensor | None:
-        """The matrix (D, D) by which questions are multiplied, if they are."""
+        """Return the matrix (D, D) by which questions are multiplied, if any."""
         return self.whitening
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """The sum over the fields of frozen vectors (F, ..., D), whitened and normalised: (..., D)."""
+        """Sum frozen field vectors (F, ..., D), whiten and normalise: (..., D)."""
         return self._map(fields.sum(0))
 
     def video_vectors(self) -> Tensor:
-        """Vectors of the whole catalogue (N, D); a single table of half precision as it is, of length 1 already."""
+        """Return the vectors of the whole catalogue (N, D); a single table of half precision is normalised already."""
         videos = self.tables.videos
         plain = self.whitening is None and len(videos) == 1
-        return videos[0] if plain and videos.dtype in HALVES else super().video_vectors()
+        return videos[0] if plain and videos.dtype in HALF_DTYPES else super().video_vectors()
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """Scores of B queries against all N videos, (B, N)."""
-        videos, asked = self.video_vectors(), self.encode_queries(queries.vectors)
+        """Score B queries against all N videos, (B, N)."""
+        videos, query_vectors = self.video_vectors(), self.encode_queries(queries.vectors)
         if self.histories is not None:
             watched = self.histories.last(queries.users, queries.times)
-            asked = nn.functional.normalize(asked + pooled(videos, watched), dim=-1)
-        return products(asked, videos)
+            query_vectors = nn.functional.normalize(query_vectors + pool_history(videos, watched), dim=-1)
+        return score_vectors(query_vectors, videos)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The histories of all learners, where they are read."""
+        """Return the histories of all learners, if they are used."""
         return {} if self.histories is None else self.histories.state()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -88,13 +90,13 @@ class ZeroShot(Recommender):
         if self.histories is not None:
             self.histories.load(state)
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector; name to (..., D)."""
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field adds to a video's vector: name to (..., D)."""
         mapped = fields if self.whitening is None else fields @ self.whitening
         return dict(zip(self.tables.fields, mapped, strict=True))
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """As any other scores: no judgment is read."""
+        """Score as usual: no judgment is read."""
         return self.score(queries)
 
     def _map(self, vectors: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""How fast is embedding, against what a user would write without this project?
+"""How fast is embedding, beside what a user would write without this project?
 
     python benchmarks/embedding.py [--collections FOLDER] [--repeats 5] [--vectors 1000000] [--out FILE]
 
 1. local: texts a second of the local embedder (ONNX Runtime and torch) and of plain `SentenceTransformer.encode` with
    its default batch size, on the same texts of mixed length and the same threads, interleaved.
-2. openai: a server on this machine that answers after 50 ms, asked by the embedder and by a sequential client.
-3. cache: opening and looking up a million vectors of 1536 half floats (benchmarks/cache.py).
+2. openai: a server on this machine that answers after 50 ms, called by the embedder and by a sequential client.
+3. cache: opening and looking up a million vectors of 1536 half floats (benchmarks/studies/cache.py).
 
 Prints ratios and writes benchmarks/results/embedding.json.
 """
@@ -23,14 +23,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from measured import Job, Row, interleaved, row, write  # noqa: E402
-from measured import ratio as ratio_of  # noqa: E402
+from measured import Job, Row, interleaved, row, write
+from measured import ratio as ratio_of
 
-from dcdt.config import LocalEmbedderConfig, OpenAIEmbedderConfig, config_folder, typed  # noqa: E402
+from dcdt.config import config_folder, validate
+from dcdt.embeddings.config import LocalEmbedderConfig, OpenAIEmbedderConfig
 
 
 def timed_by_others(job: Callable[[], object]) -> Job:
-    """The job without what it returns, which `interleaved` would take for seconds."""
+    """Drop the return value of a job, which `interleaved` would take for seconds."""
 
     def run() -> None:
         job()
@@ -39,8 +40,8 @@ def timed_by_others(job: Callable[[], object]) -> Job:
 
 
 def mixed_texts(collections: Path | None, n: int) -> list[str]:
-    """Titles, descriptions and questions of the shipped collection, and of Khan maths and Cranfield where they are."""
-    from dcdt.data.collection import load_collection
+    """Draw titles, descriptions and queries of the shipped collection, and of Khan maths and Cranfield if present."""
+    from dcdt.data.beir import load_collection
 
     folders = [ROOT / "data" / "linear_algebra"]
     folders += [collections / name for name in ("khan_math", "cranfield")] if collections else []
@@ -53,25 +54,27 @@ def mixed_texts(collections: Path | None, n: int) -> list[str]:
 
 
 def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[Row]:
-    """The local embedder's two ways against plain sentence-transformers."""
+    """Compare the local embedder's two backends with plain sentence-transformers."""
     import torch
     from omegaconf import OmegaConf
     from sentence_transformers import SentenceTransformer
 
-    from dcdt.embedders.export import exported
-    from dcdt.embedders.local import LocalEmbedder
-    from dcdt.embedders.models import model_folder
-    from dcdt.embedders.onnx import OnnxEmbedder
+    from dcdt.embeddings.providers.local import LocalEmbedder
+    from dcdt.embeddings.providers.local_models import model_folder
+    from dcdt.embeddings.providers.onnx import OnnxEmbedder
+    from dcdt.embeddings.providers.onnx_export import ensure_exported
 
     torch.set_num_threads(threads)
     held = OmegaConf.load(config_folder() / "embedder" / "local.yaml")
-    config = typed(LocalEmbedderConfig, held, "embedder")
+    config = validate(LocalEmbedderConfig, held, "embedder")
     texts = mixed_texts(collections, n)
     plain = SentenceTransformer(str(model_folder(config.package)), device="cpu")
     plain.max_seq_length = config.max_tokens
-    onnx, torch_way = OnnxEmbedder(exported(config), config, threads), LocalEmbedder(config)
+    onnx, torch_way = OnnxEmbedder(ensure_exported(config), config, threads), LocalEmbedder(config)
     single = LocalEmbedderConfig(**{**vars(config), "layer_weights": [1.0]})
-    assert np.allclose(OnnxEmbedder(exported(single), single).embed(texts[:20]), plain.encode(texts[:20]), atol=1e-4)
+    assert np.allclose(
+        OnnxEmbedder(ensure_exported(single), single).embed(texts[:20]), plain.encode(texts[:20]), atol=1e-4
+    )
     jobs = {
         "plain": lambda: plain.encode(texts, show_progress_bar=False),
         "onnx": lambda: onnx.embed(texts),
@@ -90,24 +93,24 @@ def local(collections: Path | None, repeats: int, threads: int, n: int) -> list[
 
 
 def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
-    """The OpenAI embedder against a client that sends one request after the other."""
-    from embedders.loopback import Loopback
+    """Compare the OpenAI embedder with a client that sends one request after the other."""
+    from embeddings.loopback import Loopback
     from omegaconf import OmegaConf
     from openai import OpenAI
 
-    from dcdt.data.embeddings import VectorCache
-    from dcdt.embedders import space_of
-    from dcdt.embedders.filling import fill
+    from dcdt.embeddings.cache import VectorCache
+    from dcdt.embeddings.fill import fill
+    from dcdt.embeddings.providers import space_of
 
     os.environ["OPENAI_API_KEY"] = "none"
     texts = [f"What is video {at} about, and for whom?" for at in range(n)]
     with Loopback(latency=latency, cheap=True) as server:
         held = OmegaConf.merge(OmegaConf.load(config_folder() / "embedder" / "openai.yaml"), {"base_url": server.url})
-        config = typed(OpenAIEmbedderConfig, held, "embedder")
+        config = validate(OpenAIEmbedderConfig, held, "embedder")
         naive = OpenAI(base_url=server.url)
 
         def sequential(size: int, count: int) -> float:
-            """Texts a second of a sequential client with so many texts a request, on the first `count` texts."""
+            """Texts a second of a sequential client with `size` texts a request, on the first `count` texts."""
             started = time.perf_counter()
             for at in range(0, count, size):
                 naive.embeddings.create(model=config.model, input=texts[at : at + size])
@@ -133,8 +136,8 @@ def openai(repeats: int, n: int, latency: float = 0.05) -> list[Row]:
 
 
 def cache(n: int) -> list[Row]:
-    """The cache's own figures; absolute, so they speak of a machine that does nothing else."""
-    from cache import LOOKUPS, measure
+    """Measure the cache: absolute seconds, so on an idle machine only."""
+    from studies.cache import LOOKUPS, measure
 
     found = measure("safetensors", n, tempfile.gettempdir())
     size = f"{n:,} x 1536 float16"

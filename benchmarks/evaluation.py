@@ -1,4 +1,4 @@
-"""How near is full-ranking evaluation to the matrix product and the top-k it cannot do without?
+"""How close is full-ranking evaluation to the cost of its matrix product and top-k?
 
     python benchmarks/evaluation.py [--queries 10000] [--videos 100000] [--portions 10]
 
@@ -17,16 +17,16 @@ import torch
 from measured import RESULTS, Row, interleaved, ratio, row, write
 from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tables_of
 
-from dcdt import setup
 from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.models.recommender import TREC_DEPTH, Recommender
+from dcdt.training import build
 
 Chunks = list[torch.Tensor]
 
 
 @torch.inference_mode()
 def test_side(model: Recommender, data: RankingDataModule, chunks: Chunks) -> None:
-    """The test steps of some queries of the first side."""
+    """Run the test steps of some queries of the first side."""
     model.on_test_epoch_start()
     for at, positions in enumerate(chunks):
         model.test_step(positions, at, 0)
@@ -35,7 +35,7 @@ def test_side(model: Recommender, data: RankingDataModule, chunks: Chunks) -> No
 
 @torch.inference_mode()
 def validate(model: Recommender, data: RankingDataModule, chunks: Chunks) -> None:
-    """The validation steps; the means are computed and not logged."""
+    """Run the validation steps; the means are computed and not logged."""
     model.on_validation_epoch_start()
     for at, positions in enumerate(chunks):
         model.validation_step(positions, at)
@@ -44,7 +44,7 @@ def validate(model: Recommender, data: RankingDataModule, chunks: Chunks) -> Non
 
 @torch.inference_mode()
 def product(model: Recommender, data: RankingDataModule, chunks: Chunks, k: int) -> None:
-    """Scores and the best k alone."""
+    """Compute the scores and their top k, nothing else."""
     side = data.sides["val"]
     for positions in chunks:
         asked = model.encode_queries(model.tables.queries[side.queries[positions]])
@@ -52,16 +52,17 @@ def product(model: Recommender, data: RankingDataModule, chunks: Chunks, k: int)
 
 
 def ready(n_queries: int, n_videos: int, width: int) -> tuple[Recommender, RankingDataModule]:
-    """A model with its catalogue encoded, attached to a trainer, and data with as many validation queries."""
+    """Make a model with an encoded catalogue and a trainer, and data with `n_queries` validation queries."""
     settings = settings_of("sampler=random")
     collection = collection_of(2 * n_queries + 2, n_videos)
     split = split_of(collection, n_queries)
     tables = tables_of(len(collection.queries), n_videos, width)
     data = data_of(settings, collection, split, tables)
-    model = setup.make_model(settings, tables)
-    trainer = setup.make_trainer(settings, [])
+    model = build.make_model(settings, tables)
+    trainer = build.make_trainer(settings, [])
     trainer.datamodule = data  # what trainer.test does
     model.trainer = trainer
+    model.log_dict = lambda *_, **__: None  # no loop of the trainer runs, which would receive the means
     model.setup("test")
     model.eval()
     with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""How near is training on a GPU to what the GPU can do? Runs only where there is one.
+"""How close is training on a GPU to the GPU's limits? Runs only where there is one.
 
     python benchmarks/gpu.py [--videos 1000000] [--queries 262144] [--batches 1024 4096 16384 65536]
 
-`trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `setup.train`, four explicit negatives,
+`trainer=gpu` (half-precision tables on the device, bf16, fp32 scores) through `fit.train`, four explicit negatives,
 with and without `trainer.compile`, against what is measured in the same run: the rate of a square bf16 product, the
 bandwidth of a copy, and a DataLoader of single items on the same GPU, under the same autocast. The roofline of a step
 is the longer of its operations at the measured rate and its bytes (gathered vectors, once read and once written) at the
@@ -19,11 +19,11 @@ from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 from training import Turns, fresh, item_batches, step, turns
 
-from dcdt import setup
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
+from dcdt.training import build
 
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
 TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
@@ -31,7 +31,7 @@ ITEMS_UP_TO = 4096  # batch sizes of the DataLoader, which collects them item by
 
 
 def seconds_of(job: object, repeats: int = 5) -> float:
-    """Median seconds of a job on the GPU, warmed up."""
+    """Measure the median seconds of a job on the GPU, after a warm-up."""
     found = []
     for turn in range(-2, repeats):
         torch.cuda.synchronize()
@@ -44,7 +44,7 @@ def seconds_of(job: object, repeats: int = 5) -> float:
 
 
 def limits() -> tuple[float, float]:
-    """Operations a second of a square bf16 product, and bytes a second of a copy (read and written)."""
+    """Measure operations a second of a square bf16 product, and bytes a second of a copy (read and written)."""
     size = 8192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     rate = 2 * size**3 / seconds_of(lambda: a @ b)
@@ -54,14 +54,14 @@ def limits() -> tuple[float, float]:
 
 
 def needs(distinct: float, batch: int, width: int) -> tuple[float, float]:
-    """What a step cannot do without: operations (forward, gradients of the weights) and bytes of its vectors."""
+    """Count the least operations (forward, gradients of the weights) and bytes of vectors of a step."""
     encoded = batch + FIELDS * distinct
     operations = 2 * 2 * encoded * width * TOWER + 3 * 2 * distinct * FIELDS * TOWER * TOWER
     return operations, 2 * 2 * encoded * width  # gathered: read and written in half precision
 
 
 def train(settings: Settings, tables: Tables, data: RankingDataModule) -> float:
-    """Seconds a sample of the second epoch, since the first one starts the GPU and compiles.
+    """Seconds a sample in the second epoch, since the first one starts the GPU and compiles.
 
     The GPU is waited for at the end of a turn, not at every step.
     """
@@ -85,13 +85,13 @@ def items(settings: Settings, tables: Tables, rows: torch.Tensor, count: int = 4
 
 
 def autocast(settings: Settings, device: torch.device) -> torch.autocast:
-    """What Lightning makes of `trainer.precision` around forward and loss; nothing for full precision."""
+    """Return the autocast context that Lightning uses for `trainer.precision`; none for full precision."""
     mixed = settings.trainer.precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed, cache_enabled=False)
 
 
 def shares(what: str, took: float, needed: tuple[float, float], rate: float, bandwidth: float) -> list[Row]:
-    """What a step of so many seconds reaches of the measured matrix rate and of the measured bandwidth."""
+    """Compare a step with the measured matrix rate and bandwidth, as fractions of each."""
     reached, moved = (amount / took for amount in needed)
     return [
         row(
@@ -106,7 +106,7 @@ def shares(what: str, took: float, needed: tuple[float, float], rate: float, ban
 
 
 def training_rows(given: argparse.Namespace, collection: object, split: object, tables: Tables) -> list[Row]:
-    """Throughput at every batch size."""
+    """Measure training throughput at every batch size."""
     rate, bandwidth = limits()
     rows = [
         row("bf16 matrix rate", rate / 1e12, "TFLOP/s", "measured"),
@@ -154,15 +154,15 @@ def training_rows(given: argparse.Namespace, collection: object, split: object, 
 
 
 def ranking_rows(given: argparse.Namespace, split: object, collection: object, tables: Tables) -> list[Row]:
-    """Mining and one validation, both over the whole catalogue."""
+    """Measure mining and one validation over the whole catalogue."""
     device, n = torch.device("cuda"), given.videos
     tables.to(torch.device("cpu"))  # mining sends the table block by block, as before a run
     asked, forbidden = tables.queries[:10_000], (torch.arange(min(10_000, len(tables.queries))) % n).unsqueeze(1)
     everything = torch.arange(n)
-    mined = seconds_of(lambda: mine(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
+    mined = seconds_of(lambda: mine_hard_negatives(asked, tables.frozen, everything, forbidden, POOL, device=device), 2)
     settings = settings_of("trainer=gpu", "sampler=random", "trainer.max_epochs=1")
     data = data_of(settings, collection, split, tables)
-    model, trainer = setup.make_model(settings, tables), setup.make_trainer(settings, [])
+    model, trainer = build.make_model(settings, tables), build.make_trainer(settings, [])
     ranked = seconds_of(lambda: trainer.validate(model, datamodule=data, verbose=False), 2)
     return [
         row(f"mining, {len(asked):,} queries x {n:,} videos, pool {POOL}", mined, "s", "no other"),

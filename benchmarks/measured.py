@@ -1,4 +1,4 @@
-"""What the benchmarks of this folder share: medians of interleaved repeats, rows with their target, one result file."""
+"""Shared by all benchmarks: medians of interleaved repeats, rows with a target, result files."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-from dcdt.files import read_json, write_json
+from dcdt.utils.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, object]
@@ -17,7 +17,7 @@ Job = Callable[[], float | None]
 
 
 def interleaved(jobs: Mapping[str, Job], repeats: int, warm: int = 1) -> dict[str, list[float]]:
-    """Seconds of each job, run in turn so that what else the machine does falls on all of them.
+    """Time jobs in turns, so that other load of the machine affects all of them.
 
     Args:
         jobs: name to what is timed; a job that returns a number has timed itself.
@@ -36,12 +36,12 @@ def interleaved(jobs: Mapping[str, Job], repeats: int, warm: int = 1) -> dict[st
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
-    """How many times as long the first took as the second: the median over the rounds."""
+    """Divide the seconds of one job by those of another; the median over the rounds."""
     return statistics.median(one / other for one, other in zip(seconds[slow], seconds[fast], strict=True))
 
 
 def median(values: list[float]) -> float:
-    """The median of a job's seconds."""
+    """Return the median of a job's seconds."""
     return statistics.median(values)
 
 
@@ -54,7 +54,7 @@ def row(
     target: str = "report",
     holds: bool | None = None,
 ) -> Row:
-    """One line of a result, rounded to three digits, and printed."""
+    """Make a result row, rounded to three digits, and print it."""
     found = {
         "question": question,
         "value": _rounded(value),
@@ -71,7 +71,7 @@ def row(
 
 
 def forget_peak() -> float:
-    """Start measuring the peak memory of this process anew; MB that it holds now (Linux)."""
+    """Reset the peak memory of this process (Linux); returns the MB in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
@@ -82,7 +82,7 @@ def peak() -> float:
 
 
 def anonymous() -> float:
-    """Resident memory of this process that no file backs, MB: what the system cannot take back."""
+    """Resident memory of this process that no file backs, MB: the system cannot reclaim it."""
     return _status("RssAnon")
 
 
@@ -100,12 +100,11 @@ def machine() -> str:
     if described.is_file():
         names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-        model += " with VNNI" if "vnni" in described.read_text() else " without VNNI"  # what 8-bit weights gain by
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def merge(out: Path, rows: list[Row]) -> None:
-    """Put rows into a result file in the place of earlier ones of the same question; each keeps its date."""
+    """Replace rows of the same question in a result file; each row has its own date."""
     today = date.today().isoformat()
     known = {one["question"]: one for one in read_json(out).get("rows", [])}
     known |= {one["question"]: {"date": today, **one} for one in rows}

@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--videos 1000000] [--queries 20000] [--steps 50]
 
-A fresh process each: `model=dcdt trainer.tables=float16` with in-batch negatives, tables of random vectors made as a
-run makes them (`dcdt.data.tables.room`), one epoch of so many steps and a validation that ranks among all videos, all
-through `setup.train`. The peak of resident memory is set against the size of the tables: title, text and their sum;
-and, as a report, against title and text alone, which are all that a collection holds. With `trainer.mapped=true` the
-tables are a file, and what counts is the memory that no file backs. One run of each.
+A fresh process each: `model=dcdt trainer.embedding_dtype=float16`, negatives in batch, tables of random vectors as a
+run makes them (`dcdt.embeddings.tables.allocate`), one epoch of so many steps and a validation that ranks
+all videos, all through `fit.train`. The peak of resident memory is set against the size of the tables: title, text and
+their sum; and, as a report, against title and text alone, which are all that a collection holds. With
+`trainer.mapped=true` the tables are a file, and what counts is the memory that no file backs. One run of each.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from pathlib import Path
 from measured import RESULTS, Row, anonymous, forget_peak, peak, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
+from dcdt.training import fit
+from dcdt.training.loggers.base import RunLogger
 
 HELD_OUT, BATCH, HALF = 64, 1024, 2  # HALF: bytes of a number in half precision
 
 
 def train(given: argparse.Namespace) -> dict[str, float]:
-    """One epoch in this process; MB."""
+    """Train one epoch in this process; returns MB."""
     overrides = ["sampler=in_batch", "loss=infonce", f"batch_size={BATCH}", "trainer.max_epochs=1"]
-    settings = settings_of(*overrides, "trainer.tables=float16", f"trainer.mapped={str(given.mapped).lower()}")
+    settings = settings_of(*overrides, "trainer.embedding_dtype=float16", f"trainer.mapped={str(given.mapped).lower()}")
     collection = collection_of(given.queries + 2 * HELD_OUT, given.videos)
     split = split_of(collection, HELD_OUT)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
@@ -47,7 +47,7 @@ def train(given: argparse.Namespace) -> dict[str, float]:
         watching = threading.Thread(target=watch)
         watching.start()
         started = time.perf_counter()
-        setup.train(settings, tables, data, RunLogger(), home / "last.ckpt")
+        fit.train(settings, tables, data, RunLogger(), home / "last.ckpt")
         seconds = time.perf_counter() - started
         done.set()
         watching.join()

@@ -1,8 +1,8 @@
-"""How near is the mining of hard negatives to the rate at which this machine multiplies matrices?
+"""How close is mining of hard negatives to the machine's rate of multiplying matrices?
 
     python benchmarks/mining.py [--queries 10000] [--videos 50000] [--pool 200] [--repeats 3]
 
-`dcdt.samplers.mining.mine` (the pool of `sampler=hard`) turn by turn with a square fp32 product, which gives the
+`mine_hard_negatives` (the pool of `sampler=hard`) turn by turn with a square fp32 product, which gives the
 peak, and with `sentence_transformers.util.semantic_search` on the same vectors: as it is called by default (100
 queries at a time) and with the 1024 queries at a time that are taken here. Memory is what a fresh process adds, once
 with so many videos and once with four times as many: what is bounded by a chunk and a block does not grow with them.
@@ -17,7 +17,7 @@ import torch
 from measured import RESULTS, Row, forget_peak, interleaved, median, peak, ratio, row, write
 from synthetic import WIDTH, clustered
 
-from dcdt.samplers.mining import BLOCK, CHUNK, mine
+from dcdt.samplers.mining import QUERY_CHUNK, VIDEO_BLOCK, mine_hard_negatives
 
 
 def peak_rate(size: int) -> float:
@@ -30,7 +30,7 @@ def peak_rate(size: int) -> float:
 
 
 def semantic_search(queries: torch.Tensor, videos: torch.Tensor, pool: int, chunk: int) -> None:
-    """The same search by sentence-transformers."""
+    """Run the same search by sentence-transformers."""
     from sentence_transformers.util import dot_score
     from sentence_transformers.util import semantic_search as search
 
@@ -41,7 +41,7 @@ def grown(n_queries: int, n_videos: int, width: int, pool: int) -> float:
     """MB by which mining raises the peak memory of this process."""
     queries, videos, forbidden = inputs(n_queries, n_videos, width)
     before = forget_peak()
-    mine(queries, videos, torch.arange(n_videos), forbidden, pool)
+    mine_hard_negatives(queries, videos, torch.arange(n_videos), forbidden, pool)
     return peak() - before
 
 
@@ -73,9 +73,9 @@ def main() -> None:
     seconds = interleaved(
         {
             "peak": lambda: peak_rate(given.square),
-            "mine": lambda: mine(queries, videos, everything, forbidden, given.pool) is None or None,
+            "mine": lambda: mine_hard_negatives(queries, videos, everything, forbidden, given.pool) is None or None,
             "search": lambda: semantic_search(queries, videos, given.pool, 100),
-            "chunks": lambda: semantic_search(queries, videos, given.pool, CHUNK),
+            "chunks": lambda: semantic_search(queries, videos, given.pool, QUERY_CHUNK),
         },
         given.repeats,
     )
@@ -96,20 +96,22 @@ def main() -> None:
     found, equal = ratio(seconds, "search", "mine"), ratio(seconds, "chunks", "mine")
     against = f"sentence_transformers.util.semantic_search by default, {median(seconds['search']):.1f} s"
     rows.append(row(what, median(seconds["mine"]), "s", against, found, ">= 1.5", found >= 1.5))
-    against = f"the same with {CHUNK} queries at a time, {median(seconds['chunks']):.1f} s"
+    against = f"the same with {QUERY_CHUNK} queries at a time, {median(seconds['chunks']):.1f} s"
     rows.append(row(what, median(seconds["mine"]), "s", against, equal))
     rows += [memory_row(given, given.videos * times) for times in (1, 4)]
     write(given.out, rows, given.videos)
 
 
 def memory_row(given: argparse.Namespace, n_videos: int) -> Row:
-    """What mining adds at its peak with so many videos, in a fresh process."""
+    """Measure the peak memory that mining adds, in a fresh process."""
     command = [sys.executable, __file__, "--memory", "--queries", str(given.queries), "--videos", str(n_videos)]
     command += ["--width", str(given.width), "--pool", str(given.pool)]
     added = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     whole = 4 * given.queries * n_videos / 2**20
     # scores of a chunk, the block of videos, pools of all queries as values and places, old and new
-    bound = (4 * CHUNK * BLOCK + 4 * BLOCK * given.width + 3 * 12 * given.queries * given.pool) / 2**20
+    bound = (
+        4 * QUERY_CHUNK * VIDEO_BLOCK + 4 * VIDEO_BLOCK * given.width + 3 * 12 * given.queries * given.pool
+    ) / 2**20
     return row(
         f"mining, {given.queries:,} queries x {n_videos:,} videos, pool {given.pool}: memory added at the peak",
         added,

@@ -1,4 +1,4 @@
-"""The quick set of `make bench`: the questions of docs/performance.md at a size that takes minutes in all.
+"""The quick set of `make bench`: the measurements of docs/performance.md at a size that takes minutes.
 
 Serving and embedding are not among them: they need a finished run or an embedder (benchmarks/serving.py, embedding.py).
 Results go to outputs/bench, not to benchmarks/results, whose figures are of full size. One script after the other, each
@@ -16,23 +16,23 @@ SET = {
     "small_run": "--epochs 20 --repeats 3",
     "mining": "--queries 2000 --videos 20000 --repeats 3",
     "evaluation": "--queries 2000 --videos 50000 --portions 5",
-    "metrics": "--queries 2000 --repeats 1",
-    "bm25": "--videos 20000 --queries 50 --repeats 1",
+    "studies/metrics": "--queries 2000 --repeats 1",
+    "studies/bm25": "--videos 20000 --queries 50 --repeats 1",
     "startup": "--repeats 2",
     "memory": "--videos 50000 --queries 4000",
-    "growth": "--sizes 1000 10000 50000 --repeats 1 --no-index",
+    "studies/growth": "--sizes 1000 10000 50000 --repeats 1 --no-index",
     "gpu": "",
 }
 
 
 def main() -> None:
-    """Run them; exit code 1 where a script failed."""
+    """Run every script; exit code 1 if one failed."""
     failed = []
     for name, arguments in SET.items():
         print(f"== {name}", flush=True)
-        extra = ["--image", str(OUT / "growth.png")] if name == "growth" else []
+        extra = ["--image", str(OUT / "growth.png")] if name == "studies/growth" else []
         command = [sys.executable, str(HERE / f"{name}.py"), *arguments.split(), *extra]
-        if subprocess.run([*command, "--out", str(OUT / f"{name}.json")]).returncode:
+        if subprocess.run([*command, "--out", str(OUT / f"{Path(name).name}.json")]).returncode:
             failed.append(name)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -70,7 +70,7 @@ step "best (hybrid_towers)"        40 $R $T experiment=best logger=none hydra.ru
 step "two_stage_joint"             40 $R $T model=two_stage_joint loss=infonce trainer.max_epochs=3 logger=none hydra.run.dir=$DCDT_OUTPUTS/joint
 # 3. GPU against CPU on the same run: the metrics of fp32 training must agree to about 1e-3, those of zero_shot to 1e-6
 step "cpu reference"           60 $R trainer=cpu callbacks.progress=false model.dropout=0 trainer.max_epochs=3 logger=none hydra.run.dir=$DCDT_OUTPUTS/c
-step "gpu, fp32"               60 $R $T trainer.precision=32-true trainer.tables=float32 model.dropout=0 trainer.max_epochs=3 logger=none hydra.run.dir=$DCDT_OUTPUTS/g
+step "gpu, fp32"               60 $R $T trainer.precision=32-true trainer.embedding_dtype=float32 model.dropout=0 trainer.max_epochs=3 logger=none hydra.run.dir=$DCDT_OUTPUTS/g
 step "gpu against cpu"         20 $PY - <<P
 import json
 c, g = (json.load(open(f"$DCDT_OUTPUTS/{x}/metrics.json")) for x in "cg")

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from dcdt.config import cache_home
-from dcdt.data.collection import Documents
-from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import space_of
-from dcdt.embedders.filling import fill
-from dcdt.restore import run_settings
-from dcdt.serving.index import vector_column
+from dcdt.data.types import Documents
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.fill import fill
+from dcdt.embeddings.providers import space_of
+from dcdt.serving.arrow import vector_column
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import table_of
+from dcdt.training.checkpoint import run_settings
 
 NOISE = 0.5  # of a vector's length
 MIXED = 256  # real vectors whose differences from the mean are mixed into the noise of a block
@@ -23,23 +23,23 @@ OTHERS = ("khan_math", "cranfield")
 
 
 def collections(served: ServedRecommender) -> list[Path]:
-    """Folders whose texts are used: the run's own, and the public ones where they are."""
-    own = Path(run_settings(served.store.run).data.path)
+    """Folders whose texts are used: the run's own, and the public ones if present."""
+    own = Path(run_settings(served.catalogue.run).data.path)
     root = os.environ.get("DCDT_COLLECTIONS")
     return [own, *(Path(root) / name for name in OTHERS if root and (Path(root) / name).is_dir() and own.name != name)]
 
 
 class Cached:
-    """The run's embedder behind the embedding cache, so that nothing is embedded twice."""
+    """The run's embedder with the embedding cache, so that nothing is embedded twice."""
 
     def __init__(self, served: ServedRecommender) -> None:
-        settings = run_settings(served.store.run)
+        settings = run_settings(served.catalogue.run)
         caches = (settings.data.cache, cache_home() / "embeddings")
         self.caches = [VectorCache(folder, space_of(settings.embedder)) for folder in caches]
         self.settings = settings
 
     def embed(self, texts: list[str]) -> np.ndarray:
-        """Vectors of texts, from a cache that holds them all, else embedded into the last one."""
+        """Return vectors of texts, from a cache with all of them, else embedded into the last one."""
         for cache in self.caches:
             if not cache.missing(texts):
                 return cache.vectors(texts)
@@ -53,7 +53,7 @@ def read(path: Path) -> list[dict]:
 
 
 def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
-    """Video vectors (n, W) and question vectors (q, W) of all collections, through the run's embedder and towers."""
+    """Video vectors (n, W) and question vectors (q, W) of all collections, by the run's embedder and towers."""
     kept = Path("outputs/bench/real.npz")
     if kept.is_file():
         with np.load(kept) as arrays:
@@ -70,9 +70,9 @@ def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
         served._embedder = Cached(served)
         fields = [[title or text for title, text in zip(documents.titles, documents.texts, strict=True)]]
         fields.append([text or title for title, text in zip(documents.titles, documents.texts, strict=True)])
-        videos.append(served.towers[0].videos(np.stack(served.embed_fields(fields)))[0])
+        videos.append(served.scorers[0].towers.videos(np.stack(served.embed_fields(fields)))[0])
         asked = [record["text"] for record in read(folder / "queries.jsonl")]
-        questions.append(served.towers[0].query(served.embed(asked))[0])
+        questions.append(served.scorers[0].towers.query(served.embed(asked))[0])
     served._embedder = None  # what is measured afterwards embeds
     found = np.concatenate(videos), np.concatenate(questions)
     mixed = np.random.default_rng(0).permutation(len(found[1]))
@@ -82,7 +82,7 @@ def real_vectors(served: ServedRecommender) -> tuple[np.ndarray, np.ndarray]:
 
 
 def repeat_perturbed(base: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """N rows (n, W) fp32: the base rows over and over, but for the first time with noise shaped like real variation."""
+    """Repeat the base rows to (n, W) fp32, after the first time with noise shaped like real variation."""
     rng = np.random.default_rng(seed)
     centred = (base - base.mean(0)).astype(np.float32)
     length = float(np.sqrt((centred**2).sum(1).mean()))
@@ -98,13 +98,13 @@ def repeat_perturbed(base: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 
 
 def catalogue_table(served: ServedRecommender, matrix: np.ndarray, with_vectors: bool = True) -> pa.Table:
-    """A table of as many videos as the matrix has rows, with the titles and texts of the collections over and over."""
+    """Make a table with a video for each row of the matrix, repeating titles and texts of the collections."""
     records = [record for folder in collections(served) for record in read(folder / "corpus.jsonl")]
     n = len(records)
     titles, texts = [record.get("title", "") for record in records], [record.get("text", "") for record in records]
     few = Documents([str(at) for at in range(n)], titles, texts, [{} for _ in records])
     small = table_of(few, {})
-    words = [name for name in ("words_0",) if served.parts[0]["kind"] == "lexical"]
+    words = [name for name in ("words_0",) if served.manifest.scorers[0].kind == "bm25"]
     if words:
         small = small.append_column("words_0", _words(served, few))
     table = small.take(pa.array(np.arange(len(matrix)) % n))
@@ -116,7 +116,7 @@ def catalogue_table(served: ServedRecommender, matrix: np.ndarray, with_vectors:
 def _words(served: ServedRecommender, videos: Documents) -> pa.Array:
     from dcdt.data.tokens import tokenizer
 
-    config = served.parts[0]["config"]
+    config = served.manifest.scorers[0].config
     split = tokenizer(config["stem"], config["stop_words"])
     joined = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
     return pa.array([split(text) for text in joined], pa.list_(pa.string()))

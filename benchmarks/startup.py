@@ -1,4 +1,4 @@
-"""How long until `--help` answers and until the first training step?
+"""How long do `--help` and the first training step take?
 
     python benchmarks/startup.py [--repeats 5] [--wandb-alone]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measured import RESULTS, Row, interleaved, median, ratio, row, write
 
-from dcdt.files import read_json, write_json
+from dcdt.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = "import os, time; print('STEP', time.time(), flush=True); os._exit(0)"
@@ -32,13 +32,14 @@ job()
 RUN = f"""
 import sys
 import dcdt.run as command
-plain = command.run
+from dcdt.training import experiment
+plain = experiment.run
 def run(*given, **named):
     from dcdt.models.pairs import PairRecommender  # which a run of dcdt imports anyway
     def step(self, batch, batch_index): {STOP}
     PairRecommender.training_step = step
     return plain(*given, **named)
-command.run = run
+experiment.run = run
 command.main()
 """
 RAW = f"""
@@ -93,7 +94,7 @@ def wandb_seconds(first: str, then: str, last: str) -> float:
 
 
 def wandb_rows(repeats: int) -> list[Row]:
-    """What wandb itself takes where torch is there already, and where its imports come first, as in `dcdt.run`."""
+    """Measure wandb after the import of torch, and before it, as in `dcdt.run`."""
     seconds = interleaved(
         {
             "after": lambda: wandb_seconds(TORCH, "import wandb", "pass"),

@@ -7,21 +7,22 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from dcdt import setup
 from dcdt.config import Settings, config_folder, parse, register_resolvers
-from dcdt.data.collection import Collection, Documents, Judgments
+from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Side, Split
-from dcdt.data.tables import Tables, make_unit, room
-from dcdt.registry import SAMPLERS, look_up
+from dcdt.data.tables import Tables
+from dcdt.data.types import Collection, Documents, Judgments
+from dcdt.embeddings.tables import allocate, normalise_rows
 from dcdt.samplers.pool import training_pool
+from dcdt.training import build
 
 WIDTH = 1536
 BLOCK = 16_384
 
 
 def clustered(n: int, width: int = WIDTH, seed: int = 0, clusters: int = 256, into: Tensor | None = None) -> Tensor:
-    """Unit vectors (n, width) around so many centres, made block by block; in the tensor `into` where there is one."""
+    """Make unit vectors (n, width) around `clusters` centres, block by block; in the tensor `into` if given."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(clusters, width, generator=torch.Generator().manual_seed(1))
     found = torch.empty(n, width) if into is None else into
@@ -34,7 +35,7 @@ def clustered(n: int, width: int = WIDTH, seed: int = 0, clusters: int = 256, in
 
 
 def settings_of(*overrides: str) -> Settings:
-    """Settings as the command line would give them, without a logger and without a progress bar."""
+    """Compose settings as the command line does, without a logger and a progress bar."""
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", ["logger=csv", "callbacks.progress=false", "trainer=cpu", *overrides])
@@ -42,7 +43,7 @@ def settings_of(*overrides: str) -> Settings:
 
 
 def collection_of(n_queries: int, n_videos: int) -> Collection:
-    """Ids and judgments alone: query i asks for video i, over and over."""
+    """Make ids and judgments: the positive of query i is video i, modulo the number of videos."""
     videos = Documents(*_texts("v", n_videos))
     queries = Documents(*_texts("q", n_queries))
     rows = np.arange(n_queries)
@@ -51,7 +52,7 @@ def collection_of(n_queries: int, n_videos: int) -> Collection:
 
 
 def split_of(collection: Collection, held_out: int) -> Split:
-    """The last queries are validation, those before them test, all others training; every video is a candidate."""
+    """Make the last queries validation, those before them test, all others training; every video is a candidate."""
     n = len(collection.queries)
     everything = np.ones(len(collection.videos), dtype=bool)
 
@@ -65,25 +66,25 @@ def split_of(collection: Collection, held_out: int) -> Split:
 
 
 def tables_of(n_queries: int, n_videos: int, width: int = WIDTH) -> Tables:
-    """Random tables of two fields."""
+    """Make random embedding tables of two fields."""
     videos = torch.stack([clustered(n_videos, width, seed) for seed in (2, 3)])
     return Tables(clustered(n_queries, width, 4), videos, videos.sum(0), ["title", "text"])
 
 
 def half_tables(n_queries: int, n_videos: int, width: int = WIDTH, home: Path | None = None) -> Tables:
-    """The same in half precision, block by block; in a file of the folder `home` where one is named."""
-    queries, videos = room((n_queries, width), torch.float16), room((2, n_videos, width), torch.float16, home)
-    summed = room((n_videos, width), torch.float16, home)
+    """Make them in half precision, block by block; in a file of the folder `home` if given."""
+    queries, videos = allocate((n_queries, width), torch.float16), allocate((2, n_videos, width), torch.float16, home)
+    summed = allocate((n_videos, width), torch.float16, home)
     for seed, table in enumerate((queries, *videos)):
         clustered(len(table), width, seed, into=table)
     for start in range(0, n_videos, BLOCK):
         summed[start : start + BLOCK] = videos[:, start : start + BLOCK].float().sum(0)
-    return Tables(queries, videos, make_unit(summed), ["title", "text"])
+    return Tables(queries, videos, normalise_rows(summed), ["title", "text"])
 
 
 def data_of(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:
-    """As `setup.make_datamodule`, without a pair file, for which there are no texts."""
-    setup.prepare(settings)
+    """Make the DataModule as `build.make_datamodule`, without a pair file, which needs texts."""
+    build.prepare(settings)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, training_pool(collection, split), tables)
     return RankingDataModule(collection, split, {}, sampler, settings.batch_size, settings.seed, settings.ks)
 

@@ -1,8 +1,8 @@
-"""How near is training to the arithmetic it does?
+"""How close is training to the cost of its arithmetic?
 
     python benchmarks/training.py [--queries 50000] [--videos 50000] [--width 1536] [--batch 1024] [--repeats 3]
 
-Epochs through `dcdt.run`'s own Trainer (`setup.train`: drawing, gathering, callbacks, history; the validation at their
+Epochs through `dcdt.run`'s own Trainer (`fit.train`: drawing, gathering, callbacks, history; the validation at their
 end is taken out). After every few batches the Trainer is held up, and as many are computed by the others, so that what
 else the machine does falls on all of them alike:
 
@@ -32,13 +32,13 @@ from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tabl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
 from dcdt.config import Settings
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.data.gather import Gather
 from dcdt.data.tables import Tables
 from dcdt.models.pairs import PairRecommender
+from dcdt.training import build, fit
+from dcdt.training.loggers.base import RunLogger
 
 WAYS = {
     "4 explicit negatives, contrastive": (["sampler=random", "loss=contrastive"], 0.9),
@@ -49,7 +49,7 @@ HELD_OUT = 64  # validation queries: what a validation costs is another question
 
 
 class Turns(L.Callback):
-    """Seconds a batch of the Trainer and, turn by turn, of others.
+    """Seconds a batch of the Trainer and, in turns, of other loops.
 
     Attributes:
         seconds: name to seconds a batch, one for each turn; `framework` is the Trainer.
@@ -62,11 +62,11 @@ class Turns(L.Callback):
         self.around: list[float] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """What follows draws the negatives."""
+        """Start the clock of the epoch's opening, in which negatives are drawn."""
         self._validation, self._since = 0.0, time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: object, at: int) -> None:
-        """The first one ends the opening of the epoch."""
+        """Stop that clock at the first batch."""
         if at == 0:
             self._opening = time.perf_counter() - self._since
             self._since = time.perf_counter()
@@ -99,7 +99,7 @@ class Turns(L.Callback):
 
 
 class Watch(RunLogger):
-    """A run logger that looks on with a callback."""
+    """A run logger that adds a callback."""
 
     def __init__(self, callback: L.Callback) -> None:
         self.callback = callback
@@ -110,28 +110,28 @@ class Watch(RunLogger):
 
 
 def turns(settings: Settings, tables: Tables, data: RankingDataModule, found: Turns) -> Turns:
-    """Train as `dcdt.run` does, with others in between."""
+    """Train as `dcdt.run` does, with turns of other loops in between."""
     with tempfile.TemporaryDirectory() as folder:
-        setup.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
+        fit.train(settings, tables, data, Watch(found), Path(folder) / "last.ckpt")
     return found
 
 
 def fresh(settings: Settings, tables: Tables, device: torch.device = CPU) -> tuple[PairRecommender, Any, Any]:
-    """A model with its optimizer and its schedule."""
-    model = setup.make_model(settings, tables).to(device)
-    setup.use_threads(settings)
+    """Make a model with its optimizer and schedule."""
+    model = build.make_model(settings, tables).to(device)
+    build.set_threads(settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=0.01, fused=True)
     return model.train(), optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)
 
 
 def gathered(tables: Tables, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
-    """What a step computes with: vectors of queries and videos, places, labels and weights."""
+    """Gather the inputs of a step: vectors of queries and videos, positions, labels and weights."""
     queries = tables.queries[batch["query"]]
     if "columns" in batch:
         return queries, tables.videos[:, batch["columns"]], None, batch["label"], batch["weight"]
-    label = torch.zeros(batch["place"].shape)
+    label = torch.zeros(batch["position"].shape)
     label[:, 0] = 1
-    return queries, tables.videos[:, batch["distinct"]], batch["place"], label, None
+    return queries, tables.videos[:, batch["distinct"]], batch["position"], label, None
 
 
 def step(
@@ -175,7 +175,7 @@ class Items(Dataset):
 def item_batches(
     settings: Settings, tables: Tables, rows: Tensor, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor, None]]:
-    """Batches of a DataLoader with single items, without end, as `step` takes them: every row is encoded."""
+    """Endless batches of a DataLoader with single items, as `step` takes them: every row is encoded."""
     items = Items(tables.queries.cpu(), tables.videos.cpu(), rows)
     loader = DataLoader(items, settings.batch_size, shuffle=True, drop_last=True)
     while True:
@@ -191,13 +191,13 @@ def item_batches(
 
 
 def endless(settings: Settings, data: RankingDataModule) -> Iterator[dict[str, Tensor]]:
-    """Whole index batches, epoch after epoch."""
+    """Complete index batches, epoch after epoch."""
     while True:
         yield from (batch for batch in batches(settings, data) if len(batch["query"]) == settings.batch_size)
 
 
 def measure(name: str, given: argparse.Namespace, collection: Any, split: Any, tables: Tables) -> list[Row]:  # noqa: ANN401
-    """The rows of one way of training."""
+    """Measure one way of training."""
     overrides, target = WAYS[name]
     settings = settings_of(*overrides, f"batch_size={given.batch}", f"trainer.max_epochs={given.repeats}")
     data = data_of(settings, collection, split, tables)

@@ -1,15 +1,15 @@
 """Recommend teaching videos to a learner who asks a question in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcdt.scored import Evaluation
+    from dcdt.evaluation.evaluate import Evaluation
     from dcdt.serving.recommender import ServedRecommender
 
-__version__ = "0.1.0"
-__all__ = ["evaluate", "load"]
+__version__ = "0.2.0"
+__all__ = ["evaluate", "load", "register"]
 
 
 def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":
@@ -24,9 +24,33 @@ def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":
     Raises:
         UserError: the run did not finish, has no saved state, its index is of another run, or the engine does not fit.
     """
-    from dcdt.serving.recommender import load as load_run
+    from dcdt.serving.load import load as load_run
 
     return load_run(run, engine=engine)
+
+
+def register(
+    group: str,
+    name: str,
+    schema: type,
+    search_space: Mapping[str, list[Any]] | None = None,
+    reads: Iterable[str] = ("loss", "sampler", "batch_size", "optimizer", "train_queries"),
+) -> Callable[[type], type]:
+    """Register the class that follows as `group=name`: `@register("loss", "mine", MyConfig)` (docs/extending.md).
+
+    Args:
+        group: model, loss, sampler, embedder or optimizer.
+        name: of the option.
+        schema: of its configuration, a class under `@dcdt.config.schema` with a field `name`.
+        search_space: of a model: keys of the configuration, each with the values that tuning draws from.
+        reads: of a model: which of these its scores depend on.
+
+    Raises:
+        UserError: the group or the schema is none, or the name is taken.
+    """
+    from dcdt.config.registry import register as register_entry
+
+    return register_entry(group, name, schema, search_space, reads)
 
 
 def evaluate(
@@ -49,6 +73,6 @@ def evaluate(
     Raises:
         UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
     """
-    from dcdt.scored import evaluate as evaluate_scores
+    from dcdt.evaluation.evaluate import evaluate as evaluate_scores
 
     return evaluate_scores(scores, qrels, ks, positive_grade)

@@ -11,41 +11,43 @@ COMMANDS = {
     "index": "change the catalogue of a finished run without training",
     "serve": "a search page and an HTTP API over a finished run",
     "collection": "make, check or copy a collection",
-    "doctor": "versions, devices, keys, caches, and what to mend",
+    "doctor": "versions, devices, keys, caches, and what to fix",
 }
 HELP = "\n".join(
     [
         "usage: dcdt COMMAND ...    each command has its own --help",
         "",
-        *(f"  {name:<12}{words}" for name, words in COMMANDS.items()),
+        *(f"  {name:<12}{summary}" for name, summary in COMMANDS.items()),
         "",
         "Configurations of your own: dcdt run --config-dir FOLDER model=mine, where FOLDER/model/mine.yaml is yours.",
+        "Models and losses of your own: dcdt run plugins=[mine.py] model=mine (docs/extending.md).",
     ]
 )
 
 
 def prepare_hydra() -> None:
-    """What `run` and `embed` do before Hydra reads the command line.
+    """Prepare `run` and `embed`: redact output, check the command line, register resolvers.
 
     Raises:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.errors import UserError
-    from dcdt.redact import guard_output, refuse_arguments
+    from dcdt.config.hydra import take_plugins
+    from dcdt.config.renames import rename_overrides
+    from dcdt.utils.errors import exit_on_user_error
+    from dcdt.utils.redaction import redact_output, refuse_arguments
 
-    guard_output()
+    redact_output()
     refuse_arguments(sys.argv[1:])
-    try:
+    with exit_on_user_error():
+        take_plugins(sys.argv[1:])
         check_choices(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
+        sys.argv[1:] = rename_overrides(sys.argv[1:])
     register_resolvers()
 
 
 def main() -> None:
-    """Hand the arguments on to a command's own module, imported only then."""
+    """Run a command by its module, which is imported only then."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(HELP)  # noqa: T201 - the command's own message

@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,107 +12,108 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from dcdt.config import SplitConfig, demo_collection
-from dcdt.data.building import USUAL, Found, add_interactions, add_queries, add_videos
-from dcdt.data.collection import load_collection
+from dcdt.config import demo_collection
+from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
+from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
 from dcdt.data.splits import make_split
-from dcdt.data.survey import Survey, survey
-from dcdt.data.weak import KINDS, add_weak_queries
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
-from dcdt.words import counted
+from dcdt.data.summary import CollectionSummary, summarise_collection
+from dcdt.data.weak_queries import KINDS, add_weak_queries
+from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import pluralize
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
 
 
-def new(folder: Path, given: argparse.Namespace) -> list[str]:
-    """Read the tables and write the folder, whole or not at all.
+def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
+    """Read the tables and write the folder atomically.
 
     Returns:
         Warnings about the tables.
 
     Raises:
-        UserError: the folder holds something, or a table cannot become a collection.
+        UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
-    names = {role: value for role in USUAL if (value := getattr(given, f"{role.replace('-', '_')}_column"))}
-    found = Found()
-    add_videos(found, given.videos, names, given.keep)
-    if given.queries:
-        add_queries(found, given.queries, names)
-    if given.interactions:
-        add_interactions(found, given.interactions, names)
-    if given.bootstrap_queries:
-        made = add_weak_queries(found, given.bootstrap_queries, given.positive_grade)
-        made_of = counted(made, "weak query was", "weak queries were")
-        found.warnings.append(f"{made_of} made from {given.bootstrap_queries}; nobody judged them.")
-    if found.queries and not found.grades:
+    names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
+    records = ImportedRecords()
+    add_videos(records, options.videos, names, options.keep)
+    if options.queries:
+        add_queries(records, options.queries, names)
+    if options.interactions:
+        add_interactions(records, options.interactions, names)
+    if options.bootstrap_queries:
+        n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
+        sentence = pluralize(n_weak, "weak query was", "weak queries were")
+        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
+    if records.queries and not records.grades:
         raise UserError(
-            f"{given.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
+            f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
             "Name the column of their ids: --video-column NAME; or add --bootstrap-queries titles."
         )
-    if not found.queries:
+    if not records.queries:
         raise UserError(
             "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
             "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
         )
-    settings = {"name": given.name or folder.resolve().name, "positive_grade": given.positive_grade}
-    if given.languages:
-        settings["languages"] = given.languages
+    settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
+    if options.languages:
+        settings["languages"] = options.languages
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
-        draft = Path(place) / "collection"
-        _write(draft, found, settings)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        draft = Path(temporary) / "collection"
+        _write(draft, records, settings)
         try:
-            check(draft)  # what it refuses never stands under the folder's name
+            check_collection(draft)  # before it is renamed into place
         except UserError as error:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
-        _place(draft, folder)
-    return found.warnings
+        _rename_draft(draft, folder)
+    return records.warnings
 
 
-def check(folder: Path) -> Survey:
-    """Read a collection as a run would, splits included, and count what is there.
+def check_collection(folder: Path) -> CollectionSummary:
+    """Read a collection as a run does, with its splits, and summarise it.
 
     Raises:
-        UserError: what a run would refuse, with file and line.
+        UserError: a run would refuse it, with file and line.
     """
     collection = load_collection(folder)
     make_split(collection, SplitConfig("query", 0, 1, "all"))
-    return survey(collection)
+    return summarise_collection(collection)
 
 
-def demo(folder: Path) -> None:
+def copy_demo(folder: Path) -> None:
     """Copy the 46 linear-algebra videos with their queries, judgments, learners and vectors.
 
     Raises:
-        UserError: the folder holds something.
+        UserError: the folder is not empty.
     """
     _refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
-        draft = Path(place) / "collection"
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        draft = Path(temporary) / "collection"
         shutil.copytree(demo_collection(), draft, ignore=shutil.ignore_patterns("*.py", "__pycache__", "judging"))
-        _place(draft, folder)
+        _rename_draft(draft, folder)
 
 
-def _write(folder: Path, found: Found, settings: dict[str, object]) -> None:
+def _write(folder: Path, records: ImportedRecords, settings: dict[str, object]) -> None:
     (folder / "qrels").mkdir(parents=True)
-    for name, records in (("corpus", found.videos), ("queries", found.queries)):
+    for name, entries in (("corpus", records.videos), ("queries", records.queries)):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records.values())
+            lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in entries.values())
     with (folder / "qrels" / "all.tsv").open("w", encoding="utf-8") as lines:
         lines.write("query-id\tcorpus-id\tscore\n")
-        lines.writelines(f"{query}\t{video}\t{grade:.15g}\n" for (query, video), grade in found.grades.items())
-    if found.watches:
+        lines.writelines(f"{query}\t{video}\t{grade:.15g}\n" for (query, video), grade in records.grades.items())
+    if records.watches:
         with (folder / "interactions.csv").open("w", encoding="utf-8", newline="") as lines:
-            csv.writer(lines).writerows([("user_id", "item_id", "timestamp"), *found.watches])
+            csv.writer(lines).writerows([("user_id", "item_id", "timestamp"), *records.watches])
     OmegaConf.save(OmegaConf.create(settings), folder / "collection.yaml")
 
 
-def _place(draft: Path, folder: Path) -> None:
-    """Give the finished draft its name, unless another process has taken it meanwhile."""
+def _rename_draft(draft: Path, folder: Path) -> None:
+    """Rename the finished draft, unless another process has made the folder meanwhile."""
     try:
         draft.replace(folder)
     except OSError:
@@ -126,23 +126,23 @@ def _refuse_existing(folder: Path) -> None:
         raise UserError(f"{folder} exists and is not empty. Name another folder, or remove this one first.")
 
 
-def show(found: Survey, warnings: Sequence[str]) -> None:
+def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     """Print figures, the lengths as bars, and the warnings."""
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in found.facts:
+    for name, value in summary.facts:
         table.add_row(name, value)
     console.print(table)
     console.print("\nvideos by words of their description")
-    most = max(n for _, n in found.lengths)
-    for label, n in found.lengths:
-        console.print(f"  {label:>12} {'█' * round(40 * n / most)} {n:,}")
-    for warning in [*warnings, *found.warnings]:
+    longest = max(n for _, n in summary.lengths)
+    for label, n in summary.lengths:
+        console.print(f"  {label:>12} {'█' * round(40 * n / longest)} {n:,}")
+    for warning in [*warnings, *summary.warnings]:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
     command = argparse.ArgumentParser(prog="python -m dcdt.collection", description="Collections: make, check, copy.")
     actions = command.add_subparsers(dest="action", required=True)
     make = actions.add_parser("new", help="write a collection from exported tables", epilog=EPILOG)
@@ -150,32 +150,32 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--videos", type=Path, required=True, metavar="FILE", help="id, title, description, ...")
     make.add_argument("--queries", type=Path, metavar="FILE", help="question, id of a video that answers it, grade")
     make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
-    for role, usual in USUAL.items():
-        make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(usual[:4])}")
+    for role, names in COLUMN_NAMES.items():
+        make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
     make.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the videos to keep as metadata (all)")
     make.add_argument("--name", help="of the collection (the folder's)")
     make.add_argument("--positive-grade", type=float, default=1.0, metavar="G", help="least grade of a positive (1)")
     make.add_argument("--languages", nargs="*", metavar="CODE", help="of the queries; others are reported apart")
     make.add_argument("--bootstrap-queries", choices=KINDS, help="weak queries: no labels are needed, none are made up")
-    for name, words in (("check", "validate a collection and print what it holds"), ("demo", "copy the 46-video set")):
-        actions.add_parser(name, help=words).add_argument("folder", type=Path)
+    for name, help_text in (
+        ("check", "validate a collection and print what it holds"),
+        ("demo", "copy the 46-video set"),
+    ):
+        actions.add_parser(name, help=help_text).add_argument("folder", type=Path)
     return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    guard_output()
-    given = parser().parse_args(arguments)
-    try:
-        warnings = new(given.folder, given) if given.action == "new" else []
-        if given.action == "demo":
-            demo(given.folder)
-        show(check(given.folder), warnings)
-    except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
-    run = f"python -m dcdt.run data=files data.path={given.folder}"
-    print(f"\n{given.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201
+    """Run the command."""
+    redact_output()
+    options = make_parser().parse_args(arguments)
+    with exit_on_user_error():
+        warnings = new_collection(options.folder, options) if options.action == "new" else []
+        if options.action == "demo":
+            copy_demo(options.folder)
+        print_summary(check_collection(options.folder), warnings)
+    run = f"python -m dcdt.run data=files data.path={options.folder}"
+    print(f"\n{options.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is installed here, what it can use, and what to mend: `python -m dcdt.doctor`. No key is ever shown."""
+"""Versions, devices, keys and folders, and what to fix: `python -m dcdt.doctor`. No key is ever printed."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dcdt.redact import guard_output
+from dcdt.utils.redaction import redact_output
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -24,11 +24,11 @@ Line = tuple[str, str]
 
 
 def packages() -> tuple[list[Line], list[str]]:
-    """Versions of what the package requires, by extra, and what is missing of the core or older than it may be."""
+    """Versions of the required packages, by extra, and problems: core packages that are missing or too old."""
     lines, problems = [("dcdt", version("dcdt")), ("python", platform.python_version())], []
     for requirement in map(Requirement, requires("dcdt") or []):
-        found = EXTRA.search(str(requirement.marker))
-        extra = f"[{found[1]}]" if found else ""
+        match = EXTRA.search(str(requirement.marker))
+        extra = f"[{match[1]}]" if match else ""
         if extra in ("[dev]", "[audit]") or not _applies(requirement, extra):
             continue
         remedy = f"pip install 'dcdt{extra}'"
@@ -41,13 +41,13 @@ def packages() -> tuple[list[Line], list[str]]:
         fits = requirement.specifier.contains(installed, prereleases=True)
         lines.append((requirement.name, installed + (f"  {extra}" if extra else "")))
         if not fits:
-            said = f"{requirement.name} is {installed}; dcdt{extra} needs {requirement.specifier}"
-            problems.append(f"{said}: pip install --upgrade 'dcdt{extra}'")
+            versions = f"{requirement.name} is {installed}; dcdt{extra} needs {requirement.specifier}"
+            problems.append(f"{versions}: pip install --upgrade 'dcdt{extra}'")
     return lines, problems
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
-    """Whether a requirement is one of this machine, its extra taken as chosen."""
+    """Whether a requirement applies to this machine, given its extra."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra.strip("[]")})
 
 
@@ -56,7 +56,7 @@ def devices() -> list[Line]:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return [("accelerator", f"{', '.join(names)} (CUDA {torch.version.cuda}): trainer=gpu")]
     if torch.backends.mps.is_available():
         return [("accelerator", "Apple GPU: trainer=gpu")]
@@ -64,12 +64,12 @@ def devices() -> list[Line]:
 
 
 def keys() -> list[Line]:
-    """Which keys are set; never their values."""
+    """The keys that are set, without their values."""
     return [(name, "set" if os.environ.get(name) else f"not set ({words})") for name, words in KEYS.items()]
 
 
 def folders() -> tuple[list[Line], list[str]]:
-    """Sizes of the caches and of the outputs, and what cannot be written."""
+    """Sizes of the caches and of the outputs, and folders that cannot be written."""
     from dcdt.config import cache_root, outputs_root
 
     lines, problems = [], []
@@ -88,8 +88,8 @@ def folders() -> tuple[list[Line], list[str]]:
 
 
 def wandb_mode() -> list[Line]:
-    """Where runs with logger=wandb go."""
-    from dcdt.callbacks.wandb_key import has_key
+    """The mode of runs with logger=wandb."""
+    from dcdt.training.loggers.wandb_key import has_key
 
     chosen = os.environ.get("WANDB_MODE")
     mode = f"{chosen} ($WANDB_MODE)" if chosen else "online" if has_key() else "offline, since no key is configured"
@@ -105,8 +105,8 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; exit code 2 where something stands in the way of a run."""
-    guard_output()
+    """The command; exit code 2 where a run is not possible."""
+    redact_output()
     parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
     parser.parse_args(arguments)
     lines, problems = packages()
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in lines:
         print(f"{name:<34}{value}")  # noqa: T201 - the command's own answer
     for problem in problems:
-        print(f"mend: {problem}")  # noqa: T201
+        print(f"fix: {problem}")  # noqa: T201
     if problems:
         raise SystemExit(2)
     print("nothing stands in the way of a run: python -m dcdt.run")  # noqa: T201

@@ -13,24 +13,25 @@ import hydra
 from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
-from dcdt.config import EmbedJob, Settings, config_folder, parse, take_embed_job
-from dcdt.errors import UserError, in_words, mendable
+from dcdt.config import Settings, config_folder, parse
+from dcdt.embeddings.config import EmbedJob, take_embed_job
+from dcdt.utils.errors import UserError, format_error, is_user_error
 
 if TYPE_CHECKING:
-    from dcdt.data.embeddings import VectorCache
+    from dcdt.embeddings.cache import VectorCache
 
 
 def run(settings: Settings, job: EmbedJob) -> None:
-    """Embed every query and every field of every video that the cache lacks, or do what the job says instead.
+    """Embed what the cache lacks of the queries and the fields of the videos, or verify it, or import vectors.
 
     Raises:
-        UserError: something the user can mend.
+        UserError: a mistake that the user can correct.
     """
-    from dcdt.data.collection import load_collection
-    from dcdt.data.embeddings import VectorCache
-    from dcdt.data.imports import import_vectors
-    from dcdt.embedders import space_of
-    from dcdt.embedders.filling import fill
+    from dcdt.data.beir import load_collection
+    from dcdt.embeddings.cache import VectorCache
+    from dcdt.embeddings.fill import fill
+    from dcdt.embeddings.providers import space_of
+    from dcdt.embeddings.vector_import import import_vectors
 
     collection = load_collection(settings.data.path)
     choice = "" if settings.embedder.name == "local" else f" embedder={settings.embedder.name}"
@@ -42,7 +43,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
     cache = VectorCache(settings.data.cache, space, remedy)
     if job.importing.vectors is not None:
         names = job.importing.names
-        added, known = import_vectors(
+        added, skipped = import_vectors(
             cache,
             Path(job.importing.vectors),
             None if names is None else Path(names),
@@ -50,32 +51,31 @@ def run(settings: Settings, job: EmbedJob) -> None:
             job.importing.field,
             job.importing.normalise,
         )
-        _say(f"{added:,} vectors imported; {known:,} rows left out, their texts have a vector already")
+        _print(f"{added:,} vectors imported; {skipped:,} rows left out, their texts have a vector already")
     else:
         collection.check_fields(settings.fields)
         fields = [text for name in settings.fields for text in collection.field_texts(name)]
-        asked = collection.queries.texts if collection.asked else []
-        done = fill(cache, [*asked, *fields], settings.embedder, dry_run=job.dry_run)
-        if not done.embedded and not job.dry_run:
-            _say(f"{done.texts:,} distinct texts, all cached")
+        queries = collection.queries.texts if collection.has_questions else []
+        result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
+        if not result.embedded and not job.dry_run:
+            _print(f"{result.texts:,} distinct texts, all cached")
     if not job.dry_run:
-        _say(f"{cache.folder}: {len(cache):,} vectors of {cache.space.dimensions} numbers")
+        _print(f"{cache.folder}: {len(cache):,} vectors of {cache.space.dimensions} numbers")
 
 
 def _verify(cache: "VectorCache") -> None:
-    from dcdt.data.verify import verify
+    from dcdt.embeddings.verification import verify
 
     if not cache.folder.is_dir():
         raise UserError(f"there is no cache {cache.folder}. Check data.cache and embedder; {cache.remedy} makes one.")
-    found = verify(cache)
-    _say(
-        f"{cache.folder}: {found.files} files, {found.vectors:,} vectors of {found.texts:,} texts; {len(found.bad)} bad"
-    )
-    if found.bad:
-        raise UserError("\n".join([*found.bad, f"Delete these files, then {cache.remedy}; other vectors are kept."]))
+    result = verify(cache)
+    counts = f"{result.files} files, {result.vectors:,} vectors of {result.texts:,} texts; {len(result.bad)} bad"
+    _print(f"{cache.folder}: {counts}")
+    if result.bad:
+        raise UserError("\n".join([*result.bad, f"Delete these files, then {cache.remedy}; other vectors are kept."]))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line)  # noqa: T201 - what the command says
 
 
@@ -86,12 +86,12 @@ def job(config: DictConfig) -> None:
         own, rest = take_embed_job(config)
         run(parse(rest), own)
     except (UserError, OSError) as error:
-        if not mendable(error):
+        if not is_user_error(error):
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201
+        print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; what was embedded is stored, and the same command goes on from there", file=sys.stderr)  # noqa: T201
+        print("stopped; what was embedded is stored, and the same command continues from there", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
 
 

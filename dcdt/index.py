@@ -6,78 +6,70 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.data.types import Documents
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
-from dcdt.words import counted
+from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import pluralize
 
 
-def _videos(served: ServedRecommender, given: argparse.Namespace) -> Documents:
-    """The videos of a command line: a file, or one in words; an update keeps of that one what is not given."""
-    if (given.videos is None) == (given.id is None):
+def _read_videos(served: ServedRecommender, args: argparse.Namespace) -> Documents:
+    """Read the videos of a command line: a file, or one video; an update keeps the fields that are not named."""
+    if (args.videos is None) == (args.id is None):
         raise UserError("give either --videos FILE, or --id with --title and --text.")
-    if given.videos is not None:
-        roles = {"id": given.id_column, "title": given.title_column, "text": given.text_column}
-        return read_file(given.videos, {role: name for role, name in roles.items() if name is not None})
-    if given.action == "add":
-        return one_video(given.id, given.title or "", given.text or "", given.meta)
-    old = served.videos([given.id.strip()])
-    title = old.titles[0] if given.title is None else given.title
-    text = old.texts[0] if given.text is None else given.text
-    new = one_video(given.id, title, text, given.meta)
+    if args.videos is not None:
+        roles = {"id": args.id_column, "title": args.title_column, "text": args.text_column}
+        return read_file(args.videos, {role: name for role, name in roles.items() if name is not None})
+    if args.action == "add":
+        return one_video(args.id, args.title or "", args.text or "", args.meta)
+    old = served.videos([args.id.strip()])
+    title = old.titles[0] if args.title is None else args.title
+    text = old.texts[0] if args.text is None else args.text
+    new = one_video(args.id, title, text, args.meta)
     return replace(new, metadata=[{**old.metadata[0], **new.metadata[0]}])
 
 
-def _change(served: ServedRecommender, given: argparse.Namespace) -> str:
-    """Add, update or delete, and say what was done."""
+def _change(served: ServedRecommender, args: argparse.Namespace) -> str:
+    """Add, update or delete; a line that says what was done."""
     started = time.perf_counter()
-    if given.action == "delete":
-        served.delete(given.ids)
-        done = f"deleted {len(set(given.ids))}"
+    if args.action == "delete":
+        served.delete(args.ids)
+        done = f"deleted {len(set(args.ids))}"
     else:
-        videos = _videos(served, given)
-        (served.add if given.action == "add" else served.update)(videos)
-        done = f"{'added' if given.action == 'add' else 'updated'} {len(videos)}"
+        videos = _read_videos(served, args)
+        (served.add if args.action == "add" else served.update)(videos)
+        done = f"{'added' if args.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
-    return f"{done} in {seconds:.2f} s: {counted(len(served), 'video')}, version {served.store.pointer.version}"
+    return f"{done} in {seconds:.2f} s: {pluralize(len(served), 'video')}, version {served.catalogue.pointer.version}"
 
 
 def _info(served: ServedRecommender) -> str:
-    """What the index holds."""
-    store = served.store
-    lines = [f"{counted(len(served), 'video')}, version {store.pointer.version} of build {store.pointer.build}"]
-    lines.append(f"model {served.name}, from the collection {store.model['collection']}")
-    lines.append(f"catalogue: {store.catalogue.url}")
+    """Describe the index in lines."""
+    catalogue = served.catalogue
+    lines = [
+        f"{pluralize(len(served), 'video')}, version {catalogue.pointer.version} of build {catalogue.pointer.build}"
+    ]
+    lines.append(f"model {served.name}, from the collection {served.manifest.collection}")
+    lines.append(f"catalogue: {catalogue.table.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
-    for name, facts in store.model["approximate"].items():
-        lines.append(f"{name}: {facts['kind']}, recall@10 {facts['recall']:.3f} against exact search")
-    if not store.model["approximate"]:
+    for name, facts in served.manifest.approximate.items():
+        lines.append(f"{name}: {facts.kind}, recall@10 {facts.recall:.3f} against exact search")
+    if not served.manifest.approximate:
         lines.append("search is exact")
-    if served.questions is not None:
-        lines.append(_eight_bit(served.questions))
-    if served.threshold is not None:
-        found = served.threshold
+    if served.manifest.threshold is not None:
+        threshold = served.manifest.threshold
         lines.append(
-            f"nothing fits below {found['value']:.4f}: on {found['queries']} validation questions it keeps "
-            f"{found['kept']:.0%} of those with an answer and refuses {found['refused']:.0%} of those without"
+            f"nothing fits below {threshold.value:.4f}: on {threshold.queries} validation questions it answers "
+            f"{threshold.answered:.0%} of those with an answer and rejects {threshold.rejected:.0%} of those without"
         )
     return "\n".join(lines)
 
 
-def _eight_bit(found: dict[str, Any]) -> str:
-    """What 8-bit questions change, as the build measured it."""
-    gap = f"{found['ndcg@10'] - found['float32']:+.4f}"
-    interval = f" [{found['low']:+.4f}, {found['high']:+.4f}]" if found["low"] is not None else ""
-    return (
-        f"questions by 8-bit weights in {found['weights']}, {found['times_as_fast']:.2f} times as fast as float32 "
-        "where it was built: "
-        f"nDCG@10 on {found['queries']} validation questions {found['ndcg@10']:.4f} against {found['float32']:.4f}, "
-        f"{gap}{interval}; of the first ten videos {10 * found['same']:.1f} are the same"
-    )
+def _print_progress(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,11 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser("build", help="export the run and index its collection anew")
     build.add_argument(
         "--catalogue", metavar="URL", help="keep the table at a folder or s3://BUCKET/PATH that several machines share"
-    )
-    build.add_argument(
-        "--eight-bit",
-        action="store_true",
-        help="embed questions with 8-bit weights: faster; what that changes on validation is said, a sure loss refused",
     )
     actions.add_parser("info", help="what the index holds")
     for name, about in (("add", "add new videos"), ("update", "put edited videos in the place of old ones")):
@@ -116,28 +103,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
-    given = _parser().parse_args(arguments)
-    say = lambda text: print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: E731, T201
-    try:
-        if given.action == "build":
+    redact_output()
+    args = _parser().parse_args(arguments)
+    with exit_on_user_error():
+        if args.action == "build":
             from dcdt.serving.export import build
 
-            build(given.run, say, given.catalogue, given.eight_bit)
-            print(_info(ServedRecommender(given.run)))  # noqa: T201
+            build(args.run, _print_progress, args.catalogue)
+            print(_info(ServedRecommender(args.run)))  # noqa: T201
             return
-        served = load(given.run, say)
-        if given.action == "info":
+        served = load(args.run, _print_progress)
+        if args.action == "info":
             print(_info(served))  # noqa: T201
-        elif given.action == "export":
+        elif args.action == "export":
             from dcdt.serving.parquet import write_parquet
 
-            print(write_parquet(served, given.out))  # noqa: T201
+            print(write_parquet(served, args.out))  # noqa: T201
         else:
-            print(_change(served, given))  # noqa: T201
-    except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
+            print(_change(served, args))  # noqa: T201
 
 
 if __name__ == "__main__":

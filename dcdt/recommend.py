@@ -14,53 +14,54 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcdt.data.rows import find_column, plain_text, read_rows
-from dcdt.errors import UserError, in_words
-from dcdt.files import cell_text, write_text
-from dcdt.redact import guard_output
-from dcdt.serving.recommender import Recommendation, ServedRecommender, load
-from dcdt.words import counted, listed
+from dcdt.data.table_reader import cell_text, find_column, read_rows
+from dcdt.serving.load import load
+from dcdt.serving.recommender import Recommendation, ServedRecommender
+from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.files import escape_cell, write_text
+from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import join_names, pluralize
 
 QUESTION_COLUMNS = ("question", "query", "text")
-COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
-BATCH = 64  # questions that are embedded together
-LARGEST = 100_000  # questions of a batch file
+CSV_COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
+BATCH_SIZE = 64  # questions that are embedded together
+MAX_QUESTIONS = 100_000  # questions of a batch file
 
 
-def table(question: str, answer: list[Recommendation], explained: bool) -> Table:
+def answer_table(question: str, answer: list[Recommendation], explained: bool) -> Table:
     """An answer as a table."""
-    shown = Table(title=escape(question), title_justify="left")
+    result = Table(title=escape(question), title_justify="left")
     for name in ("rank", "score"):
-        shown.add_column(name, justify="right")
-    known = [name for name in ("series", "link") if any(getattr(item, name) for item in answer)]
-    for name in ("title", *known, *(["why"] if explained else [])):
-        shown.add_column(name, overflow="fold")
+        result.add_column(name, justify="right")
+    optional = [name for name in ("series", "link") if any(getattr(item, name) for item in answer)]
+    for name in ("title", *optional, *(["why"] if explained else [])):
+        result.add_column(name, overflow="fold")
     for item in answer:
         cells = [str(item.rank), f"{item.score:.4f}", escape(item.title or item.text[:80])]
-        cells += [escape(getattr(item, name) or "") for name in known]
-        shown.add_row(*cells, *([escape(reasons(item.why))] if explained else []))
-    return shown
+        cells += [escape(getattr(item, name) or "") for name in optional]
+        result.add_row(*cells, *([escape(format_reasons(item.why))] if explained else []))
+    return result
 
 
-def reasons(why: dict[str, Any] | None) -> str:
+def format_reasons(why: dict[str, Any] | None) -> str:
     """What made up a score, a line a part of the model, and one for a rank head.
 
-    >>> reasons({"parts": [{"name": "bm25", "score": 2.5, "terms": {"rank": 2.5}, "z": 3.0, "share": 1.5}]})
+    >>> format_reasons({"parts": [{"name": "bm25", "score": 2.5, "terms": {"rank": 2.5}, "z": 3.0, "share": 1.5}]})
     'bm25 2.500 (z +3.00, adds +1.500): rank +2.500'
     """
     lines = []
     for part in (why or {}).get("parts", []):
         fused = f" (z {part['z']:+.2f}, adds {part['share']:+.3f})" if "z" in part else ""
-        added = [f"{name} {value:+.3f}" for key in ("fields", "terms") for name, value in part.get(key, {}).items()]
-        looked = [f"attention {name} {value:.2f}" for name, value in part.get("attention", {}).items()]
-        colon = ":" if added or looked else ""
-        lines.append(f"{part['name']} {part['score']:.3f}{fused}{colon} {', '.join([*added, *looked])}".rstrip())
+        terms = [f"{name} {value:+.3f}" for key in ("fields", "terms") for name, value in part.get(key, {}).items()]
+        attention = [f"attention {name} {value:.2f}" for name, value in part.get("attention", {}).items()]
+        colon = ":" if terms or attention else ""
+        lines.append(f"{part['name']} {part['score']:.3f}{fused}{colon} {', '.join([*terms, *attention])}".rstrip())
     if evidence := (why or {}).get("evidence"):
         lines.append("ranked by " + ", ".join(f"{name} {value:+.3f}" for name, value in evidence.items()))
     return "\n".join(lines)
 
 
-def as_json(question: str, answer: list[Recommendation]) -> str:
+def to_json(question: str, answer: list[Recommendation]) -> str:
     """An answer as one line of JSON."""
     return json.dumps({"question": question, "answer": [item.as_dict() for item in answer]}, ensure_ascii=False)
 
@@ -77,62 +78,62 @@ def read_questions(path: Path, column: str | None = None) -> list[str]:
     """
     rows = list(read_rows(path))
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    if not 0 < len(rows) <= LARGEST:
-        raise UserError(f"{path} holds {len(rows)} questions; 1 to {LARGEST:,} can be asked at once.")
-    found = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
-    if found is None:
-        raise UserError(f"{path}: no column of questions among {listed(columns)}.\nName it: --query-column NAME")
-    return [plain_text(row.get(found)) for _, row in rows]
+    if not 0 < len(rows) <= MAX_QUESTIONS:
+        raise UserError(f"{path} holds {len(rows)} questions; 1 to {MAX_QUESTIONS:,} can be asked at once.")
+    column_name = find_column(columns, column, QUESTION_COLUMNS, "--query-column")
+    if column_name is None:
+        raise UserError(f"{path}: no column of questions among {join_names(columns)}.\nName it: --query-column NAME")
+    return [cell_text(row.get(column_name)) for _, row in rows]
 
 
-def batch_lines(served: ServedRecommender, questions: Sequence[str], given: argparse.Namespace) -> Iterator[str]:
+def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
     """The answers to many questions, as CSV or as lines of JSON."""
-    if not given.json:
-        yield _csv_line(COLUMNS)
-    for start in range(0, len(questions), BATCH):
-        part = questions[start : start + BATCH]
-        answers = served.recommend(part, given.k, given.filter, given.explain, given.abstain, given.user)
+    if not args.json:
+        yield _csv_line(CSV_COLUMNS)
+    for start in range(0, len(questions), BATCH_SIZE):
+        part = questions[start : start + BATCH_SIZE]
+        answers = served.recommend(part, args.k, args.filter, args.explain, args.abstain, args.user)
         for question, answer in zip(part, answers, strict=True):
-            if given.json:
-                yield as_json(question, answer) + "\n"
+            if args.json:
+                yield to_json(question, answer) + "\n"
                 continue
             for item in answer:
                 texts = (item.id, item.title, item.series or "", item.link or "")
                 yield _csv_line(
-                    (cell_text(question), item.rank, f"{item.score:.6g}", *map(cell_text, texts))
+                    (escape_cell(question), item.rank, f"{item.score:.6g}", *map(escape_cell, texts))
                 )  # of a stranger's catalogue: what a spreadsheet opens must not be a formula
 
 
-def answer_one(served: ServedRecommender, question: str, given: argparse.Namespace, console: Console) -> None:
+def answer_one(served: ServedRecommender, question: str, args: argparse.Namespace, console: Console) -> None:
     """Print the answer to one question."""
-    found = served.answer(question, given.k, given.filter, given.explain, given.abstain, given.user)
-    answer = found.videos[0]
-    if given.json:
-        print(as_json(question, answer), flush=True)  # noqa: T201
+    answers = served.answer(question, args.k, args.filter, args.explain, args.abstain, args.user)
+    answer = answers.videos[0]
+    if args.json:
+        print(to_json(question, answer), flush=True)  # noqa: T201
     elif answer:
-        console.print(table(question, answer, given.explain))
-    elif found.unfit[0]:
+        console.print(answer_table(question, answer, args.explain))
+    elif answers.nothing_fits[0]:
         console.print("Nothing here fits the question.")
     else:
         console.print("No video meets the filter.")
 
 
-def converse(served: ServedRecommender, given: argparse.Namespace, console: Console) -> None:
+def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: Console) -> None:
     """Answer questions line by line until the input ends; a mistake is told, and the next line is read."""
     if sys.stdin.isatty():
-        console.print(f"{counted(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
+        console.print(f"{pluralize(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
     for line in sys.stdin:
         if not line.strip():
             break
         try:
-            answer_one(served, line.strip(), given, console)
+            answer_one(served, line.strip(), args, console)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
     )
@@ -148,29 +149,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=Path, metavar="CSV", help="answer the questions of a table")
     parser.add_argument("--query-column", metavar="NAME", help="of --batch (default: question, query or text)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a batch here")
-    given = parser.parse_args(arguments)
-    if sum([given.question is not None, given.interactive, given.batch is not None]) != 1:
+    args = parser.parse_args(arguments)
+    if sum([args.question is not None, args.interactive, args.batch is not None]) != 1:
         parser.error('give one of: "a question", --interactive, --batch CSV')
     console = Console(width=None if os.isatty(1) else 120)
-    try:
-        served = load(given.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
-        for note in served.notes_for(given.user):
-            print(f"note: {note}", file=sys.stderr)  # noqa: T201
-        if given.interactive:
-            converse(served, given, console)
-        elif given.batch is not None:
-            lines = batch_lines(served, read_questions(given.batch, given.query_column), given)
-            if given.out is not None:
-                write_text(given.out, "".join(lines))
+    with exit_on_user_error():
+        try:
+            served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
+            for note in served.notes_for(args.user):
+                print(f"note: {note}", file=sys.stderr)  # noqa: T201
+            if args.interactive:
+                answer_lines(served, args, console)
+            elif args.batch is not None:
+                lines = batch_lines(served, read_questions(args.batch, args.query_column), args)
+                if args.out is not None:
+                    write_text(args.out, "".join(lines))
+                else:
+                    sys.stdout.writelines(lines)
             else:
-                sys.stdout.writelines(lines)
-        else:
-            answer_one(served, given.question, given, console)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
-    except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
+                answer_one(served, args.question, args, console)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
 
 
 def _csv_line(cells: Sequence[object]) -> str:

@@ -1,9 +1,11 @@
-"""Train and test one configuration: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
+"""Run one job of Hydra, or a sweep: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
 
 import logging
 import sys
-import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
@@ -11,157 +13,164 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dcdt import distributed, resume
-from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.cli import prepare_hydra
-from dcdt.config import Settings, config_folder, parse, read_overrides
-from dcdt.devices import claim_gpus
-from dcdt.errors import MissingField, NotApplicable, in_words, mendable
-from dcdt.redact import redacted
-from dcdt.status import Status
-from dcdt.sweep import ENDED, STARTED, summarise, without_unread
+from dcdt.config import config_folder, parse, read_overrides
+from dcdt.config.renames import normalise
+from dcdt.runs.folder import RunFolder
+from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
+from dcdt.training import distributed, experiment
+from dcdt.training.devices import claim_gpus
+from dcdt.training.loggers import choose_logger
+from dcdt.training.loggers.base import RunLogger
+from dcdt.training.rank import adopt_srun, global_rank
+from dcdt.training.resume import resumed_config, should_resume
+from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user_error
+from dcdt.utils.redaction import redact
 
 log = logging.getLogger("dcdt")
-JOBS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN where it has none
+METRICS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN without one
 
 
-def run(
-    settings: Settings, config: DictConfig, status: Status, logger: RunLogger, resuming: bool = False
-) -> dict[str, float]:
-    """Train (where there is something to train), test once from the best weights, write the run's folder.
+@dataclass
+class Job:
+    """One job of Hydra, and how it ended.
 
-    Args:
-        settings: the checked configuration.
-        config: the same as composed, written to config.yaml and to the logger.
-        status: of the run's folder.
-        logger: opened here, closed by the caller.
-        resuming: whether the run goes on from the state in its folder.
-
-    Returns:
-        The metrics of the run, `side/name` to value.
-
-    Raises:
-        UserError: something the user can mend.
-        NotApplicable: the collection lacks what the model needs.
+    Attributes:
+        config: as composed; of a resumed run, as stored.
+        folder: that this process writes.
+        overrides: of the command line.
+        sweeping: whether it is a job of a sweep.
+        folder_named: whether the user named the folder (`hydra.run.dir=` or `resume=`).
+        launcher: of Hydra.
+        resume: the run to resume, or None.
+        logger: that receives the run.
+        status: finished, failed or not_applicable.
+        reason: why it failed.
+        metric: the primary metric.
     """
-    from dcdt.data.collection import load_collection
-    from dcdt.data.splits import make_split
 
-    collection = load_collection(settings.data.path)
-    collection.check_fields(settings.fields)
-    split = make_split(collection, settings.split)
+    config: DictConfig
+    folder: RunFolder
+    overrides: list[str]
+    sweeping: bool
+    folder_named: bool
+    launcher: str | None
+    resume: str | None
+    logger: RunLogger = field(default_factory=RunLogger)
+    status: str = "failed"
+    reason: str = "interrupted"
+    metric: float = float("nan")
 
-    # torch and lightning take seconds to import: only after the configuration and the texts are found good
-    from dcdt import setup
-    from dcdt.figures import run_figures
-    from dcdt.outcome import Outcome
-    from dcdt.provenance import provenance
-    from dcdt.results import summarise, write_results
-    from dcdt.tuning import search
+    @classmethod
+    def from_hydra(cls, config: DictConfig) -> "Job":
+        """The job that Hydra has composed."""
+        hydra_config, resume = HydraConfig.get(), config.get("resume")
+        return cls(
+            config=config,
+            folder=RunFolder(Path(hydra_config.runtime.output_dir)),
+            overrides=list(hydra_config.overrides.task),
+            sweeping=hydra_config.mode == RunMode.MULTIRUN,
+            folder_named=resume is not None
+            or any(text.startswith("hydra.run.dir=") for text in hydra_config.overrides.hydra),
+            launcher=hydra_config.runtime.choices.get("hydra/launcher"),
+            resume=resume,
+        )
 
-    folder = status.folder
-    setup.prepare(settings)
-    tables = setup.load_tables(settings, collection)
-    data = setup.make_datamodule(settings, collection, split, tables)
-    status.start(config, provenance(collection, split, setup.space(settings).folder), resuming)
-    logger.start(setup.simulated_parts(collection, split, settings), resuming)
-    looking_on = logger if settings.trials == 1 else RunLogger()  # while trials are compared, none is shown
-    trained, chosen, trials = search(
-        settings,
-        config,
-        lambda trial, at: setup.train(trial, tables, data, looking_on, resume.state_path(folder, at, settings.trials)),
-    )
-    if settings.trials > 1:
-        logger.curves(trained.history)
-    setup.save(trained, chosen, trials, folder)
-    reference = setup.reference_results(tables, trained.trainer, data)
-    started = time.perf_counter()
-    trained.trainer.test(trained.model, datamodule=data, verbose=False)
-    results, seconds = trained.model.results, time.perf_counter() - started
-    trained.model.to(tables.device)  # Lightning has moved it to the CPU, away from its vectors
-
-    metrics: dict[str, float] = summarise(results) | trained.model.facts()
-    metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
-    notes = write_results(folder, results, metrics, data)
-    status.cost(setup.cost(trained, seconds))
-    figures = run_figures(trained.history, results["test"].pairs, settings.option, metrics["zero_shot/val/mrr"])
-    logger.finish(
-        Outcome(chosen, trained.model, trained.epoch, trained.history, data, results, metrics, figures, folder)
-    )
-    status.finish()
-    resume.discard(folder)
-    if settings.callbacks.progress:
-        setup.print_summary(settings, collection, split, trained, reference, folder, notes)
-    return metrics
+    @property
+    def choices(self) -> list[str] | None:
+        """The overrides of a job of a sweep that its model reads; None for a single run."""
+        if not self.sweeping:
+            return None
+        return read_overrides(self.overrides, self.config.get("model"), self.config.get("trials"))
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-def job(config: DictConfig) -> float:
-    """One job of Hydra; returns the primary metric, so that sweepers can search."""
-    distributed.adopt_srun()
-    place = HydraConfig.get()
-    folder, sweeping = Path(place.runtime.output_dir), place.mode == RunMode.MULTIRUN
-    choices, resumed = None, config.get("resume") is not None
-    named = resumed or any(text.startswith("hydra.run.dir=") for text in place.overrides.hydra)
-    if sweeping and folder in JOBS:  # the same job again: its model does not read what differs
-        return JOBS[folder]
-    status, logger, ending, reason = Status(folder), RunLogger(), "failed", "interrupted"
-    value = float("nan")
-    lacking = (NotApplicable, MissingField) if sweeping else ()
+def run_job(config: DictConfig) -> float:
+    """Run one job of Hydra; returns its primary metric, so that sweepers can search."""
+    adopt_srun()
+    job = Job.from_hydra(config)
+    path = job.folder.path
+    if not job.sweeping or path not in METRICS:  # else the same job again: its model does not read what differs
+        with record_end(job):
+            job.metric = train_and_test(job)
+        METRICS[path] = job.metric
+    return METRICS[path]
+
+
+def train_and_test(job: Job) -> float:
+    """Do the work of a job, unless it was done before; returns the primary metric.
+
+    Raises:
+        UserError: a mistake that the user can correct.
+        NotApplicable: the collection lacks what the model needs.
+    """
+    run_folder, job.config = job.folder, normalise(job.config)
+    if job.resume is not None:
+        job.config = resumed_config(run_folder, job.resume, job.overrides, job.sweeping)
+    if job.sweeping:
+        job.config = without_unread(job.config)
+    job.folder = distributed.process_folder(run_folder, job.folder_named, job.sweeping)
+    job.folder.lock(wait=job.sweeping)
+    if job.sweeping or job.resume is not None:
+        done = run_folder.finished_metric(job.config)
+        if done is not None:
+            log.warning("done already: %s", run_folder.path.name)
+            return done
+    if not global_rank():
+        job.logger = choose_logger(job.config, run_folder, job.choices)
+    settings = parse(job.config)
+    settings.callbacks.progress &= not job.sweeping  # a sweep has one line for all its jobs
+    if job.launcher == "processes":
+        claim_gpus(settings.trainer)
+    resuming = should_resume(job.folder, job.config, settings, job.resume is not None, job.sweeping)
+    if distributed.needs_processes(settings):
+        job.logger = RunLogger()  # the first of the processes has the logger
+        metrics = distributed.run_processes(settings, job.config, job.folder, job.choices, resuming)
+    else:
+        metrics = experiment.run(settings, job.config, job.folder, job.logger, resuming)
+    return metrics[settings.primary_metric]
+
+
+@contextmanager
+def record_end(job: Job) -> Iterator[None]:
+    """Record how a job ends in its folder and logger; a failed job of a sweep does not end the sweep.
+
+    Raises:
+        SystemExit: a single run failed by a mistake that the user can correct (exit code 2).
+    """
     try:
-        config = resume.stored_config(config, place.overrides.task, folder, sweeping)
-        if sweeping:
-            config = without_unread(config)
-            choices = read_overrides(place.overrides.task, config.get("model"), config.get("trials"))
-        status = Status(distributed.own_folder(folder, named, sweeping))
-        status.claim(wait=sweeping)
-        logger = choose_logger(config, folder, choices) if not distributed.rank() else logger
-        if (sweeping or resumed) and (done := Status(folder).finished_metric(config)) is not None:
-            log.warning("done already: %s", folder.name)
-            ending, value = "done already", done
-            return value
-        settings = parse(config)
-        settings.callbacks.progress &= not sweeping  # one line for the whole of it
-        if place.runtime.choices.get("hydra/launcher") == "processes":
-            claim_gpus(settings.trainer)
-        resuming = resumed if distributed.rank() else resume.goes_on(status, config, settings, resumed, sweeping)
-        if distributed.needed(settings):
-            logger = RunLogger()  # one of the processes has it
-            metrics = distributed.run_processes(settings, config, status, choices, resuming)
-        else:
-            metrics = run(settings, config, status, logger, resuming)
-        ending, value = "finished", metrics[settings.primary_metric]
-        return value
-    except lacking as error:
-        ending, reason = "not_applicable", str(error).splitlines()[0]
-        status.not_applicable(config, reason)
-        log.warning("not applicable: %s", reason)
+        yield
+        job.status = "finished"
     except Exception as error:
-        known = isinstance(error, NotApplicable) or mendable(error)
-        reason = in_words(error) if known else f"{type(error).__name__}: {error}"
-        if not sweeping and known:
-            status.withdraw(error)
-            print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
+        if job.sweeping and isinstance(error, NotApplicable | MissingField):
+            job.status, job.reason = "not_applicable", str(error).splitlines()[0]
+            job.folder.mark_not_applicable(job.config, job.reason)
+            log.warning("not applicable: %s", job.reason)
+            return
+        is_user_mistake = isinstance(error, NotApplicable) or is_user_error(error)
+        job.reason = format_error(error) if is_user_mistake else f"{type(error).__name__}: {error}"
+        if not job.sweeping and is_user_mistake:
+            job.folder.withdraw(error)
+            print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
-        status.fail(config, error)
-        if not sweeping:
+        job.folder.fail(job.config, error)
+        if not job.sweeping:
             raise
-        log.error("failed: %s: %s", folder.name, redacted(in_words(error) if known else traceback.format_exc()))
+        details = job.reason if is_user_mistake else traceback.format_exc()
+        log.error("failed: %s: %s", job.folder.path.name, redact(details))
     finally:
-        logger.close(ending, reason)
-        status.release()
-        JOBS[folder] = value
-    return value
+        job.logger.close(job.status, job.reason)
+        job.folder.unlock()
 
 
 def main() -> None:
     """The command."""
     prepare_hydra()
-    for record in (STARTED, ENDED, JOBS):
+    for record in (STARTED, ENDED, METRICS):
         record.clear()
     code = 0
     try:
-        job()  # an interruption ends the command here
+        run_job()  # an interruption ends the command here
     except SystemExit as end:
         if end.code != 1 or not STARTED or ENDED or not isinstance(end.__context__, Exception):
             raise

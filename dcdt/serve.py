@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.errors import UserError, in_words
-from dcdt.redact import guard_output
+from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.redaction import redact_output
 
 
 class JsonLines(logging.Formatter):
-    """One line of JSON an event; what was asked stands there only where the service was told so."""
+    """One line of JSON an event; questions only with --log-questions."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, event and its facts."""
@@ -41,7 +41,7 @@ def _log_to_stderr() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    guard_output()
+    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
     )
@@ -55,38 +55,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--engine", choices=("memory", "lance"), default="memory", help="lance: search the table, hold no vectors"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the embedder, for one question (default: 1)")
-    given = parser.parse_args(arguments)
-    if not 0 <= given.port <= 65535:
-        parser.error(f"--port is {given.port}; give 0 to 65535")
+    args = parser.parse_args(arguments)
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port is {args.port}; give 0 to 65535")
     _log_to_stderr()
-    try:
+    with exit_on_user_error():
         try:
             import uvicorn
 
             from dcdt.serving.app import make_app
         except ImportError as error:
             raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
-        from dcdt.serving.live import Live
-        from dcdt.serving.threads import one_thread
+        from dcdt.serving.blas_threads import one_thread
+        from dcdt.serving.hot_reload import ReloadingRecommender
 
-        runs = [given.run, *([given.beside] if given.beside else [])]
-        lives = [Live(run, given.threads, given.engine) for run in runs]
+        runs = [args.run, *([args.beside] if args.beside else [])]
+        recommenders = [ReloadingRecommender(run, args.threads, args.engine) for run in runs]
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(lives, given.abstain, given.log_questions),
-                host=given.host,
-                port=given.port,
+                make_app(recommenders, args.abstain, args.log_questions),
+                host=args.host,
+                port=args.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=10,
-                h11_max_incomplete_event_size=256 * 1024,  # so that a long question is told its limit
+                h11_max_incomplete_event_size=256 * 1024,  # so that a question too long gets its limit as answer
             )
         )
-        sockets = [_socket(given.host, given.port)]
-    except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
-        raise SystemExit(2) from None
+        sockets = [_socket(args.host, args.port)]
     host, port = sockets[0].getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"http://{host}:{port}  (API: /docs; Ctrl-C stops)", flush=True)  # noqa: T201
@@ -95,13 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a taken port is told before anything is served."""
+    """A bound socket, so that a port in use is an error before anything is served."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)  # who comes before the service is ready waits
+        listener.listen(128)  # requests before the service is ready wait
     except OSError as error:
         listener.close()
         remedy = "Give another --port; 0 takes a free one."

@@ -1,43 +1,69 @@
 """Write docs/configuration.md from conf/: `python docs/generate.py`; a test says when it is out of date."""
 
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"
 GROUPS = {
-    "model": "what is trained or compared",
+    "model": "what is trained or compared ([models](models.md))",
     "loss": "what training minimises; models that are not trained read none",
-    "sampler": "which videos a query is held against in training",
-    "data": "the collection and its vectors",
+    "sampler": "which videos are the negatives of a query in training",
+    "data": "the collection and its vectors ([your data](your_data.md))",
     "split": "how queries are divided",
-    "embedder": "what turns texts into vectors",
-    "trainer": "the device and the length of training",
-    "logger": "where curves and tables are shown, beside the files of the run",
-    "callbacks": "what happens around training",
+    "embedder": "what turns texts into vectors ([embeddings](embeddings.md))",
+    "optimizer": "how weights follow their gradients, and the schedule of the learning rate",
+    "trainer": "the device and the length of training ([scaling](scaling.md))",
+    "logger": "where curves and tables go, beside the files of the run ([runs](runs.md))",
+    "callbacks": "early stopping, warnings and the progress bar",
     "experiment": "presets, each a small change of the above; null by default",
+    "hydra/launcher": "where the jobs of a sweep run ([scaling](scaling.md)); one after the other by default",
 }
 HEAD = """# Configuration
 
-Made from `conf/` by `python docs/generate.py`. A group is chosen as `group=option`, a value as `group.key=value`, a key
-of its own as `key=value`. `python -m dcdt.run --help` lists the groups, `--cfg job` prints the whole configuration
-without running it. Options of your own: `--config-dir FOLDER`, with `FOLDER/model/mine.yaml` for `model=mine`.
+Made from `conf/` by `python docs/generate.py`. Choose an option of a group as `group=option`, and set a value as
+`group.key=value` or `key=value`. `python -m dcdt.run --help` prints the groups and all values, `--cfg job` the
+configuration of a command without running it. Each option below links to its file, where every value has its default
+and a comment. Options of your own: `--config-dir FOLDER`, with `FOLDER/model/mine.yaml` for `model=mine`.
 """
 
 
 def option(path: Path) -> str:
-    """One option: what choosing it means (the file's first comment), and the file."""
+    """One option as a row of its group: its file, what it means (the file's first comment), and the values it sets."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
-    meaning = lines[0].removeprefix("#").strip()
-    return "\n".join([f"### {path.parent.name}={path.stem}", "", meaning, "", "```yaml", *lines[1:], "```", ""])
+    meaning = lines[0].removeprefix("#").strip().replace("|", "\\|")
+    keys = [key for key in re.findall(r"^(\w+):", "\n".join(lines), re.MULTILINE) if key not in ("defaults", "name")]
+    row = f"| [{path.stem}](../{path.relative_to(ROOT)}) | {meaning} |"
+    return row if path.parent.name == "experiment" else f"{row} {', '.join(f'`{key}`' for key in keys)} |"
+
+
+def plain_keys() -> list[str]:
+    """The keys of conf/config.yaml that belong to no group, with default and comment, a row each."""
+    rows, parent = [], ""
+    text = (CONF / "config.yaml").read_text(encoding="utf-8").split("experiment: null\n")[1]
+    for indent, key, value, comment in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.MULTILINE):
+        name = f"{parent}.{key}" if indent else key
+        if value:
+            rows.append(f"| `{name}` | `{value}` | {comment.replace('|', 'or')} |")
+        else:
+            parent = key
+    return rows
 
 
 def page() -> str:
     """The whole page."""
-    root = (CONF / "config.yaml").read_text(encoding="utf-8").splitlines()
-    parts = [HEAD, "## Defaults and keys of their own\n", "\n".join(["```yaml", *root[1:], "```", ""])]
+    parts = [HEAD]
     for group, words in GROUPS.items():
-        parts.append(f"## {group}: {words}\n")
-        parts += [option(path) for path in sorted((CONF / group).glob("*.yaml"))]
+        head = (
+            ["| option | what |", "|---|---|"]
+            if group == "experiment"
+            else ["| option | what | values |", "|---|---|---|"]
+        )
+        options = [option(path) for path in sorted((CONF / group).glob("*.yaml"))]
+        parts.append("\n".join([f"## {group}: {words}\n", *head, *options, ""]))
+    parts.append(
+        "\n".join(["## Keys without a group\n", "| key | default | what |", "|---|---|---|", *plain_keys(), ""])
+    )
     return "\n".join(parts)
 
 

@@ -1,14 +1,22 @@
 """Fixtures of all tests; their helpers are in support.py, since every folder may have a conftest of its own."""
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from embeddings.tiny import write_model
+from hydra import initialize_config_dir
 from hypothesis import HealthCheck, settings
-from support import make_collection
+from support import made_once, make_collection, small_run
 
-from dcdt.data.collection import load_collection
+from dcdt.config import config_folder, register_resolvers
+from dcdt.data.beir import load_collection
+from dcdt.serving.load import load
+
+INTERACTIONS = [f"u{at % 7},v{at * 3 % 20},{at}\n" for at in range(60)]
 
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("house")
@@ -35,3 +43,58 @@ def real(request):
 def doc_cache(tmp_path_factory):
     """A cache that the tests of documented commands share: the sentence model is exported once."""
     return tmp_path_factory.mktemp("cache")
+
+
+def make_bench(folder):
+    make_collection(folder / "small", grades=(1, 2), positive_grade=2, twins=3, repeats=6)
+    shutil.rmtree(folder / "small" / "embeddings")
+    (folder / "small" / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(INTERACTIONS))
+    write_model(folder / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """A folder with a collection and a tiny embedder, and a cache of its own."""
+    folder = made_once(tmp_path_factory, "serving", make_bench)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCDT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def make_run(bench, tmp_path_factory):
+    """Train a model and build its index, once for each list of overrides; the folder of its run."""
+
+    def make(*overrides):
+        def train(folder):
+            load(small_run(bench / "small", bench / "tiny", folder, *overrides))
+
+        name = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:16]
+        return made_once(tmp_path_factory, f"serving/runs/{name}", train)
+
+    return make
+
+
+@pytest.fixture
+def own_copy(make_run, tmp_path):
+    """A run of one's own, to change or to harm; it is copied with its build."""
+
+    def copy(*overrides):
+        return Path(shutil.copytree(make_run(*overrides), tmp_path / "run"))
+
+    return copy
+
+
+@pytest.fixture
+def environment(bench):
+    """Of a subprocess that imports this checkout."""
+    root = Path(__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": str(root), "DCDT_CACHE": str(bench / "cache"), "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="module")
+def hydra():
+    """Compose configurations as the commands do, for modules that are marked to use it."""
+    register_resolvers()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield

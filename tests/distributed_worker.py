@@ -12,19 +12,14 @@ import lightning as L
 import torch
 from support import prepare, quiet_trainer
 
-from dcdt.config import (
-    ContrastiveConfig,
-    DCDTConfig,
-    HardSamplerConfig,
-    InBatchSamplerConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    SplitConfig,
-)
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
+from dcdt.samplers.config import HardSamplerConfig, InBatchSamplerConfig
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
 from dcdt.samplers.pool import training_pool
@@ -53,7 +48,7 @@ def main(folder, out, sampler, gather):
         loss = ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
     else:
         found = InBatchSampler(InBatchSamplerConfig("in_batch", sampler == "logq", gathers), pool, made.tables)
-        loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+        loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False))
     size = next(size for size in range(4, 60) if len(pool.pairs) % size == 1)  # one process finds the last batch empty
     data = RankingDataModule(made.collection, made.split, made.pairs, found, size, 0, (1, 5))
     torch.manual_seed(0)

@@ -12,9 +12,9 @@ SERVE_ONCE = f"{sys.executable} {ROOT / 'tests' / 'journey' / 'serve_once.py'}"
 
 
 def pages():
-    """README and every page of docs/, by the name they are called by."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
+    """README and every page of docs/, by path."""
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def blocks(text):
@@ -23,15 +23,15 @@ def blocks(text):
 
 
 def changed(body, instead):
-    """A block with the reader's own words in place of placeholders; each must stand there still."""
+    """Replace placeholders in a block; each must occur."""
     for old, new in instead.items():
-        assert old in body, f"'{old}' no longer stands in the block:\n{body}"
+        assert old in body, f"'{old}' is no longer in the block:\n{body}"
         body = body.replace(old, new)
     return body
 
 
 def run_block(body, folder, timeout=900, **more):
-    """Run a block in bash, this checkout's package and interpreter first; the finished process."""
+    """Run a block in bash with this checkout's package and interpreter; returns the finished process."""
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -1,6 +1,9 @@
 """Small collections with seeded texts and vectors, so that no test needs an embedder."""
 
+import fcntl
 import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,15 +11,17 @@ import lightning as L
 import numpy as np
 from omegaconf import OmegaConf
 
-from dcdt.config import LocalEmbedderConfig, config_folder, typed
-from dcdt.data.collection import load_collection
-from dcdt.data.embeddings import VectorCache
+from dcdt.config import config_folder, validate
+from dcdt.data.beir import load_collection
 from dcdt.data.pairs import load_pairs
 from dcdt.data.splits import make_split
-from dcdt.data.tables import load_tables
-from dcdt.embedders import space_of
+from dcdt.data.tables import Tables
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import LocalEmbedderConfig
+from dcdt.embeddings.providers import space_of
+from dcdt.embeddings.tables import load_tables
 
-EMBEDDER = typed(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
+EMBEDDER = validate(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embedder" / "local.yaml"), "embedder")
 WORDS = ["span", "rank", "basis", "pivot", "kernel", "image", "norm", "angle", "eigen", "trace", "shear", "plane"]
 
 
@@ -89,13 +94,13 @@ def small_run(collection, model, run_folder, *overrides):
     Returns:
         The run's folder.
     """
-    from embedders.tiny import write_model
+    from embeddings.tiny import write_model
     from hydra import compose, initialize_config_dir
 
-    from dcdt.callbacks.logger import RunLogger
     from dcdt.config import parse, register_resolvers
-    from dcdt.run import run
-    from dcdt.status import Status
+    from dcdt.runs.folder import RunFolder
+    from dcdt.training.experiment import run
+    from dcdt.training.loggers.base import RunLogger
 
     if not model.is_dir():
         write_model(model)
@@ -116,17 +121,22 @@ def small_run(collection, model, run_folder, *overrides):
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", overrides=[*(f"{key}={value}" for key, value in fixed.items()), *overrides])
-    run(parse(config), config, Status(run_folder), RunLogger())
+    run(parse(config), config, RunFolder(run_folder), RunLogger())
     return run_folder
 
 
-def prepare(folder, split, fields=("title", "text"), pairs=True):
-    """What a run has before its model: collection, split, tables and pairs of a folder made by `make_collection`."""
+def prepare(folder, split, fields=("title", "text"), pairs=True, width=None):
+    """What a run has before its model: collection, split, tables and pairs of a folder made by `make_collection`.
+
+    Closed forms take half a second over vectors of the embedder's width: `width` leaves their first numbers alone.
+    """
     collection = load_collection(folder)
     division = make_split(collection, split)
     tables = load_tables(collection, list(fields), EMBEDDER, str(folder / "embeddings"), progress=False)
+    if width is not None:
+        tables = Tables(*(part[..., :width] for part in (tables.queries, tables.videos, tables.frozen)), tables.fields)
     vectors = tables.queries.numpy(), tables.frozen.numpy()
-    pairs = load_pairs(folder / "pairs", collection, division, *vectors, space="test") if pairs else {}
+    pairs = load_pairs(folder / "pairs", collection, division, *vectors, space=f"test{width}") if pairs else {}
     return SimpleNamespace(collection=collection, split=division, tables=tables, pairs=pairs)
 
 
@@ -143,3 +153,27 @@ def related_sets(collection):
         if grade > 0:
             rows[query].add(int(video))
     return rows
+
+
+def made_once(tmp_path_factory, name, make):
+    """A folder that the first test that needs it makes, and all tests of the session read, whatever their process.
+
+    Args:
+        tmp_path_factory: pytest's.
+        name: of the folder.
+        make: called with the path of a folder that is not there yet.
+
+    Returns:
+        The path, the same in every process. Not to be changed: take a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared"
+    folder, done = root / name, root / f"{name}.done"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that did not come to its end
+            make(folder)
+            done.touch()
+    return folder

@@ -1,6 +1,8 @@
-"""Benchmark scripts find their imports, run at toy size and write what docs/performance.md reads."""
+"""Benchmark scripts import, run at toy size and write what docs/performance.md reads."""
 
+import ast
 import importlib
+import importlib.util
 import re
 import runpy
 import sys
@@ -9,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcdt.files import read_json
+from dcdt.utils.files import read_json
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+STUDIES = FOLDER / "studies"
 KEYS = {"question", "value", "unit", "against", "ratio", "target", "holds"}
 TOY = {
     "training": "--queries 40 --videos 30 --width 16 --batch 16 --repeats 1 --every 1",
@@ -21,12 +24,18 @@ TOY = {
     "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
     "growth": "--sizes 20 40 --width 16 --repeats 1 --no-index",
 }
-PROCESSES = {"mining"}  # scripts that start a process of their own, which a fast test does not wait for
+PROCESSES = {"mining"}  # scripts that start a process, which a fast test replaces
+
+
+def import_from_benchmarks(monkeypatch):
+    """Make the scripts and the studies importable by their names."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    monkeypatch.syspath_prepend(str(FOLDER))
 
 
 def run(name, arguments, monkeypatch):
     """Call a script's main in this process."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+    import_from_benchmarks(monkeypatch)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     threads = torch.get_num_threads()
     try:
@@ -37,18 +46,18 @@ def run(name, arguments, monkeypatch):
 
 @pytest.mark.parametrize("name", TOY)
 def test_a_script_writes_its_rows(name, tmp_path, monkeypatch):
-    out = tmp_path / "found.json"
+    out = tmp_path / "result.json"
     monkeypatch.setenv("DCDT_OUTPUTS", str(tmp_path / "outputs"))
     extra = ["--image", str(tmp_path / "growth.png")] if name == "growth" else []
     if name in PROCESSES:
         monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"stdout": "1.0"}))
     run(name, [*TOY[name].split(), *extra, "--out", str(out)], monkeypatch)
-    found = read_json(out)
-    assert found.keys() == {"rows", "date", "machine", "n"}
-    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found["date"])
-    assert isinstance(found["n"], int) and "torch" in found["machine"]
-    assert found["rows"]
-    for row in found["rows"]:
+    result = read_json(out)
+    assert result.keys() == {"rows", "date", "machine", "n"}
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", result["date"])
+    assert isinstance(result["n"], int) and "torch" in result["machine"]
+    assert result["rows"]
+    for row in result["rows"]:
         assert row.keys() == KEYS
         assert row["value"] >= 0 or name == "growth"
         assert row["holds"] in (True, False, None)
@@ -64,7 +73,7 @@ def test_without_a_gpu_nothing_is_measured_on_one(tmp_path, monkeypatch, capsys)
 
 
 def test_the_peer_on_a_gpu_computes_in_the_precision_of_the_trainer(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+    import_from_benchmarks(monkeypatch)
     gpu, synthetic, training = (importlib.import_module(name) for name in ("gpu", "synthetic", "training"))
     seen, towers = [], []
     for trainer in ("gpu", "cpu"):
@@ -83,7 +92,7 @@ def test_the_peer_on_a_gpu_computes_in_the_precision_of_the_trainer(monkeypatch)
 
 
 def test_shares_of_a_gpu_are_of_what_was_measured(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+    import_from_benchmarks(monkeypatch)
     gpu = importlib.import_module("gpu")
     operations, moved = gpu.needs(distinct=10.0, batch=4, width=8)
     assert moved == 2 * 2 * (4 + gpu.FIELDS * 10) * 8  # read and written, two bytes each
@@ -102,13 +111,28 @@ def test_shares_of_a_gpu_are_of_what_was_measured(monkeypatch):
     ],
 )
 def test_scripts_that_take_longer(name, arguments, tmp_path, monkeypatch):
-    out = tmp_path / "found.json"
+    out = tmp_path / "result.json"
     run(name, [*arguments.split(), "--out", str(out)], monkeypatch)
     assert len(read_json(out)["rows"]) >= 2
     assert all(row.keys() == KEYS for row in read_json(out)["rows"])
 
 
-@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
 def test_a_benchmark_finds_all_that_it_imports(script, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(script.parent))
     runpy.run_path(str(script), run_name="imported")
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_imports_of_the_package_exists(script):
+    """Also where a function imports it."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("dcdt", "baselines"):
+            module = importlib.import_module(node.module)
+            for name in (part.name for part in node.names):
+                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), (node.module, name)
+
+
+def test_the_top_of_the_folder_stays_small():
+    scripts = [path.name for path in FOLDER.iterdir() if path.suffix in (".py", ".sh")]
+    assert len(scripts) <= 14, "what is measured once goes to benchmarks/studies"

@@ -1,26 +1,20 @@
 """The command `python -m dcdt.collection`, as a user gives it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from commands import dcdt, dcdt_process
 
-from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection, normalise_text
+from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.splits import make_split, weak_counts
-from dcdt.data.survey import survey
-from dcdt.errors import UserError
+from dcdt.data.summary import summarise_collection
+from dcdt.data.types import normalise_text
+from dcdt.utils.errors import UserError
 
 
-def command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "dcdt.collection", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+def command(*arguments, call=dcdt):
+    done = call("collection", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -99,7 +93,7 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path, tables):
 
 
 def test_the_demo_is_the_linear_algebra_collection_with_its_vectors(tmp_path):
-    code, out, _ = command("demo", tmp_path / "demo")
+    code, out, _ = command("demo", tmp_path / "demo", call=dcdt_process)
     assert code == 0 and "607 of them distinct" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "DATASHEET.md", "collection.yaml", "corpus.jsonl", "embeddings", "interactions.csv", "qrels", "queries.jsonl",
@@ -149,7 +143,7 @@ def test_a_weak_query_that_a_held_out_query_asks_is_left_out(weak):
 def test_where_every_query_is_weak_they_are_divided_and_counted_on_every_side(tmp_path, tables):
     given = ["--videos", tables / "Export.csv", *columns(), "--bootstrap-queries", "titles"]
     code, out, _ = command("new", tmp_path / "mine", *given)
-    assert code == 0 and "40 weak queries were made from titles; nobody judged them" in out.replace("\n", " ")
+    assert code == 0 and "40 weak queries were made from titles; they have no human judgments" in out.replace("\n", " ")
     collection = load_collection(tmp_path / "mine")
     split = make_split(collection, SplitConfig("query", 0, 1, "all"))
     assert set(weak_counts(collection, split)) == {"train", "val", "test"}
@@ -167,7 +161,7 @@ def test_the_survey_counts_and_warns(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "what"}\n{"_id": 2, "text": "why"}')
     (tmp_path / "qrels" / "all.tsv").write_text("1\ta\t2\n1\tb\t1\n")
-    found = survey(load_collection(tmp_path))
+    found = summarise_collection(load_collection(tmp_path))
     facts = dict(found.facts)
     assert (facts["videos"], facts["without a title"], facts["without a description"]) == ("4", "1", "1")
     assert (facts["queries with a positive"], facts["grades"]) == ("1", "2: 1, 1: 1")

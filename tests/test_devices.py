@@ -13,19 +13,19 @@ from models.test_history import make_folder as make_histories
 from separate_device import NAME, reads, separate
 from support import make_collection, prepare
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger, choose_logger
 from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.config.registry import SAMPLERS, look_up
 from dcdt.data import datamodule
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.tables import Tables
 from dcdt.models import history, history_tower
 from dcdt.models.recommender import Recommender
-from dcdt.registry import SAMPLERS, look_up
-from dcdt.run import run
+from dcdt.runs.folder import RunFolder
 from dcdt.samplers.pool import training_pool
-from dcdt.status import Status
+from dcdt.training import build, fit
+from dcdt.training.experiment import run
+from dcdt.training.loggers import choose_logger
+from dcdt.training.loggers.base import RunLogger
 
 TRAINED = ("dcdt", "dcdt_residual", "single_tower")
 LOSSES = ("contrastive", "infonce", "triplet", "margin_mse", "margin_mse_bm25")
@@ -39,6 +39,7 @@ HISTORY = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history
 SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progress=false", "logger=none")
 WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
 JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")
+JOINT += ("model.penalty=0.1", "model.recall.second.penalty=1.0")  # two_stage chooses them
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
     """`setup.make_trainer` for a device: Lightning's strategy for a single device knows its own devices only."""
 
     def make(settings, callbacks):
-        trainer_config = replace(settings.trainer, accelerator=accelerator)
+        trainer_config = replace(settings.trainer)
+        trainer_config.accelerator = accelerator  # of a test, which the schema does not know
         trainer = make_trainer(replace(settings, trainer=trainer_config), [*first, *callbacks, *last])
         trainer.strategy._root_device = device
         if settings.trainer.precision == "bf16-mixed":
@@ -100,10 +102,8 @@ def on_device(make_trainer, accelerator, device, first=(), last=()):
 def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float32, cut=False):
     """What a run of these settings ends with, and what it waited for; with `cut` it is cut off once and resumed."""
     device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
-    made = prepare(folder, settings.split, settings.fields, pairs=settings.model.name not in HISTORY)
-    whole = made.tables
-    tables = Tables(*(part[..., :WIDTH] for part in (whole.queries, whole.videos, whole.frozen)), whole.fields)
-    tables.to(dtype=dtype)
+    made = prepare(folder, settings.split, settings.fields, settings.model.name not in HISTORY, WIDTH)
+    tables = made.tables.to(dtype=dtype)
     pool = training_pool(made.collection, made.split, device)
     sampler = look_up(SAMPLERS, settings.sampler.name)(settings.sampler, pool, tables)
     data = RankingDataModule(
@@ -111,14 +111,14 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     )
     counter, cuts = CountReads(), [Cut()] if cut else []
     with monkeypatch.context() as patched:
-        patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device, cuts, [counter]))
+        patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device, cuts, [counter]))
         if cut:
             with pytest.raises(RuntimeError, match="cut off"):
-                setup.train(settings, tables, data, RunLogger(), state)
+                fit.train(settings, tables, data, RunLogger(), state)
             cuts.clear()
             assert state.is_file()
-        trained = setup.train(settings, tables, data, RunLogger(), state)
-    reference = setup.reference_results(tables, trained.trainer, data)
+        trained = fit.train(settings, tables, data, RunLogger(), state)
+    reference = build.reference_results(tables, trained.trainer, data)
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     predicted = trained.trainer.predict(trained.model, datamodule=data)
     assert tables.device == device  # where Lightning, which moves models, has left them
@@ -135,7 +135,7 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
 
 def check(settings, folder, tmp_path, monkeypatch, **options):
     """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits."""
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 24 * 7)  # chunks of seven queries
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 24 * 7)  # chunks of seven queries
     expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
     with separate():
         found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
@@ -146,9 +146,23 @@ def check(settings, folder, tmp_path, monkeypatch, **options):
     assert max(map(len, found.counter.chunks)) <= 1, found.counter.chunks
 
 
-@pytest.mark.parametrize("sampler", SAMPLED)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", TRAINED)
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    """Three penalties to choose from, since each is many operations and all of them run the same code."""
+    for module, penalties in (("two_stage", (0.01, 0.1)), ("ridge_towers", (1.0, 30.0))):
+        monkeypatch.setattr(f"dcdt.models.{module}.PENALTIES", (*penalties, float("inf")))
+
+
+def combinations():
+    """Every model with every loss and sampler; among the fast tests every pair of the three at least once."""
+    for i, loss in enumerate(LOSSES):
+        for j, sampler in enumerate(SAMPLED):
+            for k, model in enumerate(TRAINED):
+                fast = (i + j) % len(TRAINED) == k
+                yield pytest.param(model, loss, sampler, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "loss", "sampler"), combinations())
 def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, model, loss, sampler):
     few = ("sampler.warm_up=1", "sampler.every=1") if sampler == "dynamic_hard" else ()
     settings = configured(f"model={model}", f"loss={loss}", f"sampler={sampler}", *few, *WIDTHS[model])
@@ -191,7 +205,7 @@ def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
         return losses
 
     monkeypatch.setattr(history, "fit_tower", counted)
-    monkeypatch.setattr(history_tower, "BATCH", 32)
+    monkeypatch.setattr(history_tower, "BATCH_SIZE", 32)
     with separate():
         settings = configured("model=dcdt_history", "split=query")
         outcome(settings, make_histories(tmp_path / "c"), tmp_path / "device", NAME, monkeypatch)
@@ -217,7 +231,13 @@ def test_towers_in_bf16(small, tmp_path, monkeypatch, model, loss):
 @pytest.mark.parametrize("sampler", ["dynamic_hard", "catalogue"])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkeypatch, sampler):
     settings = configured(
-        *("model=dcdt_residual", "loss=infonce", "loss.learned=true", f"sampler={sampler}", "trainer.max_epochs=4"),
+        *(
+            "model=dcdt_residual",
+            "loss=infonce",
+            "loss.learn_temperature=true",
+            f"sampler={sampler}",
+            "trainer.max_epochs=4",
+        ),
         *("callbacks.checkpoint_seconds=0", "model.dropout=0.0", *WIDTHS["dcdt_residual"]),
     )
     expected = outcome(settings, small, tmp_path / "cpu", "cpu", monkeypatch)
@@ -232,14 +252,14 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
         device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)
         register_resolvers()
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            fixed = (*SMALL[:-1], "trainer=cpu", "trainer.tables=float16", "data=files", f"data.path={small}")
+            fixed = (*SMALL[:-1], "trainer=cpu", "trainer.embedding_dtype=float16", "data=files", f"data.path={small}")
             own = (*WIDTHS["dcdt"], f"outputs={tmp_path}", "logger.mode=offline", "logger.samples_every=1")
             config = compose("config", overrides=[*fixed, *own, "sampler=dynamic_hard", "sampler.warm_up=1"])
         with monkeypatch.context() as patched:
-            patched.setattr(setup, "make_trainer", on_device(setup.make_trainer, accelerator, device))
-            patched.setattr(setup, "mining_device", lambda settings: device)
-            logger = choose_logger(config, folder, None)
-            run(parse(config), config, Status(folder), logger)
+            patched.setattr(build, "make_trainer", on_device(build.make_trainer, accelerator, device))
+            patched.setattr(build, "mining_device", lambda settings: device)
+            logger = choose_logger(config, RunFolder(folder), None)
+            run(parse(config), config, RunFolder(folder), logger)
             logger.close("finished")
         return json.loads((folder / "metrics.json").read_text())
 
@@ -254,11 +274,11 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
 
 
 def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 0)
+    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 0)
     sizes, end = [], Recommender.on_test_epoch_end
 
     def counted(self):
-        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._parts.values() for parts in chunks)
+        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._chunks.values() for parts in chunks)
         end(self)
 
     monkeypatch.setattr(Recommender, "on_test_epoch_end", counted)
@@ -268,9 +288,9 @@ def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("teacher", "dtype"), [("bm25", torch.float16), ("dcdt_ridge", torch.float32)])
 def test_a_teacher_gets_vectors_that_it_can_read(small, teacher, dtype):
-    chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.tables=float16")
+    chosen = ("loss=margin_mse", f"model@loss.teacher={teacher}", "trainer.embedding_dtype=float16")
     settings = configured("model=dcdt", *chosen, "data=files", f"data.path={small}")
-    assert setup.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
+    assert build.load_tables(settings, load_collection(settings.data.path)).videos.dtype == dtype
 
 
 def test_ties_are_ordered_once_a_run(small, tmp_path, monkeypatch):

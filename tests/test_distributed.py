@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import FAST, dcdt_process, mended, on
 from support import make_collection
 from test_resume import the_same
-from test_run import FAST, dcdt, leet_all, mended, on
+from test_run import leet_all
 
 from dcdt.data.datamodule import IndexBatches, Positions
-from dcdt.distributed import own_folder, start
-from dcdt.errors import UserError
+from dcdt.runs.folder import RunFolder
+from dcdt.training.distributed import process_folder, start
+from dcdt.utils.errors import UserError
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 DDP = [*FAST[1:], "trainer=ddp", "trainer.accelerator=cpu"]
@@ -63,14 +65,15 @@ def test_positions_are_shared_in_runs_that_follow_each_other(n, world):
 
 
 def test_only_the_first_process_writes_to_the_folder(monkeypatch, tmp_path):
-    assert own_folder(tmp_path, named=False, sweeping=True) == tmp_path
+    folder = RunFolder(tmp_path)
+    assert process_folder(folder, named=False, sweeping=True) == folder
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert own_folder(tmp_path, named=True, sweeping=False) != tmp_path
+    assert process_folder(folder, named=True, sweeping=False).path != tmp_path
     with pytest.raises(UserError, match="torchrun and srun start the processes of one run"):
-        own_folder(tmp_path, named=False, sweeping=False)
+        process_folder(folder, named=False, sweeping=False)
     monkeypatch.setenv("RANK", "0")
-    assert own_folder(tmp_path, named=True, sweeping=False) == tmp_path
+    assert process_folder(folder, named=True, sweeping=False) == folder
 
 
 @pytest.mark.slow
@@ -101,7 +104,9 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder, tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_sweep_of_jobs_on_two_processes_leaves_one_folder(folder, tmp_path):
     sweep = ["-m", *on(folder, tmp_path), *DDP, "logger=wandb", "split=folds", "split.index=0,1", "model.dropout=0"]
-    done = dcdt("run", *sweep, "model.fields=[title],[title,tags]", "callbacks.progress=true", HOME=str(tmp_path))
+    done = dcdt_process(
+        "run", *sweep, "model.fields=[title],[title,tags]", "callbacks.progress=true", HOME=str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     assert "run folder:" not in done.stdout  # no job prints a summary
     assert "2 finished, 2 not_applicable" in done.stderr
@@ -110,7 +115,7 @@ def test_a_sweep_of_jobs_on_two_processes_leaves_one_folder(folder, tmp_path):
     assert sorted(runs.values()) == ["finished", "finished", "not_applicable", "not_applicable"]
     assert not [path for path in tmp_path.glob("2*")]  # no process began a run of its own
     assert [found["exit_code"] for found in leet_all(place).values()] == [0] * 6  # and a report with a row
-    alone = dcdt(
+    alone = dcdt_process(
         "run",
         "-m",
         *on(folder, tmp_path),
@@ -145,20 +150,27 @@ def test_several_processes_end_with_the_one_that_started_them_and_resume(folder,
     while written != (written := state.stat().st_mtime_ns):  # the others end
         time.sleep(3)
     assert json.loads((tmp_path / "killed" / "status.json").read_text())["status"] == "running"
-    done = dcdt("run", f"resume={tmp_path}/killed")
+    done = dcdt_process("run", f"resume={tmp_path}/killed")
     assert done.returncode == 0, done.stderr
-    assert dcdt("run", *arguments, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    assert dcdt_process("run", *arguments, f"hydra.run.dir={tmp_path}/whole").returncode == 0
     the_same(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_mistakes_on_several_processes_are_said_once(folder, tmp_path):
-    mended(dcdt("run", *on(folder, tmp_path), *DDP, "logger=csv", "model.fields=[title,speaker]"), "field 'speaker'")
-    mended(dcdt("run", *on(folder, tmp_path), *DDP, "logger=csv", "trainer.num_nodes=2"), "torchrun")
-    mended(dcdt("run", *on(folder, tmp_path), *FAST, "trainer.devices=2"), "choose trainer=ddp")
+    mended(
+        dcdt_process("run", *on(folder, tmp_path), *DDP, "logger=csv", "model.fields=[title,speaker]"),
+        "field 'speaker'",
+    )
+    mended(dcdt_process("run", *on(folder, tmp_path), *DDP, "logger=csv", "trainer.num_nodes=2"), "torchrun")
+    mended(dcdt_process("run", *on(folder, tmp_path), *FAST, "trainer.devices=2"), "choose trainer=ddp")
     run = tmp_path / "diverged"
     arguments = [*DDP, "optimizer.lr=1e30", f"hydra.run.dir={run}"]
-    mended(dcdt("run", *on(folder, tmp_path), *arguments, "logger=csv"), "training diverged in epoch 0", "optimizer.lr")
+    mended(
+        dcdt_process("run", *on(folder, tmp_path), *arguments, "logger=csv"),
+        "training diverged in epoch 0",
+        "optimizer.lr",
+    )
     assert json.loads((run / "status.json").read_text())["status"] == "failed"
 
 
@@ -169,7 +181,7 @@ ALLOCATION = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS":
 def test_inside_an_allocation_of_slurm_processes_are_ours(folder, tmp_path):
     batch = {**ALLOCATION, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     for name, run, more in (("two", DDP, {"SLURM_NTASKS_PER_NODE": "1"}), ("one", FAST, {"SLURM_NTASKS": "4"})):
-        done = dcdt(
+        done = dcdt_process(
             "run", *on(folder, tmp_path), *run, "logger=csv", f"hydra.run.dir={tmp_path}/{name}", **(batch | more)
         )
         assert done.returncode == 0, done.stderr

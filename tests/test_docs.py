@@ -1,6 +1,6 @@
-"""The documentation says what the code does: every block of it is run, or stands below with the reason why not.
+"""Every code block of the documentation is run, or listed below with the reason why not.
 
-A block that is not listed in `BLOCKS` fails, and so does a listed one that has gone from its page.
+A block that is not listed in `BLOCKS` fails, and so does a listed one that is no longer on its page.
 """
 
 import os
@@ -16,30 +16,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from documented import ROOT, SERVE_ONCE, blocks, changed, pages, run_block
-from embedders.loopback import Loopback
-from embedders.tiny import write_model
+from embeddings.loopback import Loopback
+from embeddings.tiny import write_model
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import make_collection
 
-from dcdt.config import config_folder, parse, register_resolvers, take_embed_job
-from dcdt.data.collection import load_collection
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data.beir import load_collection
+from dcdt.embeddings.config import take_embed_job
 
 ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
 QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"
 TWO_CPUS = f"trainer.devices=2 trainer.accelerator=cpu {QUICK.removeprefix('trainer=cpu ')}"
-ACCEPTED = "accepted"  # hours on collections that are not shipped: every command is checked, option by option, not run
+ACCEPTED = "accepted"  # hours on collections that are not shipped: every option is checked, the command not run
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page by the beginning of its text, and what shows that it works.
+    """A block of a page, and how it is tested.
 
     Attributes:
-        page, starts: where it stands.
-        how: "run" (here, with `instead`), ACCEPTED, or the reason why it is not run here.
-        instead: what a reader would put in the place of placeholders, and smaller sizes.
+        page, starts: the page and the beginning of the block.
+        how: "run" (in this file, with `instead`), ACCEPTED, or the reason why it is not run in this file.
+        instead: replacements of placeholders, and smaller sizes.
     """
 
     page: str
@@ -86,6 +88,25 @@ BLOCKS = [
     Block("docs/api.md", "import dcdt\n\nrecommender", instead={"RUN": "served"}),
     Block("docs/api.md", "import dcdt\n\nscores = {"),
     Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
+    Block(
+        "docs/extending.md",
+        "mkdir -p conf/model",
+        instead={
+            "model=my_towers hydra": f"model=my_towers {QUICK} hydra",
+            "split.index=0,1 trials=2": f"split.index=0,1 trials=2 {QUICK}",
+        },
+    ),
+    Block("docs/extending.md", "mkdir -p conf/loss", instead={"loss.scale=10": f"loss.scale=10 {QUICK}"}),
+    Block(
+        "docs/extending.md",
+        "python -m dcdt.run optimizer=sgd",
+        instead={
+            "optimizer=sgd": f"{QUICK} optimizer=sgd",
+            "dcdt.run 'callbacks": f"dcdt.run {QUICK} 'callbacks",
+            "dcdt.run 'trainer": f"dcdt.run {QUICK} 'trainer",
+        },
+    ),
+    Block("docs/extending.md", "import lightning as L", instead={"RUN": "served"}),
     Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",
@@ -181,7 +202,6 @@ BLOCKS = [
         },
     ),
     Block("docs/scaling.md", "srun --nodes=2", "needs Slurm; tests/test_distributed.py sets what srun sets"),
-    Block("docs/scaling.md", "wandb leet", "fills a terminal until a key is pressed; tests/test_run.py reads with it"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import uuid", "tests/serving/test_parquet.py runs it on stand-ins"),
     Block("docs/scaling.md", "import pyarrow.parquet", "tests/serving/test_parquet.py runs it on stand-ins"),
@@ -193,7 +213,7 @@ BLOCKS = [
         for page, starts in {
             "ablations": "python -m dcdt.run -m experiment=ablation_modality",
             "cranfield": "python -m dcdt.run -m experiment=comparison",
-            "finetune": "python benchmarks/finetune.py",
+            "finetune": "python benchmarks/studies/finetune.py",
             "khan_math": "python -m dcdt.run -m experiment=comparison",
             "learning_curve": "python -m dcdt.run -m experiment=learning_curve",
             "linear_algebra": "python -m dcdt.run -m split=folds",
@@ -207,36 +227,41 @@ BLOCKS = [
         }.items()
     ),
 ]
-MADE = "docs/configuration.md"  # its blocks are the files of conf/, word for word (the first test)
 
 
 def test_the_configuration_reference_is_that_of_conf():
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-    assert (ROOT / MADE).read_text() == made["page"](), "run: python docs/generate.py"
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    assert text == made["page"](), "run: python docs/generate.py"
     folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra"}
-    assert folders == set(made["GROUPS"])
+    assert folders | {"hydra/launcher"} == set(made["GROUPS"])
+    for path in (path for group in made["GROUPS"] for path in (ROOT / "conf" / group).glob("*.yaml")):
+        assert f"](../{path.relative_to(ROOT)}) | " in text, path
+    own = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
+    for key in own.keys() - {"defaults"}:
+        assert re.search(rf"^\| `{key}[`.]", text, re.MULTILINE), key
 
 
-def found_blocks():
+def all_blocks():
     """Page and text of every block of every page, in order."""
-    return [(page, body) for page, text in pages().items() if page != MADE for _, body in blocks(text)]
+    return [(page, body) for page, text in pages().items() for _, body in blocks(text)]
 
 
 def matched():
-    """Each listed block with its text; the n-th of a page stands for the n-th there."""
-    texts = {page: [body for place, body in found_blocks() if place == page] for page in pages()}
-    met = Counter()
+    """Each listed block with its text; the n-th listed one of a page is the n-th block on it."""
+    texts = {page: [body for other, body in all_blocks() if other == page] for page in pages()}
+    seen = Counter()
     pairs = []
     for block in BLOCKS:
-        at = met[block.page]
-        met[block.page] += 1
-        pairs.append((block, texts[block.page][at] if at < len(texts.get(block.page, [])) else None))
+        index = seen[block.page]
+        seen[block.page] += 1
+        pairs.append((block, texts[block.page][index] if index < len(texts.get(block.page, [])) else None))
     return pairs
 
 
 def test_every_block_of_the_documentation_is_listed_and_every_listed_one_is_there():
     listed = Counter(block.page for block in BLOCKS)
-    assert listed == Counter(page for page, _ in found_blocks()), "list new blocks in BLOCKS; removing one is no way"
+    assert listed == Counter(page for page, _ in all_blocks()), "list new blocks in BLOCKS, do not remove listed ones"
     for block, body in matched():
         assert body is not None and body.startswith(block.starts), (block.page, block.starts, body)
 
@@ -265,35 +290,38 @@ def test_extras_that_the_pages_install_exist():
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory, doc_cache):
-    """What a reader has: tables, collections, vectors, a model, and a finished run that has been served."""
-    room = tmp_path_factory.mktemp("reader")
+    """A reader's folder: tables, collections, vectors, a model, and a finished run that has been served."""
+    folder = tmp_path_factory.mktemp("reader")
     collection = load_collection(ROOT / "data" / "linear_algebra")
-    found = collection.videos
-    rows = [(found.ids[at], found.titles[at].replace(";", ","), found.texts[at].replace(";", ",")) for at in range(46)]
-    asked = [
-        (collection.queries.texts[query].replace(";", ","), found.ids[video])
+    videos = collection.videos
+    titles, texts = ([text.replace(";", ",") for text in values] for values in (videos.titles, videos.texts))
+    rows = list(zip(videos.ids, titles, texts, strict=True))
+    questions = [
+        (collection.queries.texts[query].replace(";", ","), videos.ids[video])
         for query, video in zip(collection.positives.query[:80], collection.positives.video[:80], strict=True)
     ]
-    write(room / "videos.csv", ["id", "Course Name", "description"], rows)
-    write(room / "asked.csv", ["question", "video_id"], asked)
-    write(room / "odd_videos.csv", ["Clip Nr", "Course Name", "Blurb"], rows)
-    write(room / "odd_asked.csv", ["What they asked", "Clip"], asked)
-    write(room / "questions.csv", ["question"], [("what is a basis",), ("why transpose",)])
-    (room / "new.jsonl").write_text('{"_id": "n1", "title": "Shear maps", "text": "What a shear does to a square."}\n')
-    make_collection(room / "small")
-    make_collection(room / "fresh")
-    shutil.rmtree(room / "fresh" / "embeddings")
-    write_model(room / "tiny")
-    ids = load_collection(room / "small").videos.ids
+    write(folder / "videos.csv", ["id", "Course Name", "description"], rows)
+    write(folder / "asked.csv", ["question", "video_id"], questions)
+    write(folder / "odd_videos.csv", ["Clip Nr", "Course Name", "Blurb"], rows)
+    write(folder / "odd_asked.csv", ["What they asked", "Clip"], questions)
+    write(folder / "questions.csv", ["question"], [("what is a basis",), ("why transpose",)])
+    (folder / "new.jsonl").write_text(
+        '{"_id": "n1", "title": "Shear maps", "text": "What a shear does to a square."}\n'
+    )
+    make_collection(folder / "small")
+    make_collection(folder / "fresh")
+    shutil.rmtree(folder / "fresh" / "embeddings")
+    write_model(folder / "tiny")
+    ids = load_collection(folder / "small").videos.ids
     vectors = np.random.default_rng(0).normal(size=(len(ids), 1536)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.save(room / "V.npy", vectors)
-    (room / "ids.txt").write_text("".join(f"{name}\n" for name in ids))
-    pq.write_table(pa.table({"_id": ids, "vector": vectors.tolist()}), room / "V.parquet")
-    made = f"python -m dcdt.run model=hybrid_towers logger=none hydra.run.dir={room / 'served'}"
-    done = run_block(f"{made}\npython -m dcdt.index {room / 'served'} info", room, DCDT_CACHE=str(doc_cache))
+    np.save(folder / "V.npy", vectors)
+    (folder / "ids.txt").write_text("".join(f"{name}\n" for name in ids))
+    pq.write_table(pa.table({"_id": ids, "vector": vectors.tolist()}), folder / "V.parquet")
+    made = f"python -m dcdt.run model=hybrid_towers logger=none hydra.run.dir={folder / 'served'}"
+    done = run_block(f"{made}\npython -m dcdt.index {folder / 'served'} info", folder, DCDT_CACHE=str(doc_cache))
     assert done.returncode == 0, done.stderr
-    return room
+    return folder
 
 
 def write(path, head, rows):
@@ -302,9 +330,9 @@ def write(path, head, rows):
 
 
 @pytest.fixture
-def room(template, tmp_path):
-    """A copy of it to work in; files of the run are hard links, since none is changed in its place."""
-    folder = tmp_path / "room"
+def reader(template, tmp_path):
+    """A copy of the reader's folder; files of the run are hard links, since none is changed in place."""
+    folder = tmp_path / "reader"
     shutil.copytree(template, folder, copy_function=os.link)
     shutil.copytree(folder / "served", folder / "changed", copy_function=os.link)
     return folder
@@ -317,12 +345,12 @@ REASONS = [block for block in BLOCKS if block.how not in (*NOT_RUN, "run")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "body"), RUN, ids=[f"{block.page}: {block.starts[:40]}" for block, _ in RUN])
-def test_a_block_runs_as_it_stands(block, body, room, doc_cache):
+def test_a_block_runs_as_it_stands(block, body, reader, doc_cache):
     text = changed(body, block.instead)
     if body.startswith(("import ", "from ")):
         text = f"cat > example.py <<'END'\n{text}END\npython example.py"
     with Loopback() as server:
-        done = run_block(text, room, DCDT_CACHE=str(doc_cache), OPENAI_BASE_URL=server.url)
+        done = run_block(text, reader, DCDT_CACHE=str(doc_cache), OPENAI_BASE_URL=server.url)
     assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr, done.stderr
 
@@ -334,7 +362,7 @@ def test_reasons_that_name_a_test_name_one_that_is_there():
 
 
 def commands_of(body):
-    """Commands of a block as words; optional parts in brackets are taken, a variable is put in."""
+    """Commands of a block as words, with optional parts in brackets, and variables replaced."""
     text = re.sub(r" \[data=\.\.\.\]", "", body.replace("\\\n", " "))
     text = re.sub(r" \[((?:data=|--)[^\]]*)\]", r" \1", text)
     variables = dict(re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE))
@@ -345,7 +373,7 @@ def commands_of(body):
 
 
 def accept(words, monkeypatch, capsys):
-    """Check a command without giving it: its options, values and files."""
+    """Check the options, values and files of a command without running it."""
     if words[:2] != ["python", "-m"]:
         assert words[0] == "python" and (ROOT / words[1]).is_file(), words
         return
@@ -358,13 +386,13 @@ def accept(words, monkeypatch, capsys):
         return
     with pytest.raises(SystemExit):
         import_module(module).main([*(arguments[:1] if module == "dcdt.collection" else []), "--help"])
-    said = capsys.readouterr().out
-    missing = [word for word in arguments if word.startswith("--") and word not in said]
+    usage = capsys.readouterr().out
+    missing = [word for word in arguments if word.startswith("--") and word not in usage]
     assert not missing, (words, missing)
 
 
 def jobs_of(arguments):
-    """Overrides of single jobs in which every value of a sweep occurs: each value once, the others at their first."""
+    """Overrides of single jobs that cover every value of a sweep: one value varies, the others are at their first."""
     parsed = OverridesParser.create().parse_overrides(arguments)
     key = [one.get_key_element() for one in parsed]
     values = [
@@ -372,8 +400,8 @@ def jobs_of(arguments):
         for one in parsed
     ]
     first = [f"{name}={options[0]}" for name, options in zip(key, values, strict=True)]
-    others = [(at, value) for at, options in enumerate(values) for value in options[1:]]
-    return [first, *([*first[:at], f"{key[at]}={value}", *first[at + 1 :]] for at, value in others)]
+    others = [(index, value) for index, options in enumerate(values) for value in options[1:]]
+    return [first, *([*first[:index], f"{key[index]}={value}", *first[index + 1 :]] for index, value in others)]
 
 
 @pytest.mark.slow
@@ -389,7 +417,7 @@ def test_commands_behind_published_figures_are_accepted(page, monkeypatch, capsy
 def test_messages_that_the_faq_quotes_are_those_of_the_code():
     quoted = re.findall(r"\*\*`(.+?)`\*\*", (ROOT / "docs" / "faq.md").read_text().replace("\n", " "))
     assert len(quoted) > 15
-    sources = [path for place in ("dcdt", "baselines") for path in (ROOT / place).rglob("*.py")]
+    sources = [path for package in ("dcdt", "baselines") for path in (ROOT / package).rglob("*.py")]
     code = "\n".join(path.read_text() for path in sources)
     code = re.sub(r'"\s*f?"', "", code)  # a text over several lines is one
     of_hydra = ("is not in struct", "Could not find '", "mismatched input")
@@ -400,13 +428,18 @@ def test_messages_that_the_faq_quotes_are_those_of_the_code():
             assert part.strip() in code, (message, part)
 
 
-def test_every_model_has_a_line_of_its_own():
-    said = (ROOT / "docs" / "models.md").read_text()
-    assert [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if f"`{path.stem}`" not in said] == []
+def test_every_model_loss_and_sampler_has_a_line():
+    text = (ROOT / "docs" / "models.md").read_text()
+    for group in ("model", "loss", "sampler"):
+        assert [path.stem for path in (ROOT / "conf" / group).glob("*.yaml") if f"`{path.stem}`" not in text] == []
 
 
-def test_the_tables_of_performance_are_those_of_the_results():
+def test_the_table_of_performance_is_that_of_the_results():
     made = runpy.run_path(str(ROOT / "docs" / "performance.py"))
     text = (ROOT / "docs" / "performance.md").read_text()
     assert made["page"](text) == text, "run: python docs/performance.py"
-    assert text.count("<!-- results: ") == text.count("<!-- end -->") >= 10
+    assert text.count("<!-- results: ") == text.count("<!-- end -->") == 3
+    assert 10 <= len(made["TABLE"]) <= 15
+    for item in made["TABLE"]:
+        row = made["row_of"](item)
+        assert f"| {item.what} | {item.against} | {row['ratio']:g} |" in text

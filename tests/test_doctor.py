@@ -1,14 +1,6 @@
-import os
-import subprocess
-import sys
+from commands import dcdt, dcdt_process
 
 from dcdt import doctor as module
-
-
-def doctor(**changes):
-    command = [sys.executable, "-m", "dcdt.doctor"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **changes})
-    return done.returncode, done.stdout
 
 
 def test_it_says_what_is_here_and_never_shows_a_key(tmp_path):
@@ -17,8 +9,9 @@ def test_it_says_what_is_here_and_never_shows_a_key(tmp_path):
         "WANDB_API_KEY": "secret-2",
         "OPENAI_BASE_URL": "http://u:secret-3@h/v1",
     }
-    code, out = doctor(**secrets, DCDT_CACHE=str(tmp_path / "cache"), DCDT_OUTPUTS=str(tmp_path / "out"))
-    assert code == 0
+    done = dcdt_process("doctor", **secrets, DCDT_CACHE=str(tmp_path / "cache"), DCDT_OUTPUTS=str(tmp_path / "out"))
+    assert done.returncode == 0
+    out = done.stdout
     lines = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines() if "  " in line}
     assert [lines[name] for name in secrets] == ["set"] * 3 and "secret" not in out
     assert lines["vectors"].startswith(f"{tmp_path / 'cache'}: 0 MB") and lines["W&B"] == "online"
@@ -28,9 +21,9 @@ def test_it_says_what_is_here_and_never_shows_a_key(tmp_path):
 
 def test_it_says_what_to_mend_where_a_folder_cannot_hold_a_run():
     target = "/proc/dcdt"  # where nobody can write, root neither
-    code, out = doctor(DCDT_OUTPUTS=target)
-    assert code == 2
-    assert any(line.startswith("mend: ") and target in line for line in out.splitlines())
+    done = dcdt("doctor", DCDT_OUTPUTS=target)
+    assert done.returncode == 2
+    assert any(line.startswith("fix: ") and target in line for line in done.stdout.splitlines())
 
 
 def test_what_is_older_than_it_may_be_and_what_is_missing_is_to_mend(monkeypatch):

@@ -1,4 +1,4 @@
-"""The command as its users start it: a process of its own, against a real server and real disks."""
+"""The command as its users start it, against a real server and real disks."""
 
 import contextlib
 import json
@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedders.loopback import Loopback, Trouble, vector_of
+from commands import dcdt, dcdt_process
+from embeddings.loopback import Loopback, Trouble, vector_of
 from support import EMBEDDER, make_collection, write_folder
 
-from dcdt.data.embeddings import Space, VectorCache
-from dcdt.embedders import space_of
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.providers import space_of
 
 SECRET = "sk-test-0123456789-never-to-be-seen"
 SLOW = pytest.mark.slow
@@ -25,20 +26,25 @@ SPACE = Space("openai-compatible", "text-embedding-3-small", 1536, "l2")
 SMALL_REQUESTS = ["embedder.request_inputs=8", "embedder.concurrency=4"]
 
 
-def environment(**changes):
-    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    return {**kept, "OPENAI_API_KEY": SECRET, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """A key, and no proxy between the client and the server of a test."""
+    for name in [name for name in os.environ if "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
-def command(folder, *overrides, module="dcdt.embed"):
-    fixed = ["data=files", f"data.path={folder}", f"data.cache={folder}/cache"]
-    return [sys.executable, "-m", module, *fixed, *map(str, overrides)]
+def fixed(folder):
+    return ["data=files", f"data.path={folder}", f"data.cache={folder}/cache"]
 
 
-def embed(folder, *overrides, **changes):
-    return subprocess.run(
-        command(folder, *overrides), capture_output=True, text=True, timeout=120, env=environment(**changes), cwd=folder
-    )
+def command(folder, *overrides):
+    return [sys.executable, "-m", "dcdt.embed", *fixed(folder), *map(str, overrides)]
+
+
+def embed(folder, *overrides, call=dcdt, **changes):
+    return call("embed", *fixed(folder), *overrides, cwd=folder, **changes)
 
 
 def openai(server, *overrides):
@@ -75,7 +81,7 @@ def test_the_estimate_comes_first_and_a_dry_run_ends_there(tmp_path):
 def test_a_run_through_openai_says_what_it_did_and_keeps_the_key_to_itself(tmp_path):
     folder = catalogue(tmp_path / "c")
     with Loopback() as server:
-        done = embed(folder, *openai(server), OPENAI_LOG="debug")
+        done = embed(folder, *openai(server), call=dcdt_process, OPENAI_LOG="debug")
     assert done.returncode == 0, done.stderr
     assert "the server counted 5,607 tokens" in done.stdout
     assert "801 vectors of 1536 numbers" in done.stdout
@@ -96,7 +102,6 @@ def test_kill_9_again_and_again_and_no_text_that_was_stored_is_asked_for_twice(t
                 command(folder, *openai(server, *SMALL_REQUESTS)),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=environment(),
             )
             wanted = before + int(rng.integers(60, 150))
             while sum(server.answered.values()) < wanted:
@@ -127,9 +132,7 @@ def test_two_processes_on_one_cache_pay_for_no_text_twice(tmp_path):
     folder = catalogue(tmp_path / "c")
     with Loopback(latency=0.02) as server:
         started = [
-            subprocess.Popen(
-                command(folder, *openai(server, *SMALL_REQUESTS)), stdout=-1, stderr=-1, env=environment(), text=True
-            )
+            subprocess.Popen(command(folder, *openai(server, *SMALL_REQUESTS)), stdout=-1, stderr=-1, text=True)
             for _ in range(2)
         ]
         ends = [process.communicate(timeout=120) for process in started]
@@ -150,7 +153,7 @@ def test_a_quota_that_ends_mid_way_says_what_is_kept_and_the_next_run_goes_on(tm
         done = embed(folder, *openai(server, *SMALL_REQUESTS))
         assert done.returncode == 2
         assert "quota of this key is used up" in done.stderr
-        assert "What was answered is stored; the same command goes on from there." in done.stderr
+        assert "What was answered is stored; the same command continues from there." in done.stderr
         assert "Traceback" not in done.stderr
         server.misbehave = None
         assert embed(folder, *openai(server, *SMALL_REQUESTS)).returncode == 0
@@ -258,10 +261,9 @@ def test_a_run_embeds_what_is_missing_by_the_same_code(tmp_path):
     folder = make_collection(tmp_path / "c", n_videos=20, n_queries=60)
     with Loopback() as server:
         chosen = ["model=zero_shot", "logger=none", f"outputs={tmp_path}/out", "split.part=all", *openai(server)]
-        run = command(folder, *chosen, module="dcdt.run")
-        done = subprocess.run(run, capture_output=True, text=True, timeout=180, env=environment())
+        done = dcdt("run", *fixed(folder), *chosen)
         assert done.returncode == 0, done.stderr
-        again = subprocess.run(run, capture_output=True, text=True, timeout=180, env=environment())
+        again = dcdt("run", *fixed(folder), *chosen)
     assert again.returncode == 0, again.stderr
     assert "to embed; about" in done.stdout
     assert "HTTP Request" not in done.stdout + done.stderr  # the client's own lines would break the progress bar

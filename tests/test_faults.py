@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import FAST, clean_environment, dcdt, dcdt_process, mended, on
 from support import make_collection
 from test_resume import LONG, the_same
-from test_run import FAST, dcdt, mended, on
 
 SLOW = pytest.mark.slow
 BIG = ["model.width=64", *LONG[:-1], "trainer.max_epochs=8", "callbacks.checkpoint_seconds=0"]
@@ -72,16 +72,14 @@ def read_only(place):
 
 
 def started(module, *arguments, **changes):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     command = [sys.executable, "-m", f"dcdt.{module}", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**kept, **changes})
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=clean_environment(**changes))
 
 
 def killing(code, *arguments, **changes):
     """Run a command that is prepared to kill itself; it has no chance to clean up."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**kept, **changes}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(**changes), timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -129,7 +127,7 @@ def test_a_full_disk_under_wandb_ends_in_words_too(folder, tmp_path):
     outputs = tmp_path / "disk"
     with disk(outputs, "2m"):
         arguments = [*on(folder, outputs), *BIG, "logger=wandb", "logger.mode=offline", f"hydra.run.dir={outputs}/run"]
-        done = dcdt("run", *arguments, HOME=str(tmp_path))
+        done = dcdt_process("run", *arguments, HOME=str(tmp_path))
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert "No space left on device" in done.stderr
 
@@ -320,8 +318,8 @@ CUT += ["pairs.parquet", "history.csv", "run.trec", "scores.parquet"]
 @SLOW
 @pytest.mark.parametrize("name", CUT)
 def test_a_report_names_the_file_that_is_cut_short(finished, tmp_path, name):
-    from dcdt.errors import UserError
-    from dcdt.reporting.runs import read_runs
+    from dcdt.runs.reader import read_runs
+    from dcdt.utils.errors import UserError
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     content = (finished / name).read_bytes()
@@ -343,8 +341,8 @@ def test_a_report_names_the_file_that_is_cut_short(finished, tmp_path, name):
 @SLOW
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "provenance.json", "checkpoints/best.ckpt"])
 def test_a_run_that_is_cut_short_is_not_served(finished, tmp_path, name):
-    from dcdt.errors import UserError
-    from dcdt.restore import restore
+    from dcdt.training.checkpoint import restore
+    from dcdt.utils.errors import UserError
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     content, wanted = (finished / name).read_bytes(), vars(restore(run).settings)
@@ -363,8 +361,8 @@ def test_a_run_that_is_cut_short_is_not_served(finished, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml"])
 def test_a_collection_that_is_cut_short_is_told_with_its_line(folder, tmp_path, name):
-    from dcdt.data.collection import load_collection
-    from dcdt.errors import UserError
+    from dcdt.data.beir import load_collection
+    from dcdt.utils.errors import UserError
 
     copy = Path(shutil.copytree(folder, tmp_path / "c"))
     (copy / "collection.yaml").write_text('positive_grade: 1\nlanguages: [en]\nname: "small"\n')
@@ -403,17 +401,16 @@ def test_a_state_that_is_cut_short_is_named_and_training_begins_anew_without_it(
 def test_a_finished_job_without_its_metrics_is_done_again(finished, tmp_path):
     from omegaconf import OmegaConf
 
-    from dcdt.provenance import code_version
-    from dcdt.status import Status
-    from dcdt.sweep import fingerprint
+    from dcdt.runs.folder import RunFolder
+    from dcdt.runs.provenance import code_version, fingerprint
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = OmegaConf.load(run / "config.yaml")
     facts = json.loads((run / "provenance.json").read_text())
     assert status(run)["key"] == fingerprint(config, facts["collection_fingerprint"], code_version()["code"])
-    assert Status(run).finished_metric(config) is not None
+    assert RunFolder(run).finished_metric(config) is not None
     (run / "metrics.json").write_bytes((run / "metrics.json").read_bytes()[:30])
-    assert Status(run).finished_metric(config) is None
+    assert RunFolder(run).finished_metric(config) is None
 
 
 # ---- clocks
@@ -451,10 +448,10 @@ def test_what_was_made_in_the_future_is_resumed_reported_and_changed(folder, tmp
     clock, run = tmp_path / "clock", tmp_path / "sweep"
     clock.write_text("+400d")
     given = ["-m", *on(folder, tmp_path), *FAST, "model=zero_shot,bm25", f"hydra.sweep.dir={run}"]
-    assert dcdt("run", *given, **faked(clock)).returncode == 0
+    assert dcdt_process("run", *given, **faked(clock)).returncode == 0
     bm25 = next(path.parent for path in run.glob("*bm25*/metrics.json"))
     add = ["index", str(bm25), "add", "--title", "A span", "--id"]
-    assert dcdt(*add, "x", **faked(clock)).returncode == 0
+    assert dcdt_process(*add, "x", **faked(clock)).returncode == 0
     done = dcdt("run", *given)  # by today's clock, 400 days earlier
     assert done.returncode == 0 and done.stderr.count("done already") == 2, done.stderr
     assert "\nreport: " in done.stdout

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from commands import FAST, clean_environment, dcdt, on
 from support import make_collection
-from test_run import FAST, dcdt, on
 
 LAUNCHERS = {
     "processes": "hydra_plugins.hydra_joblib_launcher",
@@ -48,9 +48,8 @@ def tables(folder, place, launcher=None, python=sys.executable, jobs=()):
         *([f"hydra/launcher={launcher}"] if launcher else []),
         *jobs,
     ]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     done = subprocess.run(
-        [python, "-m", "dcdt.run", *sweep], capture_output=True, text=True, env={**kept, "OMP_NUM_THREADS": "1"}
+        [python, "-m", "dcdt.run", *sweep], capture_output=True, text=True, env=clean_environment(OMP_NUM_THREADS="1")
     )
     assert done.returncode == 0, done.stderr
     assert "6 finished" in done.stderr
@@ -64,7 +63,7 @@ def plain(folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["processes", "slurm_local", pytest.param("ray_local", marks=pytest.mark.extra)])
 def test_the_same_sweep_through_another_launcher_gives_the_same_tables(folder, plain, tmp_path, launcher):
     python = python_with(LAUNCHERS[launcher])
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "processes" else []

@@ -6,19 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from support import make_collection
 
-from dcdt import setup
-from dcdt.callbacks.logger import RunLogger
-from dcdt.config import config_folder, job_name, parse, read_overrides, reads, register_resolvers
-from dcdt.config.models import MODELS, TRAINED
-from dcdt.data.collection import load_collection
+from dcdt.config import job_name, parse, read_overrides, reads
+from dcdt.config.registry import MODELS, TRAINED, search_space
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
-from dcdt.sweep import fingerprint, without_unread
-from dcdt.tuning import SPACES
+from dcdt.runs.provenance import fingerprint
+from dcdt.runs.sweep import without_unread
+from dcdt.training import build, fit
+from dcdt.training.loggers.base import RunLogger
 
+pytestmark = pytest.mark.usefixtures("hydra")
+
+SPACES = {name for name in MODELS if search_space(name)}
 CHANGES = {
     "loss": "loss=triplet",
     "sampler": "sampler=random",
@@ -34,13 +37,6 @@ BASES = {  # settings under which every model uses what it is given
     "two_stage_joint": ["model.penalty=1", "model.depth=5", "loss=infonce", "sampler=catalogue"],
     "hybrid": ["model@model.second=dcdt_ridge", "model.second.penalty=1"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +61,10 @@ def config_of(collection, name, *changes):
 def outcome(collection, name, *changes):
     """Scores of the test queries, and the losses of training: the untrained weights may be the best."""
     settings = parse(config_of(collection, name, *changes))
-    setup.prepare(settings)
-    tables = setup.load_tables(settings, collection)
-    data = setup.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
-    trained = setup.train(settings, tables, data, RunLogger(), Path("nowhere"))
+    build.prepare(settings)
+    tables = build.load_tables(settings, collection)
+    data = build.make_datamodule(settings, collection, make_split(collection, settings.split), tables)
+    trained = fit.train(settings, tables, data, RunLogger(), Path("nowhere"))
     trained.trainer.test(trained.model, datamodule=data, verbose=False)
     losses = [row["train/loss"] for row in trained.history]
     return torch.cat([trained.model.results["test"].scores.flatten(), torch.tensor(losses)])

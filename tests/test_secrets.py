@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 import pytest
-from embedders.loopback import Loopback, Trouble
+from embeddings.loopback import Loopback, Trouble
 from support import write_folder
 
 KEYS = {
@@ -19,7 +19,7 @@ KEYS = {
 # The training breaks with an error that quotes all there is: the environment, and a header made of it.
 BROKEN = """
 import os, sys
-import dcdt.setup as setup
+import dcdt.training.fit as setup
 def breaking(*_):
     header = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
     raise RuntimeError(f"request failed: {header} {dict(os.environ)}")
@@ -128,15 +128,15 @@ def test_a_server_that_repeats_the_key_is_not_quoted(place):
 
 
 def test_values_are_redacted_wherever_they_stand(monkeypatch, capsys):
-    from dcdt.redact import guard_output, redacted, redacted_values
+    from dcdt.utils.redaction import redact, redact_output, redact_values
 
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-0123456789")
     monkeypatch.setenv("KEYBOARD", "innocent-value")
     monkeypatch.setenv("MY_API_KEY", "short")
-    assert redacted("a tok-0123456789 b short innocent-value") == "a *** b short innocent-value"
-    assert redacted_values({"x": ["tok-0123456789", 1, None]}) == {"x": ["***", 1, None]}
-    guard_output()
-    guard_output()
+    assert redact("a tok-0123456789 b short innocent-value") == "a *** b short innocent-value"
+    assert redact_values({"x": ["tok-0123456789", 1, None]}) == {"x": ["***", 1, None]}
+    redact_output()
+    redact_output()
     sys.stdout.write("tok-0123456789\n")
     sys.stderr.writelines(["tok-", "tok-0123456789\n"])
     assert capsys.readouterr() == ("***\n", "tok-***\n")

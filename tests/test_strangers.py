@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from embedders.loopback import Loopback
-from support import make_collection, small_run, write_folder
+from commands import dcdt, dcdt_process
+from embeddings.loopback import Loopback
+from support import make_collection, write_folder
 from test_faults import told
-from test_run import dcdt
 
-from dcdt.errors import UserError
-from dcdt.files import read_json, write_json
-from dcdt.restore import restore
 from dcdt.serving.layout import fingerprint, read_pointer
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.training.checkpoint import restore
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
 SLOW = pytest.mark.slow
 EVIL = '<script>alert("x")</script>'
@@ -37,21 +38,10 @@ class Trap:
         return os.system, (f"touch {self.place}",)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run with its index, not to be changed."""
-    place = tmp_path_factory.mktemp("strangers")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DCDT_CACHE", str(place / "cache"))
-        collection = make_collection(place / "collection", n_videos=20, n_queries=60)
-        run = small_run(collection, place / "tiny", place / "run", "model=dcdt", "model.width=4")
-        load(run)
-        yield run
-
-
 @pytest.fixture
-def run(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(own_copy):
+    """A finished run with its index."""
+    return own_copy("model=dcdt", "model.width=4")
 
 
 def refused(action, *said):
@@ -93,10 +83,10 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(run, tmp_path, whole):
 
 
 def test_a_pickle_in_the_state_of_training_is_not_executed(run, tmp_path):
-    from dcdt.setup import _earlier
+    from dcdt.training.checkpoint import read_state
 
     torch.save({"state_dict": {}, "trap": Trap(tmp_path / "sprung")}, run / "checkpoints" / "last.ckpt")
-    refused(lambda: _earlier(run / "checkpoints" / "last.ckpt"), "last.ckpt is corrupt", "Delete it")
+    refused(lambda: read_state(run / "checkpoints" / "last.ckpt"), "last.ckpt is corrupt", "Delete it")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -116,10 +106,10 @@ def test_a_run_of_a_stranger_given_to_every_command_executes_nothing(run, tmp_pa
     for name, text in texts.items():
         (run / "config.yaml").write_text(text)
         for command in (["recommend", str(run), "rank"], ["serve", str(run), "--port", "0"], ["run", f"resume={run}"]):
-            done = dcdt(*command, **secret)
+            done = dcdt_process(*command, **secret)
             told(done)
             assert "sk-a-secret" not in done.stdout + done.stderr, name
-        done = dcdt("report", str(run), **secret)
+        done = dcdt_process("report", str(run), **secret)
         assert done.returncode in (0, 2) and "Traceback" not in done.stderr
         assert "sk-a-secret" not in done.stdout + done.stderr
     assert not sprung.exists()
@@ -206,11 +196,11 @@ def test_ids_and_names_that_look_like_paths_stay_inside(tmp_path):
     given = ["data=files", f"data.path={collection}", f"outputs={home}/out", f"hydra.run.dir={run}", "model=bm25"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCDT_CACHE", str(home / "cache"))
-        from embedders.tiny import write_model
+        from embeddings.tiny import write_model
 
         given += [f"embedder.package={write_model(home / 'tiny')}", "embedder.layer_weights=[0.2,1.0]"]
         given += ["embedder.max_tokens=32", f"data.cache={home}/cache", "trainer=cpu", "callbacks.progress=false"]
-        done = dcdt("run", *given, "logger.mode=offline", "logger.artifacts=true", HOME=str(home / "home"))
+        done = dcdt_process("run", *given, "logger.mode=offline", "logger.artifacts=true", HOME=str(home / "home"))
         assert done.returncode == 0, done.stderr
         assert dcdt("report", str(run)).returncode == 0
         done = dcdt("index", str(run), "add", "--id", "../../../escaped", "--title", "about paths")
@@ -222,7 +212,7 @@ def test_ids_and_names_that_look_like_paths_stay_inside(tmp_path):
 
 
 def test_the_vectors_of_a_model_with_an_odd_name_stay_in_the_cache():
-    from dcdt.data.embeddings import Space
+    from dcdt.embeddings.cache import Space
 
     for name in ODD:
         assert "/" not in Space("local", name, 8, "l2").folder and "\\" not in Space("local", name, 8, "l2").folder
@@ -250,12 +240,12 @@ def test_html_in_titles_and_questions_is_text_on_the_report(tmp_path):
             record[key] = f"{EVIL}<img src=x onerror=alert(1)> $\\frac$ {record[key]}"
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     given = ["data=files", f"data.path={folder}", f"outputs={tmp_path}/out", "embedder.layer_weights=[0.2,1.0]"]
-    from embedders.tiny import write_model
+    from embeddings.tiny import write_model
 
     given += [f"embedder.package={write_model(tmp_path / 'tiny')}", "embedder.max_tokens=32", "trainer=cpu"]
     given += [f"data.cache={tmp_path}/cache", "trainer.max_epochs=2", "callbacks.progress=false", "logger.mode=offline"]
     place = f"hydra.sweep.dir={tmp_path}/sweep"
-    done = dcdt(
+    done = dcdt_process(
         "run", "-m", *given, "model=zero_shot,dcdt", place, HOME=str(tmp_path), DCDT_CACHE=str(tmp_path / "cache")
     )
     assert done.returncode == 0, done.stderr  # W&B draws titles that look like formulas, too
@@ -269,7 +259,7 @@ def test_html_in_titles_and_questions_is_text_on_the_report(tmp_path):
 def test_links_of_strangers_are_addresses_or_nothing(tmp_path):
     from types import SimpleNamespace
 
-    from dcdt.callbacks.samples import sample_table
+    from dcdt.training.callbacks.samples import sample_table
 
     links = ["https://a.b/c", "javascript:alert(1)", "data:text/html,x", "", "HTTPS:x"]
     videos = SimpleNamespace(titles=list("abcde"), metadata=[{"url": link} for link in links])
@@ -288,7 +278,7 @@ def test_a_formula_in_a_title_is_text_in_a_batch(run, tmp_path, text):
     import io
     from argparse import Namespace
 
-    from dcdt.data.collection import Documents
+    from dcdt.data.types import Documents
     from dcdt.recommend import batch_lines
 
     served = load(run)

@@ -2,20 +2,20 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import FAST, clean_environment, dcdt_process, on
 from support import make_collection
 from test_resume import LONG, killed
-from test_run import FAST, dcdt, leet_all, on
+from test_run import leet_all
 
 WANDB = [*(text for text in FAST if text != "logger=csv"), "logger=wandb"]
 # One job of the sweep breaks while it trains, for a reason that is neither in its configuration nor in the code.
 BROKEN = """
-import dcdt.setup as setup
+import dcdt.training.fit as setup
 train = setup.train
 def breaking(settings, *arguments):
     if (settings.model.name, settings.split.index, settings.seed) == ("dcdt", 2, 1):
@@ -47,8 +47,7 @@ def records(folder, kind):
 def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
     sweep = ["-m", f"outputs={tmp_path}", *WANDB, "split=folds", "split.index=0,1,2", "seed=0,1"]
     sweep += ["model=zero_shot,dcdt", f"hydra.sweep.dir={tmp_path}/sweep"]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "DCDT"))}
-    environment = {**kept, "HOME": str(tmp_path)}
+    environment = clean_environment(HOME=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", BROKEN, *sweep], capture_output=True, text=True, env=environment)
     assert done.returncode == 1, done.stderr
     assert "1 failed, 11 finished" in done.stderr and "no space left on the disk" in done.stderr
@@ -101,7 +100,7 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
         == 1
     )
 
-    again = dcdt("run", *sweep, HOME=str(tmp_path))
+    again = dcdt_process("run", *sweep, HOME=str(tmp_path))
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("done already") == 11 and "12 finished" in again.stderr
     assert "\nreport: " in again.stdout
@@ -113,7 +112,7 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
 @pytest.mark.slow
 def test_a_job_that_never_began_has_a_failed_run_and_one_that_cannot_run_a_finished_one(folder, tmp_path):
     sweep = ["-m", *on(folder, tmp_path), *WANDB, "model=collaborative,dcdt", "seed=0,-1"]
-    done = dcdt("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
+    done = dcdt_process("run", *sweep, f"hydra.sweep.dir={tmp_path}/sweep", HOME=str(tmp_path))
     assert done.returncode == 1
     runs = {name: shown for name, shown in leet_all(tmp_path / "sweep").items() if name.startswith("model=")}
     reasons = {name: shown["summary"].get("error") for name, shown in runs.items() if name.endswith("seed=0")}
@@ -134,7 +133,7 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     extra = ["trainer.max_epochs=4", "logger.samples=3", "logger.samples_every=2", "logger.artifacts=true"]
     extra += ["logger.watch=gradients", "logger.watch_steps=1", f"hydra.run.dir={tmp_path}/run"]
     extra += ["callbacks.progress=true"]
-    done = dcdt("run", *on(folder, tmp_path), *WANDB, *extra, HOME=str(tmp_path))
+    done = dcdt_process("run", *on(folder, tmp_path), *WANDB, *extra, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     [shown] = records(tmp_path, "history").values()
     epochs = [row["item"] for row in shown if "train/loss" in row["item"]]
@@ -175,7 +174,7 @@ def test_a_resumed_run_is_the_same_run_and_whole(folder, tmp_path):
     arguments = [*on(folder, tmp_path), *LONG[:1], *LONG[2:], "trainer.max_epochs=12", "logger=wandb"]
     killed(6, *arguments, "logger.mode=offline", "callbacks.checkpoint_seconds=0", f"hydra.run.dir={tmp_path}/run")
     identity = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
-    done = dcdt("run", f"resume={tmp_path}/run", HOME=str(tmp_path))
+    done = dcdt_process("run", f"resume={tmp_path}/run", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "wandb.json").read_text())["id"] == identity
     first, second = records(tmp_path, "history").values()

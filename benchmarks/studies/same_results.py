@@ -74,7 +74,7 @@ def renamed(overrides: list[str]) -> list[str]:
     """A command line of OLD as NEW takes it."""
     known = RENAMES["overrides"]
     return [
-        next((text.replace(old, new, 1) for old, new in known.items() if text.startswith(old)), text)
+        next((text.replace(old, new, 1) for old, new in known.items() if text.lstrip("+").startswith(old)), text)
         for text in overrides
     ]
 

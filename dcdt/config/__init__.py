@@ -1,92 +1,19 @@
-"""Typed schema of the whole configuration: names, types and limits. The values live in conf/.
+"""The configuration: composed from conf/, checked against schemas that lie beside what they configure.
 
-Every option of a group names a schema here by its `name`; what a configuration says beyond its schema is an error.
+Every option of a group names its schema here by its `name`; what a configuration says beyond its schema is an error.
 No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
 """
 
-from dcdt.config.composing import check_choices, job_name, read_overrides, register_resolvers
-from dcdt.config.inputs import (
-    EmbedderConfig,
-    EmbedJob,
-    LocalEmbedderConfig,
-    MultilingualEmbedderConfig,
-    OpenAIEmbedderConfig,
-    SplitConfig,
-)
-from dcdt.config.models import (
-    BM25_VARIANTS,
-    BM25Config,
-    CollaborativeConfig,
-    DCDTConfig,
-    DCDTResidualConfig,
-    HistoryConfig,
-    HybridConfig,
-    JointTwoStageConfig,
-    ModelConfig,
-    RidgeConfig,
-    SingleTowerConfig,
-    TwoStageConfig,
-    ZeroShotConfig,
-    reads,
-)
+from dcdt.config.hydra import check_choices, job_name, read_overrides, register_resolvers
 from dcdt.config.options import as_text, flatten, model_option, model_presets
-from dcdt.config.places import cache_home, cache_root, config_folder, demo_collection, outputs_root
-from dcdt.config.reading import typed
-from dcdt.config.reporting import LoggerConfig
-from dcdt.config.settings import SCHEMAS, SINGLE, Settings, parse, take_embed_job
-from dcdt.config.training import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    DynamicHardSamplerConfig,
-    HardSamplerConfig,
-    InBatchSamplerConfig,
-    InfoNCEConfig,
-    MarginMSEConfig,
-    MixedSamplerConfig,
-    OptimizerConfig,
-    RandomSamplerConfig,
-    TrainerConfig,
-    TripletConfig,
-    WindowSamplerConfig,
-)
+from dcdt.config.paths import cache_home, cache_root, config_folder, demo_collection, outputs_root
+from dcdt.config.registry import reads, search_space
+from dcdt.config.schema import Named, Settings, parse
+from dcdt.config.validation import schema, validate
 
 __all__ = [
-    "BM25_VARIANTS",
-    "SCHEMAS",
-    "SINGLE",
-    "BM25Config",
-    "CatalogueSamplerConfig",
-    "CollaborativeConfig",
-    "ContrastiveConfig",
-    "DCDTConfig",
-    "DCDTResidualConfig",
-    "DynamicHardSamplerConfig",
-    "EmbedJob",
-    "EmbedderConfig",
-    "HardSamplerConfig",
-    "HistoryConfig",
-    "HybridConfig",
-    "InBatchSamplerConfig",
-    "InfoNCEConfig",
-    "JointTwoStageConfig",
-    "LocalEmbedderConfig",
-    "LoggerConfig",
-    "MarginMSEConfig",
-    "MixedSamplerConfig",
-    "ModelConfig",
-    "MultilingualEmbedderConfig",
-    "OpenAIEmbedderConfig",
-    "OptimizerConfig",
-    "RandomSamplerConfig",
-    "RidgeConfig",
+    "Named",
     "Settings",
-    "SingleTowerConfig",
-    "SplitConfig",
-    "TrainerConfig",
-    "TripletConfig",
-    "TwoStageConfig",
-    "WindowSamplerConfig",
-    "ZeroShotConfig",
     "as_text",
     "cache_home",
     "cache_root",
@@ -102,6 +29,7 @@ __all__ = [
     "read_overrides",
     "reads",
     "register_resolvers",
-    "take_embed_job",
-    "typed",
+    "schema",
+    "search_space",
+    "validate",
 ]

@@ -7,7 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcdt.config.places import config_folder
+from dcdt.config.paths import config_folder
 
 
 @cache

@@ -1,1 +1,1 @@
-"""Texts, splits, cached vectors and the index batches made from them."""
+"""Collections, splits, frozen vectors and the index batches made from them."""

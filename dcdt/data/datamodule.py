@@ -1,8 +1,8 @@
-"""Index batches of a split: row numbers only, the gather happens on the training device.
+"""Index batches of a split: row numbers only, vectors are gathered on the training device.
 
-What lies where: the frozen vectors and the training batches on the device that trains; the sides with their judgments,
-and the positions of an evaluation, on the CPU, where texts and learners are looked up by them. What is computed with
-scores is sent to the device of the scores.
+The frozen vectors and the training batches are on the training device; the sides with their judgments, and the
+positions of an evaluation, are on the CPU, where texts and learners are looked up by them. What is combined with scores
+is moved to the device of the scores.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,62 +14,62 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dcdt.data.collection import Collection, Judgments
 from dcdt.data.pairs import Pairs
 from dcdt.data.splits import Side, Split
-from dcdt.data.tables import padded
-from dcdt.errors import UserError
+from dcdt.data.tables import pad_lists
+from dcdt.data.types import Collection, Judgments
 from dcdt.evaluation.ranking import tie_order
+from dcdt.utils.errors import UserError
 
-EVALUATION_CELLS = 2**24  # scores held at a time in evaluation: 64 MB of fp32
+MAX_CHUNK_SCORES = 2**24  # scores at a time in evaluation: 64 MB of fp32
 
 
 class Sampler(Protocol):
-    """What training needs of a sampler (`dcdt.samplers.base`)."""
+    """The interface of a sampler that training uses (`dcdt.samplers.base`)."""
 
     @property
     def pairs(self) -> Tensor:
-        """(R, 2) query and video row: what an epoch goes through."""
+        """Query and video rows of an epoch, (R, 2)."""
         ...
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Video rows of the negatives of every pair, (R, K)."""
+        """Draw the video rows of the negatives of every pair, (R, K)."""
         ...
 
-    def batch(self, rows: Tensor, whole: Tensor | None, device: torch.device) -> dict[str, Any]:
-        """What a model trains on, on its device, of B rows (B, 2 + K), which several processes took from `whole`."""
+    def batch(self, rows: Tensor, global_rows: Tensor | None, device: torch.device) -> dict[str, Any]:
+        """Make a training batch of rows (B, 2 + K) on a device; `global_rows`: those of all processes together."""
         ...
 
-    def due(self, epoch: int) -> bool:
-        """Whether `mine_again` is wanted before this epoch."""
+    def should_refresh(self, epoch: int) -> bool:
+        """Return whether `refresh` must be called before this epoch."""
         ...
 
-    def mine_again(self, score: Callable[[Tensor], Tensor]) -> None:
-        """Take the current scores into account: query rows (B,) to (B, N)."""
+    def refresh(self, score: Callable[[Tensor], Tensor]) -> None:
+        """Mine anew with the current scores: a function from query rows (B,) to (B, N)."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What it has learned while training."""
+        """Return what a resumed run needs."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up again what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
     def facts(self) -> dict[str, float]:
-        """What the sampler found out."""
+        """Return figures about the negatives."""
         ...
 
 
-class Copies:
-    """A tensor of the CPU and its copies on other devices, each made when it is first asked for."""
+class DeviceCopies:
+    """A tensor of the CPU and its copies on other devices, each made at first use."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._by_device = {tensor.device: tensor}
         self._tensor = tensor
 
     def on(self, device: torch.device) -> Tensor:
-        """The tensor on a device."""
+        """Return the tensor on a device."""
         if device not in self._by_device:
             self._by_device[device] = self._tensor.to(device)
         return self._by_device[device]
@@ -77,15 +77,15 @@ class Copies:
 
 @dataclass(frozen=True)
 class SideTensors:
-    """One side as tensors of the CPU, ready for full ranking.
+    """One side as tensors on the CPU, ready for full ranking.
 
     Attributes:
         queries: (n,) query rows.
         judged: (n, J) video rows with a grade above 0, padded with -1.
         grades: (n, J), 0 at padding.
-        candidates: (N,) videos that are ranked.
-        removed: (n, X) videos taken out of this query's ranking, padded with -1: known related ones outside `judged`,
-            and what the learner has already (`Collection.taken`).
+        candidates: (N,) bool, the videos that are ranked.
+        removed: (n, X) videos excluded from this query's ranking, padded with -1: related ones outside `judged`, and
+            those that the learner has watched (`Collection.excluded`).
         pairs: labelled pairs of the pair protocol, (m, 3) of position in `queries`, video row, label; or None.
     """
 
@@ -99,34 +99,34 @@ class SideTensors:
 
     @cached_property
     def n_candidates(self) -> int:
-        """How many videos are ranked."""
+        """Number of videos that are ranked."""
         return int(self.candidates.sum())
 
     @cached_property
-    def _mask(self) -> Copies:
-        return Copies(self.candidates)
+    def _mask(self) -> DeviceCopies:
+        return DeviceCopies(self.candidates)
 
     @cached_property
-    def _rows(self) -> Copies:
-        return Copies(self.candidates.nonzero().flatten())
+    def _rows(self) -> DeviceCopies:
+        return DeviceCopies(self.candidates.nonzero().flatten())
 
-    def mask_on(self, device: torch.device) -> Tensor | None:
-        """The candidates (N,) bool on a device; None where they are all videos."""
+    def candidate_mask(self, device: torch.device) -> Tensor | None:
+        """Return the candidates (N,) bool on a device; None if they are all videos."""
         return self._mask.on(device) if self.n_candidates < len(self.candidates) else None
 
-    def rows_on(self, device: torch.device) -> Tensor | None:
-        """The rows of the candidates (C,), ascending, on a device; None where they are all videos."""
+    def candidate_rows(self, device: torch.device) -> Tensor | None:
+        """Return the rows of the candidates (C,), ascending, on a device; None if they are all videos."""
         return self._rows.on(device) if self.n_candidates < len(self.candidates) else None
 
 
 class IndexBatches:
-    """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler says what a batch holds.
+    """Batches of row numbers, shuffled and with fresh negatives each epoch; the sampler makes the batches.
 
-    What an epoch holds depends on the seed, the epoch's number and the sampler's state alone, so a resumed run sees
-    the same batches. Several processes share each batch without overlap, so the batch size is that of all of them
-    together and training does not depend on their number: each takes every n-th row, and `share` is what its mean
-    counts in the mean over the processes, 0 where it had to borrow a row. A batch is on the device, but for
-    `query_rows` (B,), which are on the CPU: a model that looks something up by them need not wait for the device.
+    An epoch depends on the seed, its number and the sampler's state alone, so a resumed run sees the same batches.
+    Several processes share each batch without overlap, so the batch size is that of all of them together and training
+    does not depend on their number: each takes every n-th row, and `share` is the weight of its mean in the mean over
+    the processes, 0 if it had to borrow a row. A batch is on the device except `query_rows` (B,), which are on the CPU:
+    a model that looks something up by them need not wait for the device.
     """
 
     def __init__(
@@ -156,14 +156,14 @@ class IndexBatches:
         rows = torch.cat([self.pairs, self.sampler.draw(generator)], dim=1)  # (P, 2 + K)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         for start in range(0, len(rows), self.batch_size):
-            whole = rows[start : start + self.batch_size]
+            batch = rows[start : start + self.batch_size]
             if self.world == 1:
-                yield {**self.sampler.batch(whole, None, self.device), "query_rows": whole[:, 0]}
+                yield {**self.sampler.batch(batch, None, self.device), "query_rows": batch[:, 0]}
                 continue
-            mine = whole[self.rank :: self.world]
-            share = len(mine) * self.world / len(whole)
-            mine = mine if len(mine) else whole[:1]
-            yield {**self.sampler.batch(mine, whole, self.device), "query_rows": mine[:, 0], "share": share}
+            own_rows = batch[self.rank :: self.world]
+            share = len(own_rows) * self.world / len(batch)
+            own_rows = own_rows if len(own_rows) else batch[:1]
+            yield {**self.sampler.batch(own_rows, batch, self.device), "query_rows": own_rows[:, 0], "share": share}
 
 
 class RankingDataModule(L.LightningDataModule):
@@ -203,7 +203,7 @@ class RankingDataModule(L.LightningDataModule):
         self.sides = {name: side_tensors(name, side, collection, pairs.get(name)) for name, side in split.sides.items()}
 
     def train_dataloader(self) -> IndexBatches:
-        """Index batches; the epoch number comes from the trainer."""
+        """Return index batches; the epoch number comes from the trainer."""
         assert self.trainer is not None and self.sampler is not None
         trainer = self.trainer
         return IndexBatches(
@@ -218,46 +218,46 @@ class RankingDataModule(L.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Leave a batch where it was made: the device for training, the CPU for positions."""
+        """Leave a batch on its device: the training device, or the CPU for positions."""
         return batch
 
     @cached_property
-    def ties(self) -> Copies:
-        """How equal scores are ordered, (N,) from `tie_order`: made once, whatever the number of stages and models."""
-        return Copies(tie_order(self.collection.videos.ids))
+    def ties(self) -> DeviceCopies:
+        """The order of equal scores, (N,) from `tie_order`, computed once for all stages and models."""
+        return DeviceCopies(tie_order(self.collection.videos.ids))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sampler's, kept with the state of a run in progress."""
+        """Return the state of the sampler."""
         return self.sampler.state() if self.sampler is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Give it back to the sampler."""
+        """Restore the state of the sampler."""
         if self.sampler is not None:
             self.sampler.restore(state_dict)
 
     def val_dataloader(self) -> "Positions":
-        """Chunks of positions in the validation side, which several processes share."""
+        """Return chunks of positions in the validation side, divided among the processes."""
         trainer = self.trainer
         return Positions(self.sides["val"], *((trainer.global_rank, trainer.world_size) if trainer else ()))
 
     def test_dataloader(self) -> list["Positions"]:
-        """Chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
+        """Return chunks of positions for every side, in the order of `sides`; every process ranks all of them."""
         return [Positions(side) for side in self.sides.values()]
 
     def predict_dataloader(self) -> "Positions":
-        """Chunks of positions in the test side."""
+        """Return chunks of positions in the test side."""
         return Positions(self.sides["test"])
 
 
 class Positions:
     """Consecutive positions of a side in chunks that bound the size of a score matrix.
 
-    A process of several takes its part of 0..n-1, or all where there are fewer than processes: metrics count a query
-    once, however many ranked it.
+    Each of several processes takes its block of 0..n-1, or all if there are fewer positions than processes: metrics
+    count a query once, however many processes ranked it.
     """
 
     def __init__(self, side: SideTensors, rank: int = 0, world: int = 1) -> None:
-        size = max(1, min(1024, EVALUATION_CELLS // len(side.candidates)))
+        size = max(1, min(1024, MAX_CHUNK_SCORES // len(side.candidates)))
         positions = torch.arange(len(side.queries))
         if len(positions) >= world:
             positions = torch.tensor_split(positions, world)[rank]
@@ -280,8 +280,8 @@ def check_cutoffs(split: Split, ks: Sequence[int]) -> None:
 
 
 def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | None = None) -> SideTensors:
-    """One side of a split as tensors."""
-    position = {row: at for at, row in enumerate(side.queries.tolist())}
+    """Convert one side of a split to tensors."""
+    position = {row: i for i, row in enumerate(side.queries.tolist())}
     judged: list[list[int]] = [[] for _ in position]
     grades: list[list[float]] = [[] for _ in position]
     removed: list[list[int]] = [[] for _ in position]
@@ -291,7 +291,7 @@ def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | N
     for query, video, _ in _triples(collection.related):
         if query in position and side.candidates[video] and video not in judged[position[query]]:
             removed[position[query]].append(video)
-    for query, video, _ in _triples(collection.taken) if collection.taken else ():
+    for query, video, _ in _triples(collection.excluded) if collection.excluded else ():
         if query in position:
             removed[position[query]].append(video)
     labelled = None
@@ -301,10 +301,10 @@ def side_tensors(name: str, side: Side, collection: Collection, pairs: Pairs | N
     return SideTensors(
         name,
         torch.from_numpy(side.queries),
-        padded(judged, -1),
-        padded(grades, 0.0),
+        pad_lists(judged, -1),
+        pad_lists(grades, 0.0),
         torch.from_numpy(side.candidates),
-        padded(removed, -1),
+        pad_lists(removed, -1),
         labelled,
     )
 

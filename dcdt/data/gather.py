@@ -1,46 +1,42 @@
-"""Rows of a large table as the vectors of a batch."""
+"""Gather rows of a large table into reused memory."""
 
 import torch
 from torch import Tensor
 
-HALVES = (torch.float16, torch.bfloat16)
-LEAST = 2**20  # numbers below which memory is taken anew: 4 MB of fp32
+from dcdt.utils.precision import HALF_DTYPES
 
-
-def single(vectors: Tensor) -> Tensor:
-    """Vectors of half precision in fp32, others as they are."""
-    return vectors.float() if vectors.dtype in HALVES else vectors
+MIN_BUFFER_NUMBERS = 2**20  # smaller results are allocated anew: 4 MB of fp32
 
 
 class Gather:
-    """Gathers rows into memory that the next call uses again.
+    """Gather rows into a buffer that the next call reuses.
 
-    Memory of tens of megabytes that is taken anew comes from the system page by page, each filled with zeros first,
-    which takes several times as long as the copying. So what a call returns holds until the next one.
+    A new buffer of tens of megabytes comes from the system page by page, each filled with zeros first, which takes
+    several times as long as the copying. So a result is valid until the next call only.
     """
 
     def __init__(self) -> None:
-        self._room: dict[torch.dtype, Tensor] = {}
+        self._buffers: dict[torch.dtype, Tensor] = {}
 
     def __call__(self, table: Tensor, rows: Tensor) -> Tensor:
-        """Rows (R,) of every layer of a table (F, N, D): (F, R, D), in fp32 where the table is of half precision.
+        """Gather rows (R,) of every layer of a table (F, N, D): (F, R, D), in fp32 if the table is of half precision.
 
-        On a GPU with autocast the precision stays that of the table: what reads it casts it anyway.
+        On a GPU with autocast the precision stays that of the table, since autocast casts it anyway.
         """
-        half = table.dtype in HALVES
+        half = table.dtype in HALF_DTYPES
         layers, _, width = table.shape
-        if table.device.type != "cpu" or layers * len(rows) * width < LEAST:
-            found = table[:, rows]
+        if table.device.type != "cpu" or layers * len(rows) * width < MIN_BUFFER_NUMBERS:
+            vectors = table[:, rows]
             cast = table.device.type == "cuda" and torch.is_autocast_enabled("cuda")
-            return found.float() if half and not cast else found
-        found = self._take(table.dtype, layers, len(rows), width)
-        for layer, part in zip(table, found, strict=True):
-            torch.index_select(layer, 0, rows, out=part)
-        return self._take(torch.float32, layers, len(rows), width).copy_(found) if half else found
+            return vectors.float() if half and not cast else vectors
+        vectors = self._buffer(table.dtype, layers, len(rows), width)
+        for layer, out in zip(table, vectors, strict=True):
+            torch.index_select(layer, 0, rows, out=out)
+        return self._buffer(torch.float32, layers, len(rows), width).copy_(vectors) if half else vectors
 
-    def _take(self, dtype: torch.dtype, layers: int, n: int, width: int) -> Tensor:
-        """Room for (F, R, D) numbers, a quarter more than are asked for when it has to grow."""
+    def _buffer(self, dtype: torch.dtype, layers: int, n: int, width: int) -> Tensor:
+        """Return a buffer (F, R, D); when it has to grow, it grows by a quarter more."""
         size = layers * n * width
-        if dtype not in self._room or self._room[dtype].numel() < size:
-            self._room[dtype] = torch.empty(size * 5 // 4, dtype=dtype)
-        return self._room[dtype][:size].view(layers, n, width)
+        if dtype not in self._buffers or self._buffers[dtype].numel() < size:
+            self._buffers[dtype] = torch.empty(size * 5 // 4, dtype=dtype)
+        return self._buffers[dtype][:size].view(layers, n, width)

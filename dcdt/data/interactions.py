@@ -1,4 +1,4 @@
-"""Read who watched what and when: `interactions.csv` (user_id, item_id, timestamp in seconds)."""
+"""Read interactions, who watched what and when: `interactions.csv` (user_id, item_id, timestamp in seconds)."""
 
 import csv
 import math
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.data.collection import Rows
-from dcdt.errors import NotApplicable, UserError
-from dcdt.words import shown
+from dcdt.data.types import Rows
+from dcdt.utils.errors import NotApplicable, UserError
+from dcdt.utils.text import one_line
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 
@@ -45,7 +45,7 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
 
     Raises:
         NotApplicable: there is no such file.
-        UserError: a line is not what the layout says, with file and line.
+        UserError: a line is invalid, with file and line.
     """
     if not path.exists():
         raise NotApplicable(
@@ -53,7 +53,9 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
             f"Add {path} with lines of {','.join(COLUMNS)}, or choose a model that reads questions."
         )
     watches = sorted(
-        (user, time, item) for place, row in _rows(path) for user, item, time in [_watch(row, place, items)]
+        (user, time, item)
+        for location, row in _read_rows(path)
+        for user, item, time in [_parse_watch(row, location, items)]
     )
     if not watches:
         raise UserError(f"{path} holds no interaction; add lines of {','.join(COLUMNS)}, or remove the file.")
@@ -63,8 +65,8 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
     return Interactions(users.tolist(), user.reshape(-1).astype(np.int64), item, np.array(times))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Place and the three columns of each line."""
+def _read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Read location and the three columns of each line."""
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -73,14 +75,14 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 raise UserError(f"{path}:1: no column {', '.join(missing)}; the first line names {','.join(COLUMNS)}.")
-            at = [header.index(name) for name in COLUMNS]
+            columns = [header.index(name) for name in COLUMNS]
             for row in reader:
                 number = reader.line_num
-                if not any(part.strip() for part in row):
+                if not any(cell.strip() for cell in row):
                     continue
                 if len(row) != len(header):
                     raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
-                yield f"{path}:{number}", [row[column].strip() for column in at]
+                yield f"{path}:{number}", [row[column].strip() for column in columns]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 after line {number} ({error.reason}). Save the file as UTF-8.") from error
     except csv.Error as error:
@@ -89,17 +91,17 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _watch(row: list[str], place: str, items: Mapping[str, int]) -> tuple[str, str, float]:
-    """Learner, item id and time of a line."""
+def _parse_watch(row: list[str], location: str, items: Mapping[str, int]) -> tuple[str, str, float]:
+    """Parse learner, item id and time of a line."""
     user, item, timestamp = row
     if not user:
-        raise UserError(f"{place}: the user_id is empty.")
+        raise UserError(f"{location}: the user_id is empty.")
     if item not in items:
-        raise UserError(f"{place}: the item id '{shown(item)}' is not in corpus.jsonl.")
+        raise UserError(f"{location}: the item id '{one_line(item)}' is not in corpus.jsonl.")
     try:
         time = float(timestamp)
     except ValueError:
         time = math.nan
     if not math.isfinite(time):
-        raise UserError(f"{place}: the timestamp '{shown(timestamp)}' is not a finite number; give seconds.")
+        raise UserError(f"{location}: the timestamp '{one_line(timestamp)}' is not a finite number; give seconds.")
     return user, item, time

@@ -1,19 +1,19 @@
-"""Queries where nobody asks: what does each learner watch next, given all that came before?"""
+"""Queries without questions: predict each learner's last video from the ones before."""
 
 from pathlib import Path
 
 import numpy as np
 
-from dcdt.data.collection import Documents, Judgments
 from dcdt.data.interactions import load_interactions
-from dcdt.errors import UserError
+from dcdt.data.types import Documents, Judgments
+from dcdt.utils.errors import UserError
 
 
-def next_videos(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:
-    """One query for each learner: the video watched last, held out, given those watched before.
+def next_video_queries(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:
+    """Make one query for each learner: the last video is held out, the history are those before.
 
-    A video counts once a learner, at its first time. What a learner first watched at the last of these times is held
-    out: one video as a rule, several where they carry the same time. Learners with a single time have no history and
+    A video counts once a learner, at its first time. The videos that a learner first watched at the last of these times
+    are held out: usually one, several if they have the same time. Learners with a single time have no history and
     no query.
 
     Args:
@@ -22,15 +22,15 @@ def next_videos(path: Path, videos: Documents) -> tuple[Documents, Judgments, Ju
 
     Returns:
         The queries, with the learner's id for theirs, no text, and `user_id` and `timestamp` as metadata; their
-        positives (grade 1); and the pairs of query and video that are not ranked, since the learner has it already.
+        positives (grade 1); and the pairs of query and video that are not ranked, since the learner has watched it.
 
     Raises:
-        UserError: a line is not what the layout says, or no learner has a history.
+        UserError: a line is invalid, or no learner has a history.
     """
     watches = load_interactions(path, videos.row_of)
-    place = np.unique(watches.user * np.int64(len(videos)) + watches.item, return_index=True)[1]  # of first times
-    place.sort()
-    user, item, time = watches.user[place], watches.item[place], watches.time[place]
+    first_watch = np.unique(watches.user * np.int64(len(videos)) + watches.item, return_index=True)[1]  # of first times
+    first_watch.sort()
+    user, item, time = watches.user[first_watch], watches.item[first_watch], watches.time[first_watch]
     last = np.full(len(watches.users), -np.inf)
     np.maximum.at(last, user, time)
     first = np.full(len(watches.users), np.inf)
@@ -40,14 +40,15 @@ def next_videos(path: Path, videos: Documents) -> tuple[Documents, Judgments, Ju
         raise UserError(f"{path}: no learner has two videos at different times, so none has a next one to rank.")
     query_of = np.full(len(watches.users), -1, dtype=np.int64)
     query_of[asking] = np.arange(len(asking))
-    names = [watches.users[at] for at in asking.tolist()]
+    names = [watches.users[user_row] for user_row in asking.tolist()]
     metadata = [
-        {"user_id": name, "timestamp": float(when)} for name, when in zip(names, last[asking].tolist(), strict=True)
+        {"user_id": name, "timestamp": float(asked_at)}
+        for name, asked_at in zip(names, last[asking].tolist(), strict=True)
     ]
     queries = Documents(names, [""] * len(names), [""] * len(names), metadata)
-    held, known = query_of[user] >= 0, time < last[user]
-    positives, taken = (
+    has_query, is_earlier = query_of[user] >= 0, time < last[user]
+    positives, earlier = (
         Judgments(query_of[user[keep]], item[keep], np.ones(int(keep.sum()), dtype=np.float32))
-        for keep in (held & ~known, held & known)
+        for keep in (has_query & ~is_earlier, has_query & is_earlier)
     )
-    return queries, positives, taken
+    return queries, positives, earlier

@@ -1,6 +1,6 @@
 """The pair file of a split: what the paper's accuracy, precision, recall and F1 are computed on.
 
-Each positive of a held-out query stands beside four negatives: two random, one hard by BM25, one hard by frozen cosine
+Each positive of a held-out query comes with four negatives: two random, one hard by BM25, one hard by frozen cosine
 (prevalence 0.2). Drawn once a split and stored, so that every model and every sampler is judged on the same pairs.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rank_bm25 import BM25Plus
 
-from dcdt.data.collection import Collection, Rows
+from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
-from dcdt.errors import UserError
-from dcdt.files import replacing
+from dcdt.data.types import Collection, Rows
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import atomic_write
 
 COLUMNS = ("side", "query_id", "video_id", "label", "origin")
 
@@ -40,10 +40,10 @@ def load_pairs(
     videos: NDArray[np.float32],
     space: str,
 ) -> dict[str, Pairs]:
-    """The pairs of the val and test sides: read from the split's file, which is drawn and stored the first time.
+    """Load the pairs of the val and test sides from the split's file, which is drawn and stored the first time.
 
     Args:
-        folder: where pair files are kept.
+        folder: of the pair files.
         collection: the texts, for BM25.
         split: the division.
         queries: (Q, D) frozen query vectors.
@@ -56,13 +56,15 @@ def load_pairs(
     seed = hashlib.sha256(f"{split.fingerprint} {space} no twins".encode()).hexdigest()[:16]
     path = folder / f"{seed}.parquet"
     if not path.exists():
-        lexical = _Lexical(collection, np.concatenate([split.val.queries, split.test.queries]))
+        lexical = _bm25_plus(collection)
         rows = [
             row
             for name, side in (("val", split.val), ("test", split.test))
-            for row in _draw(name, side, collection, queries, videos, lexical, np.random.default_rng(int(seed, 16)))
+            for row in _draw_pairs(
+                name, side, collection, queries, videos, lexical, np.random.default_rng(int(seed, 16))
+            )
         ]
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), temporary)
     try:
         table = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
@@ -73,76 +75,54 @@ def load_pairs(
         raise UserError(
             f"the pair file {path} is corrupt ({reason}).\nDelete it; it is drawn again the same way."
         ) from error
-    order = np.argsort(query, kind="stable")  # as evaluation goes through them, whatever the order of lines
+    order = np.argsort(query, kind="stable")  # in the order of evaluation, whatever the order of lines
     side, label = np.array(table["side"])[order], np.array(table["label"], dtype=bool)[order]
     query, video = query[order], video[order]
     return {name: Pairs(query[side == name], video[side == name], label[side == name]) for name in ("val", "test")}
 
 
-def unrelated(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
-    """Candidate videos without any grade above 0 for the query, and without the text of one that has a grade."""
+def unrelated_videos(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
+    """Find candidate videos that are neither related to the query nor have the text of a related one."""
     judged = collection.related
-    known = judged.video[judged.query == query].tolist()
+    related = judged.video[judged.query == query].tolist()
     allowed = candidates.copy()
-    allowed[[twin for video in known for twin in collection.twins.get(video, [video])]] = False
+    allowed[[twin for video in related for twin in collection.duplicates.get(video, [video])]] = False
     return np.flatnonzero(allowed)
 
 
-class _Lexical:
-    """BM25Plus of some queries against all videos: rank-bm25's own numbers, to the bit, from lists of who holds a word.
-
-    rank-bm25 asks every video for every word, which takes a second a query at 200,000 videos.
-    """
-
-    def __init__(self, collection: Collection, queries: Rows) -> None:
-        documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
-        self.bm25 = BM25Plus([tokenize(f"{title} {text}") or [""] for title, text in documents])
-        self.lengths = np.array(self.bm25.doc_len)  # (N,)
-        asked = {word for row in queries.tolist() for word in tokenize(collection.queries.texts[row])}
-        self.holders: dict[str, tuple[list[int], list[int]]] = {word: ([], []) for word in asked}  # rows, counts
-        for row, counts in enumerate(self.bm25.doc_freqs):
-            for word in asked & counts.keys():
-                rows, times = self.holders[word]
-                rows.append(row)
-                times.append(counts[word])
-
-    def scores(self, words: list[str]) -> NDArray[np.float64]:
-        """Scores of all videos for the words of one query, (N,)."""
-        bm25 = self.bm25
-        total = np.zeros(bm25.corpus_size)
-        for word in words:
-            rows, times = self.holders[word]
-            n = np.zeros(bm25.corpus_size, dtype=np.int64)
-            n[rows] = times
-            norm = bm25.k1 * (1 - bm25.b + bm25.b * self.lengths / bm25.avgdl) + n
-            total += (bm25.idf.get(word) or 0) * (bm25.delta + (n * (bm25.k1 + 1)) / norm)
-        return total
+def _bm25_plus(collection: Collection) -> BM25Index:
+    """Index title and description of every video."""
+    documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
+    tokens = [tokenize(f"{title} {text}") or [EMPTY_WORD] for title, text in documents]
+    return BM25Index("rank_bm25", "plus", 1.5, 0.75, None, [Postings.of(tokens)])
 
 
 Row = tuple[str, str, str, bool, str]
 
 
-def _draw(
+def _draw_pairs(
     name: str,
     side: Side,
     collection: Collection,
     queries: NDArray[np.float32],
     videos: NDArray[np.float32],
-    lexical: _Lexical,
+    lexical: BM25Index,
     rng: np.random.Generator,
 ) -> list[Row]:
     positives = side.judgments.where(side.judgments.grade >= collection.positive_grade)
-    place = np.argsort(np.argsort(collection.videos.ids))  # (N,) by id, so that the order of lines does not matter
+    id_rank = np.argsort(
+        np.argsort(collection.videos.ids)
+    )  # (N,) rank by id, so that the order of lines does not matter
     rows: list[Row] = []
     for query in sorted(side.queries.tolist(), key=collection.queries.ids.__getitem__):
-        free = unrelated(collection, query, side.candidates)
-        free = free[np.argsort(place[free])]
-        words = tokenize(collection.queries.texts[query])
-        orders = {"bm25": lexical.scores(words)[free], "cosine": (videos @ queries[query])[free]}
-        ranked = {origin: free[np.argsort(-scores, kind="stable")] for origin, scores in orders.items()}
-        ranked["random"] = rng.permutation(free)
+        allowed = unrelated_videos(collection, query, side.candidates)
+        allowed = allowed[np.argsort(id_rank[allowed])]
+        tokens = tokenize(collection.queries.texts[query])
+        scores_of = {"bm25": lexical.score(tokens)[allowed], "cosine": (videos @ queries[query])[allowed]}
+        ranked = {origin: allowed[np.argsort(-scores, kind="stable")] for origin, scores in scores_of.items()}
+        ranked["random"] = rng.permutation(allowed)
         used: set[int] = set()
-        for video in sorted(positives.video[positives.query == query].tolist(), key=place.__getitem__):
+        for video in sorted(positives.video[positives.query == query].tolist(), key=id_rank.__getitem__):
             rows.append((name, collection.queries.ids[query], collection.videos.ids[video], True, "positive"))
             for origin in ("bm25", "cosine", "random", "random"):
                 negative = next((int(row) for row in ranked[origin] if int(row) not in used), None)

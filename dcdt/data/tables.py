@@ -1,72 +1,61 @@
 """The frozen embedding tables of a collection, as tensors on the device that trains."""
 
-import math
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import EmbedderConfig
-from dcdt.data.collection import Collection
-from dcdt.data.embeddings import VectorCache
-from dcdt.data.gather import HALVES, Gather
-from dcdt.embedders import space_of
-from dcdt.embedders.filling import fill
-from dcdt.errors import UserError
+from dcdt.data.gather import Gather
+from dcdt.utils.precision import HALF_DTYPES
 
-FROZEN_FIELDS = ("title", "text")
-BLOCK = 16_384  # vectors that are read, and those of half precision that are worked on in fp32, at a time
+BLOCK = 16_384  # vectors read, or converted to fp32, at a time
 
 
 class Tables:
-    """Frozen vectors in one precision (`trainer.tables`).
+    """Frozen vectors in one precision (`trainer.embedding_dtype`).
 
-    They are no part of any module, so that nothing moves them but `to`: Lightning takes a model to the CPU after every
-    fit, validation and test, and DDP would send its buffers to every process before each step.
+    They belong to no module, so that only `to` moves them: Lightning moves a model to the CPU after every fit,
+    validation and test, and DDP would send its buffers to every process before each step.
 
     Attributes:
-        queries: (Q, D) one row a query of the collection; zeros where nobody asks.
+        queries: (Q, D) one row a query of the collection; zeros without questions.
         videos: (F, N, D) one layer a field, one row a video.
-        frozen: (N, D) title and text vectors summed and normalised, whatever the fields: what zero-shot ranks by, and
-            what hard negatives and the pair file are drawn with, so that these do not change with the model.
+        frozen: (N, D) title and text vectors summed and normalised, whatever the fields: zero-shot ranks by
+            them, and hard negatives and the pair file are drawn with them, so that these do not depend on the model.
     """
 
     def __init__(self, queries: Tensor, videos: Tensor, frozen: Tensor, fields: Sequence[str]) -> None:
         self.queries, self.videos = queries, videos
-        single = frozen.dtype not in HALVES  # a table of half precision is of length 1 already: it is not copied
-        self.frozen = nn.functional.normalize(frozen, dim=-1) if single else frozen
+        is_half = frozen.dtype in HALF_DTYPES  # a table of half precision is normalised already, and not copied
+        self.frozen = frozen if is_half else nn.functional.normalize(frozen, dim=-1)
         self.fields = list(fields)
         self._gather_queries, self._gather_videos = Gather(), Gather()
 
     @property
     def device(self) -> torch.device:
-        """Where the vectors lie: where everything that reads them is computed."""
+        """The device of the vectors."""
         return self.videos.device
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Tables":
-        """Move the vectors to a device or precision for good, before any model is made of them; returns itself."""
+        """Move the vectors to a device or precision in place, before any model is made of them; returns itself."""
         tables = (self.queries, self.videos, self.frozen)
-        self.queries, self.videos, self.frozen = (part.to(device=device, dtype=dtype) for part in tables)
+        self.queries, self.videos, self.frozen = (table.to(device=device, dtype=dtype) for table in tables)
         return self
 
     def query_rows(self, rows: Tensor) -> Tensor:
-        """Vectors (R, D) of the queries of these rows (R,), until the next call."""
+        """Gather the vectors (R, D) of query rows (R,); valid until the next call."""
         return self._gather_queries(self.queries.unsqueeze(0), rows)[0]
 
     def video_rows(self, rows: Tensor) -> Tensor:
-        """Field vectors (F, R, D) of the videos of these rows (R,), until the next call."""
+        """Gather the field vectors (F, R, D) of video rows (R,); valid until the next call."""
         return self._gather_videos(self.videos, rows)
 
-    def of(self, fields: Sequence[str]) -> "Tables":
-        """The same vectors with these of the fields, in this order."""
+    def select_fields(self, fields: Sequence[str]) -> "Tables":
+        """Return tables with some of the fields, in this order."""
         if list(fields) == self.fields:
             return self
-        at = [self.fields.index(name) for name in fields]
-        return Tables(self.queries, self.videos[at], self.frozen, fields)
+        layers = [self.fields.index(name) for name in fields]
+        return Tables(self.queries, self.videos[layers], self.frozen, fields)
 
     @property
     def width(self) -> int:
@@ -74,90 +63,8 @@ class Tables:
         return self.queries.shape[-1]
 
 
-def load_tables(
-    collection: Collection,
-    fields: Sequence[str],
-    embedder: EmbedderConfig,
-    cache_folder: str,
-    progress: bool = True,
-    dtype: torch.dtype = torch.float32,
-    mapped: bool = False,
-) -> Tables:
-    """Vectors of all queries and of every field of all videos; what the cache lacks is embedded first.
-
-    Args:
-        collection: texts.
-        fields: the model's.
-        embedder: makes the vectors that are missing.
-        cache_folder: of the vectors.
-        progress: whether to show how far embedding is.
-        dtype: precision in which the vectors are held; half of it halves the memory.
-        mapped: hold the vectors in a file that the system reads as needed, for catalogues beyond the memory.
-
-    Raises:
-        UserError: the cache is corrupt or of another model, or what is missing cannot be embedded here.
-    """
-    frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
-    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
-    asked = collection.queries.texts if collection.asked else []
-    texts = [*asked, *(text for part in field_texts.values() for text in part)]
-    remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
-    cache = VectorCache(cache_folder, space_of(embedder), remedy)
-    fill(cache, texts, embedder, progress)
-    width, n = cache.space.dimensions, len(collection.videos)
-    home = Path(cache_folder) if mapped else None
-    if asked:
-        queries = room((len(asked), width), dtype)
-        _read(cache, [asked], queries)
-    else:
-        queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
-    videos = room((len(fields), n, width), dtype, home)
-    for layer, name in zip(videos, fields, strict=True):
-        _read(cache, [field_texts[name]], layer)
-    summed = room((n, width), dtype, home)
-    _read(cache, [field_texts[name] for name in frozen], summed)
-    return Tables(queries, videos, make_unit(summed) if dtype in HALVES else summed, fields)
-
-
-def room(shape: tuple[int, ...], dtype: torch.dtype, home: Path | None = None) -> Tensor:
-    """Room for so many numbers, in memory or in a file of this folder that is gone when nobody uses it any more.
-
-    Raises:
-        UserError: the folder has too little space.
-    """
-    if home is None:
-        return torch.empty(shape, dtype=dtype)
-    size = math.prod(shape)
-    home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home).free
-    if free < size * dtype.itemsize:
-        raise UserError(
-            f"trainer.mapped=true needs {size * dtype.itemsize / 2**30:.1f} GB in {home}, which has {free / 2**30:.1f}."
-            "\nMake room, or name another folder: data.cache=FOLDER"
-        )
-    handle, name = tempfile.mkstemp(prefix=".tables.", suffix=".tmp", dir=home)
-    os.close(handle)
-    held = torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
-    os.unlink(name)  # the map keeps it until the tensor goes
-    return held
-
-
-def make_unit(vectors: Tensor) -> Tensor:
-    """Bring vectors (N, D) to length 1 in place, block by block."""
-    for part in torch.split(vectors, BLOCK):
-        part.copy_(nn.functional.normalize(part.float(), dim=-1))
-    return vectors
-
-
-def _read(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
-    """Fill a table (n, D) with the sum of the vectors of several texts each, block by block."""
-    for start in range(0, len(table), BLOCK):
-        found = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
-        table[start : start + BLOCK] = found[0] if len(found) == 1 else torch.stack(found).sum(0)
-
-
-def padded(lists: Sequence[Sequence[float]], fill: float) -> Tensor:
-    """Lists of different lengths as one (n, longest) tensor, filled up with `fill`, of the type of `fill`."""
-    width = max((len(part) for part in lists), default=0)
-    rows = [[*part, *[fill] * (width - len(part))] for part in lists]
+def pad_lists(lists: Sequence[Sequence[float]], fill: float) -> Tensor:
+    """Pad lists of different lengths with `fill` to one tensor (n, longest), of the type of `fill`."""
+    width = max((len(values) for values in lists), default=0)
+    rows = [[*values, *[fill] * (width - len(values))] for values in lists]
     return torch.tensor(rows, dtype=torch.int64 if isinstance(fill, int) else torch.float32).reshape(len(lists), width)

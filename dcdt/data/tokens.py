@@ -1,11 +1,11 @@
-"""One tokenizer for both sides of lexical matching."""
+"""The tokenizer of lexical matching, for queries and videos alike."""
 
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 _WORD = re.compile(r"[^\W_]+")
 _HAN = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)")
@@ -16,72 +16,72 @@ _STOP_WORDS = (  # the 33 of Lucene's English analyzer
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case Unicode words; runs of Han characters become overlapping pairs of characters.
+    """Split a text into lower-case Unicode words; runs of Han characters become overlapping pairs.
 
     >>> tokenize("Why A = QR?")
     ['why', 'a', 'qr']
     >>> tokenize("特征值 SVD")
     ['特征', '征值', 'svd']
     """
-    words: list[str] = _WORD.findall(folded(text))
+    runs: list[str] = _WORD.findall(fold_case(text))
     if text.isascii():
-        return words
+        return runs
     tokens: list[str] = []
-    for word in words:
-        for part in _HAN.split(word):
-            if _HAN.fullmatch(part) and len(part) > 1:
-                tokens.extend(part[at : at + 2] for at in range(len(part) - 1))
-            elif part:
-                tokens.append(part)
+    for run in runs:
+        for piece in _HAN.split(run):
+            if _HAN.fullmatch(piece) and len(piece) > 1:
+                tokens.extend(piece[i : i + 2] for i in range(len(piece) - 1))
+            elif piece:
+                tokens.append(piece)
     return tokens
 
 
-def folded(text: str) -> str:
-    """A text in the one form in which words are compared."""
+def fold_case(text: str) -> str:
+    """Normalise a text (NFKC, lower case) for the comparison of words."""
     return (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
 
 
-def holds(text: str, token: str) -> bool:
-    """Whether a token is among those of a folded text, found without making the others.
+def contains_token(text: str, token: str) -> bool:
+    """Return whether a token is among those of a folded text, without computing the others.
 
-    >>> holds("ranks of a matrix", "matrix"), holds("ranks of a matrix", "rank")
+    >>> contains_token("ranks of a matrix", "matrix"), contains_token("ranks of a matrix", "rank")
     (True, False)
     """
-    kind, pair = _kind(token[0]), len(token) > 1
-    at = text.find(token)
-    while at >= 0:
-        beside = text[max(at - 1, 0) : at], text[at + len(token) : at + len(token) + 1]
-        if (kind == "han" and pair) or kind not in map(_kind, beside):
+    kind, pair = _character_kind(token[0]), len(token) > 1
+    start = text.find(token)
+    while start >= 0:
+        beside = text[max(start - 1, 0) : start], text[start + len(token) : start + len(token) + 1]
+        if (kind == "han" and pair) or kind not in map(_character_kind, beside):
             return True
-        at = text.find(token, at + 1)
+        start = text.find(token, start + 1)
     return False
 
 
-def _kind(character: str) -> str:
-    """Of what characters next to each other make one token."""
+def _character_kind(character: str) -> str:
+    """Classify a character; adjacent ones of one kind form a token."""
     if not character.isalnum():
         return "none"
     return "han" if _HAN.match(character) else "word"
 
 
 def tokenizer(stem: bool = False, stop_words: bool = False) -> Callable[[str], list[str]]:
-    """`tokenize`, without English stop words and with English words reduced to their stems where asked for.
+    """Make a function like `tokenize` that drops English stop words or stems English words.
 
     >>> tokenizer(stop_words=True)("What is the rank of a matrix?")
     ['what', 'rank', 'matrix']
 
     Raises:
-        UserError: stems are asked for and the stemmer is not installed.
+        UserError: `stem` is set and the stemmer is not installed.
     """
     if not stem and not stop_words:
         return tokenize
     left_out = frozenset(_STOP_WORDS.split()) if stop_words else frozenset()
-    reduce = _stemmer() if stem else str
+    reduce = _make_stemmer() if stem else str
     return lambda text: [reduce(token) for token in tokenize(text) if token not in left_out]
 
 
-def _stemmer() -> Callable[[str], str]:
-    """English stems (Porter 2), each word once."""
+def _make_stemmer() -> Callable[[str], str]:
+    """Make a cached stemmer of English (Porter 2)."""
     try:
         import snowballstemmer
     except ImportError as error:

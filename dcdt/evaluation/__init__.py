@@ -1,1 +1,1 @@
-"""Ranking metrics, pair metrics and statistics: tensors in, numbers out; knows no model, no file."""
+"""Ranking metrics, pair metrics and statistics: from tensors, independent of models and files."""

@@ -1,13 +1,13 @@
-"""Which videos a model confuses with their near duplicates: tensors in, numbers out."""
+"""Near duplicates of a catalogue, and how often a model confuses them."""
 
 import torch
 from torch import Tensor
 
 
 def closest_pairs(vectors: Tensor, k: int) -> Tensor:
-    """The k pairs of different rows with the highest cosine, nearest first: (at most k, 2), each pair once.
+    """Find the k pairs of rows with the highest cosine, nearest first: (at most k, 2), each pair once.
 
-    Only the nearest row of each row is considered, in chunks, so that a large catalogue is never squared in memory.
+    Only the nearest row of each row is considered, in chunks, so that memory does not grow with N squared.
 
     Args:
         vectors: (N, D).
@@ -17,31 +17,31 @@ def closest_pairs(vectors: Tensor, k: int) -> Tensor:
     values, rows = [], []
     for start in range(0, len(unit), 1024):
         cosine = unit[start : start + 1024] @ unit.T  # (chunk, N)
-        at = torch.arange(len(cosine))
-        cosine[at, start + at] = float("-inf")
+        index = torch.arange(len(cosine))
+        cosine[index, start + index] = float("-inf")
         best = cosine.max(dim=1)
         values.append(best.values)
-        rows.append(torch.stack([start + at.to(best.indices.device), best.indices], dim=1))
+        rows.append(torch.stack([start + index.to(best.indices.device), best.indices], dim=1))
     value, pair = torch.cat(values), torch.cat(rows).sort(dim=1).values  # (N,), (N, 2)
     order = value.argsort(descending=True, stable=True).tolist()
-    distinct = dict.fromkeys(tuple(pair[at].tolist()) for at in order if value[at] > float("-inf"))
+    distinct = dict.fromkeys(tuple(pair[index].tolist()) for index in order if value[index] > float("-inf"))
     return torch.tensor(list(distinct)[:k], dtype=torch.int64).reshape(-1, 2)
 
 
 def confusion(scores: Tensor, positive: Tensor, videos: Tensor) -> tuple[Tensor, Tensor]:
-    """How often another video stands above the one that answers.
+    """Compute how often another video is ranked above a positive.
 
     Args:
         scores: (Q, N) of Q queries, -inf where a video is no candidate.
-        positive: (Q, N) bool, the videos that answer a query.
-        videos: (M,) rows to look at.
+        positive: (Q, N) bool, the positives of each query.
+        videos: (M,) rows to compare.
 
     Returns:
-        (M, M) share of the queries answered by video i, but not by j, that rank j above i (NaN where there is none),
+        (M, M) fraction of the queries with positive i, but not j, that rank j above i (NaN where there is none),
         and (M, M) the number of those queries.
     """
-    shown, answers = scores[:, videos], positive[:, videos] & (scores[:, videos] > float("-inf"))
-    asked = answers.unsqueeze(2) & ~positive[:, videos].unsqueeze(1)  # (Q, M, M)
-    above = asked & (shown.unsqueeze(1) > shown.unsqueeze(2))
-    number = asked.sum(0)
+    video_scores, answers = scores[:, videos], positive[:, videos] & (scores[:, videos] > float("-inf"))
+    distinguishing = answers.unsqueeze(2) & ~positive[:, videos].unsqueeze(1)  # (Q, M, M)
+    above = distinguishing & (video_scores.unsqueeze(1) > video_scores.unsqueeze(2))
+    number = distinguishing.sum(0)
     return torch.where(number > 0, above.sum(0) / number, float("nan")), number

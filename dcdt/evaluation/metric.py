@@ -1,4 +1,4 @@
-"""Collect per-query metrics over batches and processes; means are derived from them."""
+"""A torchmetrics Metric that collects per-query values over batches and processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from dcdt.evaluation.ranking import DEFAULT_KS, metric_names
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
 
 class RankingMetrics(Metric):
-    """Keeps the values of every query and averages them once each query counts once.
+    """Collect the values of every query and average them, each query once.
 
-    The result does not depend on the order of updates. A query row seen twice (a distributed sampler repeats some to
-    fill the last batch) counts once, with the mean of its values. Every process must be given at
-    least one batch, be it of no queries.
+    The result does not depend on the order of updates. A query row that occurs twice (a distributed sampler repeats
+    some to fill the last batch) counts once, with the mean of its values. Every process must be given at least one
+    batch, which may be empty.
 
     Args:
         ks: cut-offs, as given to `ranking_metrics`.
@@ -37,7 +37,7 @@ class RankingMetrics(Metric):
         """Add a batch.
 
         Args:
-            query_rows: (B,) int64, which queries.
+            query_rows: (B,) int64.
             metrics: name -> (B,), as `ranking_metrics` returns them.
 
         Raises:
@@ -55,7 +55,7 @@ class RankingMetrics(Metric):
         self.values.append(to_device(values.float(), self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean of each metric over the queries, scalar float32.
+        """Compute the mean of each metric over the queries, scalar float32.
 
         Raises:
             ValueError: no query was added.
@@ -65,7 +65,7 @@ class RankingMetrics(Metric):
         return dict(zip(self.names, means, strict=True))
 
     def per_query(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Query rows (Q,) in ascending order and each metric (Q,) float32, of all processes, on the host.
+        """Return query rows (Q,), ascending, and each metric (Q,) float32, of all processes, on the CPU.
 
         Raises:
             ValueError: no query was added.
@@ -75,16 +75,18 @@ class RankingMetrics(Metric):
         return rows, dict(zip(self.names, values.float().unbind(dim=1), strict=True))
 
     def _collected(self) -> tuple[Tensor, Tensor]:
-        """Distinct query rows (Q,), ascending, and their values (Q, M) float64 (sums of float32 are then exact)."""
+        """Return distinct query rows (Q,), ascending, and values (Q, M) float64 (sums of float32 are then exact)."""
         if sum(len(rows) for rows in _as_list(self.rows)) == 0:
             raise ValueError("no query was scored: at least 1 is needed (has the split any query with a positive?)")
-        given = dim_zero_cat(self.rows).cpu()  # (R,)
+        query_rows = dim_zero_cat(self.rows).cpu()  # (R,)
         values = dim_zero_cat(self.values).cpu().double()  # (R, M)
-        rows, inverse, counts = np.unique(given.numpy(), return_inverse=True, return_counts=True)  # (Q,), (R,), (Q,)
+        rows, inverse, counts = np.unique(
+            query_rows.numpy(), return_inverse=True, return_counts=True
+        )  # (Q,), (R,), (Q,)
         sums = values.new_zeros((len(rows), len(self.names))).index_add_(0, torch.from_numpy(inverse), values)  # (Q, M)
         return torch.from_numpy(rows), sums / torch.from_numpy(counts)[:, None]
 
 
 def _as_list(state: list[Tensor] | Tensor) -> list[Tensor]:
-    """A list state is one tensor once it has been gathered from all processes."""
+    """Return the state as a list: it is one tensor after it has been gathered from all processes."""
     return state if isinstance(state, list) else [state]

@@ -1,14 +1,14 @@
-"""The paper's columns: classify (question, video) pairs at a threshold chosen on validation."""
+"""Pair metrics of the paper: classify (query, video) pairs at a threshold chosen on validation."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
 def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The threshold with the best F1, where a pair is predicted positive when its score is at least the threshold.
+    """Find the threshold with the best F1; a pair is predicted positive if its score is at least the threshold.
 
     Candidates are the midpoints between adjacent distinct scores, and the lowest score itself (everything positive:
-    there is nothing below it to halve). Among equal F1 the highest threshold wins: the fewest predicted positives.
+    there is nothing below it to halve). Ties go to the highest threshold: the fewest predicted positives.
 
     Args:
         scores: (P,) finite, of the validation pairs.
@@ -41,10 +41,10 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def pair_metrics(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
-    """Accuracy, precision, recall and F1 at a threshold, and AUROC, which needs none.
+    """Compute accuracy, precision, recall and F1 at a threshold, and AUROC.
 
-    Precision is 0 where nothing is predicted positive and recall 0 where nothing is positive, as in scikit-learn with
-    `zero_division=0`; AUROC is NaN where one class is missing.
+    Precision is 0 if nothing is predicted positive and recall 0 if nothing is positive, as in scikit-learn with
+    `zero_division=0`; AUROC is NaN if one class is missing.
 
     Args:
         scores: (P,) finite; predicted positive from `threshold` up.
@@ -73,7 +73,7 @@ def pair_metrics(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
 
 def _auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive outscores a negative, ties counted half (Mann-Whitney U over the number of such pairs)."""
+    """Compute the probability that a positive outscores a negative, ties counted half (Mann-Whitney U)."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if n_positive == 0 or n_negative == 0:

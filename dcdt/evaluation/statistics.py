@@ -43,16 +43,16 @@ def mean_over_runs(query_ids: Sequence[str], values: ArrayLike) -> tuple[list[st
 def bootstrap_interval(
     values: ArrayLike, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over queries (Efron 1979), conditional on the training sets.
+    """Compute the percentile bootstrap interval of the mean over queries (Efron 1979), given the training sets.
 
     Args:
         values: (U,) one value a unique query; for two models, their differences.
         n_resamples: number of resamples.
-        level: coverage aimed at.
+        level: nominal coverage.
         seed: of the resampling.
 
     Returns:
-        Lower and upper end; (nan, nan) for a single query, about whose spread nothing is known.
+        Lower and upper end; (nan, nan) for a single query.
 
     Raises:
         ValueError: no values, values that are not finite, a level outside (0, 1), n_resamples below 1.
@@ -69,14 +69,14 @@ def bootstrap_interval(
 
 
 def paired_sign_flip(differences: ArrayLike, n_resamples: int = 100_000, seed: int = 0) -> float:
-    """Two-sided paired randomisation test of the mean difference: under the null each sign is a coin flip.
+    """Compute a two-sided paired randomisation test of the mean difference: under the null each sign is random.
 
     Exact where all 2**U sign patterns fit into `n_resamples`; else Monte Carlo with the observed pattern counted in
     (Phipson and Smyth 2010), so that p is never 0. Differences of zero stay in. Sums that agree to rounding are equal.
 
     Args:
         differences: (U,) model A minus model B, one a unique query (`mean_over_runs` first).
-        n_resamples: sign patterns drawn, or the most that are enumerated.
+        n_resamples: number of sign patterns drawn, or the maximum that is enumerated.
         seed: of the draws.
 
     Returns:
@@ -96,8 +96,8 @@ def paired_sign_flip(differences: ArrayLike, n_resamples: int = 100_000, seed: i
     generator = np.random.default_rng(seed)
     extreme = start = 0
     for size in _chunks(2**n if exact else n_resamples, n):
-        kept = _all_patterns(start, size, n) if exact else _random_patterns(generator, size, n)  # (size, U)
-        flipped = 2 * (kept @ numbers) - total  # (size,) sum with the signs of the pattern
+        signs = _all_patterns(start, size, n) if exact else _random_patterns(generator, size, n)  # (size, U)
+        flipped = 2 * (signs @ numbers) - total  # (size,) sum with the signs of the pattern
         extreme += int((np.abs(flipped) >= limit).sum())
         start += size
     return extreme / 2**n if exact else (extreme + 1) / (n_resamples + 1)
@@ -122,8 +122,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         if not 0 <= p <= 1:
             raise ValueError(f"the p-value of '{name}' is {p}, it must lie between 0 and 1")
     adjusted, highest = {}, 0.0
-    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[name]))
+    for i, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - i) * p_values[name]))
         adjusted[name] = highest
     return {name: adjusted[name] for name in p_values}
 
@@ -131,7 +131,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def nadeau_bengio_interval(
     fold_differences: ArrayLike, test_fraction_over_train: float, level: float = 0.95
 ) -> tuple[float, float]:
-    """Corrected resampled t interval of a difference across training sets (Nadeau and Bengio 2003).
+    """Compute the corrected resampled t interval of a difference across training sets (Nadeau and Bengio 2003).
 
     The training sets of different folds overlap, so the variance of the mean is s**2 (1/K + n_test / n_train) rather
     than s**2 / K.
@@ -139,7 +139,7 @@ def nadeau_bengio_interval(
     Args:
         fold_differences: (K,) mean difference of each fold.
         test_fraction_over_train: n_test / n_train, for example 1/9 for ten folds.
-        level: coverage aimed at.
+        level: nominal coverage.
 
     Returns:
         Lower and upper end; (nan, nan) for a single fold.
@@ -162,9 +162,9 @@ def nadeau_bengio_interval(
 
 
 def non_inferior(low: float, margin: float = 0.02) -> bool:
-    """Whether a model is "not worse": the lower end of the difference's interval lies above -margin.
+    """Return whether a model is non-inferior: the lower end of the difference's interval is above -margin.
 
-    False for NaN: an unknown interval shows nothing.
+    False for NaN.
 
     Raises:
         ValueError: a margin below 0.
@@ -175,7 +175,7 @@ def non_inferior(low: float, margin: float = 0.02) -> bool:
 
 
 def spread(values: ArrayLike) -> float:
-    """Sample standard deviation over folds and seeds (divisor K - 1); NaN for fewer than two runs.
+    """Compute the sample standard deviation over folds and seeds (divisor K - 1); NaN for fewer than two runs.
 
     Raises:
         ValueError: values that are not finite.
@@ -186,7 +186,7 @@ def spread(values: ArrayLike) -> float:
 
 
 def _all_patterns(start: int, size: int, n: int) -> Floats:
-    """Sign patterns `start` to `start + size` as zeros and ones: bit j of the number says whether sign j is kept."""
+    """Make sign patterns `start` to `start + size` as zeros and ones: bit j of the number is 1 if sign j is kept."""
     numbers = np.arange(start, start + size)[:, None]  # (size, 1)
     return ((numbers >> np.arange(n)) & 1).astype(np.float64)  # (size, U)
 
@@ -197,7 +197,7 @@ def _random_patterns(generator: np.random.Generator, size: int, n: int) -> Float
 
 
 def _chunks(n_resamples: int, n: int) -> list[int]:
-    """Sizes that add up to `n_resamples`, each of about `_CHUNK_CELLS` cells of n."""
+    """Divide `n_resamples` into sizes of about `_CHUNK_CELLS` / n."""
     step = max(1, _CHUNK_CELLS // n)
     return [min(step, n_resamples - start) for start in range(0, n_resamples, step)]
 

@@ -2,12 +2,13 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcdt.config import ContrastiveConfig
+from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import ContrastiveConfig
 
 
-class ContrastiveLoss(nn.Module):
+class ContrastiveLoss(Loss):
     """Pull positives to distance 0 and push negatives beyond a margin.
 
     As printed (`squared=False`): `y d + (1 - y) max(m - d, 0)^2`. The usual form (Hadsell, Chopra and LeCun 2006;
@@ -19,7 +20,7 @@ class ContrastiveLoss(nn.Module):
     |---|---|---|
     | distance | (B, C) | Euclidean distances of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
-    | weight | (B, C) | what a cell counts, 0: not at all; None: 1 for all |
+    | weight | (B, C) | of each pair, 0: ignored; None: 1 for all |
 
     Example:
         >>> import torch
@@ -29,22 +30,15 @@ class ContrastiveLoss(nn.Module):
     """
 
     measure: ClassVar[str] = "distance"
-    taught: ClassVar[bool] = False
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.margin = config.margin
         self.squared = config.squared
 
-    def forward(
-        self,
-        distance: Tensor,
-        label: Tensor,
-        weight: Tensor | None = None,
-        teacher: Tensor | None = None,
-        n_positives: int | None = None,
-    ) -> Tensor:
-        """Unreduced loss of every pair, (B, C), scaled so that the mean is the weighted one of those that count."""
+    def compute(self, distance: Tensor, targets: Targets) -> Tensor:
+        """Compute the loss of every pair, (B, C), scaled so that its mean is the weighted mean."""
+        label, weight = targets.label, targets.weight
         gap = (self.margin - distance).clamp(min=0)
         if self.squared:
             loss = (label * distance.square() + (1 - label) * gap.square()) / 2

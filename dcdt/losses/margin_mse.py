@@ -1,14 +1,15 @@
-"""Margin-MSE: learn by how much a positive beats a negative from a teacher."""
+"""Margin-MSE: learn the margin between a positive and a negative from a teacher."""
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcdt.config import MarginMSEConfig
-from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
+from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import MarginMSEConfig
+from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
 
 
-class MarginMSELoss(nn.Module):
+class MarginMSELoss(Loss):
     """`((s_positive - s_negative) - (t_positive - t_negative))^2` in the mean over the pairs of a query.
 
     Hofstätter et al. 2020; the teacher t is the cosine of the frozen vectors. It carries the frozen geometry into
@@ -19,8 +20,8 @@ class MarginMSELoss(nn.Module):
     |---|---|---|
     | similarity | (B, C) | of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
-    | weight | (B, C) | what a negative counts, 0: not at all; None: 1 for all |
-    | teacher | (B, C) | the teacher's similarity of the same cells |
+    | weight | (B, C) | of each negative, 0: ignored; None: 1 for all |
+    | teacher | (B, C) | the teacher's similarities of the same pairs |
 
     Example:
         >>> import torch
@@ -30,21 +31,17 @@ class MarginMSELoss(nn.Module):
     """
 
     measure: ClassVar[str] = "similarity"
-    taught: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
 
     def __init__(self, config: MarginMSEConfig) -> None:
         super().__init__()
         self.teacher = config.teacher
 
-    def forward(
-        self,
-        similarity: Tensor,
-        label: Tensor,
-        weight: Tensor | None = None,
-        teacher: Tensor | None = None,
-        n_positives: int | None = None,
-    ) -> Tensor:
-        """Mean loss of every query, (B,); 0 where it has no negative."""
-        assert teacher is not None
-        error = pair_gaps(similarity, label, n_positives) - pair_gaps(teacher, label, n_positives)  # (B, G, C)
-        return weighted_mean(error.square(), pair_weights(label, weight, n_positives))
+    def compute(self, similarity: Tensor, targets: Targets) -> Tensor:
+        """Compute the mean loss of every query, (B,); 0 where it has no negative."""
+        label, n_positives = targets.label, targets.n_positives
+        assert targets.teacher is not None
+        error = pairwise_differences(similarity, label, n_positives) - pairwise_differences(
+            targets.teacher, label, n_positives
+        )  # (B, G, C)
+        return weighted_mean(error.square(), pair_weights(label, targets.weight, n_positives))

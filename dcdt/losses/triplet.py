@@ -1,24 +1,25 @@
-"""The triplet loss: a positive is to be nearer than a negative, by a margin."""
+"""The triplet loss: a positive must be nearer than a negative, by a margin."""
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcdt.config import TripletConfig
-from dcdt.losses.positives import pair_gaps, pair_weights, weighted_mean
+from dcdt.losses.base import Loss, Targets
+from dcdt.losses.config import TripletConfig
+from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
 
 
-class TripletLoss(nn.Module):
+class TripletLoss(Loss):
     """`max(margin + d_positive - d_negative, 0)`, in the mean over all pairs of a positive and a negative of a query.
 
-    Schroff, Kalenichenko and Philbin 2015 (with the plain distance, where they square it). Other than the contrastive
-    loss it knows no absolute scale: once every positive is nearer by the margin, nothing pulls.
+    Schroff, Kalenichenko and Philbin 2015 (with the plain distance, where they square it). Unlike the contrastive
+    loss it has no absolute scale: once every positive is nearer by the margin, the loss is 0.
 
     | input | shape | meaning |
     |---|---|---|
     | distance | (B, C) | Euclidean distances of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
-    | weight | (B, C) | what a negative counts, 0: not at all; None: 1 for all |
+    | weight | (B, C) | of each negative, 0: ignored; None: 1 for all |
 
     Example:
         >>> import torch
@@ -28,20 +29,13 @@ class TripletLoss(nn.Module):
     """
 
     measure: ClassVar[str] = "distance"
-    taught: ClassVar[bool] = False
 
     def __init__(self, config: TripletConfig) -> None:
         super().__init__()
         self.margin = config.margin
 
-    def forward(
-        self,
-        distance: Tensor,
-        label: Tensor,
-        weight: Tensor | None = None,
-        teacher: Tensor | None = None,
-        n_positives: int | None = None,
-    ) -> Tensor:
-        """Mean loss of every query, (B,); 0 where it has no negative."""
-        gap = (self.margin + pair_gaps(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
-        return weighted_mean(gap, pair_weights(label, weight, n_positives))
+    def compute(self, distance: Tensor, targets: Targets) -> Tensor:
+        """Compute the mean loss of every query, (B,); 0 where it has no negative."""
+        label, n_positives = targets.label, targets.n_positives
+        gap = (self.margin + pairwise_differences(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
+        return weighted_mean(gap, pair_weights(label, targets.weight, n_positives))

@@ -5,12 +5,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTConfig, OptimizerConfig
-from dcdt.data.gather import single
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import chord, dot, dot_products, euclidean, wide
+from dcdt.losses.distances import chord, euclidean
+from dcdt.losses.similarities import dot, pairwise_dot
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import Tower
+from dcdt.utils.precision import at_least_float32
 
 
 class DualTower(PairRecommender):
@@ -29,7 +30,7 @@ class DualTower(PairRecommender):
         optimizer: learning rate, weight decay and schedule.
     """
 
-    reads_halves: ClassVar[bool] = True
+    supports_half_precision: ClassVar[bool] = True
 
     def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -42,52 +43,59 @@ class DualTower(PairRecommender):
         self.fusion = nn.Linear(n_fields * config.width, config.width) if fused else None
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Unit query vectors of frozen vectors (B, D): (B, W), with attention (B, F * W)."""
+        """Encode frozen query vectors (B, D) as unit vectors (B, W), with attention (B, F * W)."""
         output = self.query_tower(vectors)  # (B, W)
         if self.keys is not None:
             weights = self.attention_weights(vectors)  # (B, F)
             output = (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * W)
-        return nn.functional.normalize(wide(output), dim=-1)
+        return nn.functional.normalize(at_least_float32(output), dim=-1)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether queries weigh the fields of a video."""
+        return self.keys is not None
 
     def attention_weights(self, vectors: Tensor) -> Tensor:
-        """Weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
+        """Compute the weights over the fields, `softmax_m(W_q q . k_m)`, of frozen query vectors (B, D): (B, F)."""
         assert self.keys is not None
         linear = self.query_tower.linear
         return (nn.functional.linear(vectors, linear.weight) @ self.keys.T).softmax(-1)
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Unit video vectors of frozen field vectors (F, ..., D): (..., W), with attention (..., F * W)."""
-        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., W), with attention (..., F * W)."""
+        outputs = [tower(vectors) for tower, vectors in zip(self.field_towers, fields, strict=True)]  # each (..., W)
         output = torch.stack(outputs).sum(0) if self.summed else torch.cat(outputs, dim=-1)  # (..., W or F * W)
         if self.fusion is not None:
             output = self.fusion(output)  # (..., F * W) -> (..., W)
-        return nn.functional.normalize(wide(output), dim=-1)
+        return nn.functional.normalize(at_least_float32(output), dim=-1)
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector, and the constant of the fusion; name to (..., W or F * W)."""
-        outputs = [tower(part) for tower, part in zip(self.field_towers, fields, strict=True)]  # each (..., W)
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field, and the bias of the fusion, adds to a video's vector: name to (..., W or F * W)."""
+        outputs = [tower(vectors) for tower, vectors in zip(self.field_towers, fields, strict=True)]  # each (..., W)
         if self.summed:
             return dict(zip(self.tables.fields, outputs, strict=True))
-        nothing = [torch.zeros_like(output) for output in outputs]
-        apart = [torch.cat([*nothing[:at], output, *nothing[at + 1 :]], -1) for at, output in enumerate(outputs)]
+        zeros = [torch.zeros_like(output) for output in outputs]
+        columns = [torch.cat([*zeros[:i], output, *zeros[i + 1 :]], -1) for i, output in enumerate(outputs)]
         if self.fusion is None:
-            return dict(zip(self.tables.fields, apart, strict=True))
-        parts = {name: part @ self.fusion.weight.T for name, part in zip(self.tables.fields, apart, strict=True)}
-        return parts | {"constant": self.fusion.bias.expand_as(parts[self.tables.fields[0]])}
+            return dict(zip(self.tables.fields, columns, strict=True))
+        contributions = {
+            name: vectors @ self.fusion.weight.T for name, vectors in zip(self.tables.fields, columns, strict=True)
+        }
+        return contributions | {"constant": self.fusion.bias.expand_as(contributions[self.tables.fields[0]])}
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
-        """Distances (or cosines, where the loss takes similarities) of B queries to their videos, (B, C)."""
-        if place is None:
-            cosine = dot_products(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
+        """Compute distances, or cosines if the loss takes similarities, of B queries to their videos, (B, C)."""
+        if position is None:
+            cosine = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
             return chord(cosine) if self.loss.measure == "distance" else cosine
         measure = euclidean if self.loss.measure == "distance" else dot
-        asked = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
-        return measure(asked, self.encode_videos(videos)[place])  # (U, W) -> (B, 1 + K, W)
+        query_vectors = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
+        return measure(query_vectors, self.encode_videos(videos)[position])  # (U, W) -> (B, 1 + K, W)
 
     def silent_towers(self) -> list[str]:
-        """Names of towers that output only zeros on the first 256 queries or videos."""
-        inputs = [single(part[:256]) for part in (self.tables.queries, *self.tables.videos)]
+        """Return the names of towers that output only zeros on the first 256 queries or videos."""
+        inputs = [at_least_float32(vectors[:256]) for vectors in (self.tables.queries, *self.tables.videos)]
         towers = [self.query_tower, *self.field_towers]
-        active = torch.stack([tower(part).any() for tower, part in zip(towers, inputs, strict=True)]).tolist()
+        active = torch.stack([tower(vectors).any() for tower, vectors in zip(towers, inputs, strict=True)]).tolist()
         names = ["query", *self.tables.fields]
         return [name for name, is_active in zip(names, active, strict=True) if not is_active]

@@ -1,4 +1,4 @@
-"""What the rank head reads of a query and the videos recalled for it, beside their vectors."""
+"""Features of the rank head: scores, field cosines, and a memory of the judged queries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,22 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dcdt.data.collection import Collection
 from dcdt.data.datamodule import SideTensors
 from dcdt.data.tables import Tables
+from dcdt.data.types import Collection
 from dcdt.models.whitening import catalogue_whitening
 
-KERNELS = (0.05, 0.1)  # temperatures by which a judged query counts as similar
-CELLS = 2**22  # numbers gathered at a time: 16 MB of fp32, which the cache of a CPU can nearly hold
+KERNELS = (0.05, 0.1)  # temperatures of the similarity to judged queries
+MEMORY_BUFFERS = {"asked": "judged_vectors", "owner": "answer_groups", "answers": "answer_videos"}  # by checkpoint key
+MAX_GATHERED_NUMBERS = 2**22  # at a time: 16 MB of fp32, about the cache of a CPU
 
 
 class Evidence(nn.Module):
-    """Numbers (B, K, E) of B queries and K recalled videos each: scores, one cosine a field, and a memory.
+    """Compute features (B, K, E) of B queries and K recalled videos each: scores, one cosine a field, and a memory.
 
     The scores are z-scores over the query's candidates, first the recall's own, then those of its parts. The cosines
-    are between the query and each field of the video, whitened as in `dcdt_ridge`. The memory says how likely the
-    video answered what was asked: judged queries weigh `softmax(cosine / temperature)` by their frozen vectors
-    (Nadaraya-Watson, a column for each of KERNELS), and a video collects the weights of those it was a positive of.
+    are between the query and each field of the video, whitened as in `dcdt_ridge`. The memory estimates how
+    likely the video is a positive: judged queries weigh `softmax(cosine / temperature)` by their frozen vectors
+    (Nadaraya-Watson, a column for each of KERNELS), and a video sums the weights of those it was a positive of.
     Queries with the text of the query itself are left out.
 
     Args:
@@ -31,115 +32,112 @@ class Evidence(nn.Module):
     """
 
     whitening: Tensor
-    asked: Tensor
-    owner: Tensor
-    answers: Tensor
+    judged_vectors: Tensor
+    answer_groups: Tensor
+    answer_videos: Tensor
 
     def __init__(self, tables: Tables, whiten: str) -> None:
         super().__init__()
         self.tables, self.whiten = tables, whiten
         self.register_buffer("whitening", torch.eye(tables.width))
-        for name, empty in (("asked", torch.zeros(0, tables.width)), ("owner", _none()), ("answers", _none())):
-            self.register_buffer(name, empty, persistent=False)  # as large as the judgments: in the extra state
-        self._shown: Tensor | None = None
+        self.register_buffer("judged_vectors", torch.zeros(0, tables.width), persistent=False)
+        for name in ("answer_groups", "answer_videos"):  # as large as the judgments: in the extra state
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
+        self._whitened_videos: Tensor | None = None
 
     def prepare(self, collection: Collection, sides: Sequence[SideTensors], groups: Sequence[Sequence[int]]) -> None:
-        """Whiten by the candidates, and remember what answered the queries of the sides.
+        """Compute the whitening of the candidates, and store the positives of the queries of the sides.
 
         Args:
-            collection: the grade of a positive.
-            sides: whose judgments are remembered.
-            groups: their query rows, those of equal text together; position i is group i.
+            collection: for the grade of a positive.
+            sides: whose judgments are stored.
+            groups: their query rows, those of equal text together.
         """
-        self._shown = None
+        self._whitened_videos = None
         if self.whiten == "soft":
             self.whitening = catalogue_whitening(
                 self.tables.videos, torch.stack([side.candidates for side in sides]).any(0)
             )
-        group_of = {row: at for at, rows in enumerate(groups) for row in rows}
+        group_of = {row: i for i, rows in enumerate(groups) for row in rows}
         pairs = set()
         for side in sides:
             positive = (side.judged >= 0) & (side.grades >= collection.positive_grade)  # (n, J)
-            at, column = positive.nonzero(as_tuple=True)
-            found = zip(side.queries[at].tolist(), side.judged[at, column].tolist(), strict=True)
-            pairs |= {(group_of[row], video) for row, video in found}
+            i, column = positive.nonzero(as_tuple=True)
+            judged_pairs = zip(side.queries[i].tolist(), side.judged[i, column].tolist(), strict=True)
+            pairs |= {(group_of[row], video) for row, video in judged_pairs}
         device = self.tables.device
         first = torch.tensor([rows[0] for rows in groups], device=device)
-        self.asked = normalize(self.tables.queries[first], dim=-1)  # (G, D)
-        self.owner, self.answers = torch.tensor(sorted(pairs), device=device).unbind(1)  # (P,) group and video of each
+        self.judged_vectors = normalize(self.tables.queries[first], dim=-1)  # (G, D)
+        self.answer_groups, self.answer_videos = torch.tensor(sorted(pairs), device=device).unbind(1)  # (P,) each
 
-    def forward(self, vectors: Tensor, scores: Sequence[Tensor], top: Tensor, own: Tensor) -> Tensor:
-        """The evidence (B, K, E).
+    def forward(self, vectors: Tensor, scores: Sequence[Tensor], top: Tensor, own_group: Tensor) -> Tensor:
+        """Compute the features (B, K, E).
 
         Args:
             vectors: (B, D) frozen query vectors.
             scores: z-scores (B, N), the recall's first.
             top: (B, K) recalled videos.
-            own: (B,) group of the query, which the memory leaves out; -1: none of them.
+            own_group: (B,) group of the query, which the memory leaves out; -1: none.
         """
-        columns = [found.gather(1, top) for found in scores]  # (B, K) each
-        asked = normalize(vectors @ self.whitening, dim=-1)  # (B, D)
-        columns += [gathered_dot(asked, field, top) for field in self.shown()]
-        columns += self.remembered(normalize(vectors, dim=-1), top, own)
+        columns = [matrix.gather(1, top) for matrix in scores]  # (B, K) each
+        query_vectors = normalize(vectors @ self.whitening, dim=-1)  # (B, D)
+        columns += [gather_dot(query_vectors, field, top) for field in self.whitened_videos()]
+        columns += self.memory_columns(normalize(vectors, dim=-1), top, own_group)
         return torch.stack(columns, dim=-1)
 
     @property
     def names(self) -> list[str]:
-        """The columns after the scores: a cosine for each field, and the memories."""
+        """Names of the columns after the scores: a cosine for each field, and the memories."""
         cosines = [f"cosine_{name}" for name in self.tables.fields]
         return cosines + [f"memory_{temperature}" for temperature in KERNELS]
 
-    def shown(self) -> Tensor:
-        """Whitened unit vectors of every field of every video, (F, N, D), computed once."""
-        if self._shown is None:
-            self._shown = normalize(self.tables.videos @ self.whitening, dim=-1)
-        return self._shown
+    def whitened_videos(self) -> Tensor:
+        """Return the whitened unit vectors of every field of every video, (F, N, D), computed once."""
+        if self._whitened_videos is None:
+            self._whitened_videos = normalize(self.tables.videos @ self.whitening, dim=-1)
+        return self._whitened_videos
 
-    def remembered(self, vectors: Tensor, top: Tensor, own: Tensor) -> list[Tensor]:
-        """For each of KERNELS, the share (B, K) of similar judged queries that each recalled video answered.
+    def memory_columns(self, vectors: Tensor, top: Tensor, own_group: Tensor) -> list[Tensor]:
+        """Compute, for each of KERNELS, the weight (B, K) of judged queries that have the recalled video as positive.
 
         Args:
             vectors: (B, D) unit query vectors.
             top: (B, K) videos.
-            own: (B,) group that is left out, -1: none.
+            own_group: (B,) group to leave out, -1: none.
         """
-        if not len(self.asked):
+        if not len(self.judged_vectors):
             return [torch.zeros_like(top, dtype=vectors.dtype) for _ in KERNELS]
-        alike = vectors @ self.asked.T  # (B, G)
-        left_out = own.unsqueeze(1) == torch.arange(len(self.asked), device=own.device)
-        found = []
+        similarity = vectors @ self.judged_vectors.T  # (B, G)
+        left_out = own_group.unsqueeze(1) == torch.arange(len(self.judged_vectors), device=own_group.device)
+        columns = []
         for temperature in KERNELS:
-            weights = (alike / temperature).masked_fill(left_out, float("-inf")).softmax(1)  # (B, G)
-            weights = weights.nan_to_num(0.0)  # of a query that is all there is
+            weights = (similarity / temperature).masked_fill(left_out, float("-inf")).softmax(1)  # (B, G)
+            weights = weights.nan_to_num(0.0)  # all groups are left out
             share = weights.new_zeros(len(top), self.tables.videos.shape[1])
-            share.index_add_(1, self.answers, weights[:, self.owner])  # (B, P) onto (B, N)
-            found.append(share.gather(1, top))
-        return found
+            share.index_add_(1, self.answer_videos, weights[:, self.answer_groups])  # (B, P) onto (B, N)
+            columns.append(share.gather(1, top))
+        return columns
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The memory."""
-        return {name: getattr(self, name).cpu() for name in ("asked", "owner", "answers")}
+        """Return the memory."""
+        return {key: getattr(self, name).cpu() for key, name in MEMORY_BUFFERS.items()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the memory."""
-        for name, value in state.items():
-            setattr(self, name, value.to(self.whitening.device))
+        for key, name in MEMORY_BUFFERS.items():
+            setattr(self, name, state[key].to(self.whitening.device))
 
     def _load_from_state_dict(self, *args: Any) -> None:  # noqa: ANN401 - torch's signature
-        self._shown = None
+        self._whitened_videos = None
         super()._load_from_state_dict(*args)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's signature
-        self._shown = None
+        self._whitened_videos = None
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-def gathered_dot(vectors: Tensor, table: Tensor, top: Tensor) -> Tensor:
-    """Dot products (B, K) of vectors (B, D) with the rows `top` (B, K) of a table (N, D)."""
-    step = max(1, CELLS // (top.shape[1] * table.shape[1]))
-    parts = zip(torch.split(vectors, step), torch.split(top, step), strict=True)
-    return torch.cat([torch.einsum("bd,bkd->bk", asked, table[rows]) for asked, rows in parts])
-
-
-def _none() -> Tensor:
-    return torch.zeros(0, dtype=torch.int64)
+def gather_dot(vectors: Tensor, table: Tensor, top: Tensor) -> Tensor:
+    """Compute the dot products (B, K) of vectors (B, D) with the rows `top` (B, K) of a table (N, D)."""
+    step = max(1, MAX_GATHERED_NUMBERS // (top.shape[1] * table.shape[1]))
+    chunks = zip(torch.split(vectors, step), torch.split(top, step), strict=True)
+    return torch.cat([torch.einsum("bd,bkd->bk", vector_chunk, table[rows]) for vector_chunk, rows in chunks])

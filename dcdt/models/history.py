@@ -1,4 +1,4 @@
-"""DCDT with the learner's earlier videos in the query tower: beside a question, or alone where nobody asks."""
+"""DCDT with the learner's watch history in the query tower, beside the question or without one."""
 
 from typing import Any, ClassVar
 
@@ -6,31 +6,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import HistoryConfig, OptimizerConfig
 from dcdt.data.datamodule import Positions, RankingDataModule
-from dcdt.data.histories import Histories, held_out, may_be_fitted
+from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.errors import NotApplicable
+from dcdt.models.config import HistoryConfig, OptimizerConfig
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
 from dcdt.models.whitening import catalogue_whitening
+from dcdt.utils.errors import NotApplicable
 
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # of the history beside a question; of equals the smallest
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # of the history beside a question; ties go to the smallest
 
 
 class HistoryTowers(Recommender):
     """Cosine with the question plus `weight` times the score of a tower over the learner's history.
 
-    The question and the videos are the frozen vectors, whitened if asked: without a history this is `zero_shot`. The
+    The question and the videos are the frozen vectors, whitened if configured: without a history it is `zero_shot`. The
     tower (`history_tower.py`) works on their first `width` principal components and is fitted on which video learners
     watched next. The sum is the dot product of `[question; weight * learner; weight * a]` with a vector of the video,
-    so it stays decoupled. `weight` is chosen by the MRR of the validation queries, and may be 0, which refuses
-    personalisation; where nobody asks it is 1.
+    so it stays decoupled. `weight` is chosen by the MRR of the validation queries, and may be 0, which turns
+    personalisation off; without questions it is 1.
 
-    Who may see what is as in `collaborative`: the tower is fitted on interactions before the split's cutoff and, of
+    Leaks are avoided as in `collaborative`: the tower is fitted on interactions before the split's cutoff and, of
     a learner who asks a held-out query, before the first such query; a query is scored from the asking learner's
-    interactions strictly before it. Without such a history only how often a video is watched is added; these queries
+    interactions strictly before it. Without such a history only the popularity of a video is added; these queries
     are counted (`cold_queries`).
 
     Args:
@@ -40,7 +40,8 @@ class HistoryTowers(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
+    histories: Histories
     decoupled: ClassVar[bool] = False
     needs_question = False
     whitening: Tensor
@@ -65,72 +66,72 @@ class HistoryTowers(Recommender):
         self.register_buffer("weight", torch.tensor(1.0))
 
     @torch.no_grad()
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, fit the tower, choose the weight.
 
         Raises:
-            NotApplicable: there are no interactions, or none that may be seen, or nobody watched a second video.
-            UserError: the file is not as the layout says, or a query's timestamp is no number.
+            NotApplicable: there are no interactions before the held-out queries, or no learner watched a second video.
+            UserError: the file is invalid, or a query's timestamp is no number.
         """
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
-        held = held_out(data)
-        keep = may_be_fitted(watches, (asked for side in held.values() for asked in side), data.split.cutoff)
+        askers = held_out_askers(data)
+        keep = fittable_watches(watches, (asker for side in askers.values() for asker in side), data.split.cutoff)
         candidates = torch.from_numpy(data.split.train.candidates)
         keep &= data.split.train.candidates[watches.item]  # no held-out video is seen in fitting
         self.histories = Histories(watches)
         if self.config.whiten == "soft":
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
-        self.basis = principal(self.video_vectors()[candidates.to(self.tables.device)], self.basis.shape[1])
+        self.basis = principal_directions(self.video_vectors()[candidates.to(self.tables.device)], self.basis.shape[1])
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
         self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
-        seen = (torch.from_numpy(part[keep]) for part in (watches.user, watches.item, watches.time))
+        trained_by_epochs = (torch.from_numpy(column[keep]) for column in (watches.user, watches.item, watches.time))
         if self.config.history != "none":
-            examples = next_video_examples(*seen)
+            examples = next_video_examples(*trained_by_epochs)
             if not len(examples.target):
                 raise NotApplicable("no learner watched a second video before the held-out queries")
             with torch.enable_grad():
-                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.taken is None)
-        for name, side in held.items():
+                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.excluded is None)
+        for name, side in askers.items():
             users, times = zip(*side, strict=True)
             self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())
-        if collection.asked:
-            found = self._value_of_weights(data)
-            self.weight.fill_(max(WEIGHTS, key=lambda weight: found[weight]))
+        if collection.has_questions:
+            value_of = self._validate_weights(data)
+            self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
     def facts(self) -> dict[str, float]:
-        """The weight of the history, how the tower weighs, and number of queries of each side without a history."""
+        """Return the weight of the history, the tower's scalars, and the number of queries without a history."""
         name, tower = self.config.name, self.tower
-        found = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}
+        parameters = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}
         cold = {f"{side}/cold_queries": number for side, number in self.cold.items()}
-        values = {f"{name}/{key}": torch.as_tensor(value).item() for key, value in found.items()}
+        values = {f"{name}/{key}": torch.as_tensor(value).item() for key, value in parameters.items()}
         return {key: round(value, 4) for key, value in values.items()} | cold
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Unit vectors of the questions alone (B, D), of frozen vectors (B, D); 0 where there is none."""
+        """Encode frozen vectors (B, D) of questions as unit vectors (B, D); 0 where there is no question."""
         return nn.functional.normalize(vectors @ self.whitening, dim=-1)
 
     def linear_query(self) -> Tensor | None:
-        """The matrix (D, D) by which questions are multiplied."""
+        """Return the matrix (D, D) by which questions are multiplied."""
         return self.whitening
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Unit vectors of the videos (..., D), of frozen field vectors (F, ..., D)."""
+        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., D)."""
         return self.encode_queries(fields.sum(0))
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector; name to (..., D)."""
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field adds to a video's vector: name to (..., D)."""
         return dict(zip(self.tables.fields, fields @ self.whitening, strict=True))
 
     def score(self, queries: QueryBatch) -> Tensor:
-        """Scores of B queries against all N videos, (B, N)."""
+        """Score B queries against all N videos, (B, N)."""
         question, learner = self._two_scores(queries)
         return question + self.weight * learner
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The histories of all learners."""
+        """Return the histories of all learners."""
         return {"cold": self.cold, **self.histories.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -139,20 +140,20 @@ class HistoryTowers(Recommender):
         self.cold = dict(state["cold"])
 
     def _two_scores(self, queries: QueryBatch) -> tuple[Tensor, Tensor]:
-        """Scores of the question and of the learner's history, (B, N) each."""
-        asked = self.encode_queries(queries.vectors)  # (B, D)
+        """Score all videos by the question and by the learner's history, (B, N) each."""
+        query_vectors = self.encode_queries(queries.vectors)  # (B, D)
         watched = self.histories.last(queries.users, queries.times, self.config.length)
         videos = self.tower.videos(self._base())
-        directions = nn.functional.normalize(asked @ self.basis, dim=-1)  # (B, d)
+        directions = nn.functional.normalize(query_vectors @ self.basis, dim=-1)  # (B, d)
         learners = self.tower.learners(videos, watched, directions)
-        return asked @ self.video_vectors().T, self.tower.score(learners, videos, self.tower.popularity)
+        return query_vectors @ self.video_vectors().T, self.tower.score(learners, videos, self.tower.popularity)
 
     def _base(self) -> Tensor:
-        """What the tower starts from, (N, d) unit vectors."""
+        """Return the input of the tower, (N, d) unit vectors."""
         return nn.functional.normalize(self.video_vectors() @ self.basis, dim=-1)
 
-    def _value_of_weights(self, data: RankingDataModule) -> dict[float, float]:
-        """MRR of the validation queries at every weight."""
+    def _validate_weights(self, data: RankingDataModule) -> dict[float, float]:
+        """Compute the MRR of the validation queries at every weight."""
         side, order = data.sides["val"], data.ties.on(self.tables.device)
         sums = dict.fromkeys(WEIGHTS, 0.0)
         for positions in Positions(side):
@@ -165,10 +166,10 @@ class HistoryTowers(Recommender):
         return {weight: total / len(side.queries) for weight, total in sums.items()}
 
 
-def principal(vectors: Tensor, width: int) -> Tensor:
-    """The directions in which vectors (n, D) lie most, not centred, as columns (D, d), of fixed sign.
+def principal_directions(vectors: Tensor, width: int) -> Tensor:
+    """Compute the principal directions of vectors (n, D), not centred, as columns (D, d) of fixed sign.
 
-    Where n is below d the rest are directions in which no vector lies.
+    If n is below d, the other directions are orthogonal to all vectors.
     """
     x = vectors.cpu().double()  # not every device has double precision
     basis = torch.linalg.eigh(x.T @ x).eigenvectors.flip(1)[:, :width]  # (D, d)

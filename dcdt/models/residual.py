@@ -1,15 +1,17 @@
-"""DCDT whose towers start as the identity, so that training can only change what the frozen vectors already know."""
+"""DCDT whose towers start as the identity: training starts from the frozen vectors."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.data.tables import Tables
-from dcdt.losses.measures import chord, dot_products, wide
+from dcdt.losses.distances import chord
+from dcdt.losses.similarities import pairwise_dot
+from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.towers import LowRankMap
+from dcdt.utils.precision import at_least_float32
 
 
 class ResidualTowers(PairRecommender):
@@ -31,7 +33,7 @@ class ResidualTowers(PairRecommender):
     """
 
     starts_useful: ClassVar[bool] = True
-    reads_halves: ClassVar[bool] = True
+    supports_half_precision: ClassVar[bool] = True
 
     def __init__(self, config: DCDTResidualConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -44,51 +46,60 @@ class ResidualTowers(PairRecommender):
         self.fusion = LowRankMap(n_fields * width, width, config.rank) if fused else None
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Unit query vectors of frozen vectors (B, D): (B, D); with attention (B, F * D), longer than 1."""
-        output = nn.functional.normalize(wide(self._tower(0, vectors)), dim=-1)  # (B, D)
+        """Encode frozen query vectors (B, D) as unit vectors (B, D); with attention (B, F * D), longer than 1."""
+        output = nn.functional.normalize(at_least_float32(self._tower(0, vectors)), dim=-1)  # (B, D)
         if self.keys is None:
             return output
         weights = len(self.keys) * self.attention_weights(vectors)  # (B, F), each 1 at the start
         return (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * D)
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether queries weigh the fields of a video."""
+        return self.keys is not None
+
     def attention_weights(self, vectors: Tensor) -> Tensor:
-        """Weights over the fields, `softmax_m(q' . k_m)`, of frozen query vectors (B, D): (B, F)."""
+        """Compute the weights over the fields, `softmax_m(q' . k_m)`, of frozen query vectors (B, D): (B, F)."""
         assert self.keys is not None
         return (self._tower(0, vectors) @ self.keys.T).softmax(-1)
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Video vectors of frozen field vectors (F, ..., D): (..., D), unit; with attention (..., F * D)."""
-        outputs = torch.stack([self._tower(1 + at, part) for at, part in enumerate(fields)])  # (F, ..., D)
+        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., D); with attention (..., F * D)."""
+        outputs = torch.stack([self._tower(1 + i, vectors) for i, vectors in enumerate(fields)])  # (F, ..., D)
         total = outputs.sum(0)  # (..., D)
         if self.keys is not None:
             length = total.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             return torch.cat([output / length for output in outputs], dim=-1)  # (..., F * D)
         if self.fusion is not None:
             total = total + self.fusion(torch.cat(list(outputs), dim=-1))  # (..., F * D) -> (..., D)
-        return nn.functional.normalize(wide(total), dim=-1)
+        return nn.functional.normalize(at_least_float32(total), dim=-1)
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector, and what a fusion adds for all together; name to (..., D)."""
-        outputs = [self._tower(1 + at, part) for at, part in enumerate(fields)]  # each (..., D)
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field, and the fusion, adds to a video's vector: name to (..., D)."""
+        outputs = [self._tower(1 + i, vectors) for i, vectors in enumerate(fields)]  # each (..., D)
         if self.keys is not None:
-            nothing = [torch.zeros_like(output) for output in outputs]
-            outputs = [torch.cat([*nothing[:at], part, *nothing[at + 1 :]], -1) for at, part in enumerate(outputs)]
-        parts = dict(zip(self.tables.fields, outputs, strict=True))
-        return parts if self.fusion is None else parts | {"together": self.fusion(torch.cat(outputs, dim=-1))}
+            zeros = [torch.zeros_like(output) for output in outputs]
+            outputs = [torch.cat([*zeros[:i], vectors, *zeros[i + 1 :]], -1) for i, vectors in enumerate(outputs)]
+        contributions = dict(zip(self.tables.fields, outputs, strict=True))
+        return (
+            contributions
+            if self.fusion is None
+            else contributions | {"together": self.fusion(torch.cat(outputs, dim=-1))}
+        )
 
-    def match(self, queries: Tensor, videos: Tensor, place: Tensor | None) -> Tensor:
-        """Similarities of B queries to their videos, or `sqrt(2 - 2 s)` where the loss takes distances: (B, C)."""
-        similarity = dot_products(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
-        if place is not None:
-            similarity = similarity.gather(1, place)  # (B, C)
+    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
+        """Compute similarities of B queries to their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""
+        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        if position is not None:
+            similarity = similarity.gather(1, position)  # (B, C)
         return chord(similarity) if self.loss.measure == "distance" else similarity
 
-    def _tower(self, at: int, vectors: Tensor) -> Tensor:
-        """Output (..., D) of the query's tower (0) or of a field's (1, 2, ...) for frozen vectors (..., D)."""
-        start = self.dropout(self._start(vectors))
-        output: Tensor = start + self.towers[min(at, len(self.towers) - 1)](start)
+    def _tower(self, index: int, vectors: Tensor) -> Tensor:
+        """Apply the query's tower (0) or a field's (1, 2, ...) to frozen vectors (..., D): (..., D)."""
+        start = self.dropout(self._tower_input(vectors))
+        output: Tensor = start + self.towers[min(index, len(self.towers) - 1)](start)
         return output
 
-    def _start(self, vectors: Tensor) -> Tensor:
-        """What the towers start from, (..., D): the frozen vectors (..., D) as they are."""
+    def _tower_input(self, vectors: Tensor) -> Tensor:
+        """Return the input of the towers, (..., D): the frozen vectors (..., D) as they are."""
         return vectors

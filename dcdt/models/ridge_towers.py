@@ -7,32 +7,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dcdt.config import OptimizerConfig, RidgeConfig
-from dcdt.data.collection import Collection
 from dcdt.data.datamodule import Positions, RankingDataModule, SideTensors, side_tensors
 from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables
+from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
+from dcdt.models.config import OptimizerConfig, RidgeConfig
 from dcdt.models.recommender import QueryBatch, Recommender, rank_side, replace_rows
 from dcdt.models.whitening import catalogue_whitening
-from dcdt.transfer import to_device
+from dcdt.utils.transfer import to_device
 
-PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))  # inf: the identity, training is refused
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))  # inf: the identity, nothing is learned
 
 
 class RidgeTowers(Recommender):
     """Query, title and description towers that are linear maps, the fields summed, cosine interaction.
 
-    The field towers are the whitening of the catalogue, and each video leans towards the mean of its `neighbours`
-    nearest ones (by `neighbour_weight`), so that a short description says more. The query tower is `x + M x` of the
+    The field towers are the whitening of the catalogue, and each video is smoothed with the mean of its `neighbours`
+    nearest ones (by `neighbour_weight`), which helps short descriptions. The query tower is `x + M x` of the
     whitened query x, where M minimises `|x + M x - y|^2` summed over the training queries `+ penalty |M|^2`, and y is
     the direction of the mean vector of a query's positives: ridge regression towards the identity, one SVD, no epochs,
     no seed.
 
     `penalty=null` chooses it among PENALTIES by the quality of the fitted queries, each ranked by towers fitted without
     it (the closed form of leave-one-out: Allen 1974, PRESS). Queries with the same text are one, so that none is judged
-    by its twin. Since nothing is left to choose on validation, `fit_on=judged` fits its queries too; their metrics and
-    pair scores are then those of towers fitted without each.
+    by its duplicate. Since nothing is left to choose on validation, `fit_on=judged` fits its queries too; their metrics
+    and pair scores are then those of towers fitted without each.
 
     Args:
         config: fields, whitening, neighbours and penalty.
@@ -41,7 +41,7 @@ class RidgeTowers(Recommender):
         optimizer: not used.
     """
 
-    fittable: ClassVar[bool] = False
+    trained_by_epochs: ClassVar[bool] = False
     whitening: Tensor
     query_map: Tensor
     penalty: Tensor
@@ -56,13 +56,14 @@ class RidgeTowers(Recommender):
     ) -> None:
         super().__init__(tables)
         self.config = config
+        self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight
         self.reads_validation = config.fit_on == "judged"
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
         self.register_buffer("penalty", torch.tensor(float("inf")))
-        self.register_buffer("_left_out", None, persistent=False)  # (n, D) what fits without them make of the queries
+        self.register_buffer("_left_out", None, persistent=False)  # (n, D) queries mapped by fits without them
 
-    def prepare(self, data: RankingDataModule) -> None:
+    def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
         sides = fitted_sides(data, self.config.fit_on)
         if self.config.whiten == "soft":
@@ -73,20 +74,22 @@ class RidgeTowers(Recommender):
         groups, targets = fitting_targets(data.collection, sides, videos)
         device = self.tables.device
         first = to_device(torch.tensor([rows[0] for rows in groups]), device)
-        asked = self.tables.queries[first] @ self.whitening  # (n, D)
-        fit = ridge(nn.functional.normalize(asked, dim=-1), targets)
-        self._group = {row: at for at, rows in enumerate(groups) for row in rows}
+        inputs = self.tables.queries[first] @ self.whitening  # (n, D)
+        fit = ridge(nn.functional.normalize(inputs, dim=-1), targets)
+        self._group = {row: i for i, rows in enumerate(groups) for row in rows}
         penalty = self.config.penalty
         if penalty is None:
-            found = {value: self._judge(fit.left_out(value).to(device), sides, data) for value in PENALTIES}
-            penalty = max(reversed(PENALTIES), key=lambda value: found[value])  # of equals the largest
+            quality_of = {
+                value: self._left_out_quality(fit.left_out(value).to(device), sides, data) for value in PENALTIES
+            }
+            penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
         self.penalty.fill_(penalty)
         self.query_map = self.whitening + self.whitening @ fit.matrix(penalty).to(device)
         self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
 
-    def _judge(self, asked: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
-        """Quality over the queries of the sides, each asked as the fit without its group maps it, groups (n, D)."""
-        self._left_out = nn.functional.normalize(asked, dim=-1)
+    def _left_out_quality(self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
+        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D)."""
+        self._left_out = nn.functional.normalize(query_vectors, dim=-1)
         order, total = data.ties.on(self.tables.device), 0.0
         for side in sides:
             for positions in Positions(side):
@@ -96,46 +99,46 @@ class RidgeTowers(Recommender):
         return total / sum(len(side.queries) for side in sides)
 
     def facts(self) -> dict[str, float]:
-        """The penalty; -1 where training was refused."""
+        """Return the penalty; -1 where nothing was learned."""
         penalty = float(self.penalty)
         return {"dcdt_ridge/penalty": round(penalty, 6) if penalty != float("inf") else -1.0}
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Unit query vectors (B, D) of frozen vectors (B, D)."""
+        """Encode frozen query vectors (B, D) as unit vectors (B, D)."""
         return nn.functional.normalize(vectors @ self.query_map, dim=-1)
 
     def linear_query(self) -> Tensor | None:
-        """The matrix (D, D) by which questions are multiplied."""
+        """Return the matrix (D, D) by which questions are multiplied."""
         return self.query_map
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Unit video vectors (..., D) of frozen field vectors (F, ..., D)."""
+        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., D)."""
         return nn.functional.normalize(fields.sum(0) @ self.whitening, dim=-1)
 
-    def video_parts(self, fields: Tensor) -> dict[str, Tensor]:
-        """What each field adds to a video's vector before it leans on others; name to (..., D)."""
-        return {name: part @ self.whitening for name, part in zip(self.tables.fields, fields, strict=True)}
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field adds to a video's vector before it is smoothed: name to (..., D)."""
+        return {name: vectors @ self.whitening for name, vectors in zip(self.tables.fields, fields, strict=True)}
 
     def video_vectors(self) -> Tensor:
-        """Vectors of the whole catalogue (N, D), each leaning towards its neighbours."""
+        """Return the vectors of the whole catalogue (N, D), smoothed with their neighbours."""
         if self._vectors is None:
-            config, videos = self.config, self.encode_videos(self.tables.videos)
-            self._vectors = lean_on_neighbours(videos, config.neighbours, config.neighbour_weight)
+            videos = self.encode_videos(self.tables.videos)
+            self._vectors = smooth_with_neighbours(videos, self.neighbours, self.neighbour_weight)
         return self._vectors
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
-        """Scores (B, N) by towers fitted without each query; right after `prepare` only. Others as they are."""
-        fitted = [at for at, row in enumerate(rows.tolist()) if row in self._group]
+        """Score queries by towers fitted without each, right after `prepare` only; other queries as usual: (B, N)."""
+        fitted = [i for i, row in enumerate(rows.tolist()) if row in self._group]
         return replace_rows(self.score(queries), fitted, self._scores_left_out(rows[fitted]))
 
     def _scores_left_out(self, rows: Tensor) -> Tensor:
-        """Scores (B, N) of fitted queries, rows (B,)."""
+        """Score fitted queries of rows (B,) by the fits without each: (B, N)."""
         groups = torch.tensor([self._group[row] for row in rows.tolist()], dtype=torch.int64)
         return self._left_out[to_device(groups, self._left_out.device)] @ self.video_vectors().T
 
 
-def lean_on_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
-    """Unit vectors (N, D) plus `weight` times the direction of the mean of their k nearest others, normalised.
+def smooth_with_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
+    """Add to unit vectors (N, D) `weight` times the direction of the mean of their k nearest others, normalised.
 
     With fewer than k others, all of them count. Memory is bounded by chunk x N similarities.
     """
@@ -144,16 +147,16 @@ def lean_on_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024)
         return videos
     means = []
     for start in range(0, len(videos), chunk):
-        alike = videos[start : start + chunk] @ videos.T  # (chunk, N)
-        rows = torch.arange(len(alike), device=alike.device)
-        alike[rows, start + rows] = float("-inf")
-        means.append(videos[alike.topk(k, dim=1).indices].mean(1))  # (chunk, k, D) -> (chunk, D)
+        similarity = videos[start : start + chunk] @ videos.T  # (chunk, N)
+        rows = torch.arange(len(similarity), device=similarity.device)
+        similarity[rows, start + rows] = float("-inf")
+        means.append(videos[similarity.topk(k, dim=1).indices].mean(1))  # (chunk, k, D) -> (chunk, D)
     directions = nn.functional.normalize(torch.cat(means), dim=-1)
     return nn.functional.normalize(videos + weight * directions, dim=-1)
 
 
 def fitted_sides(data: RankingDataModule, fit_on: str) -> list[SideTensors]:
-    """The training side and, where the fit may read them, the validation queries."""
+    """Return the training side and, with `fit_on=judged`, the validation side."""
     train = side_tensors("train", data.split.train, data.collection)
     return [train, data.sides["val"]] if fit_on == "judged" else [train]
 
@@ -166,27 +169,27 @@ class Ridge:
         left: (n, r) left singular vectors of the inputs.
         values: (r,) singular values.
         right: (r, D) right singular vectors.
-        rest: (n, D) targets less inputs.
+        residual: (n, D) targets less inputs.
         targets: (n, D).
     """
 
     left: Tensor
     values: Tensor
     right: Tensor
-    rest: Tensor
+    residual: Tensor
     targets: Tensor
 
     def matrix(self, penalty: float) -> Tensor:
-        """(D, D): M of `x + x M`."""
+        """Compute the matrix M (D, D) of `x + x M`."""
         weights = self.values / (self.values.square() + penalty)  # (r,)
-        return ((self.right.T * weights) @ (self.left.T @ self.rest)).float()
+        return ((self.right.T * weights) @ (self.left.T @ self.residual)).float()
 
     def left_out(self, penalty: float) -> Tensor:
-        """What each input is mapped to by a fit without it, (n, D): `y - (r - H r) / (1 - diag H)`."""
+        """Map each input by a fit without it, (n, D): `y - (r - H r) / (1 - diag H)`."""
         weights = self.values.square() / (self.values.square() + penalty)  # (r,)
-        fitted = (self.left * weights) @ (self.left.T @ self.rest)  # (n, D)
-        own = (self.left.square() * weights).sum(1, keepdim=True)  # (n, 1): diag H
-        return (self.targets - (self.rest - fitted) / (1 - own).clamp(min=1e-9)).float()
+        fitted = (self.left * weights) @ (self.left.T @ self.residual)  # (n, D)
+        leverage = (self.left.square() * weights).sum(1, keepdim=True)  # (n, 1): diag H
+        return (self.targets - (self.residual - fitted) / (1 - leverage).clamp(min=1e-9)).float()
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
@@ -197,7 +200,7 @@ def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
 
 
 def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Tensor) -> tuple[list[list[int]], Tensor]:
-    """The queries of the sides, those of equal text together, and the direction of the mean of their positives.
+    """Group the queries of the sides by text, and compute the direction of the mean of their positives.
 
     Args:
         collection: the texts.
@@ -207,15 +210,17 @@ def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Te
     Returns:
         n groups of query rows, and targets (n, D) on the CPU.
     """
-    of_query: dict[int, list[int]] = {}
+    positives_of: dict[int, list[int]] = {}
     for side in sides:
         for row, judged, grades in zip(side.queries.tolist(), side.judged.tolist(), side.grades.tolist(), strict=True):
-            marked = zip(judged, grades, strict=True)
-            of_query[row] = [video for video, grade in marked if video >= 0 and grade >= collection.positive_grade]
-    groups = list(query_groups(collection.queries.texts, sorted(of_query)).values())
-    positives = [sorted({video for row in rows for video in of_query[row]}) for rows in groups]
-    distinct, place = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
-    parts = place.split([len(videos_of) for videos_of in positives])
+            judgments = zip(judged, grades, strict=True)
+            positives_of[row] = [
+                video for video, grade in judgments if video >= 0 and grade >= collection.positive_grade
+            ]
+    groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
+    positives = [sorted({video for row in rows for video in positives_of[row]}) for rows in groups]
+    distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
+    positions_of = position.split([len(videos_of) for videos_of in positives])
     vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
-    means = [vectors[part].mean(0) for part in parts]
+    means = [vectors[positions].mean(0) for positions in positions_of]
     return groups, nn.functional.normalize(torch.stack(means), dim=-1)

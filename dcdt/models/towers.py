@@ -1,4 +1,4 @@
-"""The towers: as the paper prints them (eq. 4 to 6), and a map that starts as nothing."""
+"""The towers of the paper (eq. 4 to 6), and a low-rank map that starts at zero."""
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ class Tower(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Outputs (..., W) of vectors (..., D)."""
+        """Map vectors (..., D) to (..., W)."""
         output: Tensor = self.dropout(self.linear(vectors).relu())
         return output
 
@@ -27,9 +27,9 @@ class LowRankMap(nn.Module):
     """A ReLU map of low rank that starts at zero: `W_2 ReLU(W_1 x + b_1)` with `W_2 = 0`.
 
     Args:
-        width_in: width of what it reads.
-        width: width of what it adds.
-        rank: width between.
+        width_in: D, width of the input.
+        width: W, width of the output.
+        rank: width in between.
     """
 
     def __init__(self, width_in: int, width: int, rank: int) -> None:
@@ -39,6 +39,6 @@ class LowRankMap(nn.Module):
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """What is added, (..., W), for vectors (..., D)."""
+        """Map vectors (..., D) to (..., W)."""
         output: Tensor = self.outer(self.inner(vectors).relu())
         return output

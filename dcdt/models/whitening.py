@@ -1,4 +1,4 @@
-"""Soft whitening: an unsupervised linear map that plays down the directions all videos share."""
+"""Soft whitening: an unsupervised linear map that shrinks the directions that all videos share."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ STRENGTH, POWER = 20.0, 0.5  # chosen on Khan maths, Cranfield and linear algebr
 
 
 def soft_whitening(vectors: Tensor, strength: float = STRENGTH, power: float = POWER) -> Tensor:
-    """`(C + strength (D / n) m I)^(-power)`, with C the second moment of the vectors and m its mean eigenvalue.
+    """Compute `(C + strength (D / n) m I)^(-power)`, C the second moment of the vectors, m its mean eigenvalue.
 
     The ridge grows as the vectors become few, so that a small catalogue is hardly changed. C is not centred: a shift
     of queries by the videos' mean hurt on small catalogues (docs/research.md).
@@ -29,8 +29,8 @@ def soft_whitening(vectors: Tensor, strength: float = STRENGTH, power: float = P
     scale = (values + ridge) ** -power
     if small:
         basis = torch.nn.functional.normalize(x.T @ basis, dim=0)  # (n, n) -> (D, n)
-        rest = ridge**-power  # eigenvalue of the other D - n directions
-        matrix = rest * torch.eye(width, dtype=x.dtype) + (basis * (scale - rest)) @ basis.T
+        other = ridge**-power  # eigenvalue of the other D - n directions
+        matrix = other * torch.eye(width, dtype=x.dtype) + (basis * (scale - other)) @ basis.T
     else:
         matrix = (basis * scale) @ basis.T
     whitening: Tensor = (matrix / (matrix.trace() / width)).to(vectors.device, vectors.dtype)
@@ -38,5 +38,5 @@ def soft_whitening(vectors: Tensor, strength: float = STRENGTH, power: float = P
 
 
 def catalogue_whitening(videos: Tensor, candidates: Tensor) -> Tensor:
-    """Soft whitening of the field vectors (F, N, D) of the candidate videos (N,): (D, D)."""
+    """Compute the soft whitening (D, D) of the field vectors (F, N, D) of the candidate videos (N,)."""
     return soft_whitening(videos[:, candidates.to(videos.device)].flatten(0, 1))

@@ -1,1 +1,1 @@
-"""From the folders of runs to tables, statistics, figures and one page; reads files only, knows no model."""
+"""Reports: tables, statistics, figures and a page from the folders of runs, independent of models."""

@@ -1,4 +1,4 @@
-"""The tables beside the comparison: parts of the test queries, extra sides, training, failures and cost."""
+"""The tables beside the comparison: subsets of the test queries, extra sides, training, failures and cost."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,39 +6,39 @@ from dataclasses import replace
 import numpy as np
 
 from dcdt.evaluation.statistics import spread
-from dcdt.reporting.numbers import Number, per_query, ranking_cell
-from dcdt.reporting.runs import Run
-from dcdt.reporting.structure import Cell, Row, Table, averaged, listed, metric_name, span, with_best
+from dcdt.reporting.cells import Number, per_query, ranking_cell
+from dcdt.reporting.table_types import Cell, Row, Table, format_ranges, format_span, mark_best, mean_number, metric_name
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import Run
 
-SMALLEST_PART = 30
+MIN_BREAKDOWN_QUERIES = 30
 REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}
-AS_ABOVE = "Cells as in the comparison."
+CELL_NOTE = "Cells as in the comparison."
 
 
-def part_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
-    """Breakdown by query kind and by warmth, of the variants tested on every query."""
+def breakdown_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
+    """Make tables by query kind and by warmth, of the variants tested on every query."""
     scores = [run.sides["test"] for run in variants[0].runs]
     kinds = sorted({kind for side in scores for kind in side.kinds if kind})
     name = metric_name(metric)
     warm = (
         "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
-        "videos get asked for. Cold: none was. Mixed: some."
+        "videos are popular answers. Cold: none was. Mixed: some."
     )
     yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
-    alike, note = _marked_alike(variants)
-    seen = {word for run in alike[0].runs for word in run.sides["test"].warm}
-    parts: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in seen}
-    yield _breakdown("warmth", f"{name} by warmth", alike, metric, parts, warm + note)
+    aligned, note = _mark_warmth_alike(variants)
+    labels = {warmth for run in aligned[0].runs for warmth in run.sides["test"].warm}
+    subsets: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in labels}
+    yield _breakdown("warmth", f"{name} by warmth", aligned, metric, subsets, warm + note)
 
 
-def _marked_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
-    """The variants with each fold's queries marked by its largest training set, and a note where sets differ.
+def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
+    """Mark each fold's queries by its largest training set; return the variants, and a note if sets differ.
 
-    Which queries are warm depends on the training queries; a column of a learning curve must hold the same ones.
+    Which queries are warm depends on the training queries; a column of a learning curve must have the same ones.
     """
     marks: dict[int, tuple[int, dict[str, str]]] = {}
-    runs = [run for one in variants for run in one.runs]
+    runs = [run for variant in variants for run in variant.runs]
     for run in runs:
         size, side = int(run.provenance.get("queries", {}).get("train", 0)), run.sides["test"]
         if run.fold not in marks or size > marks[run.fold][0]:
@@ -46,85 +46,93 @@ def _marked_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
 
     def marked(run: Run) -> Run:
         side = run.sides["test"]
-        warm = [marks[run.fold][1].get(name, own) for name, own in zip(side.ids, side.warm, strict=True)]
+        warm = [marks[run.fold][1].get(name, own_warmth) for name, own_warmth in zip(side.ids, side.warm, strict=True)]
         return replace(run, sides={**run.sides, "test": replace(side, warm=warm)})
 
-    alike = [replace(one, runs=[marked(run) for run in one.runs]) for one in variants]
+    aligned = [replace(variant, runs=[marked(run) for run in variant.runs]) for variant in variants]
     same = all(marked(run).sides["test"].warm == run.sides["test"].warm for run in runs)
-    return alike, "" if same else " By the largest training set of each fold, the same queries in every row."
+    return aligned, "" if same else " By the largest training set of each fold, the same queries in every row."
 
 
 def _breakdown(
-    name: str, title: str, variants: list[Variant], metric: str, parts: dict[str, dict[str, str]], caption: str = ""
+    name: str, title: str, variants: list[Variant], metric: str, subsets: dict[str, dict[str, str]], caption: str = ""
 ) -> Table:
-    sizes = {part: len(per_query(variants[0].runs, metric, **chosen)) for part, chosen in parts.items()}
-    kept = [part for part in parts if sizes[part] >= SMALLEST_PART]
-    if not kept:
-        counts = [Row(part, {"n": str(size)}) for part, size in sizes.items()]
-        caption = f"{caption} No part has the {SMALLEST_PART} queries that a figure needs.".strip()
+    sizes = {key: len(per_query(variants[0].runs, metric, **filters)) for key, filters in subsets.items()}
+    large = [key for key in subsets if sizes[key] >= MIN_BREAKDOWN_QUERIES]
+    if not large:
+        counts = [Row(key, {"n": str(size)}) for key, size in sizes.items()]
+        caption = f"{caption} No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs.".strip()
         return Table(name, title, {"n": "n"}, counts, caption, stub="Part")
-    few = [f"{part} ({sizes[part]})" for part in parts if part not in kept]
+    too_small = [f"{key} ({sizes[key]})" for key in subsets if key not in large]
     rows = []
-    for one in variants:
-        found = {part: ranking_cell(one.runs, metric, **parts[part]) for part in kept}
-        rows.append(Row(one.label, {part: number for part, number in found.items() if number}))
+    for variant in variants:
+        cells = {key: ranking_cell(variant.runs, metric, **subsets[key]) for key in large}
+        rows.append(Row(variant.label, {key: number for key, number in cells.items() if number}))
     return Table(
         name,
         title,
-        {part: f"{part} (n = {sizes[part]})" for part in kept},
-        with_best(rows, set(kept), {one.label for one in variants}),
-        f"{caption} {AS_ABOVE}".strip(),
-        [f"Too few queries for a figure (fewer than {SMALLEST_PART}): {', '.join(few)}."] if few else [],
+        {key: f"{key} (n = {sizes[key]})" for key in large},
+        mark_best(rows, set(large), {variant.label for variant in variants}),
+        f"{caption} {CELL_NOTE}".strip(),
+        [f"Too few queries for a figure (fewer than {MIN_BREAKDOWN_QUERIES}): {', '.join(too_small)}."]
+        if too_small
+        else [],
     )
 
 
 def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
-    """One small table an extra side: `test_all` and the language slices."""
-    for side in sorted({name for one in variants for run in one.runs for name in run.sides} - {"test"}):
+    """Make one small table an extra side: `test_all` and the language slices."""
+    for side in sorted({name for variant in variants for run in variant.runs for name in run.sides} - {"test"}):
         rows = []
-        for one in variants:
-            found = {metric: ranking_cell(one.runs, metric, side) for metric in ranked}
-            rows.append(Row(one.label, {metric: number for metric, number in found.items() if number}))
+        for variant in variants:
+            cells = {metric: ranking_cell(variant.runs, metric, side) for metric in ranked}
+            rows.append(Row(variant.label, {metric: number for metric, number in cells.items() if number}))
         n = len(per_query(variants[0].runs, ranked[0], side))
         videos = sorted({int(run.provenance.get("candidates", {}).get(side, 0)) for run in variants[0].runs})
-        what = "the test queries ranked among all videos, not only the held-out ones"
+        description = "the test queries ranked among all videos, not only the held-out ones"
         if side.startswith("slice_"):
-            what = f"queries in the language '{side.removeprefix('slice_')}', never trained on"
+            description = f"queries in the language '{side.removeprefix('slice_')}', never trained on"
         yield Table(
             side,
-            f"{side}: {what} (n = {n}, {span(videos)} videos)",
+            f"{side}: {description} (n = {n}, {format_span(videos)} videos)",
             {metric: metric_name(metric) for metric in ranked},
-            with_best(rows, set(ranked), {one.label for one in variants}),
-            AS_ABOVE,
+            mark_best(rows, set(ranked), {variant.label for variant in variants}),
+            CELL_NOTE,
         )
 
 
 def training_table(variants: list[Variant]) -> Table:
-    """Figure 3 of the paper in numbers: final loss, and where the scores of positives and negatives lie."""
+    """Make figure 3 of the paper as a table: final loss, and mean scores of positives and negatives."""
     rows, notes = [], []
-    names = [one.model for one in variants]
-    for one in (one for one in variants if one.runs):
+    names = [variant.model for variant in variants]
+    for variant in (variant for variant in variants if variant.runs):
         cells: dict[str, Cell] = {}
-        losses = [run.history[-1]["train/loss"] for run in one.runs if run.history and "train/loss" in run.history[-1]]
+        losses = [
+            run.history[-1]["train/loss"] for run in variant.runs if run.history and "train/loss" in run.history[-1]
+        ]
         if losses:
-            cells["loss"] = averaged(losses, 4)
-        if losses and one.model in REPORTED_LOSS and names.count(one.model) == 1:
-            cells["reported_loss"] = Number(REPORTED_LOSS[one.model], digits=4)
-        pairs = [run.pairs for run in one.runs if run.pairs is not None and len(run.pairs.scores)]
+            cells["loss"] = mean_number(losses, 4)
+        if losses and variant.model in REPORTED_LOSS and names.count(variant.model) == 1:
+            cells["reported_loss"] = Number(REPORTED_LOSS[variant.model], digits=4)
+        pairs = [run.pairs for run in variant.runs if run.pairs is not None and len(run.pairs.scores)]
         if pairs:
-            cells["positives"] = averaged([float(part.scores[part.labels].mean()) for part in pairs], 3)
-            cells["negatives"] = averaged([float(part.scores[~part.labels].mean()) for part in pairs], 3)
-            limits = [run.metrics["val/pair_threshold"] for run in one.runs if "val/pair_threshold" in run.metrics]
+            cells["positives"] = mean_number(
+                [float(run_pairs.scores[run_pairs.labels].mean()) for run_pairs in pairs], 3
+            )
+            cells["negatives"] = mean_number(
+                [float(run_pairs.scores[~run_pairs.labels].mean()) for run_pairs in pairs], 3
+            )
+            limits = [run.metrics["val/pair_threshold"] for run in variant.runs if "val/pair_threshold" in run.metrics]
             if limits:
-                cells["threshold"] = averaged(limits, 3)
-        if pairs and one.model == "dcdt":
-            scores = np.concatenate([part.scores for part in pairs])
+                cells["threshold"] = mean_number(limits, 3)
+        if pairs and variant.model == "dcdt":
+            scores = np.concatenate([run_pairs.scores for run_pairs in pairs])
             inside = float(((scores >= 0.45) & (scores <= 0.51)).mean())
             notes.append(
-                f"{one.label}: {inside:.0%} of the scores of test pairs lie between 0.45 and 0.51, where the paper "
+                f"{variant.label}: {inside:.0%} of the scores of test pairs lie between 0.45 and 0.51, where the paper "
                 f"shows most of DCDT's, and {float((scores > 0.63).mean()):.0%} above 0.63, where it shows few."
             )
-        rows.append(Row(one.label, cells))
+        rows.append(Row(variant.label, cells))
     columns = {
         "loss": "Final training loss",
         "reported_loss": "Final training loss (reported)",
@@ -142,19 +150,19 @@ def training_table(variants: list[Variant]) -> Table:
 
 
 def failure_table(variants: list[Variant]) -> Table:
-    """Every job without a result, alike ones together; and those that broke before another attempt finished."""
+    """Make the table of jobs without a result, grouped, and of those that failed before another attempt finished."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
-    for one in variants:
-        for run in (*one.missing, *one.retried):
-            status = run.status if run in one.missing else f"{run.status}, then finished"
-            groups.setdefault((one.label, status, run.error), []).append(run)
+    for variant in variants:
+        for run in (*variant.missing, *variant.retried):
+            status = run.status if run in variant.missing else f"{run.status}, then finished"
+            groups.setdefault((variant.label, status, run.error), []).append(run)
     rows = []
     for (label, status, error), jobs in groups.items():
         cells: dict[str, Cell] = {
             "status": status,
             "jobs": str(len({(run.fold, run.seed) for run in jobs})),
-            "folds": listed(sorted({run.fold for run in jobs})),
-            "seeds": listed(sorted({run.seed for run in jobs})),
+            "folds": format_ranges(sorted({run.fold for run in jobs})),
+            "seeds": format_ranges(sorted({run.seed for run in jobs})),
             "reason": error,
         }
         rows.append(Row(label, cells))
@@ -163,17 +171,19 @@ def failure_table(variants: list[Variant]) -> Table:
 
 
 def cost_table(variants: list[Variant]) -> Table:
-    """Parameters, training time, time a query, and whether video vectors can be precomputed."""
+    """Make the table of parameters, training time, time a query, and whether video vectors can be precomputed."""
     rows = []
-    for one in (one for one in variants if one.runs):
-        facts = [run.cost for run in one.runs]
+    for variant in (variant for variant in variants if variant.runs):
+        facts = [run.cost for run in variant.runs]
         cells: dict[str, Cell] = {}
         for key, digits in (("parameters", 0), ("training_seconds", 1), ("epochs", 1), ("ms_per_query", 2)):
             values = [float(fact[key]) for fact in facts if isinstance(fact.get(key), int | float)]
             if values:
-                cells[key] = replace(averaged(values, digits), spread=float("nan") if digits == 0 else spread(values))
+                cells[key] = replace(
+                    mean_number(values, digits), spread=float("nan") if digits == 0 else spread(values)
+                )
         cells["decoupled"] = "yes" if all(fact.get("decoupled") for fact in facts) else "no"
-        rows.append(Row(one.label, cells))
+        rows.append(Row(variant.label, cells))
     columns = {
         "parameters": "Parameters",
         "training_seconds": "Training, s",

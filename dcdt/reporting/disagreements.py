@@ -4,19 +4,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcdt.data.collection import Collection, load_collection
-from dcdt.errors import UserError
-from dcdt.reporting.numbers import per_query
-from dcdt.reporting.runs import Run
+from dcdt.data.beir import load_collection
+from dcdt.data.types import Collection
+from dcdt.reporting.cells import per_query
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import Run
+from dcdt.utils.errors import UserError
 
-SHOWN, DEPTH = 10, 5
+MAX_QUERIES, MAX_VIDEOS = 10, 5
 _BLANK = re.compile(r"\s")
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One query: its text, what both models score on it, and the first videos of each, positive or not."""
+    """A query: its text, the metric of both models, and the first videos of each with whether they are positives."""
 
     query: str
     kind: str
@@ -26,56 +27,56 @@ class Disagreement:
 
 
 def disagreements(one: Variant, other: Variant, metric: str) -> tuple[list[Disagreement], str]:
-    """The queries with the largest difference either way, and a note where texts or rankings are not at hand.
+    """Find the queries with the largest difference; return them, and a note if texts are not available.
 
     Rankings are those of each model's first run (lowest fold and seed) that tested the query.
     """
     ours, theirs = per_query(one.runs, metric), per_query(other.runs, metric)
     gaps = {name: abs(ours[name] - theirs[name]) for name in ours.keys() & theirs.keys()}
-    chosen = sorted((name for name, gap in gaps.items() if gap > 0), key=lambda name: (-gaps[name], name))[:SHOWN]
-    collection, note = _collection(one.runs[0])
-    found = []
-    for name in chosen:
+    names = sorted((name for name, gap in gaps.items() if gap > 0), key=lambda name: (-gaps[name], name))[:MAX_QUERIES]
+    collection, note = _load_unchanged_collection(one.runs[0])
+    results = []
+    for name in names:
         runs = tuple(next(run for run in variant.runs if name in run.sides["test"].ids) for variant in (one, other))
-        at = runs[0].sides["test"].ids.index(name)
+        i = runs[0].sides["test"].ids.index(name)
         scores = runs[0].sides["test"]
         text = collection.queries.texts[collection.queries.row_of[name]] if collection else name
-        tops = tuple(_top(run, name, collection) for run in runs)
-        found.append(
-            Disagreement(text, scores.kinds[at], scores.warm[at], (ours[name], theirs[name]), (tops[0], tops[1]))
+        tops = tuple(_top_videos(run, name, collection) for run in runs)
+        results.append(
+            Disagreement(text, scores.kinds[i], scores.warm[i], (ours[name], theirs[name]), (tops[0], tops[1]))
         )
-    return found, note
+    return results, note
 
 
-def _collection(run: Run) -> tuple[Collection | None, str]:
-    """The collection of a run where it lies where it lay and is unchanged."""
+def _load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
+    """Load the collection of a run if it is unchanged at its path; else return a note."""
     path = Path(str(run.config["data"]["path"]))
     try:
         collection = load_collection(path)
     except (UserError, OSError):
-        return None, f"Ids stand in for texts: no collection can be read at {path}."
+        return None, f"Ids instead of texts: no collection can be read at {path}."
     if collection.fingerprint != run.provenance.get("collection_fingerprint"):
-        return None, f"Ids stand in for texts: the collection at {path} has changed since the runs."
+        return None, f"Ids instead of texts: the collection at {path} has changed since the runs."
     return collection, ""
 
 
-def _top(run: Run, query: str, collection: Collection | None) -> list[tuple[str, bool]]:
-    """Titles (ids without a collection) of a query's first videos in run.trec; empty where there is no such file."""
-    wanted = f"{_encoded(query)} "
+def _top_videos(run: Run, query: str, collection: Collection | None) -> list[tuple[str, bool]]:
+    """Read the titles (ids without a collection) of a query's first videos in run.trec; empty without the file."""
+    prefix = f"{_trec_id(query)} "
     try:
         with (run.folder / "run.trec").open(encoding="utf-8") as lines:
-            ranked = [line.split()[2] for line in lines if line.startswith(wanted)][:DEPTH]
+            ranked = [line.split()[2] for line in lines if line.startswith(prefix)][:MAX_VIDEOS]
     except (OSError, IndexError, UnicodeDecodeError):
         return []
     if collection is None:
         return [(name, False) for name in ranked]
     videos = collection.videos
-    row_of = {_encoded(name): row for row, name in enumerate(videos.ids)}
+    row_of = {_trec_id(name): row for row, name in enumerate(videos.ids)}
     judged = collection.positives
     positive = set(judged.video[judged.query == collection.queries.row_of[query]].tolist())
     rows = [row_of[name] for name in ranked if name in row_of]
     return [(videos.titles[row] or videos.texts[row][:80], row in positive) for row in rows]
 
 
-def _encoded(name: str) -> str:
+def _trec_id(name: str) -> str:
     return _BLANK.sub("%20", name)

@@ -1,4 +1,4 @@
-"""Figures of a report, drawn once each: as PNG files on white, and as SVG whose colours the page decides."""
+"""Figures of a report: as PNG files on white, and as SVG with the colours of the page."""
 
 import io
 import re
@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from dcdt.reporting.numbers import MARGIN, Comparison, Number
-from dcdt.reporting.structure import metric_name
+from dcdt.reporting.cells import Number
+from dcdt.reporting.comparisons import MARGIN, Comparison
+from dcdt.reporting.table_types import metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
 
 INK, RULE, MUTED = "#22262c", "#d4d8de", "#7d8590"
 SERIES = ("#2a6ab0", "#c4641a", "#2b8558", "#8a4fa3", "#b5383e", "#12808a", "#7a5c2f", "#55606d")
-COLOURS = {INK: "--ink", RULE: "--rule", MUTED: "--muted"} | {hue: f"--hue-{at}" for at, hue in enumerate(SERIES)}
+COLOURS = {INK: "--ink", RULE: "--rule", MUTED: "--muted"} | {hue: f"--hue-{i}" for i, hue in enumerate(SERIES)}
 STYLE: Any = {  # matplotlib types the keys one by one
     "font.size": 11,
     "axes.labelsize": 11,
@@ -41,36 +42,36 @@ Floats = NDArray[np.float64]
 
 
 def make_figures(report: Report) -> dict[str, Figure]:
-    """The figures of a report, as far as there is something to draw: loss, scores, differences, learning."""
+    """Make the figures of a report that have data: loss, scores, differences, learning."""
     with mpl.rc_context(STYLE):
-        found = {
-            "loss": _loss(report.variants),
-            "scores": _scores([one for one in report.variants if standardised(one)]),
-            "differences": _differences(report),
-            "learning": _learning(report),
+        figures = {
+            "loss": _loss_figure(report.variants),
+            "scores": _score_figure([variant for variant in report.variants if standardised_scores(variant)]),
+            "differences": _difference_figure(report),
+            "learning": _learning_figure(report),
         }
-    return {name: figure for name, figure in found.items() if figure is not None}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def score_panels(report: Report) -> dict[str, Figure]:
-    """The panels of the scores figure one by one, so that a page can place them as its width allows."""
+    """Make the panels of the scores figure one by one, so that a page can arrange them."""
     panels = {}
     with mpl.rc_context(STYLE):
-        for variant in (one for one in report.variants if standardised(one)):
+        for variant in (candidate for candidate in report.variants if standardised_scores(candidate)):
             panels[variant.label] = figure = _figure(4.6, 3.0)
             _score_panel(figure.subplots(), variant)
     return panels
 
 
 def png(figure: Figure) -> bytes:
-    """The figure on white; the same bytes every time."""
+    """Render a figure as PNG on white; the same bytes every time."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return data.getvalue()
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an element for a page: transparent, its colours the page's variables, its ids its own."""
+    """Render a figure as an SVG element: transparent, with the colour variables of the page and unique ids."""
     data = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -82,19 +83,19 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def standardised(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_], float]]:
-    """For each run its test-pair scores in standard deviations from their mean, their labels, and its threshold."""
-    found = []
+def standardised_scores(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_], float]]:
+    """Standardise the test-pair scores of each run; return them with labels and threshold."""
+    results = []
     for run in variant.runs:
         if run.pairs is not None and len(run.pairs.scores):
             mean, scale = float(run.pairs.scores.mean()), float(run.pairs.scores.std()) or 1.0
             threshold = (run.metrics.get("val/pair_threshold", float("nan")) - mean) / scale
-            found.append(((run.pairs.scores - mean) / scale, run.pairs.labels, threshold))
-    return found
+            results.append(((run.pairs.scores - mean) / scale, run.pairs.labels, threshold))
+    return results
 
 
 def loss_curve(runs: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]:
-    """Epochs from 1, mean loss and its standard deviation over runs, as far as half of the runs were still training."""
+    """Compute epochs from 1, mean loss and standard deviation over runs, until half of the runs have ended."""
     lengths = np.array([len(values) for values in runs])
     last = int(np.sort(lengths)[::-1][(len(lengths) + 1) // 2 - 1])  # the epoch that half of the runs reached
     table = np.full((len(runs), last), np.nan)
@@ -103,22 +104,22 @@ def loss_curve(runs: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]
     return np.arange(1, last + 1).astype(np.float64), np.nanmean(table, axis=0), np.nanstd(table, axis=0)
 
 
-def _loss(variants: list[Variant]) -> Figure | None:
+def _loss_figure(variants: list[Variant]) -> Figure | None:
     trained = {}
-    for one in variants:
-        rows = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in one.runs]
+    for variant in variants:
+        rows = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in variant.runs]
         if any(rows):
-            trained[one.label] = [row for row in rows if row]
+            trained[variant.label] = [row for row in rows if row]
     if not trained:
         return None
-    inside = len(trained) < 4  # else the legend stands below the curves
+    inside = len(trained) < 4  # else the legend is below the curves
     figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * len(trained))
     axes = figure.subplots()
-    for at, (label, runs) in enumerate(trained.items()):
+    for i, (label, runs) in enumerate(trained.items()):
         epochs, mean, deviation = loss_curve(runs)
-        colour, style = SERIES[at % len(SERIES)], ("-", "--", ":")[at // len(SERIES) % 3]
+        colour, style = SERIES[i % len(SERIES)], ("-", "--", ":")[i // len(SERIES) % 3]
         marker = "o" if len(epochs) == 1 else None
-        axes.plot(epochs, mean, style, color=colour, label=_wrapped(label, 30 if inside else 999), marker=marker)
+        axes.plot(epochs, mean, style, color=colour, label=_wrap_label(label, 30 if inside else 999), marker=marker)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_xlim(left=1)
@@ -132,7 +133,7 @@ def _loss(variants: list[Variant]) -> Figure | None:
     return figure
 
 
-def _scores(variants: list[Variant]) -> Figure | None:
+def _score_figure(variants: list[Variant]) -> Figure | None:
     if not variants:
         return None
     columns = min(2, len(variants))
@@ -147,40 +148,43 @@ def _scores(variants: list[Variant]) -> Figure | None:
 
 
 def _score_panel(axes: Any, variant: Variant) -> None:  # noqa: ANN401 - matplotlib's Axes, untyped here
-    parts = standardised(variant)
-    scores, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    for chosen, word, colour in ((~labels, "negatives", MUTED), (labels, "positives", SERIES[0])):
-        inside = np.clip(scores[chosen], Z_EDGES[0], Z_EDGES[-1])
-        share = np.histogram(inside, Z_EDGES)[0] / max(1, int(chosen.sum()))
+    results = standardised_scores(variant)
+    scores, labels = (
+        np.concatenate([result[0] for result in results]),
+        np.concatenate([result[1] for result in results]),
+    )
+    for mask, label, colour in ((~labels, "negatives", MUTED), (labels, "positives", SERIES[0])):
+        inside = np.clip(scores[mask], Z_EDGES[0], Z_EDGES[-1])
+        share = np.histogram(inside, Z_EDGES)[0] / max(1, int(mask.sum()))
         axes.stairs(share, Z_EDGES, fill=True, alpha=0.35, color=colour)
-        axes.stairs(share, Z_EDGES, color=colour, linewidth=1.4, label=word)
-    threshold = float(np.mean([part[2] for part in parts]))
+        axes.stairs(share, Z_EDGES, color=colour, linewidth=1.4, label=label)
+    threshold = float(np.mean([result[2] for result in results]))
     if np.isfinite(threshold):
         axes.axvline(threshold, ymax=0.84, color=INK, linestyle="--", linewidth=1.2, label="threshold")
-    axes.set_title(_wrapped(variant.label, 32), loc="left")
+    axes.set_title(_wrap_label(variant.label, 32), loc="left")
     axes.set(xlabel="score in standard deviations from its mean", ylabel="share of pairs")
     axes.set_xlim(Z_EDGES[0], Z_EDGES[-1])
     axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend above the bars
     axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=3, borderaxespad=0.2, columnspacing=1.2)
 
 
-def _differences(report: Report) -> Figure | None:
-    """Difference of every model to zero_shot, or to the best where there is no zero_shot."""
+def _difference_figure(report: Report) -> Figure | None:
+    """Draw the difference of every model to zero_shot, or to the best without zero_shot."""
     against = (report.reference or report.best).label
-    rows: list[Comparison] = [one for one in report.comparisons if one.reference == against]
+    rows: list[Comparison] = [comparison for comparison in report.comparisons if comparison.reference == against]
     if not rows:
         return None
     figure = _figure(5.4, 1.1 + 0.5 * len(rows))
     axes = figure.subplots()
-    places = np.arange(len(rows))[::-1]
-    values = np.array([one.difference.value for one in rows])
-    low, high = (np.array([getattr(one.difference, end) for one in rows]) for end in ("low", "high"))
+    positions = np.arange(len(rows))[::-1]
+    values = np.array([comparison.difference.value for comparison in rows])
+    low, high = (np.array([getattr(comparison.difference, end) for comparison in rows]) for end in ("low", "high"))
     axes.axvspan(-MARGIN, 0, color=MUTED, alpha=0.18, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
     axes.errorbar(
-        values, places, xerr=[values - low, high - values], fmt="o", color=SERIES[0], capsize=4, linewidth=1.8
+        values, positions, xerr=[values - low, high - values], fmt="o", color=SERIES[0], capsize=4, linewidth=1.8
     )
-    axes.set_yticks(places, [_wrapped(one.model) for one in rows])
+    axes.set_yticks(positions, [_wrap_label(comparison.model) for comparison in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"difference in {metric_name(report.metric)}, 95 % interval")
     axes.grid(axis="x", alpha=0.6)
@@ -188,18 +192,20 @@ def _differences(report: Report) -> Figure | None:
 
 
 def learning_curves(report: Report) -> dict[str, list[tuple[float, Number]]]:
-    """For each model fitted on several numbers of training queries: their mean, and the difference to zero_shot."""
+    """Collect, for each model and number of training queries, their mean number and the difference to zero_shot."""
     against = report.reference.label if report.reference else ""
-    gaps = {one.model: one.difference for one in report.comparisons if one.reference == against}
+    gaps = {selected.model: selected.difference for selected in report.comparisons if selected.reference == against}
     curves: dict[str, list[tuple[float, Number]]] = {}
-    for one in (variant for variant in report.variants if "train_queries=" in variant.label and variant.label in gaps):
-        name = re.sub(r",? ?train_queries=[^,]+", "", one.label)
-        number = float(np.mean([run.provenance["queries"]["train"] for run in one.runs]))
-        curves.setdefault(name, []).append((number, gaps[one.label]))
+    for selected in (
+        variant for variant in report.variants if "train_queries=" in variant.label and variant.label in gaps
+    ):
+        name = re.sub(r",? ?train_queries=[^,]+", "", selected.label)
+        number = float(np.mean([run.provenance["queries"]["train"] for run in selected.runs]))
+        curves.setdefault(name, []).append((number, gaps[selected.label]))
     return {name: sorted(points, key=lambda point: point[0]) for name, points in sorted(curves.items())}
 
 
-def _learning(report: Report) -> Figure | None:
+def _learning_figure(report: Report) -> Figure | None:
     curves = learning_curves(report)
     if not curves or not report.reference:
         return None
@@ -207,22 +213,22 @@ def _learning(report: Report) -> Figure | None:
     axes = figure.subplots()
     axes.axhspan(-MARGIN, 0, color=MUTED, alpha=0.18, linewidth=0)
     axes.axhline(0, color=INK, linewidth=1)
-    for at, (name, points) in enumerate(curves.items()):
-        numbers = np.array([number for number, _ in points]) * (1 + 0.05 * at)  # side by side, not on top
+    for i, (name, points) in enumerate(curves.items()):
+        numbers = np.array([number for number, _ in points]) * (1 + 0.05 * i)  # side by side, not on top
         values, low, high = (np.array([getattr(gap, end) for _, gap in points]) for end in ("value", "low", "high"))
-        colour, bars = SERIES[at % len(SERIES)], [values - low, high - values]
-        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrapped(name))
+        colour, bars = SERIES[i % len(SERIES)], [values - low, high - values]
+        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrap_label(name))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    reference = _wrapped(report.reference.label, 999)
+    reference = _wrap_label(report.reference.label, 999)
     axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {reference}")
     axes.grid(alpha=0.6)
     figure.legend(frameon=False, fontsize=9.5, loc="outside upper left", ncols=2)
     return figure
 
 
-def _wrapped(label: str, width: int = 30) -> str:
-    """A label in lines, its dollars no signs of a formula."""
+def _wrap_label(label: str, width: int = 30) -> str:
+    """Wrap a label, with dollars escaped for matplotlib."""
     return textwrap.fill(label, width, break_long_words=False).replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""One self-contained page: tables, tests, figures, queries that divide two models, failures, cost, links to runs."""
+"""The self-contained HTML page of a report: tables, tests, figures, queries, failures, cost and runs."""
 
 import os
 import re
@@ -7,14 +7,14 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
+from dcdt.reporting.cells import Number
 from dcdt.reporting.disagreements import Disagreement, disagreements
 from dcdt.reporting.figures import make_figures, score_panels, svg
-from dcdt.reporting.numbers import Number
-from dcdt.reporting.render import extras
-from dcdt.reporting.structure import Cell, Row, Table, metric_name
+from dcdt.reporting.render import interval_and_spread
+from dcdt.reporting.table_types import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
 from dcdt.reporting.variants import Variant
-from dcdt.words import counted
+from dcdt.utils.text import pluralize
 
 FIGURES = {
     "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "
@@ -29,12 +29,12 @@ FIGURES = {
 
 
 def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         report: tables and numbers.
         out: the folder it will be written to, from which runs are linked.
-        pair: the two models whose queries are compared, or None where there is only one.
+        pair: the two models whose queries are compared; None if there is only one.
     """
     main, tests, *others = report.tables if report.comparisons else [report.tables[0], None, *report.tables[1:]]
     assert main is not None
@@ -51,7 +51,7 @@ def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str
     }
     sections = {title: body for title, body in sections.items() if body}
     return Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{report.facts['collection']}: {counted(len(report.variants), 'model')} compared"),
+        title=escape(f"{report.facts['collection']}: {pluralize(len(report.variants), 'model')} compared"),
         lead=_lead(report),
         nav="".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
         sections="\n".join(
@@ -66,31 +66,32 @@ def _anchor(title: str) -> str:
 
 
 def _lead(report: Report) -> str:
-    """The result in a sentence or two."""
+    """Summarise the result in a sentence or two."""
     cell = next(row.cells[report.metric] for row in report.tables[0].rows if row.name == report.best.label)
     assert isinstance(cell, Number)
     name = metric_name(report.metric)
-    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(' '.join(_parts(cell)[:2]))}."
+    value = " ".join(_cell_texts(cell)[:2])
+    text = f"<strong>{escape(report.best.label)}</strong> has the highest {name}, {escape(value)}."
     if report.reference is None:
         return f"{text} No zero_shot run is among them."
     verdicts: dict[str, list[str]] = {}
-    for one in report.comparisons:
-        if one.reference == report.reference.label:
-            verdicts.setdefault(one.verdict, []).append(one.model)
-    parts = []
-    for word, models in sorted(verdicts.items()):
-        short = len(models) < 4 and not any("," in model for model in models)
-        parts.append(f"{word}: {escape(', '.join(models)) if short else counted(len(models), 'model')}")
-    return f"{text} Against {escape(report.reference.label)}, {'; '.join(parts)}." if parts else text
+    for comparison in report.comparisons:
+        if comparison.reference == report.reference.label:
+            verdicts.setdefault(comparison.verdict, []).append(comparison.model)
+    clauses = []
+    for verdict, models in sorted(verdicts.items()):
+        is_short = len(models) < 4 and not any("," in model for model in models)
+        clauses.append(f"{verdict}: {escape(', '.join(models)) if is_short else pluralize(len(models), 'model')}")
+    return f"{text} Against {escape(report.reference.label)}, {'; '.join(clauses)}." if clauses else text
 
 
 def _facts(report: Report) -> str:
-    runs = [run for one in report.variants for run in one.runs]
+    runs = [run for variant in report.variants for run in variant.runs]
     facts = dict(report.facts)
     commits = {(str(run.provenance.get("commit"))[:10], bool(run.provenance.get("dirty"))) for run in runs}
-    known = sorted(commit + (" with changes" if dirty else "") for commit, dirty in commits if commit != "None")
-    if known:
-        facts["code"] = ", ".join(known)
+    code_versions = sorted(commit + (" with changes" if dirty else "") for commit, dirty in commits if commit != "None")
+    if code_versions:
+        facts["code"] = ", ".join(code_versions)
     facts["embeddings"] = str(runs[0].provenance.get("embeddings", ""))
     items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<dl>{''.join(items)}</dl>"
@@ -111,8 +112,8 @@ def _table(table: Table) -> str:
 
 
 def _row(table: Table, row: Row) -> str:
-    """A row; what must be said of it stands under its name, or in place of its cells where it has no result."""
-    model, *choices = (re.sub(r"([_,=])", r"\1<wbr>", escape(part)) for part in row.name.split(", "))
+    """Render a row; its note is below its name, or replaces the cells if it has no result."""
+    model, *choices = (re.sub(r"([_,=])", r"\1<wbr>", escape(piece)) for piece in row.name.split(", "))
     name = model + "".join(f"<span>{choice}</span>" for choice in choices)
     cells = [_cell(table, key, row.cells.get(key, "")) for key in table.columns]
     if row.without_result:
@@ -130,88 +131,90 @@ def _cell(table: Table, key: str, cell: Cell) -> str:
         if key == "verdict":
             text = f'<span class="verdict {text.split()[0] if text else ""}">{text}</span>'
         return f'<td class="{style}">{text}</td>'
-    value, *rest = _parts(cell)
-    small = f"<small>{'<br>'.join(escape(part) for part in rest)}</small>" if rest else ""
+    value, *rest = _cell_texts(cell)
+    small = f"<small>{'<br>'.join(escape(extra) for extra in rest)}</small>" if rest else ""
     return f'<td class="{style}{" best" if cell.best else ""}"><b>{escape(value)}</b>{small}</td>'
 
 
-def _parts(cell: Number) -> list[str]:
-    return [part.replace("-", "\N{MINUS SIGN}") for part in (cell.text(), *extras(cell))]
+def _cell_texts(cell: Number) -> list[str]:
+    return [piece.replace("-", "\N{MINUS SIGN}") for piece in (cell.text(), *interval_and_spread(cell))]
 
 
 def _class(table: Table, key: str) -> str:
     if key == "reason":
         return "note"
     numeric = key == "n" or any(isinstance(row.cells.get(key), Number) for row in table.rows)
-    words = ["num"] if numeric else []
-    words += ["reported"] if key.startswith("reported_") else []
-    words += ["long"] if len(table.columns.get(key, "")) > 24 else []
-    return " ".join(words)
+    classes = ["num"] if numeric else []
+    classes += ["reported"] if key.startswith("reported_") else []
+    classes += ["long"] if len(table.columns.get(key, "")) > 24 else []
+    return " ".join(classes)
 
 
 def _figures(report: Report) -> str:
     against = (report.reference or report.best).label
-    words = {name: text.format(against=against, metric=metric_name(report.metric)) for name, text in FIGURES.items()}
+    captions = {name: text.format(against=against, metric=metric_name(report.metric)) for name, text in FIGURES.items()}
     titles = {"loss": "Loss", "differences": f"Differences to {against}", "learning": "Learning curves"}
-    parts = []
+    sections = []
     for name, figure in make_figures(report).items():
         if name in titles:
-            drawing = svg(figure, name, escape(words[name]))
-            caption = f"<figcaption>{escape(words[name])}</figcaption>"
-            parts.append(f'<h3>{escape(titles[name])}</h3><figure class="single">{drawing}{caption}</figure>')
+            drawing = svg(figure, name, escape(captions[name]))
+            caption = f"<figcaption>{escape(captions[name])}</figcaption>"
+            sections.append(f'<h3>{escape(titles[name])}</h3><figure class="single">{drawing}{caption}</figure>')
     panels = [
-        f"<figure>{svg(figure, f'scores-{at}', escape(f'Scores of {label}'))}</figure>"
-        for at, (label, figure) in enumerate(score_panels(report).items())
+        f"<figure>{svg(figure, f'scores-{i}', escape(f'Scores of {label}'))}</figure>"
+        for i, (label, figure) in enumerate(score_panels(report).items())
     ]
     if panels:
-        caption = f'<p class="caption">{escape(words["scores"])}</p>'
-        parts.append(f'<h3>Matching scores</h3><div class="panels">{"".join(panels)}</div>{caption}')
-    if not any(run.history for one in report.variants for run in one.runs):
-        parts.append('<p class="caption">No loss curves: nothing was trained, or the runs had logger=none.</p>')
-    return "".join(parts)
+        caption = f'<p class="caption">{escape(captions["scores"])}</p>'
+        sections.append(f'<h3>Matching scores</h3><div class="panels">{"".join(panels)}</div>{caption}')
+    if not any(run.history for variant in report.variants for run in variant.runs):
+        sections.append('<p class="caption">No loss curves: nothing was trained, or the runs had logger=none.</p>')
+    return "".join(sections)
 
 
 def _queries(one: Variant, other: Variant, metric: str) -> str:
-    found, note = disagreements(one, other, metric)
+    results, note = disagreements(one, other, metric)
     intro = (
         f"The test queries whose {metric_name(metric)} differs most between {one.label} and {other.label}, with the "
         "first five videos of each (of its first run that tested the query); a tick marks a positive."
     )
-    if not found:
+    if not results:
         intro = f"{one.label} and {other.label} score the same on every query."
-    items = "".join(_query(item, (one.label, other.label), metric) for item in found)
+    items = "".join(_query(item, (one.label, other.label), metric) for item in results)
     return f"<p>{escape(intro)} {escape(note)}</p>" + (f'<ol class="queries">{items}</ol>' if items else "")
 
 
 def _query(item: Disagreement, labels: tuple[str, str], metric: str) -> str:
-    about = ", ".join(word for word in (item.kind, item.warm) if word)
+    details = ", ".join(detail for detail in (item.kind, item.warm) if detail)
     sides = []
     for label, value, top in zip(labels, item.values, item.tops, strict=True):
         videos = "".join(f"<li{' class=hit' if hit else ''}>{escape(title)}</li>" for title, hit in top)
         head = f"<h4><span>{escape(label)}</span><span>{metric_name(metric)} {value:.3f}</span></h4>"
         sides.append(f"<div>{head}<ol>{videos}</ol></div>")
     return (
-        f'<li><h3>{escape(item.query)}</h3><p class="about">{escape(about)}</p>'
+        f'<li><h3>{escape(item.query)}</h3><p class="about">{escape(details)}</p>'
         f'<div class="sides">{"".join(sides)}</div></li>'
     )
 
 
 def _runs(report: Report, out: Path) -> str:
-    parts = []
-    for one in report.variants:
-        runs = sorted((*one.runs, *one.missing, *one.retried), key=lambda run: (run.fold, run.seed, str(run.folder)))
+    sections = []
+    for variant in report.variants:
+        runs = sorted(
+            (*variant.runs, *variant.missing, *variant.retried), key=lambda run: (run.fold, run.seed, str(run.folder))
+        )
         links = "".join(
             f'<li><a href="{escape(_link(run.folder, out))}">fold {run.fold}, seed {run.seed}</a>'
-            f"{'' if run in one.runs else f' ({run.status})'}</li>"
+            f"{'' if run in variant.runs else f' ({run.status})'}</li>"
             for run in runs
         )
-        title = f"{escape(one.label)}: {counted(len(runs), 'run')}"
-        parts.append(f'<details><summary>{title}</summary><ul class="runs">{links}</ul></details>')
-    return "".join(parts)
+        title = f"{escape(variant.label)}: {pluralize(len(runs), 'run')}"
+        sections.append(f'<details><summary>{title}</summary><ul class="runs">{links}</ul></details>')
+    return "".join(sections)
 
 
 def _link(folder: Path, out: Path) -> str:
-    """Relative address of a run's folder; an absolute one where the two lie on different drives."""
+    """Return the relative address of a run's folder; an absolute one on another drive."""
     try:
         return quote(Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()) + "/"
     except ValueError:

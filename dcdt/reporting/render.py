@@ -1,4 +1,4 @@
-"""Tables -> Markdown, LaTeX, CSV and JSON. The same tables give the same bytes."""
+"""Render tables as Markdown, LaTeX, CSV and JSON. The same tables give the same bytes."""
 
 import csv
 import io
@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcdt.files import cell_text
-from dcdt.reporting.numbers import Number
-from dcdt.reporting.structure import Cell, Row, Table, metric_name
+from dcdt.reporting.cells import Number
+from dcdt.reporting.table_types import Cell, Row, Table, metric_name
 from dcdt.reporting.tables import Report
+from dcdt.utils.files import escape_cell
 
 NOTE = "Note"
 _LATEX = {
@@ -47,7 +47,7 @@ LATEX_FOOT = r"""\expandafter\ifx\csname dcdtend\endcsname\relax\let\dcdtlast\re
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """All tables with captions and notes."""
+    """Render all tables with captions and notes."""
     return "\n".join(_markdown(table) for table in tables)
 
 
@@ -58,18 +58,18 @@ def _markdown(table: Table) -> str:
     lines.insert(1, rule)
     text = [f"## {_markdown_text(table.title)}", "\n".join(lines), _markdown_text(table.caption)]
     text.append("\n".join(f"- {_markdown_text(note)}" for note in table.notes))
-    return "\n\n".join(part for part in text if part) + "\n"
+    return "\n\n".join(paragraph for paragraph in text if paragraph) + "\n"
 
 
 def _markdown_cell(cell: Cell) -> str:
     if not isinstance(cell, Number):
         return _markdown_text(cell)
     text = f"**{cell.text()}**" if cell.best else cell.text()
-    return " ".join([_markdown_text(text) if cell.floor else text, *extras(cell)])
+    return " ".join([_markdown_text(text) if cell.floor else text, *interval_and_spread(cell)])
 
 
 def _markdown_text(text: str) -> str:
-    r"""Text that Markdown shows as it is.
+    r"""Escape a text for Markdown.
 
     >>> print(_markdown_text("a_b | <i>"))
     a\_b \| \<i\>
@@ -78,7 +78,7 @@ def _markdown_text(text: str) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """All tables as one file: a document by itself, a fragment inside another."""
+    """Render all tables as one file: a document by itself, a fragment inside another."""
     return LATEX_HEAD + "\n".join(_latex(table) for table in tables) + LATEX_FOOT
 
 
@@ -86,8 +86,8 @@ def _latex(table: Table) -> str:
     keys = list(table.columns)
     align = "l" + "".join("r" if _numeric(table, key) else "l" for key in keys)
     heads = [_stack([latex_text(line) for line in textwrap.wrap(table.columns[key], 13)], "b") for key in keys]
-    said = [f"{row.name}: {row.note}." for row in table.rows if row.note and not row.without_result]
-    notes = [latex_text(text) for text in (table.caption, *table.notes, *said) if text]
+    row_notes = [f"{row.name}: {row.note}." for row in table.rows if row.note and not row.without_result]
+    notes = [latex_text(text) for text in (table.caption, *table.notes, *row_notes) if text]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
@@ -120,19 +120,19 @@ def _latex_cell(cell: Cell) -> str:
     if not isinstance(cell, Number):
         return latex_text(cell)
     value = latex_text(cell.text()).replace("-", r"$-$")
-    parts = [rf"\textbf{{{value}}}" if cell.best else value]
-    return _stack(parts + [rf"{{\scriptsize {latex_text(part)}}}" for part in extras(cell)], "t")
+    lines = [rf"\textbf{{{value}}}" if cell.best else value]
+    return _stack(lines + [rf"{{\scriptsize {latex_text(extra)}}}" for extra in interval_and_spread(cell)], "t")
 
 
-def _stack(lines: list[str], place: str) -> str:
-    """Lines above each other in one cell, aligned with its row at the top (t) or the bottom (b)."""
+def _stack(lines: list[str], position: str) -> str:
+    """Stack lines in one cell, aligned with its row at the top (t) or the bottom (b)."""
     if len(lines) == 1:
         return lines[0]
-    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+    return rf"\begin{{tabular}}[{position}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
 
 def latex_text(text: str) -> str:
-    r"""Text that LaTeX prints as it is; what its fonts lack becomes a question mark.
+    r"""Escape a text for LaTeX; characters that its fonts lack become a question mark.
 
     >>> print(latex_text("50% of a_b & {c}"))
     50\% of a\_b \& \{c\}
@@ -144,26 +144,26 @@ def latex_text(text: str) -> str:
 
 
 def csv_wide(table: Table) -> str:
-    """One row a row; a number takes up to four columns: its value, the ends of its interval and its spread."""
-    fields = {key: _parts_of(table, key) for key in _keys(table)}
-    lines = [[table.stub.lower(), *(name for key, parts in fields.items() for name in _headings(key, parts))]]
+    """Render a table with up to four columns a number: its value, the ends of its interval and its spread."""
+    fields = {key: _number_fields(table, key) for key in _keys(table)}
+    lines = [[table.stub.lower(), *(name for key, columns in fields.items() for name in _headings(key, columns))]]
     for row in table.rows:
         cells = _cells(table, row)
         lines.append(
-            [cell_text(row.name), *(text for key, parts in fields.items() for text in _values(cells[key], parts))]
+            [escape_cell(row.name), *(text for key, columns in fields.items() for text in _values(cells[key], columns))]
         )
     return _csv(lines)
 
 
 def csv_long(tables: Sequence[Table]) -> str:
-    """One line a number: table, row, column, value, low, high, spread."""
+    """Render one line a number: table, row, column, value, low, high, spread."""
     lines = [["table", "row", "column", "value", "low", "high", "spread"]]
     for table in tables:
         for row in table.rows:
             for key, cell in row.cells.items():
                 if isinstance(cell, Number):
                     lines.append(
-                        [table.name, cell_text(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
+                        [table.name, escape_cell(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
                     )
     return _csv(lines)
 
@@ -174,7 +174,7 @@ def _csv(lines: list[list[str]]) -> str:
     return text.getvalue()
 
 
-def _parts_of(table: Table, key: str) -> tuple[str, ...]:
+def _number_fields(table: Table, key: str) -> tuple[str, ...]:
     numbers = [cell for row in table.rows if isinstance(cell := _cells(table, row)[key], Number)]
     if not numbers:
         return ()
@@ -182,30 +182,30 @@ def _parts_of(table: Table, key: str) -> tuple[str, ...]:
     return ("value", *extra)
 
 
-def _headings(key: str, parts: tuple[str, ...]) -> list[str]:
-    return [key if part == "value" else f"{key}_{part}" for part in parts] or [key]
+def _headings(key: str, names: tuple[str, ...]) -> list[str]:
+    return [key if name == "value" else f"{key}_{name}" for name in names] or [key]
 
 
-def _values(cell: Cell, parts: tuple[str, ...]) -> list[str]:
+def _values(cell: Cell, names: tuple[str, ...]) -> list[str]:
     if not isinstance(cell, Number):
-        return [cell_text(cell), *[""] * (len(parts) - 1)]
-    return ["" if math.isnan(value) else f"{value:.6f}" for value in (float(getattr(cell, part)) for part in parts)]
+        return [escape_cell(cell), *[""] * (len(names) - 1)]
+    return ["" if math.isnan(value) else f"{value:.6f}" for value in (float(getattr(cell, name)) for name in names)]
 
 
-def as_json(report: Report) -> str:
-    """Everything in full precision."""
-    found = {
+def report_json(report: Report) -> str:
+    """Render a report in full precision."""
+    content = {
         "facts": report.facts,
         "primary_metric": report.metric,
         "best": report.best.label,
         "zero_shot": report.reference.label if report.reference else None,
         "tables": [_json_table(table) for table in (*report.tables, report.failures)],
     }
-    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def json_of(table: Table) -> str:
-    """One table in full precision."""
+def table_json(table: Table) -> str:
+    """Render one table in full precision."""
     return json.dumps(_json_table(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -227,28 +227,28 @@ def _json_table(table: Table) -> dict[str, Any]:
 def _json_cell(cell: Cell) -> Any:  # noqa: ANN401 - a text or an object
     if not isinstance(cell, Number):
         return cell
-    parts = {name: getattr(cell, name) for name in ("value", "low", "high", "spread")}
-    return {name: value for name, value in parts.items() if not math.isnan(value)} | (
+    values = {name: getattr(cell, name) for name in ("value", "low", "high", "spread")}
+    return {name: value for name, value in values.items() if not math.isnan(value)} | (
         {"best": True} if cell.best else {}
     )
 
 
-def extras(cell: Number) -> list[str]:
-    """Interval and spread of a cell, as far as there are any.
+def interval_and_spread(cell: Number) -> list[str]:
+    """Format interval and spread of a cell, those that it has.
 
-    >>> extras(Number(0.5, 0.4, 0.6, 0.02))
+    >>> interval_and_spread(Number(0.5, 0.4, 0.6, 0.02))
     ['[0.400, 0.600]', '± 0.020']
     """
-    parts = []
+    texts = []
     if not math.isnan(cell.low):
-        parts.append(f"[{cell.text(cell.low)}, {cell.text(cell.high)}]")
+        texts.append(f"[{cell.text(cell.low)}, {cell.text(cell.high)}]")
     if not math.isnan(cell.spread):
-        parts.append(f"± {cell.spread:.{cell.digits}f}")
-    return parts
+        texts.append(f"± {cell.spread:.{cell.digits}f}")
+    return texts
 
 
 def _grid(table: Table, show: Callable[[Cell], str], text: Callable[[str], str]) -> list[list[str]]:
-    """Headings and rows of shown cells; notes are a last column where any row has one."""
+    """Return headings and rows of formatted cells; notes are the last column if any row has one."""
     heads = [text(table.stub), *(text(table.columns.get(key, NOTE)) for key in _keys(table))]
     return [heads, *([text(row.name), *(show(cell) for cell in _cells(table, row).values())] for row in table.rows)]
 
@@ -266,15 +266,21 @@ def _numeric(table: Table, key: str) -> bool:
 
 
 def summary(report: Report) -> str:
-    """The comparison in a few lines for the terminal: the primary metric and the verdict against zero_shot."""
+    """Summarise the comparison for the terminal: the primary metric and the verdict against zero_shot."""
     against = report.reference.label if report.reference else None
-    verdicts = {one.model: one.verdict for one in report.comparisons if one.reference == against}
+    verdicts = {
+        comparison.model: comparison.verdict for comparison in report.comparisons if comparison.reference == against
+    }
     width = max(len(row.name) for row in report.tables[0].rows)
     lines = []
     for row in report.tables[0].rows:
         cell = row.cells.get(report.metric)
-        shown = f"{cell.text()} {extras(cell)[0]}" if isinstance(cell, Number) and extras(cell) else ""
+        value = (
+            f"{cell.text()} {interval_and_spread(cell)[0]}"
+            if isinstance(cell, Number) and interval_and_spread(cell)
+            else ""
+        )
         verdict = f"{verdicts[row.name]} (against {against})" if row.name in verdicts else ""
-        parts = (shown, verdict, row.note)
-        lines.append("  ".join([row.name.ljust(width), *(part for part in parts if part)]))
+        columns = (value, verdict, row.note)
+        lines.append("  ".join([row.name.ljust(width), *(column for column in columns if column)]))
     return "\n".join([f"{report.facts['collection']}, {metric_name(report.metric)}:", *lines])

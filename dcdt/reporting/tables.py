@@ -1,27 +1,28 @@
-"""Variants and numbers -> plain tables: titles, captions, columns and rows, in an order that is always the same."""
+"""Make the tables of a report from variants: titles, captions, columns and rows in a fixed order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dcdt.errors import UserError
-from dcdt.reporting.breakdowns import cost_table, failure_table, part_tables, side_tables, training_table
-from dcdt.reporting.numbers import (
-    MARGIN,
-    PAIR_METRICS,
-    Comparison,
-    Number,
-    compare,
-    pair_cells,
-    per_query,
-    ranking_cell,
+from dcdt.config import search_space
+from dcdt.reporting.breakdowns import breakdown_tables, cost_table, failure_table, side_tables, training_table
+from dcdt.reporting.cells import PAIR_METRICS, Number, pair_cells, per_query, ranking_cell
+from dcdt.reporting.comparisons import MARGIN, Comparison, compare
+from dcdt.reporting.table_types import (
+    CELL_CAPTION,
+    Cell,
+    Row,
+    Table,
+    format_ranges,
+    format_span,
+    mark_best,
+    metric_name,
 )
-from dcdt.reporting.runs import NOT_APPLICABLE, Run
-from dcdt.reporting.structure import EXPLAINED, Cell, Row, Table, listed, metric_name, span, with_best
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
-from dcdt.tuning import SPACES
-from dcdt.words import counted
+from dcdt.runs.reader import NOT_APPLICABLE, Run
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import pluralize
 
 REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent with precision
     "collaborative": {"accuracy": 0.623, "recall": 0.587, "f1": 0.604, "mrr": 0.412},
@@ -40,7 +41,7 @@ REPORTED_NAMES = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the renderers print.
+    """The content of a report.
 
     Attributes:
         facts: what was compared, by name.
@@ -51,7 +52,7 @@ class Report:
         tables: quality tables; no timing, no path, no date.
         comparisons: the family of tests.
         failures: runs without a result.
-        cost: parameters and timing, which are never the same twice.
+        cost: parameters and timing, which differ between equal runs.
     """
 
     facts: dict[str, str]
@@ -66,31 +67,31 @@ class Report:
 
 
 def make_report(runs: list[Run], metric: str | None = None, against: str | None = None) -> Report:
-    """All tables of a report.
+    """Make all tables of a report.
 
     Args:
         runs: finished and unfinished ones.
-        metric: that orders the rows and is tested; the primary metric of the runs where it is None.
-        against: label of the row that every other is tested against; zero_shot where it is None.
+        metric: of the order of the rows and of the tests; None: the primary metric of the runs.
+        against: label of the row that every other is tested against; None: zero_shot.
 
     Raises:
         UserError: the runs cannot be compared, or there is no such metric or label.
     """
     variants = make_variants(runs)
-    if metric is not None and metric not in _metrics(runs, "mrr"):
-        raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metrics(runs, 'mrr'))}.")
-    metric = metric or _metric(runs)
-    ranked = _metrics(runs, metric)
+    if metric is not None and metric not in _metric_names(runs, "mrr"):
+        raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metric_names(runs, 'mrr'))}.")
+    metric = metric or _primary_metric(runs)
+    ranked = _metric_names(runs, metric)
     _check_metrics(variants, ranked)
-    whole = _complete(variants)
-    variants = _ordered(variants, whole, metric)
-    facts = _facts(runs, variants)
-    done = [variant for variant in variants if variant.label in whole]
-    best = done[0]
-    reference = named(variants, against, "--against") if against else _reference(variants, metric)
-    family = [(one, reference) for one in variants if reference and one.runs and one is not reference]
-    family += [(one, best) for one in variants if one.runs and one is not best and (best, one) not in family]
-    family = [pair for at, pair in enumerate(family) if pair not in family[:at]]
+    complete = _complete_labels(variants)
+    variants = _sort_variants(variants, complete, metric)
+    facts = _comparison_facts(runs, variants)
+    complete_variants = [variant for variant in variants if variant.label in complete]
+    best = complete_variants[0]
+    reference = find_variant(variants, against, "--against") if against else _default_reference(variants, metric)
+    family = [(model, reference) for model in variants if reference and model.runs and model is not reference]
+    family += [(model, best) for model in variants if model.runs and model is not best and (best, model) not in family]
+    family = [pair for i, pair in enumerate(family) if pair not in family[:i]]
     comparisons = compare(family, metric)
     if family and not comparisons:
         raise UserError(
@@ -98,10 +99,10 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
             "Run each of them on the same ones, or report on them apart."
         )
     tables = [
-        _main(variants, whole, ranked, facts, reference),
-        _tests(comparisons, metric, reference),
-        *part_tables(done, metric),
-        *side_tables(done, ranked),
+        _main_table(variants, complete, ranked, facts, reference),
+        _test_table(comparisons, metric, reference),
+        *breakdown_tables(complete_variants, metric),
+        *side_tables(complete_variants, ranked),
         training_table(variants),
     ]
     return Report(
@@ -117,11 +118,11 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     )
 
 
-def _metric(runs: list[Run]) -> str:
+def _primary_metric(runs: list[Run]) -> str:
     return str(runs[0].config["primary_metric"]).partition("/")[2]
 
 
-def _metrics(runs: list[Run], metric: str) -> list[str]:
+def _metric_names(runs: list[Run], metric: str) -> list[str]:
     ks = sorted(int(k) for k in runs[0].config["ks"])
     return list(dict.fromkeys([metric, "mrr", f"ndcg@{ks[-1]}", *(f"recall@{k}" for k in ks)]))
 
@@ -134,30 +135,30 @@ def _check_metrics(variants: list[Variant], metrics: list[str]) -> None:
                 raise UserError(f"{run.folder / 'per_query.parquet'} lacks {', '.join(lacking)} of side {side}.")
 
 
-def _complete(variants: list[Variant]) -> set[str]:
-    """Labels of the variants tested on the same, largest set of queries; the means of others are not comparable."""
+def _complete_labels(variants: list[Variant]) -> set[str]:
+    """Return the labels of variants tested on the largest set of queries; means of others are not comparable."""
     tested = {one.label: {name for run in one.runs for name in run.sides["test"].ids} for one in variants if one.runs}
     largest = max(tested.values(), key=len)
     return {label for label, names in tested.items() if names == largest}
 
 
-def _ordered(variants: list[Variant], whole: set[str], metric: str) -> list[Variant]:
-    """By the primary metric, then by name; below them what misses queries, then what has no result."""
+def _sort_variants(variants: list[Variant], complete: set[str], metric: str) -> list[Variant]:
+    """Sort variants by the metric, then by name; those that miss queries, then those without a result come last."""
 
-    def place(variant: Variant) -> tuple[int, float, str]:
+    def sort_key(variant: Variant) -> tuple[int, float, str]:
         if not variant.runs:
             return 2, 0.0, variant.label
         mean = float(np.mean(list(per_query(variant.runs, metric).values())))
-        return int(variant.label not in whole), -mean, variant.label
+        return int(variant.label not in complete), -mean, variant.label
 
-    return sorted(variants, key=place)
+    return sorted(variants, key=sort_key)
 
 
-def named(variants: Sequence[Variant], label: str, option: str) -> Variant:
-    """The variant with this label.
+def find_variant(variants: Sequence[Variant], label: str, option: str) -> Variant:
+    """Find the variant with a label.
 
     Raises:
-        UserError: no finished run has it; lists those that have.
+        UserError: no finished run has it; the message lists those that have one.
     """
     by_label = {variant.label: variant for variant in variants if variant.runs}
     if label not in by_label:
@@ -165,90 +166,97 @@ def named(variants: Sequence[Variant], label: str, option: str) -> Variant:
     return by_label[label]
 
 
-def _reference(variants: list[Variant], metric: str) -> Variant | None:
-    """The zero_shot variant of title and text, not whitened, else the best one there is."""
-    found = [variant for variant in variants if variant.model == "zero_shot" and variant.runs]
-    models = [variant.runs[0].config["model"] for variant in found]
+def _default_reference(variants: list[Variant], metric: str) -> Variant | None:
+    """Find the zero_shot variant of title and text, not whitened, else the best zero_shot variant."""
+    candidates = [variant for variant in variants if variant.model == "zero_shot" and variant.runs]
+    models = [variant.runs[0].config["model"] for variant in candidates]
     plain = [model["fields"] == ["title", "text"] and model.get("whiten", "none") == "none" for model in models]
-    return found[plain.index(True)] if any(plain) else next(iter(found), None)
+    return candidates[plain.index(True)] if any(plain) else next(iter(candidates), None)
 
 
-def _facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
-    """What was compared, in words; nothing of this machine, no time."""
+def _comparison_facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
+    """Describe what was compared, without paths and times."""
     done = [run for variant in variants for run in variant.runs]
     split = done[0].config["split"]
     folds, seeds = sorted({run.fold for run in done}), sorted({run.seed for run in done})
-    word = f"{len(folds)} of {split['n_folds']} folds" if split["name"] == "folds" else counted(len(folds), "division")
+    folds_text = (
+        f"{len(folds)} of {split['n_folds']} folds" if split["name"] == "folds" else pluralize(len(folds), "division")
+    )
     videos = sorted({int(run.provenance.get("candidates", {}).get("test", 0)) for run in done})
-    part = {"open": "open (the sealed quarter of the queries took no part)", "sealed": "sealed (the sealed quarter)"}
+    part_names = {
+        "open": "open (the sealed quarter of the queries took no part)",
+        "sealed": "sealed (the sealed quarter)",
+    }
     labels = [run.pairs.labels for run in done if run.pairs is not None]
     simulated = sorted({str(item) for run in done for item in run.provenance.get("simulated", [])})
     marked = [variant.label for variant in variants if SIMULATED in variant.label]
     facts = {
         "collection": str(done[0].provenance.get("collection", "")),
         "queries": f"{len({name for run in done for name in run.sides['test'].ids})} unique test queries",
-        "videos": f"{span(videos)} videos ranked for each",
-        "split": f"{split['name']}, part {part.get(split['part'], split['part'])}",
-        "folds": f"{word} ({listed(folds)})",
-        "seeds": f"{counted(len(seeds), 'seed')} ({listed(seeds)})",
-        "tuning trials": _trials(variants),
+        "videos": f"{format_span(videos)} videos ranked for each",
+        "split": f"{split['name']}, part {part_names.get(split['part'], split['part'])}",
+        "folds": f"{folds_text} ({format_ranges(folds)})",
+        "seeds": f"{pluralize(len(seeds), 'seed')} ({format_ranges(seeds)})",
+        "tuning trials": _trials_fact(variants),
     }
     if labels:
         facts["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
-    if weak := _weak(done):
+    if weak := _weak_fact(done):
         facts["weak"] = weak
     if simulated:
         facts["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
     return facts
 
 
-def _weak(runs: list[Run]) -> str:
-    """What of the queries nobody judged, in words; empty where people judged all."""
+def _weak_fact(runs: list[Run]) -> str:
+    """Describe the weak queries; empty without any."""
     counts = [run.provenance.get("weak", {}) for run in runs]
-    parts = []
-    if trained := sorted({found["train"] for found in counts if "train" in found}):
-        parts.append(f"{span(trained)} training queries of some rows were made by rule and judged by nobody")
-    if any("test" in found for found in counts):
-        parts.append("so were test queries: their figures speak of the rule, not of learners")
-    return "; ".join(parts)
+    clauses = []
+    if trained := sorted({count["train"] for count in counts if "train" in count}):
+        clauses.append(
+            f"{format_span(trained)} training queries of some rows were made by rule, without human judgments"
+        )
+    if any("test" in count for count in counts):
+        clauses.append("so were test queries: their figures speak of the rule, not of learners")
+    return "; ".join(clauses)
 
 
-def _trials(variants: list[Variant]) -> str:
-    counts = {one.label: span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
+def _trials_fact(variants: list[Variant]) -> str:
+    counts = {one.label: format_span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
     if set(counts.values()) == {"1"}:
         return "1 for every model (nothing tuned)"
     return "; ".join(f"{label}: {count}" for label, count in sorted(counts.items()))
 
 
-def _main(
-    variants: list[Variant], whole: set[str], ranked: list[str], facts: dict[str, str], reference: Variant | None
+def _main_table(
+    variants: list[Variant], complete: set[str], ranked: list[str], facts: dict[str, str], reference: Variant | None
 ) -> Table:
-    names = [one.model for one in variants]
-    everywhere = sorted({run.fold for one in variants for run in (*one.runs, *one.missing)})
+    names = [variant.model for variant in variants]
+    all_folds = sorted({run.fold for variant in variants for run in (*variant.runs, *variant.missing)})
     rows = []
-    for one in variants:
+    for variant in variants:
         cells: dict[str, Cell] = {}
-        if one.runs:
-            cells["n"] = str(len(per_query(one.runs, ranked[0])))
-            cells |= {f"pair_{name}": number for name, number in pair_cells(one.runs).items()}
-            cells |= {name: number for name in ranked if (number := ranking_cell(one.runs, name))}
-        if names.count(one.model) == 1:
-            cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(one.model, {}).items()}
-        rows.append(Row(one.label, cells, _note(one, everywhere)))
-    columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # what orders the rows is seen first, on a phone too
+        if variant.runs:
+            cells["n"] = str(len(per_query(variant.runs, ranked[0])))
+            cells |= {f"pair_{name}": number for name, number in pair_cells(variant.runs).items()}
+            cells |= {name: number for name in ranked if (number := ranking_cell(variant.runs, name))}
+        if names.count(variant.model) == 1:
+            cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(variant.model, {}).items()}
+        rows.append(Row(variant.label, cells, _missing_jobs_note(variant, all_folds)))
+    columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # the metric of the order first, also on a phone
     columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
     columns |= {name: metric_name(name) for name in ranked}
     columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
     used = {key for row in rows for key in row.cells}
     columns = {key: heading for key, heading in columns.items() if key in used}
-    shown = {key for key in columns if key != "n" and not key.startswith("reported_")}
+    ranked_columns = {key for key in columns if key != "n" and not key.startswith("reported_")}
     return Table(
         "main",
         f"Comparison on {facts['collection']}",
         columns,
-        with_best(rows, shown, whole),
+        mark_best(rows, ranked_columns, complete),
         _main_caption(facts, ranked[0]),
-        _main_notes(variants, whole, reference, used),
+        _main_notes(variants, complete, reference, used),
     )
 
 
@@ -261,77 +269,81 @@ def _main_caption(facts: dict[str, str], metric: str) -> str:
     )
     text = (
         f"{facts['collection']}: {facts['queries']}, {facts['videos']}; split {facts['split']}; {facts['folds']} x "
-        f"{facts['seeds']}. Rows by {metric_name(metric)}. {EXPLAINED} {pairs if prevalence else ''}"
+        f"{facts['seeds']}. Rows by {metric_name(metric)}. {CELL_CAPTION} {pairs if prevalence else ''}"
         f"Tuning trials, judged on validation: {facts['tuning trials']}. Within each trial hybrids choose the weight "
         "of their parts and dcdt_ridge its penalty, as part of the fit."
     )
-    said = {"weak": "Weak supervision", "simulated": "Simulated"}
-    return text + "".join(f" {word}: {facts[key]}." for key, word in said.items() if key in facts)
+    labels = {"weak": "Weak supervision", "simulated": "Simulated"}
+    return text + "".join(f" {label}: {facts[key]}." for key, label in labels.items() if key in facts)
 
 
-def _main_notes(variants: list[Variant], whole: set[str], reference: Variant | None, used: set[str]) -> list[str]:
+def _main_notes(variants: list[Variant], complete: set[str], reference: Variant | None, used: set[str]) -> list[str]:
     notes = []
     if reference is None:
         notes.append(
             "No zero_shot run is here, so nothing shows what training gained. Add it: repeat the command with "
             "model=zero_shot, then give its folder to dcdt.report as well."
         )
-    if any(one.runs and one.label not in whole for one in variants):
-        notes.append(
-            "Rows that miss queries stand below the others and are never bold: their means are not comparable."
-        )
+    if any(variant.runs and variant.label not in complete for variant in variants):
+        notes.append("Rows that miss queries come last and are never bold: their means are not comparable.")
     if any(key.startswith("reported_") for key in used):
         notes.append(
             "Reported: the paper's own figures, of 46 videos that are not published and one split with five test "
             "samples; to be read beside ours, not against them."
         )
-    effort = {one.label: max(run.trials for run in one.runs) for one in variants if one.runs and one.model in SPACES}
+    effort = {
+        variant.label: max(run.trials for run in variant.runs)
+        for variant in variants
+        if variant.runs and search_space(variant.model)
+    }
     if len(set(effort.values())) > 1:
-        least = min(effort.values())
-        behind = sorted(label for label, trials in effort.items() if trials == least)
-        notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {counted(least, 'trial')} only.")
-    for one in variants:
-        cold = [run for run in one.runs if run.metrics.get("test/cold_queries")]
+        fewest = min(effort.values())
+        behind = sorted(label for label, trials in effort.items() if trials == fewest)
+        notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {pluralize(fewest, 'trial')} only.")
+    for variant in variants:
+        cold = [run for run in variant.runs if run.metrics.get("test/cold_queries")]
         if cold:
             n, total = (sum(int(run.metrics[key]) for run in cold) for key in ("test/cold_queries", "test/n_queries"))
-            notes.append(f"{one.label}: {n} of {total} test queries came from learners without a history (popularity).")
-    if ways := training_choices(variants):
-        words = "; ".join(f"{', '.join(labels)}: {choices}" for choices, labels in ways.items())
-        notes.append(f"Trained each in its own way. {words}.")
-    versions = {run.provenance.get("code") for one in variants for run in one.runs}
+            notes.append(
+                f"{variant.label}: {n} of {total} test queries came from learners without a history (popularity)."
+            )
+    if choices_of := training_choices(variants):
+        details = "; ".join(f"{', '.join(labels)}: {choices}" for choices, labels in choices_of.items())
+        notes.append(f"Trained each in its own way. {details}.")
+    versions = {run.provenance.get("code") for variant in variants for run in variant.runs}
     if len(versions) > 1:
         notes.append(f"The runs were made by {len(versions)} versions of the code.")
     return notes
 
 
-def _note(variant: Variant, everywhere: list[int]) -> str:
-    """What a row must say of jobs without a result."""
-    parts = []
-    if variant.runs and len(variant.folds) < len(everywhere):
-        parts.append(f"{len(variant.folds)} of {len(everywhere)} folds")
+def _missing_jobs_note(variant: Variant, all_folds: list[int]) -> str:
+    """Describe the jobs of a row without a result."""
+    clauses = []
+    if variant.runs and len(variant.folds) < len(all_folds):
+        clauses.append(f"{len(variant.folds)} of {len(all_folds)} folds")
     total = len({(run.fold, run.seed) for run in (*variant.runs, *variant.missing)})
     for status in sorted({run.status for run in variant.missing}):
         jobs = [run for run in variant.missing if run.status == status]
         reason = next((f": {run.error}" for run in jobs if run.error), "")
-        places = len({(run.fold, run.seed) for run in jobs})
-        counted = "" if status == NOT_APPLICABLE and places == total else f" in {places} of {total} jobs"
-        parts.append(f"{status}{counted}{reason}")
-    return "; ".join(parts)
+        n_jobs = len({(run.fold, run.seed) for run in jobs})
+        extent = "" if status == NOT_APPLICABLE and n_jobs == total else f" in {n_jobs} of {total} jobs"
+        clauses.append(f"{status}{extent}{reason}")
+    return "; ".join(clauses)
 
 
-def _tests(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
+def _test_table(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
     rows = []
-    for one in comparisons:
+    for comparison in comparisons:
         cells: dict[str, Cell] = {
-            "against": one.reference,
-            "n": str(one.n),
-            "difference": one.difference,
-            "p": Number(one.adjusted, digits=4, floor=True),
-            "verdict": one.verdict,
+            "against": comparison.reference,
+            "n": str(comparison.n),
+            "difference": comparison.difference,
+            "p": Number(comparison.adjusted, digits=4, floor=True),
+            "verdict": comparison.verdict,
         }
-        if one.corrected.value == one.corrected.value:
-            cells["corrected"] = one.corrected
-        rows.append(Row(one.model, cells))
+        if comparison.corrected.value == comparison.corrected.value:
+            cells["corrected"] = comparison.corrected
+        rows.append(Row(comparison.model, cells))
     columns = {
         "against": "Against",
         "n": "n",
@@ -345,7 +357,7 @@ def _tests(comparisons: list[Comparison], metric: str, reference: Variant | None
     caption = (
         f"Paired randomisation (sign-flip) test, two-sided, on the {metric_name(metric)} of unique queries, each the "
         f"mean over its seeds; n: queries both models were tested on. Family: every model against {against} and "
-        f"against the best, {counted(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
+        f"against the best, {pluralize(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
         "Difference: model minus the other [95 % bootstrap interval over queries, conditional on the training sets]. "
         "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "
         f"0.05. Non-inferior: neither, and the difference's lower end is above -{MARGIN}. No difference shown: "

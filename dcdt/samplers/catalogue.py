@@ -1,23 +1,23 @@
-"""No sampling at all: every candidate video stands in the columns of every batch."""
+"""No sampling: every candidate video is a column of every batch."""
 
 import torch
 from torch import Tensor
 
-from dcdt.config import CatalogueSamplerConfig
 from dcdt.data.tables import Tables
-from dcdt.samplers.columns import ColumnSampler
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import TrainingPool
+from dcdt.samplers.shared_columns import SharedColumnSampler
 
 
-class CatalogueSampler(ColumnSampler):
-    """Every query sees the whole catalogue of training, with all its positives labelled; an epoch has it once.
+class CatalogueSampler(SharedColumnSampler):
+    """Score every query against all candidates, with all its positives labelled; an epoch has each query once.
 
     With `loss=infonce` that is a listwise softmax over the catalogue, without any noise from sampling. A step encodes
     every candidate, so it suits catalogues of thousands; beyond, take `in_batch`.
 
     Args:
-        config: has no setting.
-        pool: pairs, candidates and what is forbidden.
+        config: has no settings.
+        pool: pairs, candidates and forbidden negatives.
         tables: not used; samplers share one signature.
     """
 
@@ -31,9 +31,9 @@ class CatalogueSampler(ColumnSampler):
 
     @property
     def pairs(self) -> Tensor:
-        """(U, 2) one pair of each query: its other positives are labelled beside it."""
+        """One pair of each query, (U, 2): its other positives are labelled too."""
         return self._rows
 
     def columns(self, rows: Tensor) -> Tensor:
-        """All candidates, (C,)."""
+        """Return the positions of all candidates, (C,)."""
         return self._all

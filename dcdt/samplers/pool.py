@@ -1,4 +1,4 @@
-"""What a sampler may draw from, and the arithmetic of drawing without replacement for many rows at once."""
+"""The pool that a sampler draws from, and drawing without replacement for many rows at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.data.collection import Collection, positives_by_query
 from dcdt.data.splits import Split
-from dcdt.data.tables import padded
-from dcdt.errors import UserError
-from dcdt.words import shown
+from dcdt.data.tables import pad_lists
+from dcdt.data.types import Collection, positives_by_query
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import one_line
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ class TrainingPool:
         owner: (P,) position in `queries` of each pair's query.
         candidates: (C,) video rows that training may see.
         forbidden: (U, F) ascending positions in `candidates`, padded with C.
-        device: where hard negatives are searched for.
+        device: of the search for hard negatives.
     """
 
     pairs: Tensor
@@ -43,7 +43,7 @@ class TrainingPool:
 
 
 def training_pool(collection: Collection, split: Split, device: torch.device = CPU) -> TrainingPool:
-    """The pool of a split: videos related to a query at any grade, and videos with the text of one, are forbidden.
+    """Build the pool of a split: videos related to a query, and videos with the text of one, are forbidden.
 
     Raises:
         UserError: a training query has no unrelated video.
@@ -53,12 +53,12 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
     position[candidates] = np.arange(len(candidates))
     queries, owner = np.unique(split.pairs[:, 0], return_inverse=True)
     lists = []
-    for query, rows in zip(queries.tolist(), no_negatives(collection, queries.tolist()), strict=True):
+    for query, rows in zip(queries.tolist(), related_videos(collection, queries.tolist()), strict=True):
         lists.append(sorted(int(position[row]) for row in rows if position[row] >= 0))
         if len(lists[-1]) >= len(candidates):
             name = collection.queries.ids[query]
             raise UserError(
-                f"query '{shown(name)}' is related to all {len(candidates)} videos of training: "
+                f"query '{one_line(name)}' is related to all {len(candidates)} videos of training: "
                 "it has no negative. Remove it."
             )
     return TrainingPool(
@@ -66,20 +66,20 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
         torch.from_numpy(queries),
         torch.from_numpy(owner.reshape(-1)),
         torch.from_numpy(candidates),
-        padded(lists, fill=len(candidates)),
+        pad_lists(lists, fill=len(candidates)),
         device,
     )
 
 
-def no_negatives(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
-    """For each of these query rows the videos related to it at any grade, and those with the text of one."""
-    twins = collection.twins
+def related_videos(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
+    """Find for each query row the videos related to it at any grade, and those with the text of one."""
+    twins = collection.duplicates
     related = positives_by_query(collection.related, len(collection.queries))
     return [{twin for video in related[query] for twin in twins.get(video, [video])} for query in queries]
 
 
 def draw_distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """For each row, k distinct numbers below its count, evenly (Floyd's algorithm, all rows at once).
+    """Draw k distinct numbers below its count for each row, uniformly (Floyd's algorithm, all rows at once).
 
     A row whose count is below k gets every number at least once and repeats the rest.
 
@@ -95,9 +95,9 @@ def draw_distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     for step in range(k):
         top = (counts - k + step).clamp(min=0)  # the largest number this step may draw
         number = (torch.rand(len(counts), generator=generator, dtype=torch.float64) * (top + 1)).long().clamp(max=top)
-        taken = (drawn[:, :step] == number[:, None]).any(1)
-        drawn[:, step] = torch.where(taken, top, number)
-    short = counts < k
-    if short.any():
-        drawn[short] = torch.arange(k)[None, :] % counts[short, None]
+        is_drawn = (drawn[:, :step] == number[:, None]).any(1)
+        drawn[:, step] = torch.where(is_drawn, top, number)
+    too_few = counts < k
+    if too_few.any():
+        drawn[too_few] = torch.arange(k)[None, :] % counts[too_few, None]
     return drawn

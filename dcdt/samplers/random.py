@@ -1,20 +1,20 @@
-"""Negatives drawn evenly from all unrelated videos."""
+"""Negatives drawn uniformly from all unrelated videos."""
 
 import torch
 from torch import Tensor
 
-from dcdt.config import RandomSamplerConfig
 from dcdt.data.tables import Tables
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import RandomSamplerConfig
 from dcdt.samplers.pool import TrainingPool, draw_distinct
 
 
 class RandomSampler(Sampler):
-    """Draws, for every training pair, distinct videos that are unrelated to its query.
+    """Draw distinct negatives for every training pair from the videos that are unrelated to its query.
 
     Args:
         config: how many negatives a pair.
-        pool: pairs, candidates and what is forbidden.
+        pool: pairs, candidates and forbidden negatives.
         tables: not used; samplers share one signature.
     """
 
@@ -26,8 +26,8 @@ class RandomSampler(Sampler):
         self._shift = torch.where(pool.forbidden < len(pool.candidates), shift, len(pool.candidates) + 1)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Video rows of the negatives of every pair, (P, K)."""
+        """Draw the video rows of the negatives of every pair, (P, K)."""
         owner = self.pool.owner
         offset = draw_distinct(self.pool.free[owner], self.negatives, generator)  # (P, K)
-        place = offset + torch.searchsorted(self._shift[owner].contiguous(), offset, right=True)
-        return self.pool.candidates[place]
+        position = offset + torch.searchsorted(self._shift[owner].contiguous(), offset, right=True)
+        return self.pool.candidates[position]

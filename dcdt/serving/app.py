@@ -15,16 +15,16 @@ from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from dcdt.errors import UserError
-from dcdt.serving.learners import LONGEST as USER_LIMIT
-from dcdt.serving.live import Live
-from dcdt.serving.noted import Noted
-from dcdt.serving.recommender import LONGEST, MOST
+from dcdt.serving.hot_reload import ReloadingRecommender
+from dcdt.serving.learners import MAX_USER_CHARS
+from dcdt.serving.middleware import RequestLog
+from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS
+from dcdt.utils.errors import UserError
 
 K_LIMIT, FILTER_LIMIT = 100, 1000
-NOISE = ("title", "description")
-WAITING = 64  # questions that may wait; more are told to come back
-POLICY = (
+SCHEMA_NOISE = ("title", "description")
+MAX_PENDING = 64  # questions that may wait; more are answered by 503
+CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
@@ -65,114 +65,116 @@ class Health(BaseModel):
     models: list[dict[str, Any]]
 
 
-def make_app(lives: list[Live], abstain: bool = False, log_questions: bool = False, workers: int = 2) -> FastAPI:
+def make_app(
+    recommenders: list[ReloadingRecommender], abstain: bool = False, log_questions: bool = False, workers: int = 2
+) -> FastAPI:
     """The service over one run, or over two side by side.
 
     Args:
-        lives: the runs; the first answers unless another is asked for.
+        recommenders: the runs; the first answers unless another is asked for.
         abstain: whether "nothing here fits" is answered below the threshold.
-        log_questions: whether the log holds what was asked.
+        log_questions: whether questions are logged.
         workers: threads that answer.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="answer")
-    waiting = asyncio.Semaphore(WAITING)
+    pending = asyncio.Semaphore(MAX_PENDING)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        for live in lives:
-            live.start()
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for recommender in recommenders:
+            recommender.start()
         yield
-        for live in lives:
-            live.stop()
+        for recommender in recommenders:
+            recommender.stop()
         pool.shutdown(wait=True)
 
     app = FastAPI(
         title="DCDT",
         description="Teaching videos that answer a question. Read-only.",
-        lifespan=life,
+        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
     )
 
-    app.add_middleware(Noted, question=LONGEST if log_questions else 0)
-    _add_pages(app, lives)
+    app.add_middleware(RequestLog, max_question_chars=MAX_QUESTION_CHARS if log_questions else 0)
+    _add_pages(app, recommenders)
 
     @app.get("/search", response_model=Answer, summary="The best videos for a question")
     async def search(
-        q: Annotated[str, Query(min_length=1, max_length=LONGEST, description="the question, in words")],
+        q: Annotated[str, Query(min_length=1, max_length=MAX_QUESTION_CHARS, description="the question, in words")],
         k: Annotated[int, Query(ge=1, le=K_LIMIT, description="how many videos")] = 10,
         filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
         explain: Annotated[bool, Query(description="say what made up each score")] = False,
-        model: Annotated[int, Query(ge=1, le=len(lives), description="which of the models that are served")] = 1,
-        user: Annotated[str | None, Query(min_length=1, max_length=USER_LIMIT, description="who asks")] = None,
+        model: Annotated[int, Query(ge=1, le=len(recommenders), description="which of the models that are served")] = 1,
+        user: Annotated[str | None, Query(min_length=1, max_length=MAX_USER_CHARS, description="who asks")] = None,
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
-        if waiting.locked():
+        if pending.locked():
             raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
-        served = lives[model - 1].served
+        served = recommenders[model - 1].served
         started = time.perf_counter()
-        async with waiting:
+        async with pending:
             answer = partial(served.answer, q, k, filter, explained=explain, abstain=abstain, user=user)
             try:
-                found = await asyncio.get_running_loop().run_in_executor(pool, answer)
+                answers = await asyncio.get_running_loop().run_in_executor(pool, answer)
             except UserError as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
         return JSONResponse(
             {
                 "question": q,
                 "model": served.name,
-                "version": found.version,
+                "version": answers.version,
                 "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-                "nothing_fits": found.unfit[0],
+                "nothing_fits": answers.nothing_fits[0],
                 "notes": served.notes_for(user),
-                "videos": [item.as_dict() for item in found.videos[0]],
+                "videos": [item.as_dict() for item in answers.videos[0]],
             }
         )
 
     return app
 
 
-def _add_pages(app: FastAPI, lives: list[Live]) -> None:
-    """What is no search: health, the page, the description of the API."""
+def _add_pages(app: FastAPI, recommenders: list[ReloadingRecommender]) -> None:
+    """Add health, the page and the description of the API."""
     page = (files("dcdt.serving") / "page.html").read_text(encoding="utf-8")
 
     @app.get("/healthz", response_model=Health, summary="Whether the service can answer")
     async def healthz() -> Any:  # noqa: ANN401
-        stale = any(live.trouble for live in lives)
-        return {"status": "stale" if stale else "ok", "models": [_state(live) for live in lives]}
+        stale = any(recommender.error for recommender in recommenders)
+        return {"status": "stale" if stale else "ok", "models": [_state(recommender) for recommender in recommenders]}
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_POLICY})
 
     @app.get("/docs", include_in_schema=False)
-    async def documented() -> HTMLResponse:
-        return HTMLResponse(described(app.openapi()), headers={"Content-Security-Policy": POLICY})
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(api_page(app.openapi()), headers={"Content-Security-Policy": CONTENT_POLICY})
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
         return Response(status_code=204)
 
 
-def described(schema: dict[str, Any]) -> str:
+def api_page(schema: dict[str, Any]) -> str:
     """The API in one page without scripts or requests; FastAPI's own fetches its parts from elsewhere."""
-    found = []
+    lines = []
     for path, methods in schema["paths"].items():
         for method, about in methods.items():
-            rows = [_described_input(item) for item in about.get("parameters", [])]
-            found.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>")
-            found.append(f"<table>{''.join(rows)}</table>")
+            rows = [_parameter_row(item) for item in about.get("parameters", [])]
+            lines.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>")
+            lines.append(f"<table>{''.join(rows)}</table>")
     style = (
         "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}td{padding:.2rem 1rem .2rem 0}"
     )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>DCDT API</title><style>{style}</style>"
         f"<h1>DCDT API</h1><p>{escape(schema['info']['description'])} Machine-readable: "
-        f"<a href=openapi.json>openapi.json</a></p>{''.join(found)}</html>"
+        f"<a href=openapi.json>openapi.json</a></p>{''.join(lines)}</html>"
     )
 
 
-def _described_input(item: dict[str, Any]) -> str:
-    limits = json.dumps({key: value for key, value in item["schema"].items() if key not in NOISE})
+def _parameter_row(item: dict[str, Any]) -> str:
+    limits = json.dumps({key: value for key, value in item["schema"].items() if key not in SCHEMA_NOISE})
     cells = (
         f"<code>{escape(item['name'])}</code>",
         escape(item.get("description", "")),
@@ -181,16 +183,16 @@ def _described_input(item: dict[str, Any]) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _state(live: Live) -> dict[str, Any]:
-    served = live.served
-    pointer = served.store.pointer
+def _state(recommender: ReloadingRecommender) -> dict[str, Any]:
+    served = recommender.served
+    pointer = served.catalogue.pointer
     return {
         "model": served.name,
-        "collection": served.store.model["collection"],
+        "collection": served.manifest.collection,
         "videos": len(served),
         "build": pointer.build,
         "version": pointer.version,
         "filters": served.kinds,
-        "trouble": live.trouble,
-        "most": min(K_LIMIT, MOST),
+        "trouble": recommender.error,
+        "most": min(K_LIMIT, MAX_K),
     }

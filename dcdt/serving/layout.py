@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from dcdt.errors import UserError
-from dcdt.files import read_json, write_json
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
-FORMAT = 2
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
 )  # fmt: skip
@@ -28,7 +26,7 @@ BUILD = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")  # a name, never a path
 
 @dataclass(frozen=True)
 class Pointer:
-    """What current.json says: the build, the version of its catalogue, and the version of its snapshot."""
+    """The content of current.json: the build, the version of its catalogue, and the version of its snapshot."""
 
     build: str
     version: int
@@ -57,16 +55,16 @@ def fingerprint(run: Path) -> str:
 
 
 def read_pointer(run: Path) -> Pointer | None:
-    """The current build; None where there is none yet.
+    """Read the current build; None where there is none yet.
 
     Raises:
-        UserError: what is there names no build of this folder.
+        UserError: the file names no build of this folder.
     """
     path = run / FOLDER / POINTER
     if not path.exists():
         return None
-    found = read_json(path)
-    build, version, snapshot = found.get("build"), found.get("version"), found.get("snapshot")
+    content = read_json(path)
+    build, version, snapshot = content.get("build"), content.get("version"), content.get("snapshot")
     if (
         not isinstance(build, str)
         or not BUILD.fullmatch(build)
@@ -85,27 +83,8 @@ def write_pointer(run: Path, pointer: Pointer) -> None:
     write_json(run / FOLDER / POINTER, asdict(pointer))
 
 
-def read_model(run: Path, pointer: Pointer) -> dict[str, Any]:
-    """What model.json says of a build.
-
-    Raises:
-        UserError: it is missing, of another version of dcdt, or of another run.
-    """
-    path = run / FOLDER / pointer.build / MODEL
-    model = read_json(path)
-    if model.get("format") != FORMAT or not isinstance(model.get("catalogue"), str | None):
-        raise UserError(f"{path} is missing, corrupt or of another version. Run: python -m dcdt.index {run} build")
-    known = fingerprint(run)
-    if model.get("run") != known:
-        raise UserError(
-            f"the index in {run / FOLDER} was built by another run (fingerprint {model.get('run')}; this run's is "
-            f"{known}).\nRun: python -m dcdt.index {run} build"
-        )
-    return model
-
-
 @contextmanager
-def writing(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+def exclusive_lock(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of a run's catalogue, which dies with its process.
 
     Raises:
@@ -118,13 +97,13 @@ def writing(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
     with handle:
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise UserError(
                         f"another process is changing {folder} and has not finished in {seconds:.0f} s.\n"
                         "Wait for it, then try again; nothing was changed."

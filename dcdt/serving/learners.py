@@ -1,7 +1,7 @@
-"""What learners watched, by a hash of who they are, so that an answer can begin from their history.
+"""The histories of learners by a hash of their ids, so that an answer can use them.
 
-The file holds no id of a learner: each is hashed with a salt of the build. Who has the file and an id can still tell
-whether that learner is in it, and what was watched; treat it as personal data. No time of a watch is kept.
+The file holds no id of a learner: each is hashed with a salt of the build. Whoever has the file and an id can still
+tell whether that learner is in it, and what was watched; treat it as personal data. Times of watches are not stored.
 """
 
 import hashlib
@@ -17,33 +17,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dcdt.errors import UserError
-from dcdt.serving.memory import View
-from dcdt.serving.places import Places
-from dcdt.words import shown
+from dcdt.serving.catalogue.row_positions import RowPositions
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import one_line
 
-LEARNERS, LONGEST = "learners.safetensors", 200
+LEARNERS, MAX_USER_CHARS = "learners.safetensors", 200
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What a learner watched, the oldest first.
+    """The history of a learner, the oldest video first.
 
     Attributes:
-        items: (L,) positions among the M videos of the export.
-        places: (M,) row of each of these in the view, -1 where it is gone.
-        view: the catalogue.
+        items: (L,) numbers of the videos watched, among the M videos of the export.
+        rows: (M,) row of each of these in the snapshot, -1 where it is gone.
+        snapshot: the catalogue.
     """
 
     items: Rows
-    places: Rows
-    view: View
+    rows: Rows
+    snapshot: Snapshot
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
-        """Vectors (l, W) of the last `length` videos, the newest first; those that are gone are left out."""
-        rows = self.places[self.items[-(length or 0) :]][::-1]
-        return self.view.vectors_at(rows[rows >= 0], column)
+        """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
+        rows = self.rows[self.items[-(length or 0) :]][::-1]
+        return self.snapshot.vectors_at(rows[rows >= 0], column)
 
 
 class Learners:
@@ -57,20 +57,20 @@ class Learners:
         self.path = path
 
     def items(self, user: str) -> Rows | None:
-        """Positions (L,) of what a learner watched, the oldest first; None for an unknown one."""
+        """Look up the videos (L,) that a learner watched, the oldest first; None for an unknown learner."""
         keys, salt = self._data["keys"], self._salt
-        first, second = hashed(salt, user)
+        first, second = hash_user(salt, user)
         start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")
-        found = np.flatnonzero(keys[start:end, 1] == second)
-        if not len(found):
+        matches = np.flatnonzero(keys[start:end, 1] == second)
+        if not len(matches):
             return None
-        at = int(start + found[0])
-        return np.asarray(self._data["items"][self._data["starts"][at] : self._data["starts"][at + 1]], dtype=np.int64)
+        i = int(start + matches[0])
+        return np.asarray(self._data["items"][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
 
     @cached_property
-    def places(self) -> Places:
-        """Where the videos of the export stand."""
-        return Places(self._read[1]["ids"])
+    def exported(self) -> RowPositions:
+        """Where the videos of the export stand in a catalogue."""
+        return RowPositions(self._read[1]["ids"])
 
     @property
     def _data(self) -> dict[str, NDArray[Any]]:
@@ -89,7 +89,7 @@ class Learners:
             _check_arrays(arrays, facts)
             return arrays, facts
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} is missing or corrupt ({shown(error, 120)}).") from error
+            raise UserError(f"{self.path} is missing or corrupt ({one_line(error, 120)}).") from error
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
@@ -108,13 +108,13 @@ def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, i
 
     Args:
         path: of the file.
-        users: U learners.
-        starts: (U + 1,) where each one's watches begin.
-        items: (I,) rows of the videos watched, each learner's in order of time.
+        users: ids of U learners.
+        starts: (U + 1,) where the watches of each begin.
+        items: (I,) rows of the videos watched, those of each learner in order of time.
         ids: of the M videos.
         salt: of the hashes.
     """
-    keys = np.array([hashed(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
+    keys = np.array([hash_user(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     lengths = np.diff(starts)[order]
     moved = np.concatenate([np.zeros(0, dtype=np.int64), *(items[starts[at] : starts[at + 1]] for at in order)])
@@ -126,18 +126,18 @@ def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, i
     save_file(arrays, path, {"facts": json.dumps({"salt": salt.hex(), "ids": list(ids)})})
 
 
-def hashed(salt: bytes, user: str) -> tuple[int, int]:
-    """128 bits that stand for a learner."""
+def hash_user(salt: bytes, user: str) -> tuple[int, int]:
+    """Hash the id of a learner to 128 bits."""
     digest = hashlib.sha256(salt + user.encode()).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
 
 
 def check_user(user: str) -> str:
-    """The id of a learner as it was written.
+    """Return the id of a learner, unless it is none.
 
     Raises:
         UserError: it is empty, too long, or no text.
     """
-    if not isinstance(user, str) or not 0 < len(user) <= LONGEST:
-        raise UserError(f"the learner's id must be a text of 1 to {LONGEST} characters.")
+    if not isinstance(user, str) or not 0 < len(user) <= MAX_USER_CHARS:
+        raise UserError(f"the learner's id must be a text of 1 to {MAX_USER_CHARS} characters.")
     return user

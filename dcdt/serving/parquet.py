@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.errors import UserError, in_words
-from dcdt.files import replacing
-from dcdt.serving.index import vector_column
+from dcdt.serving.arrow import vector_column
 from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError, format_error
+from dcdt.utils.files import atomic_write
 
 ROWS = 10_000  # of a row group
 
@@ -28,25 +28,25 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
     Raises:
         UserError: no part of the model has a vector a video can be searched by, or the file cannot be written.
     """
-    view = served.store.view
-    names = [name for name in view.main.vectors if name.startswith("vector_")]
+    snapshot = served.catalogue.snapshot
+    names = [name for name in snapshot.main.vectors if name.startswith("vector_")]
     if not names:
         raise UserError(f"model={served.name} has no vector to search by; run models with towers can be exported.")
-    rows = np.flatnonzero(view.alive)
-    keep = [name for name in view.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
-    table = view.table.select(keep).take(pa.array(rows))
+    rows = np.flatnonzero(snapshot.alive)
+    keep = [name for name in snapshot.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
+    table = snapshot.table.select(keep).take(pa.array(rows))
     for name in names:
-        table = table.append_column(name, vector_column(view.vectors_at(rows, name)))
+        table = table.append_column(name, vector_column(snapshot.vectors_at(rows, name)))
     table = table.replace_schema_metadata({"dcdt": json.dumps(_facts(served, names))})
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
     except OSError as error:
-        raise UserError(in_words(error)) from error
+        raise UserError(format_error(error)) from error
     return f"{path}: {len(rows)} videos, {', '.join(names)}"
 
 
 def _facts(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
-    pointer = served.store.pointer
-    widths = {name: int(served.store.view.main.vectors[name].shape[1]) for name in names}
+    pointer = served.catalogue.pointer
+    widths = {name: int(served.catalogue.snapshot.main.vectors[name].shape[1]) for name in names}
     return {"model": served.name, "measure": "inner product", "widths": widths, "version": pointer.version}

@@ -1,7 +1,8 @@
 """A finished run that answers questions: what `dcdt.load` returns. Neither torch nor lightning is imported."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,41 +12,33 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.collection import Documents, lent_texts
-from dcdt.embedders.batching import rounded
-from dcdt.embedders.onnx import MODEL as GRAPH
-from dcdt.embedders.onnx import QUESTIONS, OnnxEmbedder
-from dcdt.embedders.openai_models import check_address
-from dcdt.errors import UserError
-from dcdt.files import read_json
-from dcdt.serving.arrow import positions
-from dcdt.serving.checks import check_served
-from dcdt.serving.columns import ADDED
-from dcdt.serving.explain import explain, matched_words, telling_words
-from dcdt.serving.filters import Condition, parse_filter
-from dcdt.serving.layout import EMBEDDER, FOLDER, MODEL, read_pointer
+from dcdt.data.types import Documents, texts_with_fallback
+from dcdt.embeddings.config import refuse_foreign_base_url
+from dcdt.embeddings.providers.batching import round_to_float16
+from dcdt.embeddings.providers.onnx import OnnxEmbedder
+from dcdt.serving.arrow import row_array
+from dcdt.serving.blas_threads import one_thread
+from dcdt.serving.catalogue.base import Catalogue
+from dcdt.serving.catalogue.engines import open_catalogue
+from dcdt.serving.catalogue.filters import Condition, parse_filter
+from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.explanation import content_words, explain, matched_words
+from dcdt.serving.graphs import Floats, Scores
+from dcdt.serving.layout import EMBEDDER, MODEL
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
-from dcdt.serving.memory import MemoryIndex, View, rows_as_dicts
-from dcdt.serving.ondisk import TableStore
-from dcdt.serving.reranking import RankHead
-from dcdt.serving.scoring import SCORERS, Asked, Question, Rows, fused
-from dcdt.serving.shared import SharedStore
-from dcdt.serving.store import Store
-from dcdt.serving.threads import one_thread
-from dcdt.serving.towers import Floats, Scores, Towers
+from dcdt.serving.manifest import Manifest, check_catalogue
+from dcdt.serving.scorers import SCORERS
+from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
+from dcdt.serving.scorers.hybrid import fused_top
+from dcdt.serving.scorers.two_stage import RankHead
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import one_line
 
-REMEMBERED = 2000  # texts whose vectors are kept for explanations: 12 MB at 1536 numbers
-MOST, LONGEST = 1000, 2000  # videos of one answer, characters of one question
-SHOWN = ("id", "title", "text", "series", "level", "link", "duration_s")
-ENGINES = ("memory", "lance")
-READS_VECTORS = ("towers", "joint", "history")
-NOTES = {  # of parts that read who asks, by kind: what they go by without
-    "popularity": "{} reads no question: without a learner's history videos come by popularity.",
-    "history": "{}: without a learner's history videos come by the question and by how often they are watched.",
-    "towers": "{} reads histories: without a learner's the question alone counts.",
-}
-UNKNOWN = "this learner is not known to the run, so the answer is that for anybody."
+CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers
+MAX_K, MAX_QUESTION_CHARS = 1000, 2000
+RESULT_COLUMNS = ("id", "title", "text", "series", "level", "link", "duration_s")
+UNKNOWN_LEARNER = "this learner is not known to the run, so the answer is that for anybody."
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class Recommendation:
         score: of the model; higher is better, and comparable within one model alone.
         id, title, text, series, level, link, duration_s: of the video; None where it is not known.
         matched: words of the question that its title or text holds.
-        why: what made up the score, where that was asked for.
+        why: what made up the score; None without `explained`.
     """
 
     rank: int
@@ -73,24 +66,24 @@ class Recommendation:
     why: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        found = dict(vars(self))
-        return found if self.why is not None else {key: value for key, value in found.items() if key != "why"}
+        """Convert to plain values, for JSON."""
+        values = dict(vars(self))
+        return values if self.why is not None else {key: value for key, value in values.items() if key != "why"}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was found for some questions.
+    """The answers to some questions.
 
     Attributes:
         version: of the catalogue that answered.
         videos: of each question, the best first.
-        unfit: of each question, whether there were videos and all of them scored below the threshold.
+        nothing_fits: of each question, whether there were videos and all of them scored below the threshold.
     """
 
     version: int
     videos: list[list[Recommendation]]
-    unfit: list[bool]
+    nothing_fits: list[bool]
 
 
 class ServedRecommender:
@@ -106,35 +99,24 @@ class ServedRecommender:
     """
 
     def __init__(self, run: str | Path, threads: int = 0, engine: str = "memory") -> None:
-        self.store: Any = open_store(Path(run), engine)
-        self.engine = engine
+        self.catalogue: Catalogue = open_catalogue(Path(run), engine)
         self.threads = threads
-        model = self.store.model
-        check_served(model, self.store.view, self.store.folder / MODEL, self.store.run)
-        check_address(SimpleNamespace(**model["embedder"]))
-        self.name: str = model["model"]
-        self.parts: list[dict[str, Any]] = model["parts"]
-        self.fusion: dict[str, Any] | None = model["fusion"]
-        self.columns: dict[str, str] = model["columns"]
-        self.kinds = filter_kinds(self.columns)
-        self.threshold: dict[str, Any] | None = model["threshold"]
-        self.towers = [
-            Towers(self.store.folder, at, spec.get("width", 0), spec.get("asked"), spec.get("linear", False))
-            for at, spec in enumerate(self.parts)
+        self.manifest: Manifest = self.catalogue.manifest
+        folder, manifest = self.catalogue.folder, self.manifest
+        check_catalogue(manifest, self.catalogue.snapshot, folder / MODEL, self.catalogue.run)
+        refuse_foreign_base_url(SimpleNamespace(**manifest.embedder))
+        self.name = manifest.model
+        self.kinds = filter_kinds(manifest.columns)
+        self.scorers: list[Any] = [
+            SCORERS[scorer.kind](scorer, number, folder) for number, scorer in enumerate(manifest.scorers)
         ]
-        self.scorers = [SCORERS[spec["kind"]](spec, at, self.towers[at]) for at, spec in enumerate(self.parts)]
-        head = model.get("head")
-        self.head = RankHead(head, self.store.folder, self.fusion) if head is not None else None
-        self.reads_vectors = reads_vectors(self.parts, head)
-        readers = [spec for spec in self.parts if spec.get("reads_history")]
-        self.learners = Learners(self.store.folder / LEARNERS) if readers else None
-        self.notes = [NOTES[spec["kind"]].format(spec["name"]) for spec in readers]
-        self.questions: dict[str, Any] | None = model.get("questions")  # of builds that embed them with 8-bit weights
-        self._embedders: dict[str, Any] = {}
-        self._seen: dict[str, Floats] = {}  # vectors of fields of videos that were explained
+        self.head = RankHead(manifest.head, folder, manifest.fusion) if manifest.head is not None else None
+        self.learners = Learners(folder / LEARNERS) if manifest.reads_history else None
+        self._embedder: Any = None
+        self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.catalogue)
 
     def recommend(
         self,
@@ -145,12 +127,12 @@ class ServedRecommender:
         abstain: bool = False,
         user: str | None = None,
     ) -> list[list[Recommendation]]:
-        """The best k videos for each question.
+        """Recommend the best k videos for each question.
 
         Args:
             texts: one question or several.
             k: how many, 1 to 1000; fewer come back where the catalogue or the filter holds fewer.
-            where: filter, such as `level=intro,duration_s<600` (`dcdt.serving.filters`).
+            where: filter, such as `level=intro,duration_s<600` (`dcdt.serving.catalogue.filters`).
             explained: whether each video says what made up its score.
             abstain: leave out what scores below the threshold that validation chose, so that nothing may be left.
             user: who asks, as interactions.csv names learners; one it does not name is answered like anybody.
@@ -170,58 +152,57 @@ class ServedRecommender:
         abstain: bool = False,
         user: str | None = None,
     ) -> Answers:
-        """As `recommend`, with the version of the catalogue and which questions nothing fits."""
+        """Recommend videos, and say which version of the catalogue answered and which questions nothing fits."""
         questions = [check_question(text) for text in ([texts] if isinstance(texts, str) else texts)]
         check_k(k)
         conditions = parse_filter(where, self.kinds)
-        view = self.store.view
-        found = Answers(view.version, [], [])
-        least = self.threshold["value"] if abstain and self.threshold is not None else -np.inf
+        snapshot, threshold = self.catalogue.snapshot, self.manifest.threshold
+        answers = Answers(snapshot.version, [], [])
+        least = threshold.value if abstain and threshold is not None else -np.inf
         with one_thread():
-            vectors = self.embed(questions) if self.reads_vectors else [None] * len(questions)
-            watched = self._watched(user, view)
+            vectors = self.embed(questions) if self.manifest.reads_vectors else [None] * len(questions)
+            watched = self._watched(user, snapshot)
             for text, vector in zip(questions, vectors, strict=True):
-                one = Question(text, vector, watched)
-                videos, unfit = self._answer(one, k, conditions, view, least, explained)
-                found.videos.append(videos)
-                found.unfit.append(unfit)
-        return found
+                query = Query(text, vector, watched)
+                videos, nothing_fits = self._answer(query, k, conditions, snapshot, least, explained)
+                answers.videos.append(videos)
+                answers.nothing_fits.append(nothing_fits)
+        return answers
 
     def _answer(
-        self, question: Question, k: int, conditions: Sequence[Condition], view: View, least: float, explained: bool
+        self, query: Query, k: int, conditions: Sequence[Condition], snapshot: Snapshot, least: float, explained: bool
     ) -> tuple[list[Recommendation], bool]:
-        """The best k videos that score at least so much, and whether all that were found score less."""
-        if self.engine == "lance":
-            view = self._found(question, k, conditions)
-        asked = [scorer.ask(question, view) for scorer in self.scorers]
-        rows, scores, evidence = self._top(question, asked, view, k, view.allowed(conditions))
+        """Find the best k videos that score at least `least`, and whether all that there are score less."""
+        snapshot = self.catalogue.candidates(snapshot, partial(self.scorers[0].score, query), k, conditions)
+        by_scorer = [scorer.score(query, snapshot) for scorer in self.scorers]
+        rows, scores, evidence = self._top(query, by_scorer, snapshot, k, snapshot.allowed(conditions))
         if not np.isfinite(scores).all():
-            raise UserError(f"{self.store.folder} holds vectors that are not finite. {self.store.remedy}")
-        kept = int((scores >= least).sum())  # the best come first
-        unfit, rows, scores = kept < 1 <= len(rows), rows[:kept], scores[:kept]
+            raise UserError(f"{self.catalogue.folder} holds vectors that are not finite. {self.catalogue.remedy}")
+        n_fit = int((scores >= least).sum())  # the best come first
+        nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
-            explain(self, asked, view, int(row), facts) if explained else None
+            explain(self.manifest, by_scorer, int(row), self.embed_fields, facts) if explained else None
             for row, facts in zip(rows, evidence, strict=False)
         ]
-        words = telling_words(question.text)
+        words = content_words(query.text)
         videos = [
             Recommendation(
-                at, float(score), **shown, matched=matched_words(words, shown["title"], shown["text"]), why=why
+                rank, float(score), **video, matched=matched_words(words, video["title"], video["text"]), why=why
             )
-            for at, (score, shown, why) in enumerate(
-                zip(scores, rows_as_dicts(view, rows, SHOWN), reasons, strict=True), start=1
+            for rank, (score, video, why) in enumerate(
+                zip(scores, snapshot.records(rows, RESULT_COLUMNS), reasons, strict=True), start=1
             )
         ]
-        return videos, unfit
+        return videos, nothing_fits
 
     def notes_for(self, user: str | None) -> list[str]:
-        """What is to be known of an answer to this learner, or to nobody in particular."""
+        """Return the remarks on an answer to this learner, or to nobody in particular."""
         if user is None:
-            return self.notes
-        return [] if self._items(user) is not None else [UNKNOWN, *self.notes]
+            return self.manifest.notes
+        return [] if self._items(user) is not None else [UNKNOWN_LEARNER, *self.manifest.notes]
 
     def _items(self, user: str | None) -> NDArray[np.int64] | None:
-        """What a learner watched, as positions among the videos of the export; None for nobody or an unknown one."""
+        """Look up what a learner watched, among the videos of the export; None for nobody or an unknown learner."""
         if user is None:
             return None
         if self.learners is None:
@@ -231,43 +212,34 @@ class ServedRecommender:
             )
         return self.learners.items(check_user(user))
 
-    def _watched(self, user: str | None, view: View) -> Watched | None:
+    def _watched(self, user: str | None, snapshot: Snapshot) -> Watched | None:
         items = self._items(user)
         if items is None or self.learners is None:
             return None
-        places = self.learners.places
-        if self.engine == "lance":
-            view = self.store.lookup(places.ids.take(positions(np.unique(items))).to_pylist())
-        return Watched(items, places.rows(view), view)
-
-    def _found(self, question: Question, k: int, conditions: Sequence[Condition]) -> View:
-        """What the table finds for a question."""
-        asked = self.scorers[0].ask(question, self.store.view)
-        view: View = self.store.near(asked.vector, k, conditions, asked.column)
-        return view
+        exported = self.learners.exported
+        snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
+        return Watched(items, exported.rows(snapshot), snapshot)
 
     def _top(
-        self, question: Question, asked: list[Asked], view: View, k: int, allowed: NDArray[np.bool_]
+        self, query: Query, scores: list[CatalogueScores], snapshot: Snapshot, k: int, allowed: NDArray[np.bool_]
     ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
-        """Rows and scores of the best k, and what a rank head added up for each."""
+        """Find rows and scores of the best k, and the evidence of a rank head for each."""
         if self.head is not None:
-            ranked = self.head.top(question, asked, view, k, allowed)
+            ranked = self.head.top(query, scores, snapshot, k, allowed)
             return ranked.rows, ranked.scores, ranked.evidence
-        if self.fusion is None:
-            return *asked[0].top(k, allowed), repeat(None)
-        return *fused(asked, self.fusion, view, k, allowed), repeat(None)
+        if self.manifest.fusion is None:
+            return *scores[0].top(k, allowed), repeat(None)
+        return *fused_top(scores, self.manifest.fusion, snapshot, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Frozen vectors (n, D) of questions, rounded as the embedding cache rounds them."""
-        return self._embed(texts, QUESTIONS if self.questions is not None else GRAPH)
-
-    def _embed(self, texts: Sequence[str], graph: str) -> Floats:
-        if graph not in self._embedders:
-            folder = self.store.folder / EMBEDDER
-            self._embedders[graph] = open_embedder(self.store.model["embedder"], folder, self.threads, graph)
-        vectors = rounded(self._embedders[graph].embed(texts))
+        """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
+        if self._embedder is None:
+            self._embedder = open_embedder(
+                self.manifest.embedder_config, self.catalogue.folder / EMBEDDER, self.threads
+            )
+        vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
-            raise UserError(f"the embedder gives vectors that are zero or not finite. {self.store.remedy}")
+            raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
         return vectors
 
     def add(self, videos: Documents) -> None:
@@ -276,25 +248,30 @@ class ServedRecommender:
         Raises:
             UserError: an id exists, or the catalogue cannot be written.
         """
-        self._writable().add(self.rows(videos))
+        self.catalogue.check_writable()
+        self.catalogue.add(self.rows(videos))
 
     def update(self, videos: Documents) -> None:
-        """Put these videos in the place of those with the same ids.
+        """Replace the videos with the same ids by these.
 
         Raises:
             UserError: an id is unknown, or the catalogue cannot be written.
         """
-        self._writable().update(self.rows(videos))
+        self.catalogue.check_writable()
+        self.catalogue.update(self.rows(videos))
 
     def videos(self, ids: Sequence[str]) -> Documents:
-        """Videos of the catalogue by their ids.
+        """Look up videos of the catalogue by their ids.
 
         Raises:
             UserError: an id is unknown.
         """
-        memory: MemoryIndex = self._writable().memory
-        rows = np.array(memory.rows_of(ids), dtype=np.int64)
-        return documents_of(memory.state.rows(rows, ("id", "title", "text", "metadata")))
+        ids = list(dict.fromkeys(ids))
+        snapshot = self.catalogue.lookup(self.catalogue.snapshot, ids)
+        rows = snapshot.rows_of(ids)
+        if (rows < 0).any():
+            raise UserError(f"there is no video with the id '{one_line(ids[int(np.argmin(rows))])}'.")
+        return documents_of(snapshot.rows(rows, ("id", "title", "text", "metadata")))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove videos.
@@ -304,126 +281,63 @@ class ServedRecommender:
         """
         if len(set(ids)) >= len(self):
             raise UserError(f"deleting {len(set(ids))} of {len(self)} videos would leave none; keep at least one.")
-        self._writable().delete(list(dict.fromkeys(ids)))
-
-    def _writable(self) -> Store:
-        if self.engine == "lance":
-            raise UserError("engine=lance reads the catalogue; change it by python -m dcdt.index, or by engine=memory.")
-        store: Store = self.store
-        return store
+        self.catalogue.delete(list(dict.fromkeys(ids)))
 
     def rows(self, videos: Documents) -> pa.Table:
-        """Table rows of videos, with all that the parts of the model add."""
-        table = table_of(videos, self.columns)
-        texts = {name: lent_texts(videos, name) for name in self.fields or ["title"]}
-        vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True)) if self.reads_vectors else {}
-        for at, spec in enumerate(self.parts):
-            for name, column in ADDED[spec["kind"]](self.towers[at], self._near, at, spec, texts, vectors).items():
+        """Make the table rows of videos, with the columns of all scorers."""
+        table, fields = table_of(videos, self.manifest.columns), self.manifest.text_fields
+        snapshot = self.catalogue.snapshot
+        texts = {name: texts_with_fallback(videos, name) for name in fields or ["title"]}
+        vectors: dict[str, Floats] = {}
+        if self.manifest.reads_vectors:
+            vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True))
+        columns: list[Columns] = [scorer.columns(texts, vectors, snapshot) for scorer in self.scorers]
+        for added in [*columns, *([self.head.columns(vectors)] if self.head is not None else [])]:
+            for name, column in added.items():
                 table = table.append_column(name, column)
-        for name, column in (self.head.columns(vectors) if self.head is not None else {}).items():
-            table = table.append_column(name, column)
         return table
 
-    def _near(self, vector: Floats, k: int, column: str) -> View:
-        view: View = self.store.view
-        return view
-
-    @property
-    def fields(self) -> list[str]:
-        """Fields that some part reads."""
-        names = [name for spec in self.parts for name in spec.get("fields", spec.get("config", {}).get("fields", []))]
-        names += self.head.fields if self.head is not None else []
-        return list(dict.fromkeys(names))
-
     def embed_fields(self, fields: Sequence[Sequence[str]]) -> list[Floats]:
-        """Frozen vectors (n, D) of each field of n videos."""
+        """Embed each field of n videos: (n, D) each; vectors are cached by text."""
         distinct = list(dict.fromkeys(text for part in fields for text in part))
-        known = {text: vector for text in distinct if (vector := self._seen.get(text)) is not None}
-        missing = [text for text in distinct if text not in known]
+        vector_of = {text: vector for text in distinct if (vector := self._vectors.get(text)) is not None}
+        missing = [text for text in distinct if text not in vector_of]
         if missing:
-            known |= dict(zip(missing, self._embed(missing, GRAPH), strict=True))
-        if len(self._seen) > REMEMBERED:
-            self._seen.clear()
-        self._seen |= known
-        return [np.stack([known[text] for text in part]) for part in fields]
+            vector_of |= dict(zip(missing, self.embed(missing), strict=True))
+        if len(self._vectors) > CACHED_TEXTS:
+            self._vectors.clear()
+        self._vectors |= vector_of
+        return [np.stack([vector_of[text] for text in part]) for part in fields]
 
 
-def reads_vectors(parts: Sequence[dict[str, Any]], head: Any) -> bool:  # noqa: ANN401 - a description or an export
-    """Whether a model of these parts, and of this rank head or None, reads vectors of texts."""
-    return head is not None or any(spec["kind"] in READS_VECTORS for spec in parts)
+def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder and its configuration
+    """Open the embedder of a run: the exported local model of the build, or what the configuration names."""
+    if config.name == "local":
+        return OnnxEmbedder(folder, config, threads)
+    from dcdt.embeddings.providers import make_embedder
 
-
-def open_store(run: Path, engine: str) -> Store | TableStore:
-    """The catalogue of a run: in memory, in memory and shared with other machines, or where it lies.
-
-    Raises:
-        UserError: there is no such engine, no build, or it does not fit.
-    """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}; it must be {' or '.join(ENGINES)}.")
-    if engine == "lance":
-        return TableStore(run)
-    pointer = read_pointer(run)
-    shared = pointer is not None and read_json(run / FOLDER / pointer.build / MODEL).get("catalogue")
-    return SharedStore(run) if shared else Store(run)
-
-
-def load(
-    run: str | Path, say: Callable[[str], None] = lambda text: None, threads: int = 0, engine: str = "memory"
-) -> ServedRecommender:
-    """A recommender of a finished run; its index is built first where there is none (which needs torch, once).
-
-    Args:
-        run: the run's folder.
-        say: is told what is being built.
-        threads: of the embedder; 0: as many as there are cores.
-        engine: `memory`, or `lance`, which searches the LanceDB table itself; for models with one vector a video.
-
-    Raises:
-        UserError: the run did not finish, has no saved state, or its index is of another run.
-    """
-    folder = Path(run)
-    if read_pointer(folder) is None:
-        from dcdt.serving.runs import require_finished
-
-        require_finished(folder)
-        from dcdt.serving.export import build
-
-        build(folder, say)
-    return ServedRecommender(folder, threads, engine)
-
-
-def open_embedder(config: dict[str, Any], folder: Path, threads: int, graph: str) -> Any:  # noqa: ANN401 - any embedder
-    """The embedder of a run: the exported local model beside the towers, or whatever the configuration names."""
-    from omegaconf import OmegaConf
-
-    from dcdt.config import SCHEMAS, typed
-
-    parsed: Any = typed(SCHEMAS["embedder"][str(config["name"])], OmegaConf.create(config), "embedder")
-    if config["name"] == "local":
-        return OnnxEmbedder(folder, parsed, threads, graph)
-    from dcdt.embedders import make_embedder
-
-    return make_embedder(parsed)
+    return make_embedder(config)
 
 
 def check_question(text: str) -> str:
-    """The question without surrounding blanks.
+    """Return a question with its blanks normalised.
 
     Raises:
         UserError: it is empty, too long, or no text.
     """
     if not isinstance(text, str):
         raise UserError(f"a question is {type(text).__name__}; it must be a text.")
-    found = " ".join(text.split())
-    if not found:
+    question = " ".join(text.split())
+    if not question:
         raise UserError("the question is empty; ask something.")
-    if len(found) > LONGEST:
-        raise UserError(f"the question has {len(found):,} characters; at most {LONGEST:,} are read. Shorten it.")
-    return found
+    if len(question) > MAX_QUESTION_CHARS:
+        raise UserError(
+            f"the question has {len(question):,} characters; at most {MAX_QUESTION_CHARS:,} are read. Shorten it."
+        )
+    return question
 
 
 def check_k(k: int) -> None:
     """Raise UserError where k is no number of videos an answer can have."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
-        raise UserError(f"k is {k}; it must be a whole number from 1 to {MOST}.")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise UserError(f"k is {k}; it must be a whole number from 1 to {MAX_K}.")

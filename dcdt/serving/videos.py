@@ -1,7 +1,7 @@
-"""Videos as the service keeps them: one Arrow table, with what can be shown, filtered and searched.
+"""Videos as a service stores them: one Arrow table, with what results, filters and search read.
 
 Columns: `id`, `title`, `text`, `series`, `level`, `link` (text), `duration_s` (number), `metadata` (all of it, JSON),
-each metadata key that holds plain values, and whatever the parts of the model add (`vector_0`, `words`, ...).
+each metadata key that holds plain values, and what the scorers add (`vector_0`, `words_0`, ...).
 """
 
 import json
@@ -13,35 +13,30 @@ from typing import Any
 
 import pyarrow as pa
 
-from dcdt.data.building import Found, add_videos
-from dcdt.data.collection import Documents, read_videos
-from dcdt.errors import UserError
-from dcdt.files import parse_json
-from dcdt.words import shown
+from dcdt.data.beir import read_videos
+from dcdt.data.importer import ImportedRecords, add_videos
+from dcdt.data.types import Documents
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
+from dcdt.utils.text import one_line
 
-SHOWN = {"id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text"}
-BASE = {**SHOWN, "duration_s": "number"}
+BASE = {
+    "id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text",
+    "duration_s": "number",
+}  # fmt: skip
 RESERVED = {*BASE, "metadata", "changed", "writer", "alive"}
-MADE = (
-    "vector_",
-    "raw_",
-    "joint_",
-    "words_",
-    "popularity_",
-    "whitened_",
-    "mapped_",
-)  # how columns begin that a model adds
+MODEL_PREFIXES = ("vector_", "raw_", "joint_", "words_", "popularity_", "whitened_", "mapped_")  # of scorers' columns
 TYPES = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-_SERIES, _LINK, _LENGTH = ("series", "playlist", "course", "channel"), ("url", "link"), ("duration_s", "duration")
-TITLE_LIMIT, TEXT_LIMIT = 1_000, 100_000  # characters
+_SERIES, _LINK, _DURATION = ("series", "playlist", "course", "channel"), ("url", "link"), ("duration_s", "duration")
+MAX_ID_CHARS, MAX_TITLE_CHARS, MAX_TEXT_CHARS = 200, 1_000, 100_000
 
 
 def metadata_columns(videos: Documents) -> dict[str, str]:
-    """Kind (`text`, `number` or `list`) of every metadata key that becomes a column: plain values, a plain name."""
+    """Choose the metadata keys that become columns, those of plain values and names: kind by key."""
     kinds: dict[str, str] = {}
     for key in sorted({key for metadata in videos.metadata for key in metadata}):
-        if not _NAME.fullmatch(key) or key in RESERVED or key.startswith(MADE):
+        if not _NAME.fullmatch(key) or key in RESERVED or key.startswith(MODEL_PREFIXES):
             continue
         values = [metadata[key] for metadata in videos.metadata if metadata.get(key) is not None]
         if all(isinstance(value, list) and all(isinstance(item, str) for item in value) for value in values):
@@ -54,12 +49,12 @@ def metadata_columns(videos: Documents) -> dict[str, str]:
 
 
 def filter_kinds(columns: Mapping[str, str]) -> dict[str, str]:
-    """Kind of every field that a filter may name."""
+    """Return the kind of every field that a filter may name."""
     return {**BASE, **columns}
 
 
 def table_of(videos: Documents, columns: Mapping[str, str]) -> pa.Table:
-    """The table of videos, without what a model adds.
+    """Make the table of videos, without what scorers add.
 
     Args:
         videos: ids, titles, texts and metadata.
@@ -69,7 +64,7 @@ def table_of(videos: Documents, columns: Mapping[str, str]) -> pa.Table:
     data["series"] = [_series(metadata) for metadata in videos.metadata]
     data["level"] = [_text(metadata.get("level")) for metadata in videos.metadata]
     data["link"] = [_text(_first(metadata, _LINK)) for metadata in videos.metadata]
-    data["duration_s"] = [_number(_first(metadata, _LENGTH)) for metadata in videos.metadata]
+    data["duration_s"] = [_number(_first(metadata, _DURATION)) for metadata in videos.metadata]
     data["metadata"] = [json.dumps(metadata, ensure_ascii=False, sort_keys=True) for metadata in videos.metadata]
     read = {"text": _text, "number": _number, "list": _list}
     data |= {key: [read[kind](metadata.get(key)) for metadata in videos.metadata] for key, kind in columns.items()}
@@ -78,7 +73,7 @@ def table_of(videos: Documents, columns: Mapping[str, str]) -> pa.Table:
 
 
 def documents_of(table: pa.Table) -> Documents:
-    """Back from a table to ids, titles, texts and metadata."""
+    """Read ids, titles, texts and metadata from a table."""
     ids, titles, texts, metadata = (table[name].to_pylist() for name in ("id", "title", "text", "metadata"))
     try:
         return Documents(ids, titles, texts, [dict(parse_json(value)) for value in metadata])
@@ -87,7 +82,7 @@ def documents_of(table: pa.Table) -> Documents:
 
 
 def read_file(path: Path, names: Mapping[str, str] | None = None) -> Documents:
-    """Videos of a file: .jsonl as in corpus.jsonl, else a table as `dcdt.collection new` reads it.
+    """Read the videos of a file: .jsonl as in corpus.jsonl, else a table as `dcdt.collection new` reads it.
 
     Args:
         path: .jsonl, .csv, .tsv or .parquet.
@@ -97,47 +92,49 @@ def read_file(path: Path, names: Mapping[str, str] | None = None) -> Documents:
         UserError: the file cannot be read, or a line is not what the layout says.
     """
     if path.suffix == ".jsonl" and not names:
-        return checked(read_videos(path), str(path))
-    found = Found()
-    add_videos(found, path, dict(names or {}))
-    records = list(found.videos.values())
+        return checked_videos(read_videos(path), str(path))
+    imported = ImportedRecords()
+    add_videos(imported, path, dict(names or {}))
+    records = list(imported.videos.values())
     ids, titles, texts = ([str(record[key]) for record in records] for key in ("_id", "title", "text"))
-    return checked(Documents(ids, titles, texts, [record.get("metadata", {}) for record in records]), str(path))
+    return checked_videos(Documents(ids, titles, texts, [record.get("metadata", {}) for record in records]), str(path))
 
 
 def one_video(identifier: str, title: str, text: str, metadata: Sequence[str]) -> Documents:
-    """A video from the command line; metadata as KEY=VALUE.
+    """Make a video from the command line, its metadata as KEY=VALUE.
 
     Raises:
         UserError: neither title nor text, or metadata without a key.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in metadata:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UserError(f"--meta {item!r} has no key; write --meta KEY=VALUE.")
-        found[key] = _plain(value)
-    return checked(Documents([identifier.strip()], [title.strip()], [text.strip()], [found]), "the video")
+        values[key] = _plain(value)
+    return checked_videos(Documents([identifier.strip()], [title.strip()], [text.strip()], [values]), "the video")
 
 
-def checked(videos: Documents, place: str) -> Documents:
-    """The videos, refused where one has no id or no text, is too long, or stands there twice.
+def checked_videos(videos: Documents, source: str) -> Documents:
+    """Return the videos, unless one has no id or no text, is too long, or occurs twice.
 
     Raises:
         UserError: says which video and why.
     """
     seen: set[str] = set()
     for name, title, text in zip(videos.ids, videos.titles, videos.texts, strict=True):
-        if not name or len(name) > 200:
-            raise UserError(f"{place}: the id {name[:40]!r} has {len(name)} characters; 1 to 200 are allowed.")
+        if not 0 < len(name) <= MAX_ID_CHARS:
+            raise UserError(
+                f"{source}: the id {name[:40]!r} has {len(name)} characters; 1 to {MAX_ID_CHARS} are allowed."
+            )
         if name in seen:
-            raise UserError(f"{place}: the id '{shown(name)}' stands there twice; ids are unique.")
+            raise UserError(f"{source}: the id '{one_line(name)}' occurs twice; ids are unique.")
         if not title and not text:
-            raise UserError(f"{place}: the video '{shown(name)}' has neither title nor text; give it one.")
-        for what, value, limit in (("title", title, TITLE_LIMIT), ("text", text, TEXT_LIMIT)):
+            raise UserError(f"{source}: the video '{one_line(name)}' has neither title nor text; give it one.")
+        for what, value, limit in (("title", title, MAX_TITLE_CHARS), ("text", text, MAX_TEXT_CHARS)):
             if len(value) > limit:
                 raise UserError(
-                    f"{place}: the {what} of '{shown(name)}' has {len(value):,} characters; at most {limit:,}."
+                    f"{source}: the {what} of '{one_line(name)}' has {len(value):,} characters; at most {limit:,}."
                 )
         seen.add(name)
     return videos
@@ -158,7 +155,7 @@ def _first(metadata: Mapping[str, Any], keys: Sequence[str]) -> Any:  # noqa: AN
 
 
 def _series(metadata: Mapping[str, Any]) -> str | None:
-    """What a video is part of: its series, playlist, course or channel, or the last step of its path."""
+    """Name the series, playlist, course or channel of a video, or the last step of its path."""
     path = metadata.get("path")
     return _text(_first(metadata, _SERIES) or (path[-1] if isinstance(path, list) and path else None))
 

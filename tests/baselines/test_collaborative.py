@@ -8,11 +8,12 @@ from scipy.sparse import csr_matrix
 from support import make_collection, prepare, quiet_trainer
 
 from baselines.collaborative import Collaborative
+from baselines.config import CollaborativeConfig
 from baselines.implicit_models import ITERATIONS, ImplicitModel
-from dcdt.config import CollaborativeConfig, SplitConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import NotApplicable, UserError
 from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.utils.errors import NotApplicable, UserError
 
 KINDS = ["als", "bpr", "cosine", "tfidf", "bm25"]
 N_VIDEOS, N_QUERIES, N_LEARNERS = 20, 60, 30
@@ -122,7 +123,7 @@ def test_a_learner_without_history_gets_the_popular_and_a_video_nobody_watched_s
     history[1, 4] = 1  # known to nobody else
     history[2, 9] = 1
     scores = model.score(csr_matrix(history))
-    assert model.known(csr_matrix(history)).tolist() == [False, False, True]
+    assert model.has_known_video(csr_matrix(history)).tolist() == [False, False, True]
     watched = np.arange(25) != 4
     np.testing.assert_array_equal(scores[:2, watched], np.tile(board.sum(0)[watched], (2, 1)))
     assert (scores.argmin(1) == 4).all()
@@ -233,10 +234,10 @@ def test_a_history_ends_strictly_before_its_question(folder):
     expected = np.zeros(N_VIDEOS)
     for name, item, when in read_watches(folder):
         expected[int(item[1:])] += name == user and when < time
-    found = model.histories([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
+    found = model.counts([user, user, None, user, "nobody"], [time, 0.0, 9.0, None, 9.0]).toarray()
     assert found.tolist() == [expected.tolist(), *[[0.0] * N_VIDEOS] * 4]
     watched = next(when for name, _, when in read_watches(folder) if name == user)
-    assert model.histories([user], [watched]).sum() == model.histories([user], [watched + 0.5]).sum() - 1
+    assert model.counts([user], [watched]).sum() == model.counts([user], [watched + 0.5]).sum() - 1
 
 
 @kinds
@@ -328,7 +329,7 @@ def test_no_interactions_are_not_applicable(tmp_path):
 def test_no_interactions_before_the_questions_are_not_applicable(tmp_path):
     folder = make_folder(tmp_path / "late")
     write_watches(folder, [("u0", "v1", 1000)])
-    with pytest.raises(NotApplicable, match="no interaction of the collection lies before"):
+    with pytest.raises(NotApplicable, match="no interaction of the collection is before"):
         run_on(folder, split="time")
 
 
@@ -354,4 +355,4 @@ def test_it_is_validated_and_tested_like_every_model(folder):
     trainer.test(model, datamodule=data, verbose=False)
     assert float(model.results["val"].metrics["mrr"].mean()) == pytest.approx(found)
     assert model.score(query_batch(data.collection, model.tables, torch.tensor([0]))).dtype == torch.float32
-    assert not Collaborative.fittable and not Collaborative.decoupled
+    assert not Collaborative.trained_by_epochs and not Collaborative.decoupled

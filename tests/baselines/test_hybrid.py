@@ -3,22 +3,18 @@ import io
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from support import prepare, quiet_trainer
 
-from baselines.hybrid import WEIGHTS, Hybrid, fuse, ranks, value_of_weights, z_scores
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from baselines.hybrid import WEIGHTS, Hybrid, candidate_ranks, fuse, validate_weights, z_scores
+from dcdt.config import parse
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import NotApplicable, UserError
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.recommender import Recommender, query_batch
+from dcdt.utils.errors import NotApplicable, UserError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def config_of(*overrides):
@@ -91,7 +87,7 @@ def test_the_chosen_weight_is_the_best_on_validation(fixture, request):
     best = max(by_weight.values())
     assert min(by_weight.values()) < best
     assert by_weight[model.facts()["hybrid/weight"]] == pytest.approx(best)
-    assert value_of_weights(model, made.data) == pytest.approx(by_weight)
+    assert validate_weights(model, made.data) == pytest.approx(by_weight)
     evenest = min((weight for weight in by_weight if by_weight[weight] == best), key=lambda weight: abs(weight - 0.5))
     assert abs(model.facts()["hybrid/weight"] - 0.5) == pytest.approx(abs(evenest - 0.5))
 
@@ -102,7 +98,7 @@ def test_the_chosen_weight_scores(fixture, request):
     model, trainer = prepared(made), quiet_trainer()
     weight, candidates = model.facts()["hybrid/weight"], made.split.val.candidates
     found = trainer.validate(model, datamodule=made.data, verbose=False)[0]["val/mrr"]
-    assert found == pytest.approx(value_of_weights(model, made.data)[weight])
+    assert found == pytest.approx(validate_weights(model, made.data)[weight])
     trainer.test(model, datamodule=made.data, verbose=False)
     _, first, second = parts_on_validation(model, made)
     expected = weight * z_by_hand(first, candidates) + (1 - weight) * z_by_hand(second, candidates)
@@ -138,7 +134,7 @@ def test_ranks_break_ties_by_the_order_of_the_house():
     scores = torch.randint(4, (6, 11), generator=generator).float()
     order = torch.randperm(11, generator=generator)
     candidates = torch.rand(11, generator=generator) > 0.3
-    found = ranks(scores, order, candidates.nonzero().flatten())
+    found = candidate_ranks(scores, order, int(candidates.sum()), candidates)
     for row in range(6):
         ranked = sorted(candidates.nonzero().flatten().tolist(), key=lambda at: (-scores[row, at], order[at]))
         assert [int(found[row, at]) for at in ranked] == list(range(1, len(ranked) + 1))
@@ -204,10 +200,10 @@ def test_a_saved_model_scores_the_same(made, fusion):
 
 
 @pytest.mark.parametrize("fit_on", ["train", "judged"])
-def test_weight_on_judged_counts_every_query_as_if_left_out(made, fit_on):
-    overrides = ("model@model.second=dcdt_ridge", "model.weight_on=judged", f"model.second.fit_on={fit_on}")
+def test_tune_on_judged_counts_every_query_as_if_left_out(made, fit_on):
+    overrides = ("model@model.second=dcdt_ridge", "model.tune_on=judged", f"model.second.fit_on={fit_on}")
     model = prepared(made, *overrides)
-    found = value_of_weights(model, made.data, judged=True)
+    found = validate_weights(model, made.data, judged=True)
     assert float(model.weight) == pytest.approx(max(WEIGHTS, key=lambda weight: found[weight]))
     order, positives = tie_order(made.collection.videos.ids).numpy(), made.collection.positives
     related = made.collection.related
@@ -242,8 +238,8 @@ def test_validation_is_scored_as_left_out_where_a_part_reads_it(made):
     assert not torch.allclose(found[mask], model.score(queries)[mask])
 
 
-def test_weight_on_judged_needs_parts_that_can_leave_out(made):
-    model = Hybrid(config_of("model.weight_on=judged"), made.tables)
+def test_tune_on_judged_needs_parts_that_can_leave_out(made):
+    model = Hybrid(config_of("model.tune_on=judged"), made.tables)
     model.second.score_left_out = Recommender(made.tables).score_left_out  # of a model that says nothing of it
-    with pytest.raises(UserError, match=r"Recommender cannot score its training queries.*\n.*weight_on=val"):
+    with pytest.raises(UserError, match=r"Recommender cannot score its training queries.*\n.*tune_on=val"):
         model.prepare(made.data)

@@ -5,12 +5,14 @@ import torch
 from torch.nn.functional import normalize
 
 from baselines import single_tower
-from baselines.single_tower import CHUNK_CELLS, SingleTower, chunk_shape
-from dcdt.config import ContrastiveConfig, OptimizerConfig, SingleTowerConfig
+from baselines.config import SingleTowerConfig
+from baselines.single_tower import MAX_BLOCK_NUMBERS, SingleTower, block_shape
 from dcdt.data.tables import Tables
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.recommender import QueryBatch
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
 
 N_QUERIES, N_VIDEOS, WIDTH = 5, 13, 6
 
@@ -25,7 +27,7 @@ def make_model(n_fields=2, dropout=0.0, measure="distance", seed=0):
     loss.measure = measure
     config = SingleTowerConfig("single_tower", tables.fields, WIDTH, dropout)
     model = SingleTower(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model.eval()
 
 
@@ -43,7 +45,7 @@ def naive(model, query, videos):
 @pytest.mark.parametrize("n_fields", [1, 2, 3])
 @pytest.mark.parametrize("cells", [1, 5 * 12, 40 * 12, 10**6])
 def test_the_chunked_score_is_that_of_the_concatenation(monkeypatch, n_fields, cells):
-    monkeypatch.setattr(single_tower, "CHUNK_CELLS", cells)
+    monkeypatch.setattr(single_tower, "MAX_BLOCK_NUMBERS", cells)
     model = make_model(n_fields).double()
     model.tables.to(dtype=torch.float64)
     videos = model.tables.videos.unbind(1)
@@ -52,16 +54,16 @@ def test_the_chunked_score_is_that_of_the_concatenation(monkeypatch, n_fields, c
 
 
 @pytest.mark.parametrize(("n_videos", "n_queries"), [(1_500, 300), (10_000, 1_000), (46, 300), (10**7, 1)])
-@pytest.mark.parametrize("width", [512, 768, 2 * CHUNK_CELLS])
+@pytest.mark.parametrize("width", [512, 768, 2 * MAX_BLOCK_NUMBERS])
 def test_no_block_of_pairs_is_larger_than_the_limit(n_videos, n_queries, width):
-    rows, columns = chunk_shape(n_videos, width)
+    rows, columns = block_shape(n_videos, width)
     assert rows >= 1 and 1 <= columns <= n_videos
-    assert rows * columns * width <= max(CHUNK_CELLS, width)
-    assert (rows + 1) * columns * width > CHUNK_CELLS  # and no smaller than need be
+    assert rows * columns * width <= max(MAX_BLOCK_NUMBERS, width)
+    assert (rows + 1) * columns * width > MAX_BLOCK_NUMBERS  # and no smaller than need be
 
 
 def test_no_hidden_tensor_is_larger_than_the_limit(monkeypatch):
-    monkeypatch.setattr(single_tower, "CHUNK_CELLS", 40)
+    monkeypatch.setattr(single_tower, "MAX_BLOCK_NUMBERS", 40)
     model, sizes = make_model(), []
     model.dropout.register_forward_hook(lambda module, given, output: sizes.append(output.numel()))
     model.score(batch_of(model))
@@ -82,7 +84,7 @@ def test_the_loss_is_given_one_minus_the_score_as_distance(measure):
 
 def test_a_training_step_is_equation_7():
     model = make_model()
-    batch = explicit(torch.tensor([[0, 3, 5, 12], [4, 3, 0, 7]]))
+    batch = explicit_batch(torch.tensor([[0, 3, 5, 12], [4, 3, 0, 7]]))
     losses = []
     for query, video, negatives in zip(*(batch[name] for name in ("query", "video", "negatives")), strict=True):
         for row, y in [(video, 1), *((negative, 0) for negative in negatives)]:
@@ -93,7 +95,7 @@ def test_a_training_step_is_equation_7():
 
 def test_training_moves_the_positive_above_the_negatives():
     model = make_model(dropout=0.2).train()
-    batch = explicit(torch.tensor([[0, 3, 5, 12, 1]]))
+    batch = explicit_batch(torch.tensor([[0, 3, 5, 12, 1]]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(100):
         optimizer.zero_grad()
@@ -112,7 +114,7 @@ def test_dropout_is_for_training_alone():
 
 
 def test_nothing_can_be_computed_ahead():
-    assert SingleTower.fittable and not SingleTower.decoupled
+    assert SingleTower.trained_by_epochs and not SingleTower.decoupled
 
 
 def test_a_saved_model_scores_the_same():

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import write_folder
 
-from dcdt.data.collection import load_collection, normalise_text, positives_by_query, read_videos
-from dcdt.errors import MissingField, UserError
+from dcdt.data.beir import load_collection, read_videos
+from dcdt.data.types import normalise_text, positives_by_query
+from dcdt.utils.errors import MissingField, UserError
 
 VIDEOS = [{"_id": "v1", "title": "Rank", "text": "The rank."}, {"_id": "v2", "title": "Span", "text": "The span."}]
 QUERIES = [{"_id": "q1", "text": "what is rank"}, {"_id": "q2", "text": "what is span"}]
@@ -103,8 +104,8 @@ def test_blanks_around_ids_do_not_count(tmp_path):
         ('{"_id": true, "text": "x"}', "'_id' is True"),
         ('{"_id": 1.5, "text": "x"}', "'_id' is 1.5"),
         ('{"_id": "new", "text": ["x"]}', "'text' is list"),
-        ('{"_id": "new", "text": "half a \\ud83d"}', "half a character"),
-        ('{"_id": "new\\ud83d", "text": "x"}', "half a character"),
+        ('{"_id": "new", "text": "half a \\ud83d"}', "lone surrogate"),
+        ('{"_id": "new\\ud83d", "text": "x"}', "lone surrogate"),
         ('{"_id": "new", "text": "x", "metadata": "y"}', "'metadata' is str"),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_bad_record_is_named_by_file_and_line(folder, name, line, reason):
 def test_an_id_that_stands_twice_is_named_with_both_lines(folder, name, record):
     with (folder / name).open("a") as file:
         file.write(json.dumps(record))
-    refused(folder, f"{name}:3: the id '{record['_id']}' stands already at line 1")
+    refused(folder, f"{name}:3: the id '{record['_id']}' is already used at line 1")
 
 
 def test_an_empty_query_is_refused(folder):
@@ -143,7 +144,7 @@ def test_a_video_without_a_word_and_its_judgments_are_left_out_and_counted(folde
         file.write("q1\tv5\t1\n")
     collection = load_collection(folder)
     assert collection.videos.ids == ["v1", "v2"] and len(collection.judgments) == 2
-    assert collection.left_out == ("1 video has neither title nor text, and no part in a run.",)
+    assert collection.left_out == ("1 video has neither title nor text: left out of every run.",)
     with pytest.raises(UserError, match=r"corpus.jsonl:3: the video 'v5' has neither title nor text"):
         read_videos(folder / "corpus.jsonl")
     (folder / "corpus.jsonl").write_text('{"_id": "v5", "title": " "}\n')
@@ -157,7 +158,7 @@ def test_a_few_judgments_of_unknown_ids_are_left_out_and_counted_and_many_are_re
     collection = load_collection(folder)
     assert len(collection.judgments) == 19 and collection.judgments.video.max() == 18
     (said,) = collection.left_out
-    assert said.startswith("1 judgment is of an id that is not there") and "test.tsv:21: the video id '77'" in said
+    assert said.startswith("1 judgment is of an unknown id") and "test.tsv:21: the video id '77'" in said
     write_folder(tmp_path, videos, [{"_id": 0, "text": "what"}], test=[*lines, "0\t77\t1", "8\t1\t1"])
     refused(folder, "test.tsv:21: the video id '77' is not in corpus.jsonl (2 of 21 judgments are of unknown ids).")
 
@@ -167,8 +168,10 @@ def test_title_lends_to_text_and_text_to_title_but_one_of_them_must_be_there(tmp
     collection = load_collection(write_folder(tmp_path, videos, QUERIES, all=QRELS))
     assert collection.field_texts("title") == collection.field_texts("text") == ["The rank.", "The span."]
     collection.check_fields(["title", "text"])
-    assert collection.lent_fields(["title", "text"]) == ["2 videos have no title; the description serves in its place."]
-    assert collection.lent_fields(["text"]) == []
+    assert collection.describe_fallbacks(["title", "text"]) == [
+        "2 videos have no title; the description is used instead."
+    ]
+    assert collection.describe_fallbacks(["text"]) == []
     with pytest.raises(MissingField, match=r"field 'title': no video of .* has it.\nSet model.fields to some of text"):
         collection.check_fields(["title"])
     with pytest.raises(MissingField, match="field 'tags'"):
@@ -326,7 +329,7 @@ def test_the_fingerprint_knows_all_that_a_job_reads_and_the_content_what_a_split
     (tmp_path / name).write_text(f"{text}\n")
     after = load_collection(tmp_path)
     assert after.fingerprint != before.fingerprint
-    assert after.content == before.content
+    assert after.content_hash == before.content_hash
 
 
 @pytest.mark.parametrize(
@@ -372,7 +375,7 @@ def test_videos_without_a_description_are_twins_by_their_title(tmp_path):
         )
     ]
     write_folder(tmp_path, videos, [{"_id": "q", "text": "what"}], qrels=["q\ta\t1"])
-    assert load_collection(tmp_path).twins == {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]}
+    assert load_collection(tmp_path).duplicates == {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]}
 
 
 @given(st.text())

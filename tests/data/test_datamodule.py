@@ -6,14 +6,15 @@ import pytest
 import torch
 from support import prepare, related_sets
 
-from dcdt.config import RandomSamplerConfig, SplitConfig
 from dcdt.data import datamodule
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import IndexBatches, Positions, RankingDataModule, side_tensors
-from dcdt.data.tables import padded
-from dcdt.errors import UserError
+from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
+from dcdt.samplers.config import RandomSamplerConfig
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
+from dcdt.utils.errors import UserError
 
 SPLITS = [SplitConfig("query", 0, 10, "all"), SplitConfig("video", 0, 10, "all")]
 
@@ -132,7 +133,7 @@ def test_a_cut_off_above_the_number_of_candidates_is_an_error(small):
 
 @pytest.mark.parametrize(("cells", "longest"), [(1, 1), (20, 1), (100, 5), (2**24, 1024)])
 def test_chunks_bound_the_score_matrix(small, monkeypatch, cells, longest):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", cells)
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", cells)
     made = prepare(small, SPLITS[0])
     side = side_tensors("test", made.split.test, made.collection)
     loader = Positions(side)
@@ -142,7 +143,7 @@ def test_chunks_bound_the_score_matrix(small, monkeypatch, cells, longest):
 
 
 def test_padding():
-    assert padded([[1, 2], [], [3]], -1).tolist() == [[1, 2], [-1, -1], [3, -1]]
-    assert padded([[1.0], [2.0]], 0.0).dtype == torch.float32
-    assert padded([[], []], -1).shape == (2, 0)
-    assert padded([], -1).shape == (0, 0)
+    assert pad_lists([[1, 2], [], [3]], -1).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert pad_lists([[1.0], [2.0]], 0.0).dtype == torch.float32
+    assert pad_lists([[], []], -1).shape == (2, 0)
+    assert pad_lists([], -1).shape == (0, 0)

@@ -7,7 +7,7 @@ from dcdt.data.gather import Gather
 
 @pytest.fixture(autouse=True)
 def every_gather_is_large(monkeypatch):
-    monkeypatch.setattr(gather, "LEAST", 0)
+    monkeypatch.setattr(gather, "MIN_BUFFER_NUMBERS", 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -29,7 +29,7 @@ def test_memory_is_used_again():
 
 
 def test_small_gathers_are_not_shared(monkeypatch):
-    monkeypatch.setattr(gather, "LEAST", 10**6)
+    monkeypatch.setattr(gather, "MIN_BUFFER_NUMBERS", 10**6)
     table, taken = torch.randn(2, 50, 8).half(), Gather()
     first = taken(table, torch.arange(10))
     kept = first.clone()

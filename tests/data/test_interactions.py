@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcdt.data.interactions import load_interactions
-from dcdt.errors import NotApplicable, UserError
+from dcdt.utils.errors import NotApplicable, UserError
 
 ITEMS = {"a": 0, "b": 1, "c": 2}
 HEADER = "user_id,item_id,timestamp\n"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dcdt.data.collection import load_collection, normalise_text
+from dcdt.data.beir import load_collection
+from dcdt.data.types import normalise_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "linear_algebra"
 KINDS = {"keyword", "question", "beginner", "notation", "misconception", "typo", "applied"}

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from support import make_collection, prepare
 
-from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import make_split
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 N_VIDEOS, N_LEARNERS = 20, 40
 
@@ -44,13 +44,15 @@ def test_the_last_video_is_asked_for_and_the_earlier_ones_are_not_ranked(tmp_pat
     rows = [("a", "v1", 5), ("a", "v2", 7), ("a", "v1", 9), ("b", "v3", 1), ("c", "v4", 2), ("c", "v5", 3)]
     rows += [("c", "v6", 3), ("d", "v7", 4), ("d", "v7", 8)]  # b has one video; d has one video twice
     collection = load_collection(write_watches(folder, rows))
-    assert not collection.asked and collection.queries.texts == ["", ""]
+    assert not collection.has_questions and collection.queries.texts == ["", ""]
     assert named(collection, collection.positives) == {"a": {"v2"}, "c": {"v5", "v6"}}
-    assert named(collection, collection.taken) == {"a": {"v1"}, "c": {"v4"}}
+    assert named(collection, collection.excluded) == {"a": {"v1"}, "c": {"v4"}}
     assert [data["timestamp"] for data in collection.queries.metadata] == [7.0, 3.0]
     write_watches(folder, rows[::-1])
     other = load_collection(folder)
-    assert other.content == collection.content and named(other, other.taken) == named(collection, collection.taken)
+    assert other.content_hash == collection.content_hash and named(other, other.excluded) == named(
+        collection, collection.excluded
+    )
 
 
 def test_learners_are_divided_in_order_of_time_and_none_twice(tmp_path):
@@ -67,7 +69,7 @@ def test_learners_are_divided_in_order_of_time_and_none_twice(tmp_path):
 def test_what_the_learner_has_is_taken_out_of_the_ranking(tmp_path):
     collection = load_collection(make_watches(tmp_path / "made"))
     split = make_split(collection, SplitConfig("time", 0, 10, "all"))
-    side, taken = side_tensors("test", split.test, collection), named(collection, collection.taken)
+    side, taken = side_tensors("test", split.test, collection), named(collection, collection.excluded)
     for row, removed in zip(side.queries.tolist(), side.removed.tolist(), strict=True):
         assert {f"v{video}" for video in removed if video >= 0} == taken[collection.queries.ids[row]]
         assert len(taken[collection.queries.ids[row]]) == 5

@@ -8,11 +8,11 @@ import pytest
 from rank_bm25 import BM25Plus
 from support import make_collection, prepare, related_sets
 
-from dcdt.config import SplitConfig
-from dcdt.data.collection import load_collection
-from dcdt.data.pairs import COLUMNS, _Lexical, load_pairs
+from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
+from dcdt.data.pairs import COLUMNS, _bm25_plus, load_pairs
 from dcdt.data.tokens import tokenize
-from dcdt.errors import UserError
+from dcdt.utils.errors import UserError
 
 QUERY = SplitConfig("query", 0, 10, "all")
 VIDEO = SplitConfig("video", 0, 10, "all")
@@ -175,10 +175,9 @@ def test_a_corrupt_file_is_named_with_the_remedy(small, tmp_path, spoil):
 
 def test_bm25_of_the_pairs_is_that_of_rank_bm25_to_the_bit(small):
     collection = load_collection(small)
-    rows = np.arange(len(collection.queries))
-    lexical = _Lexical(collection, rows)
+    lexical = _bm25_plus(collection)
     documents = zip(collection.videos.titles, collection.videos.texts, strict=True)
     theirs = BM25Plus([tokenize(f"{title} {text}") for title, text in documents])
     for text in collection.queries.texts:
         words = tokenize(text) * 2  # a word that is asked twice counts twice
-        assert lexical.scores(words).tolist() == theirs.get_scores(words).tolist()
+        assert lexical.score(words).tolist() == theirs.get_scores(words).tolist()

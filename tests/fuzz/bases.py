@@ -78,7 +78,7 @@ def tables_of(folder, out):
 
 def finished_run(folder, *overrides):
     """A finished run on the cut of the collection that comes with the project, and its exported index."""
-    from dcdt.serving.recommender import load
+    from dcdt.serving.load import load
 
     collection = cut(demo_collection(), folder / "collection")
     (collection / "collection.yaml").write_text("positive_grade: 1\n")

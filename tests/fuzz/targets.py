@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 from bases import cut, finished_run, real_folders, tables_of, write
 
-from dcdt.errors import NotApplicable, UserError
+from dcdt.utils.errors import NotApplicable, UserError
 
 SECONDS = 20  # of this process's work on one input; ours take milliseconds
 WAITING = 300  # seconds by the clock, for what waits without working; a busy machine is no hang
@@ -127,11 +127,11 @@ def several(bases, names, read):
 
 def collection(place):
     """A BEIR folder: texts, judgments, settings, interactions."""
-    from dcdt.config import SplitConfig
-    from dcdt.data.collection import load_collection
+    from dcdt.data.beir import load_collection
+    from dcdt.data.config import SplitConfig
     from dcdt.data.interactions import load_interactions
     from dcdt.data.splits import make_split
-    from dcdt.data.survey import survey
+    from dcdt.data.summary import summarise_collection
 
     bases = [cut(source, place / str(at)) for at, source in enumerate(real_folders())]
     names = ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml", "interactions.csv"]
@@ -145,8 +145,8 @@ def collection(place):
         assert len(found.videos) == len(lines), "a video was dropped without a word"
         assert np.isfinite(found.judgments.grade).all()
         assert len(found.fingerprint) == 16
-        survey(found)
-        make_split(found, SplitConfig("query" if found.asked else "time", 0, 1, "all"))
+        summarise_collection(found)
+        make_split(found, SplitConfig("query" if found.has_questions else "time", 0, 1, "all"))
         if (base / "interactions.csv").is_file():
             load_interactions(base / "interactions.csv", found.videos.row_of)
 
@@ -155,9 +155,9 @@ def collection(place):
 
 def tables(place):
     """Tables that become a collection by `dcdt.collection new`."""
-    from dcdt.collection import new, parser
-    from dcdt.data.collection import load_collection
-    from dcdt.data.rows import read_rows
+    from dcdt.collection import make_parser, new_collection
+    from dcdt.data.beir import load_collection
+    from dcdt.data.table_reader import read_rows
 
     bases = [cut(source, place / "cut" / str(at)) for at, source in enumerate(real_folders())]
     asked = [folder for folder in bases if (folder / "queries.jsonl").is_file()]
@@ -171,10 +171,10 @@ def tables(place):
     def read(base, name):
         videos = base / (name if name.startswith("videos") else "videos.csv")
         files = ["--videos", videos, "--queries", base / "queries.csv", "--interactions", base / "watches.csv"]
-        given = parser().parse_args(["new", str(out), *map(str, files), *columns])
+        given = make_parser().parse_args(["new", str(out), *map(str, files), *columns])
         shutil.rmtree(out, ignore_errors=True)
         try:
-            new(out, given)
+            new_collection(out, given)
         except BaseException:
             assert not out.exists(), "half a collection"
             raise
@@ -186,10 +186,10 @@ def tables(place):
 
 def vectors(place):
     """An embedding cache, and vectors that are brought into one."""
-    from dcdt.data.collection import load_collection
-    from dcdt.data.embeddings import Space, VectorCache
-    from dcdt.data.imports import import_vectors
-    from dcdt.data.verify import verify
+    from dcdt.data.beir import load_collection
+    from dcdt.embeddings.cache import Space, VectorCache
+    from dcdt.embeddings.vector_import import import_vectors
+    from dcdt.embeddings.verification import verify
 
     folder = cut(real_folders()[0], place / "c")
     found = load_collection(folder)
@@ -315,9 +315,9 @@ def http(place):
     from fastapi.testclient import TestClient
 
     from dcdt.serving.app import make_app
-    from dcdt.serving.live import Live
+    from dcdt.serving.hot_reload import ReloadingRecommender
 
-    app = make_app([Live(finished_run(place, "model=bm25"))])
+    app = make_app([ReloadingRecommender(finished_run(place, "model=bm25"))])
     client = TestClient(app)
 
     def check(name, content):
@@ -350,8 +350,8 @@ def report(place):
     from dcdt.reporting import page as pages
     from dcdt.reporting import render
     from dcdt.reporting.figures import make_figures
-    from dcdt.reporting.runs import read_runs
     from dcdt.reporting.tables import make_report
+    from dcdt.runs.reader import read_runs
 
     sweep = place / "sweep"
     for fold in (0, 1):
@@ -369,7 +369,7 @@ def report(place):
             render.markdown([table])
             render.latex([table])
             render.csv_wide(table)
-        json.loads(render.as_json(found))
+        json.loads(render.report_json(found))
         pair = (found.best, found.reference) if found.reference and found.best is not found.reference else None
         state.seen += 1
         if state.seen % 50 == 1:  # figures take a hundred times as long
@@ -384,14 +384,13 @@ def report(place):
 
 def restore(place):
     """A run's folder as `recommend`, `serve` and `resume` take it up."""
-    from omegaconf import DictConfig
 
-    from dcdt import resume
     from dcdt.config import parse
-    from dcdt.embedders import filling
-    from dcdt.restore import restore as take_up
-    from dcdt.setup import _earlier
-    from dcdt.status import Status
+    from dcdt.embeddings import fill
+    from dcdt.runs.folder import RunFolder
+    from dcdt.training import resume
+    from dcdt.training.checkpoint import read_state
+    from dcdt.training.checkpoint import restore as take_up
 
     run = finished_run(place, "model=dcdt", "model.width=4")
     shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
@@ -403,13 +402,13 @@ def restore(place):
         raise UserError("another embedder is asked for, whose model would have to be exported first")
 
     def read():
-        with replaced(filling, make_embedder=none_here):
+        with replaced(fill, make_embedder=none_here):
             model = take_up(run).model
         assert all(part.isfinite().all() for part in model.parameters()), "weights that are not finite"
-        config = resume.stored_config(DictConfig({"resume": str(run)}), [f"resume={run}"], run, False)
+        config = resume.resumed_config(RunFolder(run), str(run), [f"resume={run}"], False)
         settings = parse(config)
-        resume.goes_on(Status(run), config, settings, True, False)
-        _earlier(run / "checkpoints" / "last.ckpt")
+        resume.should_resume(RunFolder(run), config, settings, True, False)
+        read_state(run / "checkpoints" / "last.ckpt")
 
     return folder_target(run, names, read)
 
@@ -417,7 +416,7 @@ def restore(place):
 def index(place):
     """An exported run: its description, snapshot, graphs and embedder."""
     from dcdt.serving.layout import read_pointer
-    from dcdt.serving.recommender import load
+    from dcdt.serving.load import load
 
     run = finished_run(place, "model=hybrid_towers")
     build = f"serving/{read_pointer(run).build}"
@@ -436,35 +435,26 @@ def index(place):
 
 def approximate(place):
     """The approximate index of a large catalogue."""
-    from dcdt.serving.ann import Ann
+    from dcdt.serving.catalogue.approximate import ApproximateIndex
 
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(300, 16)).astype(np.float32)
     place.mkdir(parents=True, exist_ok=True)
-    for kind in ("hnsw", "ivf"):
-        Ann.build(matrix, kind=kind).save(place / f"{kind}.faiss")
+    ApproximateIndex.build(matrix).save(place / "vectors.faiss")
     names = sorted(path.name for path in place.iterdir())
-    chosen = SimpleNamespace(kind="hnsw")
 
     def read():
-        found = Ann.load(place / f"{chosen.kind}.faiss", matrix)
-        rows, scores = found.search(matrix[0], 5)
+        index = ApproximateIndex.load(place / "vectors.faiss", matrix)
+        rows, scores = index.search(matrix[0], 5)
         assert ((rows >= 0) & (rows < 300)).all() and np.isfinite(scores).all()
-        assert all(map(math.isfinite, found.spread(matrix[0])))
+        assert all(map(math.isfinite, index.spread(matrix[0])))
 
-    target = folder_target(place, names, read)
-    check = target.check
-
-    def choosing(name, content):
-        chosen.kind = name.split(".")[0]
-        check(name, content)
-
-    return dataclasses.replace(target, check=choosing)
+    return folder_target(place, names, read)
 
 
 def catalogue(place):
     """The durable catalogue of an exported run."""
-    from dcdt.data.collection import Documents
+    from dcdt.data.types import Documents
     from dcdt.serving.layout import read_pointer
     from dcdt.serving.recommender import ServedRecommender
 
@@ -487,13 +477,13 @@ def catalogue(place):
 def changes(place):
     """Videos that are added to an index, questions of a batch, filters."""
     from dcdt.recommend import batch_lines, read_questions
-    from dcdt.serving.filters import mask, parse_filter, sql
-    from dcdt.serving.recommender import load
+    from dcdt.serving.catalogue.filters import matching_rows, parse_filter, to_sql
+    from dcdt.serving.load import load
     from dcdt.serving.videos import read_file
 
     served = load(finished_run(place, "model=bm25"))
     base = tables_of(place / "collection", place / "tables")
-    table = served.store.view.table
+    table = served.catalogue.snapshot.table
     filters = [b"level=intro,duration_s<600", b'series~"MIT 18.06"|Strang', b"id!=x|y", b"duration_s>=1e3"]
     seeds = [
         ("new.jsonl", (place / "collection" / "corpus.jsonl").read_bytes()),
@@ -506,8 +496,8 @@ def changes(place):
     def check(name, content):
         if name == "filter":
             conditions = parse_filter(content.decode("utf-8", "replace"), served.kinds)
-            mask(conditions, table)
-            sql(conditions)
+            matching_rows(conditions, table)
+            to_sql(conditions)
             return
         (place / name).write_bytes(content)
         if name == "batch.csv":

@@ -30,18 +30,16 @@ steps = st.lists(
 
 
 @pytest.fixture(scope="session")
-def laid_out(tmp_path_factory):
-    """Every target, laid out once, with a cache of its own."""
+def laid_out(bench, tmp_path_factory):
+    """Every target, laid out once."""
     made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DCDT_CACHE", str(tmp_path_factory.mktemp("fuzz") / "cache"))
 
-        def get(name):
-            if name not in made:
-                made[name] = make(name, tmp_path_factory.mktemp("fuzz") / name)
-            return made[name]
+    def get(name):
+        if name not in made:
+            made[name] = make(name, tmp_path_factory.mktemp("fuzz") / name)
+        return made[name]
 
-        yield get
+    return get
 
 
 def tried(target, examples, name):

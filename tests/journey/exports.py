@@ -4,7 +4,7 @@ import csv
 import random
 from pathlib import Path
 
-from dcdt.data.collection import Collection
+from dcdt.data.types import Collection
 
 VIDEOS, QUESTIONS, SEED = 500, 100, 7
 

@@ -9,7 +9,7 @@ import pytest
 from documented import ROOT
 from journey.walk import commands, install, walk
 
-from dcdt.files import read_json
+from dcdt.utils.files import read_json
 
 STEPS = ["collection new", "run", "run -m", "run", "recommend", "recommend", "index", "serve"]
 NOISE = re.compile(r"Traceback|Warning:|DEBUG|initializer|\b1 (videos|queries|epochs|descriptions)\b")

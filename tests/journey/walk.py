@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from documented import ROOT, SERVE_ONCE, blocks, pages, run_block
 from journey.exports import write_exports
 
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 
 
 @dataclass

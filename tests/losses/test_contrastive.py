@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import ContrastiveConfig
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
-from dcdt.losses.measures import EPS, chord, dot, euclidean
+from dcdt.losses.distances import EPS, chord, euclidean
+from dcdt.losses.similarities import dot
 
 
 def loss(margin=1.0, squared=False):

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import InfoNCEConfig
-from dcdt.losses.infonce import LEAST, InfoNCELoss
+from dcdt.losses.config import InfoNCEConfig
+from dcdt.losses.infonce import MIN_TEMPERATURE, InfoNCELoss
 
 
-def loss(positives="each", temperature=0.5, learned=False):
-    return InfoNCELoss(InfoNCEConfig("infonce", positives, temperature, learned))
+def loss(positives="each", temperature=0.5, learn_temperature=False):
+    return InfoNCELoss(InfoNCEConfig("infonce", positives, temperature, learn_temperature))
 
 
 def cells(seed, rows=4, columns=6):
@@ -74,7 +74,7 @@ def test_each_wants_every_positive_and_any_only_one():
 def test_the_temperature_starts_as_given_and_learns_only_where_asked():
     similarity, label = torch.tensor([[0.2, 0.8]]), torch.tensor([[1.0, 0.0]])
     for learned in (False, True):
-        made = loss(temperature=0.05, learned=learned)
+        made = loss(temperature=0.05, learn_temperature=learned)
         assert made.temperature.item() == pytest.approx(0.05)
         trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
         assert len(trained) == learned
@@ -82,7 +82,7 @@ def test_the_temperature_starts_as_given_and_learns_only_where_asked():
     assert made.log_temperature.grad < 0  # the positive lies lower: a warmer softmax costs less, so descent warms
     with torch.no_grad():
         made.log_temperature.fill_(-100)
-    assert made.temperature.item() == pytest.approx(LEAST)
+    assert made.temperature.item() == pytest.approx(MIN_TEMPERATURE)
 
 
 def test_it_is_computed_in_fp32_at_least():

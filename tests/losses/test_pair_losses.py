@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.config import MarginMSEConfig, TripletConfig
+from dcdt.losses.config import MarginMSEConfig, TripletConfig
 from dcdt.losses.margin_mse import MarginMSELoss
 from dcdt.losses.triplet import TripletLoss
 

@@ -2,14 +2,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import ContrastiveConfig, DCDTConfig, OptimizerConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
-from dcdt.losses.measures import euclidean
+from dcdt.losses.distances import euclidean
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
 
 N_QUERIES, N_VIDEOS, WIDTH = 7, 11, 12
 ATTENTION = ["none", "query"]
@@ -31,7 +33,7 @@ def make_model(attention="none", tables=None, dropout=0.5, seed=0, margin=1.0, f
     model = DualTower(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
     if model.keys is not None:
         torch.nn.init.normal_(model.keys)
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model
 
 
@@ -44,7 +46,7 @@ def index_batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     query, video = (torch.randint(n, (4,), generator=generator) for n in (N_QUERIES, N_VIDEOS))
     negatives = torch.randint(N_VIDEOS, (4, 3), generator=generator)
-    return explicit(torch.column_stack([query, video, negatives]))
+    return explicit_batch(torch.column_stack([query, video, negatives]))
 
 
 def step(model, lr=0.1):
@@ -243,7 +245,7 @@ def test_zero_shot_is_the_cosine_of_the_sum(n_fields):
     summed = tables.videos.sum(0)
     wanted = torch.cosine_similarity(tables.queries[:, None], summed[None], dim=-1)
     torch.testing.assert_close(model.score(batch_of(tables)), wanted)
-    assert not model.fittable
+    assert not model.trained_by_epochs
     assert list(model.parameters()) == []
 
 
@@ -284,7 +286,7 @@ def test_shared_columns_are_measured_as_ranking_does(attention, measure):
 @pytest.mark.parametrize("batch", [index_batch(), shared_batch()], ids=["pairs", "shared"])
 def test_a_taught_loss_gets_the_frozen_cosine_of_its_cells(batch):
     model, seen = make_model(), []
-    model.loss.taught = True
+    model.loss.needs_teacher = True
     model.loss.forward = lambda *given: seen.append(given) or given[0]
     model.training_step(batch, 0)
     [(measured, _, _, teacher, _)] = seen

@@ -7,27 +7,23 @@ import torch
 from support import EMBEDDER, make_collection
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import (
-    ContrastiveConfig,
-    DCDTConfig,
-    DCDTResidualConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    ZeroShotConfig,
-)
 from dcdt.data import gather, tables
-from dcdt.data.collection import load_collection
-from dcdt.data.tables import Tables, load_tables, room
-from dcdt.errors import UserError
+from dcdt.data.beir import load_collection
+from dcdt.data.tables import Tables
+from dcdt.embeddings.tables import allocate, load_tables
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
-from dcdt.samplers.base import explicit
-from dcdt.samplers.mining import mine
+from dcdt.samplers.base import explicit_batch
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.samplers.pool import TrainingPool
+from dcdt.utils.errors import UserError
 
 OPTIMIZER = OptimizerConfig(1e-3, 0.01, "constant")
 N_QUERIES, N_VIDEOS, WIDTH = 6, 40, 16
@@ -46,7 +42,7 @@ def made_tables(dtype=torch.float32, seed=0):
 
 def loss_of(name):
     if name == "infonce":
-        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=False))
+        return InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False))
     return ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False))
 
 
@@ -57,7 +53,7 @@ def model_of(kind, found, loss="contrastive"):
     else:
         config = DCDTResidualConfig("dcdt_residual", found.fields, 4, "all", 0.0, "none", "sum")
     model = kind(config, found, loss_of(loss), OPTIMIZER)
-    model.note_loss = lambda *_: None  # there is no trainer
+    model.record_loss = lambda *_: None  # there is no trainer
     return model
 
 
@@ -89,10 +85,10 @@ def test_similarities_are_multiplied_in_fp32_whatever_the_towers_compute_in(kind
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", [DualTower, ResidualTowers])
 def test_half_tables_train_and_score_as_the_same_numbers_in_fp32(kind, dtype, least, monkeypatch):
-    monkeypatch.setattr(gather, "LEAST", least)
+    monkeypatch.setattr(gather, "MIN_BUFFER_NUMBERS", least)
     monkeypatch.setattr("dcdt.models.recommender.BLOCK", 7)
     whole, half = model_of(kind, made_tables()), model_of(kind, made_tables(dtype))
-    batch = explicit(torch.tensor([[0, 1, 2, 3], [4, 5, 1, 30]]))
+    batch = explicit_batch(torch.tensor([[0, 1, 2, 3], [4, 5, 1, 30]]))
     losses = [model.training_step(batch, 0) for model in (whole, half)]
     torch.testing.assert_close(*losses)
     for loss in losses:
@@ -122,7 +118,7 @@ def test_the_reference_ranks_by_the_half_table_itself(monkeypatch):
 def test_mining_halves_is_mining_their_numbers_in_fp64(dtype):
     found, pool = made_tables(dtype), made_pool()
     queries, videos = found.queries.double(), found.frozen.double()
-    mined = mine(found.queries, found.frozen, pool.candidates, pool.forbidden, 9, chunk=4, block=11)
+    mined = mine_hard_negatives(found.queries, found.frozen, pool.candidates, pool.forbidden, 9, chunk=4, block=11)
     scores = (queries @ videos.T).scatter(1, pool.forbidden, -torch.inf)
     torch.testing.assert_close(scores.gather(1, mined), scores.topk(9).values, atol=1e-6, rtol=0)
 
@@ -146,7 +142,7 @@ def test_half_tables_are_read_block_by_block(tmp_path, mapped, monkeypatch):
 def test_a_disk_that_is_full_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
     with pytest.raises(UserError, match="mapped=true needs"):
-        room((4, 4), torch.float16, tmp_path)
+        allocate((4, 4), torch.float16, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,7 +154,7 @@ def test_a_compiled_step_is_the_step(loss):
     plain, compiled = (model_of(DualTower, made_tables(torch.float64), loss).double() for _ in range(2))
     compiled.compile_step()
     for rows in ([[0, 1, 2, 3], [4, 5, 1, 30]], [[1, 2, 9, 8], [3, 3, 3, 3], [5, 0, 1, 2]]):
-        batch = explicit(torch.tensor(rows))
+        batch = explicit_batch(torch.tensor(rows))
         losses = [model.training_step(batch, 0) for model in (plain, compiled)]
         torch.testing.assert_close(*losses)
         for one in losses:

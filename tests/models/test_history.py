@@ -8,17 +8,19 @@ import pytest
 import torch
 from support import make_collection, prepare, quiet_trainer
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import HistoryConfig, SplitConfig, ZeroShotConfig
 from dcdt.data import histories as histories_module
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.histories import Histories, pooled
+from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
-from dcdt.errors import NotApplicable
 from dcdt.models import history_tower
-from dcdt.models.history import HistoryTowers, principal
+from dcdt.models.config import HistoryConfig
+from dcdt.models.history import HistoryTowers, principal_directions
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.utils.errors import NotApplicable
 
 N_VIDEOS, N_LEARNERS, N_QUERIES = 20, 30, 60
 POOLINGS = ["mean", "attention"]
@@ -63,7 +65,7 @@ def read_watches(folder):
 
 def run_on(folder, config, split="query"):
     """A prepared model, its DataModule and the scores of every held-out query, by query id."""
-    made = prepare(folder, SplitConfig(split, 0, 10, "all"), pairs=False)
+    made = prepare(folder, SplitConfig(split, 0, 10, "all"), pairs=False, width=256)
     data = RankingDataModule(made.collection, made.split, {}, None, 16, 0)
     model = HistoryTowers(config, made.tables)
     model.prepare(data)
@@ -134,10 +136,10 @@ def test_pooling_is_what_a_loop_says(history, asking):
 
 def test_padding_weighs_nothing_and_a_history_of_nothing_is_zero():
     vectors = torch.eye(3)
-    assert pooled(vectors, torch.full((2, 0), -1)).tolist() == [[0.0] * 3] * 2
+    assert pool_history(vectors, torch.full((2, 0), -1)).tolist() == [[0.0] * 3] * 2
     short, wide = torch.tensor([[1]]), torch.tensor([[1, -1, -1]])
-    assert torch.equal(pooled(vectors, short), pooled(vectors, wide))
-    assert torch.equal(pooled(vectors, wide, torch.tensor([[0.0, 9.0, 9.0]])), vectors[1:2])
+    assert torch.equal(pool_history(vectors, short), pool_history(vectors, wide))
+    assert torch.equal(pool_history(vectors, wide, torch.tensor([[0.0, 9.0, 9.0]])), vectors[1:2])
 
 
 def test_untrained_towers_are_the_mean(bare):
@@ -179,14 +181,16 @@ def test_nothing_at_or_after_the_question_reaches_its_scores(folder, tmp_path, s
 
 def test_a_history_that_looks_ahead_is_found_out(folder, tmp_path, monkeypatch):
     """The test above can fail: here `before` returns everything."""
-    whole = Histories.before
-    monkeypatch.setattr(histories_module.Histories, "before", lambda self, user, time: whole(self, user, math.inf))
+    whole = Histories.watched_before
+    monkeypatch.setattr(
+        histories_module.Histories, "watched_before", lambda self, user, time: whole(self, user, math.inf)
+    )
     assert leaks(folder, make_folder(tmp_path / "other"), config_of(), "query")
 
 
 def test_fitting_that_looks_ahead_is_found_out(folder, tmp_path, monkeypatch):
     everything = lambda watches, asked, cutoff: np.ones(len(watches), dtype=bool)  # noqa: E731
-    monkeypatch.setattr("dcdt.models.history.may_be_fitted", everything)
+    monkeypatch.setattr("dcdt.models.history.fittable_watches", everything)
     assert leaks(folder, make_folder(tmp_path / "other"), config_of(), "query")
 
 
@@ -232,14 +236,14 @@ def test_the_correction_makes_the_batch_stand_for_the_catalogue():
     for others in np.ndindex(4, 4, 4):  # the videos of the other three examples
         columns = torch.unique(torch.tensor([own, *others]))
         label = torch.full((size,), int((columns == own).nonzero()))
-        logits = scores[columns] + history_tower._correction(share[columns], label, size)[0].double()
+        logits = scores[columns] + history_tower._logq_correction(share[columns], label, size)[0].double()
         total += float(share[list(others)].prod() * logits.exp().sum())
     assert total == pytest.approx(float(scores.exp().sum()), rel=1e-5)
 
 
 def test_videos_the_learner_has_are_no_negatives_but_the_own_is():
     watched, columns = torch.tensor([[5, 2, -1], [9, -1, -1], [0, 7, 5]]), torch.tensor([0, 2, 5])
-    found = history_tower._taken(watched, columns, torch.tensor([1, 0, 2]))
+    found = history_tower._watched_mask(watched, columns, torch.tensor([1, 0, 2]))
     assert found.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
 
 
@@ -272,7 +276,7 @@ def test_the_same_seed_gives_the_same_scores_and_the_global_generator_does_not_m
 
 def test_principal_directions_are_orthonormal_and_hold_the_most():
     vectors = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
-    basis = principal(vectors, 3)
+    basis = principal_directions(vectors, 3)
     torch.testing.assert_close(basis.T @ basis, torch.eye(3), rtol=1e-4, atol=1e-5)
     values = torch.linalg.eigvalsh(vectors.T @ vectors).flip(0)
     assert float((vectors @ basis).square().sum()) == pytest.approx(float(values[:3].sum()), rel=1e-4)

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dcdt.models.rank_head import JointHead, Lists, combined, cross_fitted, fit_weights, joined, spread
+from dcdt.models.rank_head import (
+    CandidateLists,
+    JointHead,
+    concatenate_lists,
+    cross_fit,
+    evidence_scale,
+    fit_weights,
+    weighted_sum,
+)
 
 N, K, E = 24, 9, 4
 
@@ -24,7 +32,9 @@ def make_lists(seed=0, n=N):
     beyond = torch.tensor([next(video for video in range(41) if video not in row) for row in top.tolist()])
     judged = torch.stack([top[:, 3], top[:, 7], beyond, torch.full((n,), -1)], dim=1)
     ranks = torch.tensor([[4, 8, 17, 0]]).expand(n, 4)
-    return Lists(torch.arange(n), torch.arange(n), top, evidence, label, weight, judged, (judged >= 0).float(), ranks)
+    return CandidateLists(
+        torch.arange(n), torch.arange(n), top, evidence, label, weight, judged, (judged >= 0).float(), ranks
+    )
 
 
 def loss_by_hand(lists, scale, weights, penalty):
@@ -42,7 +52,7 @@ def loss_by_hand(lists, scale, weights, penalty):
 @pytest.mark.parametrize("penalty", [0.003, 0.3])
 def test_no_other_weights_have_a_lower_loss(penalty):
     lists, signs = make_lists(), torch.tensor([False, False, False, True])
-    scale = spread(lists)
+    scale = evidence_scale(lists)
     evidence = lists.evidence.clone()
     evidence[..., 3] -= lists.label  # a memory that speaks against positives may not be turned round
     lists = replace(lists, evidence=evidence)
@@ -62,18 +72,18 @@ def test_no_other_weights_have_a_lower_loss(penalty):
 def test_an_endless_penalty_and_lists_without_a_positive_teach_nothing():
     lists = make_lists()
     nothing, signs = torch.eye(E)[0], torch.zeros(E, dtype=torch.bool)
-    assert torch.equal(fit_weights(lists, spread(lists), signs, float("inf")), nothing)
+    assert torch.equal(fit_weights(lists, evidence_scale(lists), signs, float("inf")), nothing)
     empty = replace(lists, label=torch.zeros(N, K))
-    assert torch.equal(fit_weights(empty, spread(lists), signs, 0.1), nothing)
+    assert torch.equal(fit_weights(empty, evidence_scale(lists), signs, 0.1), nothing)
     half = lists.label.clone()
     half[::2] = 0
-    some = fit_weights(replace(lists, label=half), spread(lists), signs, 0.1)
-    torch.testing.assert_close(some, fit_weights(lists.part(half.any(1)), spread(lists), signs, 0.1))
+    some = fit_weights(replace(lists, label=half), evidence_scale(lists), signs, 0.1)
+    torch.testing.assert_close(some, fit_weights(lists.select(half.any(1)), evidence_scale(lists), signs, 0.1))
 
 
 def test_what_does_not_count_is_not_read():
     lists, signs = make_lists(), torch.zeros(E, dtype=torch.bool)
-    scale = spread(lists)
+    scale = evidence_scale(lists)
     changed = lists.evidence.clone()
     changed[lists.weight == 0] += 5
     found = fit_weights(replace(lists, evidence=changed), scale, signs, 0.01)
@@ -94,25 +104,25 @@ def test_ranks_after_reranking_by_sorting_each_list():
 
 def test_cross_fitted_weights_never_see_their_own_fold():
     lists, fold = make_lists(), torch.arange(N) % 3
-    scale, signs = spread(lists), torch.zeros(E, dtype=torch.bool)
-    found = cross_fitted(lists, fold, lambda part: fit_weights(part, scale, signs, 0.1))
+    scale, signs = evidence_scale(lists), torch.zeros(E, dtype=torch.bool)
+    found = cross_fit(lists, fold, lambda part: fit_weights(part, scale, signs, 0.1))
     for at in (0, 1, 5):
-        others = lists.part(torch.tensor([other for other in range(N) if other % 3 != at % 3]))
+        others = lists.select(torch.tensor([other for other in range(N) if other % 3 != at % 3]))
         assert torch.equal(found[at], fit_weights(others, scale, signs, 0.1))
     assert not torch.equal(found[0], found[1])
 
 
 def test_scores_by_one_set_of_weights_or_one_each():
     evidence, weights = make_lists().evidence, torch.randn(N, E)
-    each = combined(evidence, weights)
+    each = weighted_sum(evidence, weights)
     for at in range(N):
-        torch.testing.assert_close(each[at], combined(evidence, weights[at])[at])
+        torch.testing.assert_close(each[at], weighted_sum(evidence, weights[at])[at])
 
 
 def test_lists_of_different_widths_are_joined():
     one, other = make_lists(), make_lists(1, n=5)
     narrow = replace(other, judged=other.judged[:, :2], grades=other.grades[:, :2], ranks=other.ranks[:, :2])
-    found = joined([one, narrow])
+    found = concatenate_lists([one, narrow])
     assert found.judged[N:].tolist() == [[*row, -1, -1] for row in narrow.judged.tolist()]
     assert (found.ranks[N:, 2:] == 0).all() and (found.grades[N:, 2:] == 0).all()
     assert torch.equal(found.evidence[:N], one.evidence)

@@ -5,32 +5,30 @@ import pytest
 import torch
 from support import prepare, quiet_trainer, related_sets
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    DCDTConfig,
-    DynamicHardSamplerConfig,
-    HardSamplerConfig,
-    InBatchSamplerConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    RandomSamplerConfig,
-    SplitConfig,
-    ZeroShotConfig,
-)
 from dcdt.data import datamodule
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import IndexBatches, RankingDataModule
 from dcdt.evaluation.ranking import tie_order
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.recommender import Recommender
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import (
+    CatalogueSamplerConfig,
+    DynamicHardSamplerConfig,
+    HardSamplerConfig,
+    InBatchSamplerConfig,
+    RandomSamplerConfig,
+)
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.hard import HardSampler
 from dcdt.samplers.in_batch import InBatchSampler
-from dcdt.samplers.mining import hardest_of
+from dcdt.samplers.mining import hardest_negatives
 from dcdt.samplers.pool import training_pool
 from dcdt.samplers.random import RandomSampler
 
@@ -53,7 +51,7 @@ def dcdt(made, attention="none", seed=0, schedule="cosine"):
 class Fixed(Recommender):
     """A scorer that gives every pair the score of a table (Q, N)."""
 
-    fittable = False
+    trained_by_epochs = False
     decoupled = False
 
     def __init__(self, made, table):
@@ -113,8 +111,8 @@ def brute_force(made, name, scores):
 @pytest.mark.parametrize("make", [zero_shot, dcdt])
 @pytest.mark.parametrize("cells", [2**24, 60])
 def test_the_whole_evaluation_by_brute_force(small, monkeypatch, config, make, cells):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", cells)  # 60: three queries at a time
-    made = prepare(small, config)
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", cells)  # 60: three queries at a time
+    made = prepare(small, config, width=64)
     model = make(made).eval()
     scores = model.encode_queries(made.tables.queries) @ model.encode_videos(made.tables.videos).T
     results = outcome(made, model)
@@ -130,8 +128,8 @@ def test_the_whole_evaluation_by_brute_force(small, monkeypatch, config, make, c
 
 @by_split
 def test_the_ranking_the_scores_and_the_pairs_of_a_test(small, monkeypatch, config):
-    monkeypatch.setattr(datamodule, "EVALUATION_CELLS", 60)
-    made = prepare(small, config)
+    monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 60)
+    made = prepare(small, config, width=64)
     model = zero_shot(made)
     scores = model.encode_queries(made.tables.queries) @ model.encode_videos(made.tables.videos).T
     related = related_sets(made.collection)
@@ -156,22 +154,22 @@ def test_the_ranking_the_scores_and_the_pairs_of_a_test(small, monkeypatch, conf
 
 
 def test_without_a_pair_file_there_are_no_pair_scores(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model = zero_shot(made)
     quiet_trainer().test(model, datamodule=data_of(made, pairs=False), verbose=False)
     assert model.results["test"].pairs is None
 
 
 def test_too_many_scores_are_not_kept(small, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.SCORES_LIMIT", 10)
-    made = prepare(small, QUERY)
+    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 10)
+    made = prepare(small, QUERY, width=64)
     result = outcome(made, zero_shot(made))["test"]
     assert result.scores is None
     assert result.top[0].shape == (len(result.queries), 20)
 
 
 def test_a_constant_scorer_scores_like_chance(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     shape = len(made.collection.queries), len(made.collection.videos)
     results = outcome(made, Fixed(made, torch.zeros(shape)))
     for name in ("val", "test"):
@@ -184,7 +182,7 @@ def test_a_constant_scorer_scores_like_chance(small):
 
 
 def test_scores_that_are_not_numbers_are_an_error(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     table = torch.rand(len(made.collection.queries), len(made.collection.videos))
     table[int(made.split.test.queries[0]), 3] = float("nan")
     with pytest.raises(ValueError, match="scores are NaN"):
@@ -192,7 +190,7 @@ def test_scores_that_are_not_numbers_are_an_error(small):
 
 
 def test_validation_logs_the_means_of_its_side(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model = zero_shot(made)
     [logged] = quiet_trainer().validate(model, datamodule=data_of(made), verbose=False)
     wanted = brute_force(made, "val", made.tables.queries @ made.tables.frozen.T)
@@ -201,7 +199,7 @@ def test_validation_logs_the_means_of_its_side(small):
 
 @pytest.mark.parametrize("attention", ["none", "query"])
 def test_scores_are_fp32_whatever_training_uses(small, attention):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model = dcdt(made, attention)
     plain = outcome(made, model)["test"].scores
     mixed = outcome(made, model, precision="bf16-mixed")["test"].scores
@@ -217,14 +215,14 @@ def fitted(made, kind="hard", seed=0, **options):
 
 @pytest.mark.parametrize("kind", ["random", "hard"])
 def test_the_same_seed_trains_the_same_weights(small, kind):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     one, same, other = (fitted(made, kind, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_training_sees_the_batches_of_each_epoch(small, monkeypatch):
-    made, seen = prepare(small, VIDEO), []
+    made, seen = prepare(small, VIDEO, width=64), []
     plain = DualTower.training_step
 
     def noted(self, batch, index):
@@ -248,7 +246,7 @@ def test_training_sees_the_batches_of_each_epoch(small, monkeypatch):
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_pairs(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     trainer, model, losses = quiet_trainer(max_epochs=2), dcdt(made), []
     assert len(made.split.pairs) % 16
     plain = model.loss.forward
@@ -262,9 +260,9 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_pairs(small):
 
 
 def test_only_watched_metrics_are_logged(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model = zero_shot(made)
-    model.watched = {"val/mrr", "val/hit@2"}
+    model.logged_metrics = {"val/mrr", "val/hit@2"}
     [logged] = quiet_trainer().validate(model, datamodule=data_of(made), verbose=False)
     assert set(logged) == {"val/mrr", "val/hit@2"}
 
@@ -281,7 +279,7 @@ def test_training_lowers_the_loss(small):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model, rates = dcdt(made, schedule=schedule), []
     model.on_train_batch_start = lambda *_: rates.append(model.optimizers().param_groups[0]["lr"])
     data = data_of(made, "hard")
@@ -297,9 +295,9 @@ def test_the_learning_rate_falls_to_zero_by_step(small, schedule):
 
 
 def test_a_learned_temperature_is_trained_and_does_not_decay(small):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     model = dcdt(made)
-    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learned=True))
+    model.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", 0.05, learn_temperature=True))
     quiet_trainer(max_epochs=2).fit(model, datamodule=data_of(made, "hard"))
     assert abs(model.loss.temperature.item() - 0.05) > 1e-5
     towers, scalars = model.optimizers().param_groups
@@ -327,23 +325,23 @@ def test_towers_train_on_columns_that_queries_share(small, kind, loss):
 
 
 def test_a_dynamic_sampler_mines_with_the_towers_as_they_stand(small, monkeypatch):
-    made = prepare(small, QUERY)
+    made = prepare(small, QUERY, width=64)
     pool = training_pool(made.collection, made.split)
     config = DynamicHardSamplerConfig("dynamic_hard", 4, 0.3, 200, warm_up=1, every=2)
     sampler = DynamicHardSampler(config, pool, made.tables)
     data = RankingDataModule(made.collection, made.split, made.pairs, sampler, 16, 0, KS)
     model, mined = dcdt(made), []
-    plain = sampler.mine_again
+    plain = sampler.refresh
 
     def noted(score):
         assert not model.training
         plain(score)
         videos = model.encode_videos(made.tables.videos)
         scores = model.encode_queries(made.tables.queries[pool.queries]) @ videos[pool.candidates].T
-        _, wanted = hardest_of(scores, pool.forbidden, sampler.hard.shape[1])
+        _, wanted = hardest_negatives(scores, pool.forbidden, sampler.hard.shape[1])
         mined.append((model.current_epoch, torch.equal(sampler.hard, pool.candidates[wanted])))
 
-    monkeypatch.setattr(sampler, "mine_again", noted)
+    monkeypatch.setattr(sampler, "refresh", noted)
     modes = []
     model.on_train_batch_start = lambda *_: modes.append(model.training)
     quiet_trainer(max_epochs=6).fit(model, datamodule=data)

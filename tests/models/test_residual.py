@@ -2,15 +2,17 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.callbacks.collapse import CollapseAlarm
-from dcdt.config import DCDTResidualConfig, InfoNCEConfig, OptimizerConfig, TripletConfig, ZeroShotConfig
 from dcdt.data.tables import Tables
+from dcdt.losses.config import InfoNCEConfig, TripletConfig
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.losses.triplet import TripletLoss
+from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.recommender import QueryBatch
 from dcdt.models.residual import ResidualTowers
-from dcdt.samplers.base import explicit
+from dcdt.samplers.base import explicit_batch
+from dcdt.training.callbacks.collapse import CollapseAlarm
 
 N_QUERIES, N_VIDEOS, WIDTH, RANK = 7, 11, 16, 5
 KINDS = [("none", "sum"), ("none", "concat"), ("query", "sum")]
@@ -29,9 +31,9 @@ def make_model(attention="none", fusion="sum", shared="all", dropout=0.0, n_fiel
     tables = make_tables(n_fields)
     torch.manual_seed(0)
     config = DCDTResidualConfig("dcdt_residual", tables.fields, RANK, shared, dropout, attention, fusion)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learned=True))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=True))
     model = ResidualTowers(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
-    model.note_loss = lambda *args: None  # there is no trainer
+    model.record_loss = lambda *args: None  # there is no trainer
     return model
 
 
@@ -72,7 +74,7 @@ def train(model, steps=3, lr=0.5):
 @pytest.mark.parametrize("n_fields", [1, 2, 3])
 def test_untrained_it_is_zero_shot(attention, fusion, shared, n_fields):
     model = make_model(attention, fusion, shared, n_fields=n_fields)
-    reference = ZeroShot(ZeroShotConfig("zero_shot", model.tables.fields), model.tables)
+    reference = ZeroShot(ZeroShotConfig("zero_shot", model.tables.fields, "none"), model.tables)
     wanted = reference.score(batch_of(model.tables))
     if attention == "none":
         assert torch.equal(scores_of(model), wanted)
@@ -128,7 +130,7 @@ def test_pairs_are_measured_as_ranking_does(attention, fusion):
         train(model)
         model.loss.measure = measure
         model.loss.forward = lambda *given, seen=seen: seen.append(given) or given[0]
-        model.training_step(explicit(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
+        model.training_step(explicit_batch(torch.tensor([[0, 2, 1, 4], [5, 2, 3, 3], [2, 8, 0, 9]])), 0)
         scores = scores_of(model)[torch.tensor([[0], [5], [2]]), torch.tensor([[2, 1, 4], [2, 3, 3], [8, 0, 9]])]
         wanted = scores if measure == "similarity" else (2 - 2 * scores).sqrt()
         torch.testing.assert_close(seen[0][0], wanted, atol=1e-5, rtol=0)
@@ -156,7 +158,7 @@ def test_what_the_towers_start_from_is_said_in_one_place():
     turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))).Q
     mapped = turned * torch.linspace(0.5, 2, WIDTH)
     model = make_model()
-    model._start = lambda vectors: vectors @ mapped
+    model._tower_input = lambda vectors: vectors @ mapped
     queries, videos = model.tables.queries @ mapped, (model.tables.videos @ mapped).sum(0)
     wanted = torch.cosine_similarity(queries[:, None], videos[None], dim=-1)
     torch.testing.assert_close(scores_of(model), wanted)

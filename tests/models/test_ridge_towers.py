@@ -7,18 +7,20 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from support import make_collection, prepare, quiet_trainer
 from torch.nn.functional import normalize
 
+from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
-from dcdt.config import RidgeConfig, SplitConfig, ZeroShotConfig
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
+from dcdt.models.config import RidgeConfig
 from dcdt.models.recommender import query_batch
 from dcdt.models.ridge_towers import (
     PENALTIES,
     RidgeTowers,
     fitted_sides,
     fitting_targets,
-    lean_on_neighbours,
     ridge,
+    smooth_with_neighbours,
 )
 
 FIELDS = ["title", "text"]
@@ -176,11 +178,11 @@ def test_neighbours_equal_a_loop(chunk):
     for at, video in enumerate(videos):
         others = sorted((other for other in range(11) if other != at), key=lambda other: -float(video @ videos[other]))
         expected.append(normalize(video + 0.3 * normalize(videos[others[:4]].mean(0), dim=0), dim=0))
-    torch.testing.assert_close(lean_on_neighbours(videos, 4, 0.3, chunk), torch.stack(expected))
+    torch.testing.assert_close(smooth_with_neighbours(videos, 4, 0.3, chunk), torch.stack(expected))
 
 
 def test_no_neighbour_and_no_weight_change_nothing_and_few_videos_are_enough():
     videos = normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
-    assert torch.equal(lean_on_neighbours(videos, 3, 0.0), videos)
-    assert torch.equal(lean_on_neighbours(videos[:1], 3, 0.5), videos[:1])
-    torch.testing.assert_close(lean_on_neighbours(videos, 4, 0.5), lean_on_neighbours(videos, 20, 0.5))
+    assert torch.equal(smooth_with_neighbours(videos, 3, 0.0), videos)
+    assert torch.equal(smooth_with_neighbours(videos[:1], 3, 0.5), videos[:1])
+    torch.testing.assert_close(smooth_with_neighbours(videos, 4, 0.5), smooth_with_neighbours(videos, 20, 0.5))

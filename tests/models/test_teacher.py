@@ -7,13 +7,14 @@ from hydra import compose, initialize_config_dir
 from support import prepare
 
 from baselines.bm25 import BM25
-from dcdt.config import SplitConfig, config_folder, parse, register_resolvers
+from dcdt.config import config_folder, parse, register_resolvers
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import UserError
 from dcdt.models.recommender import query_batch
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
-from dcdt.setup import make_model
+from dcdt.training.build import make_model
+from dcdt.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def taught(made, *overrides):
     sampler = CatalogueSampler(settings.sampler, training_pool(made.collection, made.split), made.tables)
     made.data = RankingDataModule(made.collection, made.split, made.pairs, sampler, 16, 0)
     model.prepare(made.data)
-    model.note_loss = lambda *given: None
+    model.record_loss = lambda *given: None
     return model, settings
 
 
@@ -41,8 +42,8 @@ def test_bm25_teaches_its_z_scores_in_units_of_the_frozen_cosine(made):
     rows = torch.from_numpy(np.unique(made.split.pairs[:, 0]))[:7]
     scores = bm25.score(query_batch(made.collection, made.tables, rows)).double().numpy()
     columns = torch.tensor([3, 0, 11])
-    found = model._teacher(rows, columns)
-    each = model._teacher(rows, columns.expand(7, 3))
+    found = model._teacher_similarities(rows, columns)
+    each = model._teacher_similarities(rows, columns.expand(7, 3))
     assert torch.equal(found, each)
     for at, row in enumerate(rows.tolist()):
         cosine = np.array(
@@ -61,7 +62,7 @@ def test_a_teacher_is_what_the_towers_learn_from(made):
         loss.backward()
         assert (loss.item() > 1e-6) == learns
         assert (model.towers[0].outer.weight.grad.abs().max().item() > 1e-6) == learns
-    assert not any(name.startswith("_taught") for name in told.state_dict())
+    assert not any(name.startswith("_teacher_scores") for name in told.state_dict())
 
 
 def test_a_teacher_that_is_trained_or_reads_other_fields_is_refused(made):

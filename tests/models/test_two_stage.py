@@ -3,40 +3,30 @@ import io
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from support import make_collection, prepare, quiet_trainer
 
-from dcdt.config import (
-    CatalogueSamplerConfig,
-    ContrastiveConfig,
-    InfoNCEConfig,
-    OptimizerConfig,
-    SplitConfig,
-    config_folder,
-    parse,
-    register_resolvers,
-)
+from dcdt.config import parse
+from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.errors import UserError
 from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_order
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
+from dcdt.models.components import z_scores
+from dcdt.models.config import OptimizerConfig
 from dcdt.models.evidence import KERNELS
-from dcdt.models.parts import z_scores
 from dcdt.models.recommender import query_batch
-from dcdt.models.two_stage import JointTwoStage, TwoStage, reranked
+from dcdt.models.two_stage import JointTwoStage, TwoStage, rerank_scores
 from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import CatalogueSamplerConfig
 from dcdt.samplers.pool import training_pool
+from dcdt.utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("hydra")
 
 DEPTH = 7
 PENALTIES = (0.003, 0.1, float("inf"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +56,7 @@ def prepared(made, *overrides):
 
 def joint(made, *overrides, loss=None):
     torch.manual_seed(0)
-    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learned=False))
+    loss = loss or InfoNCELoss(InfoNCEConfig("infonce", "each", 1.0, learn_temperature=False))
     config = config_of("model=two_stage_joint", *overrides)
     model = JointTwoStage(config, made.tables, loss, OptimizerConfig(1e-2, 0.01, "constant"))
     model.prepare(made.data)
@@ -128,7 +118,7 @@ def evidence_by_hand(made, model, query, video, own, z):
 @pytest.mark.parametrize("left_out", [False, True])
 def test_scores_by_brute_force(made, fitted, left_out):
     batch, rows = batch_of(made, "train" if left_out else "test")
-    parts = fitted.recall.score_parts(batch, rows if left_out else None)[:2]
+    parts = fitted.recall.component_scores(batch, rows if left_out else None)[:2]
     z = [z_scores(part.float(), batch.candidates) for part in parts]
     found = fitted.score_left_out(batch, rows) if left_out else fitted.score(batch)
     order = tie_order(made.collection.videos.ids).tolist()
@@ -137,7 +127,7 @@ def test_scores_by_brute_force(made, fitted, left_out):
     for at, query in enumerate(rows.tolist()[:6]):
         ranked = sorted(range(len(order)), key=lambda video: (-float(z[0][at, video]), order[video]))
         own = normal(made.collection.queries.texts[query]) if left_out else None
-        weights = fitted._own_weights[fitted._at[query]] if left_out else fitted.weights
+        weights = fitted._left_out_weights[fitted._position[query]] if left_out else fitted.weights
         for video in ranked[:DEPTH]:
             columns = evidence_by_hand(made, fitted, query, video, own, [part[at] for part in z])
             wanted = sum(float(w) * c / float(s) for w, c, s in zip(weights, columns, fitted.scale, strict=True))
@@ -159,14 +149,14 @@ def test_training_reads_scores_that_were_fitted_without_the_query(made, override
     ridge = "model.recall.penalty" if overrides else "model.recall.second.penalty"
     model = joint(made, *overrides, f"{ridge}=0.01")
     batch, rows = batch_of(made, "train")
-    at = [model._at[row] for row in rows.tolist()]
+    at = [model._position[row] for row in rows.tolist()]
     recall, top = model._lists.evidence[at, :, 0], model._lists.top[at]
-    z = z_scores(model.recall.score_parts(batch, rows)[0], None)
+    z = z_scores(model.recall.component_scores(batch, rows)[0], None)
     torch.testing.assert_close(recall, z.gather(1, top))
     flattered = z_scores(model.recall.score(batch), None).gather(1, top)
     assert (flattered - recall)[model._lists.label[at] > 0].mean() > 0.1
     for place in at:
-        start = model._lists.evidence[place] @ (model._own_weights[place] / model.scale)
+        start = model._lists.evidence[place] @ (model._left_out_weights[place] / model.scale)
         torch.testing.assert_close(model._start[place], start)
     assert set(model._lists.rows.tolist()) == set(made.split.train.queries) | set(made.split.val.queries)
 
@@ -190,7 +180,7 @@ def test_the_penalty_is_the_best_over_queries_left_out(made, fit_on, monkeypatch
     model = prepared(made, f"model.fit_on={fit_on}")
     sides = [made.data.sides["val"]] if fit_on == "judged" else []
     found, n = {}, len(made.split.train.queries) + (len(made.split.val.queries) if sides else 0)
-    assert len(model._own_weights) == n
+    assert len(model._left_out_weights) == n
     for penalty in PENALTIES:
         fixed, values = prepared(made, f"model.fit_on={fit_on}", f"model.penalty={penalty}"), []
         for name in ["train", *(["val"] if sides else [])]:
@@ -210,9 +200,9 @@ def test_the_penalty_is_the_best_over_queries_left_out(made, fit_on, monkeypatch
 
 def test_a_test_query_teaches_nothing(made, fitted):
     held = set(made.split.test.queries.tolist())
-    assert not held & fitted._group.keys() and not held & fitted._at.keys()
+    assert not held & fitted._group.keys() and not held & fitted._position.keys()
     groups = {normal(made.collection.queries.texts[row]) for row in fitted._group}
-    assert len(fitted.evidence.asked) == len(groups) < len(fitted._group)
+    assert len(fitted.evidence.judged_vectors) == len(groups) < len(fitted._group)
 
 
 def test_validation_is_scored_as_left_out(made, fitted):
@@ -230,16 +220,16 @@ def test_the_others_stay_beneath_in_their_order():
     z = torch.randn(5, 12, generator=generator)
     top = z.topk(4, dim=1).indices
     scores = 3 * torch.randn(5, 4, generator=generator)
-    candidates = torch.arange(12)
-    found = reranked(z, top, scores, candidates)
+    candidates = torch.ones(12, dtype=torch.bool)
+    found = rerank_scores(z, top, scores, candidates)
     for row in range(5):
         rest = [at for at in z[row].argsort(descending=True).tolist() if at not in top[row]]
         assert [at for at in found[row].argsort(descending=True).tolist() if at not in top[row]] == rest
         assert found[row, top[row]].min() > found[row, rest].max()
         assert torch.equal(found[row, top[row]], scores[row])
-    assert torch.equal(reranked(z, top, z.gather(1, top), candidates), z)
+    assert torch.equal(rerank_scores(z, top, z.gather(1, top), candidates), z)
     everything = z.topk(12, dim=1).indices
-    assert torch.equal(reranked(z, everything, z.gather(1, everything) + 1, None), z + 1)
+    assert torch.equal(rerank_scores(z, everything, z.gather(1, everything) + 1, None), z + 1)
 
 
 def test_a_depth_beyond_the_catalogue_is_the_catalogue(made):
@@ -278,12 +268,12 @@ def test_a_training_step_by_hand(made, measure):
     loss = ContrastiveLoss(ContrastiveConfig("contrastive", 1.0, squared=False)) if measure == "distance" else None
     model = joint(made, "model.penalty=0.01", loss=loss)
     torch.nn.init.normal_(model.joint.output.weight)
-    model.note_loss = lambda *given: None
+    model.record_loss = lambda *given: None
     rows = made.split.train.queries[:6].tolist()
     found = model.training_step({"query_rows": torch.tensor(rows)}, 0)
     values, counted = [], []
     for row in rows:
-        at = model._at[row]
+        at = model._position[row]
         if not model._lists.label[at].any():
             continue
         top = model._lists.top[at]
@@ -306,7 +296,7 @@ def test_a_training_step_by_hand(made, measure):
 
 def test_lists_without_a_positive_are_left_out_of_training(made):
     model = joint(made)
-    model.note_loss = lambda *given: None
+    model.record_loss = lambda *given: None
     model._lists.label.zero_()
     loss = model.training_step({"query_rows": torch.from_numpy(made.split.train.queries[:4])}, 0)
     assert loss.item() == 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dcdt.data.collection import load_collection
+from dcdt.data.beir import load_collection
 
 MODELS = {
     "dcdt": {"fields": ["title", "text"], "width": 256, "dropout": 0.2, "attention": "none", "fusion": "concat"},
@@ -32,7 +32,7 @@ def config_of(model, fold, seed, overrides):
     config = {
         "model": {"name": model, **MODELS[model]},
         "loss": {"name": "contrastive", "margin": 1.0, "squared": False},
-        "sampler": {"name": "hard", "negatives": 4, "pool_share": 0.3, "pool_limit": 200},
+        "sampler": {"name": "hard", "negatives": 4, "pool_fraction": 0.3, "pool_limit": 200},
         "data": {"name": "files", "path": "/nowhere/toy", "cache": "/nowhere/cache"},
         "split": {"name": "folds", "index": fold, "n_folds": 10, "part": "open", "train_queries": None},
         "embedder": {"name": "local", "package": "p", "layer_weights": [1.0], "batch_tokens": 8, "max_tokens": 8},

@@ -10,10 +10,10 @@ import pytest
 from run_folders import write_run
 
 from dcdt.reporting import render
-from dcdt.reporting.numbers import Number
-from dcdt.reporting.runs import read_runs
-from dcdt.reporting.structure import Row, Table
+from dcdt.reporting.cells import Number
+from dcdt.reporting.table_types import Row, Table
 from dcdt.reporting.tables import make_report
+from dcdt.runs.reader import read_runs
 
 NASTY = r"=cmd|'/c calc'!A1 \input{x} 50% a_b & #1 $x$ ~^ <script> € | é"
 
@@ -104,7 +104,7 @@ def test_csv_is_the_table_of_the_report(report):
 
 
 def test_json_has_full_precision_and_no_nan(report):
-    found = json.loads(render.as_json(report), parse_constant=pytest.fail)
+    found = json.loads(render.report_json(report), parse_constant=pytest.fail)
     cells = found["tables"][0]["rows"][0]["cells"]
     cell = report.tables[0].rows[0].cells["mrr"]
     assert cells["mrr"] == {
@@ -119,9 +119,9 @@ def test_json_has_full_precision_and_no_nan(report):
 
 
 def test_a_number_that_is_not_there_is_left_out():
-    assert render.extras(Number(0.5, spread=math.nan)) == []
+    assert render.interval_and_spread(Number(0.5, spread=math.nan)) == []
     table = Table("t", "t", {"x": "X"}, [Row("a", {"x": Number(0.5)})])
-    assert "nan" not in render.csv_wide(table) + render.json_of(table) + render.markdown([table]) + render.latex(
+    assert "nan" not in render.csv_wide(table) + render.table_json(table) + render.markdown([table]) + render.latex(
         [table]
     )
 

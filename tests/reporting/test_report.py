@@ -19,8 +19,8 @@ from support import make_collection, write_folder
 from dcdt.report import main
 from dcdt.reporting.disagreements import disagreements
 from dcdt.reporting.figures import loss_curve
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.tables import make_report
+from dcdt.runs.reader import read_runs
 
 TABLES = ["table.md", "table.tex", "table.csv", "tests.csv", "breakdowns.csv", "table.json"]
 COST = ["cost.md", "cost.csv", "cost.json"]

@@ -3,13 +3,13 @@ import pyarrow.parquet as pq
 import pytest
 from run_folders import write_run
 
-from dcdt.errors import UserError
 from dcdt.evaluation.statistics import holm
+from dcdt.reporting.cells import Number, pair_cells, ranking_cell
 from dcdt.reporting.figures import learning_curves, make_figures
-from dcdt.reporting.numbers import Number, pair_cells, ranking_cell
-from dcdt.reporting.runs import read_runs
-from dcdt.reporting.structure import Row, with_best
+from dcdt.reporting.table_types import Row, mark_best
 from dcdt.reporting.tables import make_report
+from dcdt.runs.reader import read_runs
+from dcdt.utils.errors import UserError
 
 
 def report_of(*folders):
@@ -100,9 +100,9 @@ def test_all_ties_at_the_printed_precision_are_bold(tmp_path):
 )
 def test_values_that_print_alike_are_ties_and_others_are_not(values, bold):
     found = [Row(str(at), {"x": Number(value)}) for at, value in enumerate(values)]
-    marked = with_best(found, {"x"}, {row.name for row in found})
+    marked = mark_best(found, {"x"}, {row.name for row in found})
     assert [row.cells["x"].best for row in marked] == bold
-    assert not any(row.cells["x"].best for row in with_best(found, {"x"}, {"0"}))  # the only one that is eligible
+    assert not any(row.cells["x"].best for row in mark_best(found, {"x"}, {"0"}))  # the only one that is eligible
 
 
 def test_nothing_reported_and_no_count_is_ever_bold(comparison):

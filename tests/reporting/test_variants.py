@@ -3,9 +3,9 @@ import pytest
 from run_folders import write_run
 
 from dcdt.config import model_presets
-from dcdt.errors import UserError
-from dcdt.reporting.runs import read_runs
 from dcdt.reporting.variants import make_variants
+from dcdt.runs.reader import read_runs
+from dcdt.utils.errors import UserError
 
 
 def labels(folder):
@@ -55,10 +55,10 @@ def test_a_label_says_what_differs_and_nothing_else(tmp_path):
 def test_a_field_is_compared_within_its_own_kind(tmp_path):
     write(tmp_path, {}, {"sampler": {"name": "random", "negatives": 4}})
     assert labels(tmp_path) == ["dcdt, sampler=hard", "dcdt, sampler=random"]  # random has no pool to name
-    write(tmp_path, {"sampler.pool_share": 0.1})
+    write(tmp_path, {"sampler.pool_fraction": 0.1})
     assert labels(tmp_path) == [
-        "dcdt, sampler=hard, sampler.pool_share=0.1",
-        "dcdt, sampler=hard, sampler.pool_share=0.3",
+        "dcdt, sampler=hard, sampler.pool_fraction=0.1",
+        "dcdt, sampler=hard, sampler.pool_fraction=0.3",
         "dcdt, sampler=random",
     ]
 

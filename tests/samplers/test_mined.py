@@ -6,8 +6,8 @@ import torch
 from support import prepare
 from test_samplers import SPLITS, allowed_sets, by_split, generator
 
-from dcdt.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers import dynamic_hard, window
+from dcdt.samplers.config import DynamicHardSamplerConfig, MixedSamplerConfig, WindowSamplerConfig
 from dcdt.samplers.dynamic_hard import DynamicHardSampler
 from dcdt.samplers.mixed import MixedSampler
 from dcdt.samplers.pool import training_pool
@@ -28,7 +28,7 @@ def drawn_sets(sampler, times=60):
 @pytest.mark.parametrize(("start", "size", "guard"), [(0, 5, 1.0), (3, 4, 1.0), (2, 6, 0.5), (0, 3, 0.2), (50, 3, 1.0)])
 @pytest.mark.parametrize("cells", [2**22, 50])
 def test_windows_and_what_was_rejected_by_brute_force(small, monkeypatch, config, start, size, guard, cells):
-    monkeypatch.setattr(window, "CELLS", cells)  # 50: a few queries at a time
+    monkeypatch.setattr(window, "MAX_CHUNK_SCORES", cells)  # 50: a few queries at a time
     made, pool, allowed = parts(small, config)
     sampler = WindowSampler(WindowSamplerConfig("window", 4, start, size, guard), pool, made.tables)
     cosine = made.tables.queries @ made.tables.frozen.T
@@ -55,14 +55,14 @@ def test_windows_and_what_was_rejected_by_brute_force(small, monkeypatch, config
 
 
 def dynamic(made, pool, **changes):
-    values = {"negatives": 4, "pool_share": 0.3, "pool_limit": 200, "warm_up": 2, "every": 3, **changes}
+    values = {"negatives": 4, "pool_fraction": 0.3, "pool_limit": 200, "warm_up": 2, "every": 3, **changes}
     return DynamicHardSampler(DynamicHardSamplerConfig("dynamic_hard", **values), pool, made.tables)
 
 
 @by_split
 @pytest.mark.parametrize("chunk", [256, 3])
 def test_mining_again_takes_what_scores_highest_now(small, monkeypatch, config, chunk):
-    monkeypatch.setattr(dynamic_hard, "CHUNK", chunk)
+    monkeypatch.setattr(dynamic_hard, "QUERY_CHUNK", chunk)
     made, pool, allowed = parts(small, config)
     sampler = dynamic(made, pool)
     table = torch.from_numpy(np.random.default_rng(1).normal(size=(len(made.tables.queries), len(made.tables.frozen))))
@@ -76,14 +76,14 @@ def test_mining_again_takes_what_scores_highest_now(small, monkeypatch, config, 
         return sets
 
     assert drawn_sets(sampler) == wanted(frozen) != wanted(table)
-    sampler.mine_again(lambda rows: table[rows])
+    sampler.refresh(lambda rows: table[rows])
     assert drawn_sets(sampler) == wanted(table)
 
 
 def test_mining_is_due_after_the_warm_up_and_every_so_many_epochs(small):
     made, pool, _ = parts(small, SPLITS[0])
     sampler = dynamic(made, pool)
-    assert [epoch for epoch in range(12) if sampler.due(epoch)] == [2, 5, 8, 11]
+    assert [epoch for epoch in range(12) if sampler.should_refresh(epoch)] == [2, 5, 8, 11]
 
 
 @by_split

@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import prepare, related_sets
 
-from dcdt.config import HardSamplerConfig, RandomSamplerConfig, SplitConfig
-from dcdt.data.collection import Judgments, normalise_text
+from dcdt.data.config import SplitConfig
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
+from dcdt.data.types import Judgments, normalise_text
+from dcdt.samplers.config import HardSamplerConfig, RandomSamplerConfig
 from dcdt.samplers.hard import HardSampler
-from dcdt.samplers.mining import mine
+from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.samplers.pool import TrainingPool, draw_distinct, training_pool
 from dcdt.samplers.random import RandomSampler
+from dcdt.utils.errors import UserError
 
 SPLITS = [SplitConfig("query", 0, 10, "all"), SplitConfig("video", 1, 10, "all")]
 by_split = pytest.mark.parametrize("config", SPLITS, ids=lambda config: config.name)
@@ -66,7 +67,7 @@ def test_random_negatives_are_all_unrelated_candidates_and_nothing_else(small, c
 
 
 def hard(made, pool, **changes):
-    values = {"negatives": 4, "pool_share": 0.3, "pool_limit": 200, **changes}
+    values = {"negatives": 4, "pool_fraction": 0.3, "pool_limit": 200, **changes}
     return HardSampler(HardSamplerConfig("hard", **values), pool, made.tables)
 
 
@@ -75,7 +76,7 @@ def hard(made, pool, **changes):
 def test_hard_negatives_are_the_most_similar_unrelated_videos(small, config, share, limit):
     made = prepare(small, config)
     pool, allowed = training_pool(made.collection, made.split), allowed_sets(made.collection, made.split)
-    sampler = hard(made, pool, pool_share=share, pool_limit=limit)
+    sampler = hard(made, pool, pool_fraction=share, pool_limit=limit)
     drawn = torch.cat([sampler.draw(generator(seed)) for seed in range(60)], dim=1)
     cosine = made.tables.queries @ made.tables.frozen.T
     for query, row in zip(pool.pairs[:, 0].tolist(), drawn.tolist(), strict=True):
@@ -90,7 +91,7 @@ def test_negatives_of_a_pair_are_distinct_and_drawn_anew(small, config, kind):
     made = prepare(small, config)
     pool = training_pool(made.collection, made.split)
     plain = RandomSampler(RandomSamplerConfig("random", 4), pool, made.tables)
-    sampler = plain if kind == "random" else hard(made, pool, pool_share=0.6)
+    sampler = plain if kind == "random" else hard(made, pool, pool_fraction=0.6)
     first, second = sampler.draw(generator(1)), sampler.draw(generator(2))
     size = pool.free if kind == "random" else sampler.sizes
     wide = size[pool.owner] >= 4
@@ -143,7 +144,7 @@ def test_mining_by_brute_force(n_videos, n_queries, size, chunk, block, seed):
     rows = torch.from_numpy(np.sort(rng.permutation(2 * n_videos)[:n_videos]))  # the others are no candidates
     table = torch.from_numpy(rng.normal(size=(2 * n_videos, 4)))
     table[rows] = videos
-    mined = mine(queries, table, rows, padded.reshape(n_queries, width), size, chunk, block)
+    mined = mine_hard_negatives(queries, table, rows, padded.reshape(n_queries, width), size, chunk, block)
     assert mined.shape == (n_queries, min(size, n_videos))
     for query, taken, row in zip(queries, forbidden, mined.tolist(), strict=True):
         scores = videos @ query

@@ -15,15 +15,18 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from dcdt.data.collection import Documents
+from dcdt.data.types import Documents
 from dcdt.serving.app import make_app
-from dcdt.serving.live import Live
+from dcdt.serving.hot_reload import ReloadingRecommender
+from dcdt.serving.manifest import Threshold
 from dcdt.serving.recommender import ServedRecommender
 
 
 @pytest.fixture(scope="module")
 def client(make_run):
-    with TestClient(make_app([Live(make_run("model=bm25")), Live(make_run("model=hybrid_towers"))])) as client:
+    with TestClient(
+        make_app([ReloadingRecommender(make_run("model=bm25")), ReloadingRecommender(make_run("model=hybrid_towers"))])
+    ) as client:
         yield client
 
 
@@ -79,8 +82,10 @@ def test_nothing_can_be_changed_and_the_page_asks_nobody_else(client):
 
 
 def test_below_the_threshold_nothing_fits(make_run):
-    live = Live(make_run("model=hybrid_towers"))
-    live.served.threshold = {"value": 1e9}
+    live = ReloadingRecommender(make_run("model=hybrid_towers"))
+    live.served.manifest = live.served.manifest.model_copy(
+        update={"threshold": Threshold(value=1e9, answered=1, rejected=0, queries=1)}
+    )
     found = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank"}).json()
     assert found["nothing_fits"] is True and found["videos"] == []
     filtered = TestClient(make_app([live], abstain=True)).get("/search", params={"q": "rank", "filter": "id=v1"}).json()
@@ -93,7 +98,7 @@ def test_below_the_threshold_nothing_fits(make_run):
 def test_what_was_asked_is_logged_only_where_that_was_asked_for(make_run, caplog, monkeypatch, told):
     monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
     with caplog.at_level(logging.INFO, "dcdt.serve"):
-        TestClient(make_app([Live(make_run("model=bm25"))], log_questions=told)).get(
+        TestClient(make_app([ReloadingRecommender(make_run("model=bm25"))], log_questions=told)).get(
             "/search", params={"q": "my secret"}
         )
     facts = [record.facts for record in caplog.records if getattr(record, "facts", {}).get("path") == "/search"]
@@ -104,37 +109,37 @@ def test_a_changed_index_another_build_and_another_run_are_followed(own_copy, ma
     folder = own_copy("model=bm25")
     link = tmp_path / "current"
     link.symlink_to(folder)
-    live = Live(link)
+    live = ReloadingRecommender(link)
     writer = ServedRecommender(folder)
     writer.add(Documents(["new"], ["shear"], ["shear"], [{}]))
-    live.look()
+    live.refresh()
     assert live.served.recommend("shear", 1000)[0] and len(live.served) == 21
     from dcdt.serving.export import build
 
     build(folder)
-    live.look()
+    live.refresh()
     assert len(live.served) == 20
     other = make_run("model=hybrid_towers")
     link.unlink()
     link.symlink_to(other)
-    live.look()
+    live.refresh()
     assert live.served.name == "hybrid_towers"
 
 
 def test_a_service_builds_nothing_where_the_index_is_taken_away(own_copy, monkeypatch):
     folder = own_copy("model=bm25")
-    live = Live(folder)
+    live = ReloadingRecommender(folder)
     (folder / "serving" / "current.json").unlink()
     monkeypatch.setattr("dcdt.serving.export.build", lambda *given: pytest.fail("it builds"))
-    live.look()
-    assert "has no index; make it: python -m dcdt.index" in live.trouble
+    live.refresh()
+    assert "has no index; make it: python -m dcdt.index" in live.error
     assert live.served.recommend("shear", 3)[0] and not (folder / "serving" / "current.json").exists()
 
 
 @pytest.mark.parametrize("harm", ["pointer", "snapshot", "gone"])
 def test_what_breaks_beneath_the_service_is_told_and_the_old_state_answers(own_copy, harm):
     folder = own_copy("model=bm25")
-    live = Live(folder)
+    live = ReloadingRecommender(folder)
     client = TestClient(make_app([live]))
     ServedRecommender(folder).add(Documents(["new"], ["shear"], ["shear"], [{}]))
     pointer = folder / "serving" / "current.json"
@@ -145,7 +150,7 @@ def test_what_breaks_beneath_the_service_is_told_and_the_old_state_answers(own_c
             path.write_bytes(b"ARROW1")
     else:
         shutil.rmtree(folder)
-    live.look()
+    live.refresh()
     health = client.get("/healthz").json()
     if harm != "pointer":  # without a pointer the index is built anew
         assert health["status"] == "stale" and health["models"][0]["trouble"]

@@ -7,27 +7,41 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+from commands import dcdt, dcdt_process
 
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
-from dcdt.serving.layout import writing
+from dcdt.data.types import Documents
+from dcdt.serving.layout import exclusive_lock
 from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 RIDGE = "model=dcdt_ridge"
-
-
-def command(module, *arguments, env, stdin=None, timeout=120):
-    line = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, env=env, input=stdin, timeout=timeout)
 
 
 def script(text, env, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", text, *map(str, arguments)], env=env, stdout=subprocess.PIPE, text=True
     )
+
+
+def test_each_command_is_a_process_that_does_its_work(own_copy, environment):
+    folder, cache = own_copy("model=bm25"), {"DCDT_CACHE": environment["DCDT_CACHE"]}
+    done = dcdt_process("index", folder, "add", "--id", "new", "--title", "Shear of a plane", **cache)
+    assert done.returncode == 0 and "21 videos" in done.stdout, done.stderr
+    done = dcdt_process("recommend", folder, "shear of a plane", "--json", "-k", 2, **cache)
+    assert done.returncode == 0 and json.loads(done.stdout)["answer"][0]["id"] == "new", done.stderr
+    line = [sys.executable, "-m", "dcdt.serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(f"{address}/search?q=shear+of+a+plane", timeout=30) as answer:
+            assert json.load(answer)["videos"][0]["id"] == "new"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
 
 
 @pytest.mark.slow
@@ -37,32 +51,32 @@ def test_recommend_prints_a_table_json_and_reasons_without_torch(own_copy, envir
     for name in ("torch", "lightning", "transformers", "lancedb", "faiss"):
         (blocker / name).mkdir(parents=True)
         (blocker / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
-    env = {**environment, "PYTHONPATH": f"{blocker}:{environment['PYTHONPATH']}"}
-    done = command("dcdt.recommend", folder, "rank; of: a [matrix]=$1", "-k", 3, env=env)
+    path = f"{blocker}:{environment['PYTHONPATH']}"
+
+    def recommend(*arguments, **given):
+        return dcdt_process("recommend", *arguments, PYTHONPATH=path, DCDT_CACHE=environment["DCDT_CACHE"], **given)
+
+    done = recommend(folder, "rank; of: a [matrix]=$1", "-k", 3)
     assert done.returncode == 0 and "rank; of: a [matrix]=$1" in done.stdout and done.stdout.count("Title") == 3, (
         done.stderr
     )
-    done = command("dcdt.recommend", folder, "rank", "-k", 2, "--json", "--explain", "--filter", "id!=v1", env=env)
+    done = recommend(folder, "rank", "-k", 2, "--json", "--explain", "--filter", "id!=v1")
     found = json.loads(done.stdout)
     assert [item["rank"] for item in found["answer"]] == [1, 2]
     assert [part["name"] for part in found["answer"][0]["why"]["parts"]] == ["bm25", "dcdt_ridge"]
 
-    done = command(
-        "dcdt.recommend", folder, "--interactive", "--json", "-k", 1, env=env, stdin="rank\n" + "a" * 3000 + "\nspan\n"
-    )
+    done = recommend(folder, "--interactive", "--json", "-k", 1, stdin="rank\n" + "a" * 3000 + "\nspan\n")
     assert [json.loads(line)["question"] for line in done.stdout.splitlines()] == ["rank", "span"]
     assert "3,000 characters" in done.stderr and done.returncode == 0
     (tmp_path / "asked.csv").write_text('id,question\n1,"rank, or span?"\n2,basis\n')
-    done = command(
-        "dcdt.recommend", folder, "--batch", tmp_path / "asked.csv", "-k", 2, "--out", tmp_path / "out.csv", env=env
-    )
+    done = recommend(folder, "--batch", tmp_path / "asked.csv", "-k", 2, "--out", tmp_path / "out.csv")
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [(row["question"], row["rank"]) for row in rows] == [
         ("rank, or span?", "1"), ("rank, or span?", "2"), ("basis", "1"), ("basis", "2"),
     ]  # fmt: skip
     (tmp_path / "odd.tsv").write_text("Their words\tclip\nbasis\t1\n")
     batch = ["--batch", tmp_path / "odd.tsv", "--query-column", "their words", "-k", 1, "--json"]
-    done = command("dcdt.recommend", folder, *batch, env=env)
+    done = recommend(folder, *batch)
     assert json.loads(done.stdout)["question"] == "basis" and done.returncode == 0, done.stderr
 
 
@@ -80,9 +94,8 @@ def test_recommend_prints_a_table_json_and_reasons_without_torch(own_copy, envir
     ],
 )
 def test_mistakes_end_in_a_line_and_exit_code_2(make_run, environment, arguments, said):
-    done = command(
-        "dcdt.recommend", *[make_run("model=bm25") if part == "RUN" else part for part in arguments], env=environment
-    )
+    given = [make_run("model=bm25") if part == "RUN" else part for part in arguments]
+    done = dcdt("recommend", *given, DCDT_CACHE=environment["DCDT_CACHE"])
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
@@ -91,7 +104,7 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
     folder = own_copy(RIDGE)
 
     def index(*arguments):
-        return command("dcdt.index", folder, *arguments, env=environment)
+        return dcdt("index", folder, *arguments, DCDT_CACHE=environment["DCDT_CACHE"])
 
     done = index(
         "add",
@@ -141,7 +154,7 @@ def test_the_index_command_adds_updates_deletes_and_informs(own_copy, environmen
 
 CHANGE = """
 import sys, os
-from dcdt.data.collection import Documents
+from dcdt.data.beir import Documents
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 rng = __import__("random").Random(int(sys.argv[2]))
@@ -200,7 +213,7 @@ print("ready", flush=True)
 until = time.monotonic() + 60
 seen = 0
 while time.monotonic() < until:
-    served.store.refresh()
+    served.catalogue.refresh()
     found = {item.id for item in served.recommend("rank", 1000)[0]}
     marks = {name for name in found if name.startswith("w")}
     assert len(marks) % 2 == 0, marks  # two at a time: half of a change would be odd
@@ -227,8 +240,8 @@ def test_several_readers_follow_one_writer_and_never_see_half_a_change(own_copy,
 
 LANCE_READ = """
 import sys, time
-from dcdt.serving.lance import LanceIndex
-index = LanceIndex(sys.argv[1])
+from dcdt.serving.catalogue.video_table import VideoTable
+index = VideoTable(sys.argv[1])
 print("ready", flush=True)
 until = time.monotonic() + 60
 while time.monotonic() < until and index.rows(columns=["id"]).num_rows < 60:
@@ -244,11 +257,11 @@ def test_several_processes_read_the_lance_catalogue_while_one_writes(environment
     import numpy as np
     from test_engines import videos
 
-    from dcdt.serving.lance import LanceIndex
+    from dcdt.serving.catalogue.video_table import VideoTable
 
     rng = np.random.default_rng(0)
-    index = LanceIndex(str(tmp_path / "catalogue"))
-    index.build(videos([f"v{at}" for at in range(20)], rng))
+    index = VideoTable(str(tmp_path / "catalogue"))
+    index.create(videos([f"v{at}" for at in range(20)], rng))
     readers = [script(LANCE_READ, environment, tmp_path / "catalogue") for _ in range(4)]
     assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 4
     for step in range(20):
@@ -259,9 +272,13 @@ def test_several_processes_read_the_lance_catalogue_while_one_writes(environment
 
 def test_a_second_writer_waits_then_is_told(own_copy, environment):
     folder = own_copy("model=bm25")
-    with writing(folder), pytest.raises(UserError, match="another process is changing"), writing(folder, 0.2):
+    with (
+        exclusive_lock(folder),
+        pytest.raises(UserError, match="another process is changing"),
+        exclusive_lock(folder, 0.2),
+    ):
         pass
-    with writing(folder, 0.2):
+    with exclusive_lock(folder, 0.2):
         pass
 
 
@@ -269,7 +286,7 @@ def test_a_second_writer_waits_then_is_told(own_copy, environment):
 def test_two_writers_at_once_lose_nothing(own_copy, environment):
     folder = own_copy("model=bm25")
     text = (
-        "import sys\nfrom dcdt.data.collection import Documents\n"
+        "import sys\nfrom dcdt.data.beir import Documents\n"
         "from dcdt.serving.recommender import ServedRecommender\n"
         "served = ServedRecommender(sys.argv[1])\n"
         "for at in range(15):\n"
@@ -282,12 +299,12 @@ def test_two_writers_at_once_lose_nothing(own_copy, environment):
 
 FULL = """
 import resource, signal, sys
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.beir import Documents
+from dcdt.utils.errors import UserError
 from dcdt.serving.recommender import ServedRecommender
 served = ServedRecommender(sys.argv[1])
 served.rows(Documents(["warm"], ["rank"], ["span"], [{}]))
-served.store.catalogue.refresh()
+served.catalogue.table.refresh()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcdt.errors import UserError
-from dcdt.serving.filters import mask, parse_filter, sql
+from dcdt.serving.catalogue.filters import matching_rows, parse_filter, to_sql
+from dcdt.utils.errors import UserError
 
 KINDS = {"level": "text", "duration_s": "number", "tags": "list"}
 TRAPS = ["intro", "it's", 'a"b', "x' OR 1=1 --", "%", "_", "back\\slash", "Ünïcode", "a,b", "a|b", "", "INTRO"]
@@ -66,7 +66,7 @@ def test_a_filter_keeps_what_brute_force_keeps(rows, parts):
         for field, operator, values in parts
     )
     expected = [all(holds(row, *part) for part in parts) for row in rows]
-    assert mask(parse_filter(text, KINDS), table).tolist() == expected
+    assert matching_rows(parse_filter(text, KINDS), table).tolist() == expected
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +90,16 @@ def lance(tmp_path_factory):
 def test_sql_keeps_the_same_rows_and_runs_nothing_a_value_says(lance, field, operator, value):
     table, engine = lance
     conditions = parse_filter(f"{field}{operator}{written(value)}", KINDS)
-    found = engine.search().where(sql(conditions)).select(["row"]).limit(100).to_arrow()["row"].to_pylist()
-    assert sorted(found) == np.flatnonzero(mask(conditions, table)).tolist()
+    found = engine.search().where(to_sql(conditions)).select(["row"]).limit(100).to_arrow()["row"].to_pylist()
+    assert sorted(found) == np.flatnonzero(matching_rows(conditions, table)).tolist()
 
 
 @pytest.mark.parametrize("text", ["duration_s<1", "duration_s>=-1,level=intro|INTRO", "duration_s!=2"])
 def test_sql_compares_numbers_alike(lance, text):
     table, engine = lance
     conditions = parse_filter(text, KINDS)
-    found = engine.search().where(sql(conditions)).select(["row"]).limit(100).to_arrow()["row"].to_pylist()
-    assert sorted(found) == np.flatnonzero(mask(conditions, table)).tolist()
+    found = engine.search().where(to_sql(conditions)).select(["row"]).limit(100).to_arrow()["row"].to_pylist()
+    assert sorted(found) == np.flatnonzero(matching_rows(conditions, table)).tolist()
 
 
 @pytest.mark.parametrize(

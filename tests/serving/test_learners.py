@@ -7,19 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from commands import dcdt as command
 from fastapi.testclient import TestClient
-from test_commands import command
 
 import dcdt
-from dcdt.data.collection import Documents
-from dcdt.errors import UserError
+from dcdt.data.types import Documents
 from dcdt.models.recommender import QueryBatch
-from dcdt.restore import restore
 from dcdt.serving.app import make_app
 from dcdt.serving.export import build
+from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import LEARNERS, Learners, save_learners
-from dcdt.serving.live import Live
-from dcdt.serving.recommender import UNKNOWN, ServedRecommender
+from dcdt.serving.recommender import UNKNOWN_LEARNER, ServedRecommender
+from dcdt.training.checkpoint import restore
+from dcdt.utils.errors import UserError
 
 KINDS = ("als", "bpr", "cosine", "tfidf", "bm25", "popularity")
 READERS = [
@@ -56,7 +56,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
     torch.save(state, path)
     build(folder)
     served = dcdt.load(folder)
-    restored = restore(served.store.run)
+    restored = restore(served.catalogue.run)
     differ = 0
     for text in TEXTS:
         nobody = [item.id for item in served.recommend(text, 1000)[0]]
@@ -68,7 +68,11 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
             for part in (part for item in answer for part in item.why["parts"] if "fields" in part):
                 assert sum(part["fields"].values()) == pytest.approx(part["score"], abs=1e-4)
     assert (differ > 0) == ("popularity" not in overrides[-2:][0])
-    assert served.notes_for("u1") == [] and served.notes and served.notes_for("stranger") == [UNKNOWN, *served.notes]
+    assert (
+        served.notes_for("u1") == []
+        and served.manifest.notes
+        and served.notes_for("stranger") == [UNKNOWN_LEARNER, *served.manifest.notes]
+    )
     assert served.recommend(TEXTS, 5, user="stranger") == served.recommend(TEXTS, 5)
 
 
@@ -77,7 +81,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
 def test_histories_outlive_changes_of_the_catalogue(own_copy, overrides):
     served = ServedRecommender(own_copy(*overrides))
     before = served.recommend(TEXTS[0], 1000, user="u1")[0]
-    watched = served.learners.places.ids.to_pylist()[int(served.learners.items("u1")[-1])]
+    watched = served.learners.exported.ids.to_pylist()[int(served.learners.items("u1")[-1])]
     served.add(Documents(["new"], ["span rank"], ["span rank"], [{}]))
     after = {item.id: item.score for item in served.recommend(TEXTS[0], 1000, user="u1")[0]}
     np.testing.assert_allclose([after[item.id] for item in before], [item.score for item in before], atol=1e-6)
@@ -91,21 +95,22 @@ def test_histories_outlive_changes_of_the_catalogue(own_copy, overrides):
 def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, environment, caplog, monkeypatch):
     folder = make_run("model=zero_shot_history")
     served = dcdt.load(folder)
-    done = command("dcdt.recommend", folder, TEXTS[0], "--user", "u3", "--json", env=environment)
+    cache = {"DCDT_CACHE": environment["DCDT_CACHE"]}
+    done = command("recommend", folder, TEXTS[0], "--user", "u3", "--json", **cache)
     assert [item["id"] for item in json.loads(done.stdout)["answer"]] == [
         item.id for item in served.recommend(TEXTS[0], user="u3")[0]
     ]
-    done = command("dcdt.recommend", folder, TEXTS[0], "--user", "stranger", "--json", env=environment)
-    assert done.returncode == 0 and UNKNOWN in done.stderr and "stranger" not in done.stderr
-    done = command("dcdt.recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", env=environment)
+    done = command("recommend", folder, TEXTS[0], "--user", "stranger", "--json", **cache)
+    assert done.returncode == 0 and UNKNOWN_LEARNER in done.stderr and "stranger" not in done.stderr
+    done = command("recommend", make_run("model=bm25"), TEXTS[0], "--user", "u3", **cache)
     assert done.returncode == 2 and "model=bm25 knows no learners" in done.stderr and "Traceback" not in done.stderr
-    client = TestClient(make_app([Live(folder)]))
+    client = TestClient(make_app([ReloadingRecommender(folder)]))
     monkeypatch.setattr(logging.getLogger("dcdt.serve"), "propagate", True)
     with caplog.at_level(logging.INFO, "dcdt.serve"):
         known, unknown = (client.get("/search", params={"q": "rank", "user": name}) for name in ("u3", "stranger"))
         assert client.get("/search", params={"q": "rank", "user": "a" * 201}).status_code == 422
         assert client.get("/search", params={"q": "rank", "user": ""}).status_code == 422
-    assert known.json()["notes"] == [] and unknown.json()["notes"][0] == UNKNOWN
+    assert known.json()["notes"] == [] and unknown.json()["notes"][0] == UNKNOWN_LEARNER
     ours = [record for record in caplog.records if record.name.startswith("dcdt")]  # the client logs too
     said = " ".join(f"{record.getMessage()} {getattr(record, 'facts', '')}" for record in ours)
     assert "/search" in said and "stranger" not in said and "u3" not in said
@@ -115,7 +120,7 @@ def test_a_model_that_reads_no_history_refuses_a_learner(make_run):
     served = dcdt.load(make_run("model=bm25"))
     with pytest.raises(UserError, match="model=bm25 knows no learners"):
         served.recommend("rank", user="u1")
-    assert not (served.store.folder / LEARNERS).exists()
+    assert not (served.catalogue.folder / LEARNERS).exists()
 
 
 def test_histories_come_back_and_no_name_is_in_the_file(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dcdt.errors import UserError
+from dcdt.serving.load import load
 from dcdt.serving.parquet import write_parquet
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.utils.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
 
@@ -28,7 +29,7 @@ def test_the_file_gives_the_answers_of_the_run_and_holds_no_deleted_video(own_co
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[b"dcdt"])
     assert facts["measure"] == "inner product" and facts["widths"]["vector_0"] == 32
-    vector = served.towers[0].query(served.embed(["rank of a basis"]))[0][0]
+    vector = served.scorers[0].towers.query(served.embed(["rank of a basis"]))[0][0]
     scores = np.array(table["vector_0"].to_pylist(), dtype=np.float32) @ vector
     ids = table["id"].to_pylist()
     answered = [scores[ids.index(item.id)] for item in served.recommend("rank of a basis", 5)[0]]

@@ -6,27 +6,30 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dcdt.callbacks.logger import RunLogger
 from dcdt.config import config_folder, parse, register_resolvers
-from dcdt.data.collection import Documents, lent_texts
+from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
-from dcdt.errors import UserError
+from dcdt.data.types import Documents, texts_with_fallback
+from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import tie_order, top_k
 from dcdt.models.recommender import QueryBatch
-from dcdt.models.two_stage import BELOW, reranked
-from dcdt.recommend import reasons
-from dcdt.registry import MODELS, look_up
-from dcdt.restore import restore
-from dcdt.run import run
-from dcdt.serving.ann import Ann
-from dcdt.serving.arrow import positions
+from dcdt.models.two_stage import rerank_scores
+from dcdt.recommend import format_reasons
+from dcdt.runs.folder import RunFolder
+from dcdt.serving.arrow import row_array
+from dcdt.serving.catalogue.approximate import ApproximateIndex
+from dcdt.serving.catalogue.snapshot import Segment, Snapshot
 from dcdt.serving.export import build
-from dcdt.serving.memory import Part, View
-from dcdt.serving.recommender import ServedRecommender, load
-from dcdt.serving.reranking import HEAD, _fused_spread
-from dcdt.serving.scoring import Question
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.scorers.base import Query
+from dcdt.serving.scorers.hybrid import fused_deviation
+from dcdt.serving.scorers.two_stage import HEAD
 from dcdt.serving.videos import documents_of
-from dcdt.status import Status
+from dcdt.training.checkpoint import restore
+from dcdt.training.experiment import run
+from dcdt.training.loggers.base import RunLogger
+from dcdt.utils.errors import UserError
 
 RECALL = ("model=two_stage", "model.depth=6", "model@model.recall=hybrid")
 JOINT = ("model=two_stage_joint", "model.depth=6", "model@model.recall=hybrid", "model.penalty=0.1")
@@ -35,11 +38,11 @@ QUESTIONS = ["span rank question", "kernel image pivot", "eigen trace lesson 4"]
 
 def torch_model(restored, served):
     """The trained model over today's catalogue, nothing fitted anew; the memory of what is gone is gone."""
-    view = served.store.view
+    view = served.catalogue.snapshot
     table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
     videos = documents_of(table)
     old = restored.model
-    fields = served.embed_fields([lent_texts(videos, name) for name in restored.tables.fields])
+    fields = served.embed_fields([texts_with_fallback(videos, name) for name in restored.tables.fields])
     vectors = torch.from_numpy(np.stack(fields))
     tables = Tables(restored.tables.queries, vectors, vectors.sum(0), restored.tables.fields)
     settings = restored.settings
@@ -50,12 +53,12 @@ def torch_model(restored, served):
     model.recall.weight, model.recall.order = old.recall.weight, model.order
     texts = [" ".join(dict.fromkeys([title, text])) for title, text in zip(videos.titles, videos.texts, strict=True)]
     model.recall.first._index([model.recall.first.tokenize(text) for text in texts])
-    model.evidence.whitening, model.evidence.asked = old.evidence.whitening, old.evidence.asked
-    names = [restored.collection.videos.ids[row] for row in old.evidence.answers.tolist()]
+    model.evidence.whitening, model.evidence.judged_vectors = old.evidence.whitening, old.evidence.judged_vectors
+    names = [restored.collection.videos.ids[row] for row in old.evidence.answer_videos.tolist()]
     row_of = {name: row for row, name in enumerate(videos.ids)}
     kept = [at for at, name in enumerate(names) if name in row_of]
-    model.evidence.owner = old.evidence.owner[kept]
-    model.evidence.answers = torch.tensor([row_of[names[at]] for at in kept])
+    model.evidence.answer_groups = old.evidence.answer_groups[kept]
+    model.evidence.answer_videos = torch.tensor([row_of[names[at]] for at in kept])
     return model.eval(), videos.ids
 
 
@@ -69,7 +72,7 @@ def scores_of(model, ids, served, text, allowed=None):
         keep = torch.tensor([name in allowed for name in ids])
         top = z[0].masked_fill(~keep, float("-inf")).topk(min(model.config.depth, int(keep.sum())))[1]
         evidence = model.evidence(batch.vectors, z, top, torch.tensor([-1]))
-        found = reranked(z[0], top, model.head(batch, top, evidence, model.weights), keep.nonzero()[:, 0])[0]
+        found = rerank_scores(z[0], top, model.head(batch, top, evidence, model.weights), keep)[0]
     return {name: float(found[row]) for row, name in enumerate(ids) if keep[row]}
 
 
@@ -104,7 +107,7 @@ def test_scores_are_those_of_the_trained_model_also_after_changes_and_under_filt
         agree(served.recommend(text, 1000)[0], scores_of(restored.model, ids, served, text))
     text = "kernel eigen trace shear plane"
     served.add(Documents(["new"], [text], [text], [{"level": "intro"}]))
-    answered = restored.collection.videos.ids[int(restored.model.evidence.answers[0])]
+    answered = restored.collection.videos.ids[int(restored.model.evidence.answer_videos[0])]
     served.delete([answered])
     served.update(Documents(["v7"], ["span rank"], ["span rank"], [{"level": "intro"}]))
     model, ids = torch_model(restored, served)
@@ -114,7 +117,7 @@ def test_scores_are_those_of_the_trained_model_also_after_changes_and_under_filt
         for allowed in (["new", "v7"], [name for name in ids if name != "v3"]):
             found = served.recommend(question, 1000, "id=" + "|".join(allowed))[0]
             agree(found, scores_of(model, ids, served, question, allowed))
-    again = ServedRecommender(served.store.run)  # another process
+    again = ServedRecommender(served.catalogue.run)  # another process
     assert again.recommend(QUESTIONS, 1000) == served.recommend(QUESTIONS, 1000)
 
 
@@ -127,8 +130,8 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
         assert sum(item.why["evidence"].values()) == pytest.approx(item.score, abs=1e-6)
     assert {"recall", "cosine_title", "cosine_text", "memory_0.05", "network"} <= set(answer[0].why["evidence"])
     assert [set(item.why["evidence"]) for item in answer[6:]] == [{"recall", "beyond the first 6"}] * 6
-    assert answer[5].score - answer[6].score >= BELOW - 1e-6
-    assert "ranked by recall" in reasons(answer[0].why)
+    assert answer[5].score - answer[6].score >= SCORE_GAP - 1e-6
+    assert "ranked by recall" in format_reasons(answer[0].why)
     assert served.recommend(QUESTIONS[0], 1, abstain=True)[0] in ([], [served.recommend(QUESTIONS[0], 1)[0][0]])
 
 
@@ -136,30 +139,30 @@ def test_reasons_sum_to_the_score_within_the_depth_and_beyond(two_stages):
 @pytest.mark.parametrize("two_stages", [RECALL], indirect=True, ids=["weighted"])
 def test_a_corrupt_head_is_named_and_the_service_needs_no_private_words(two_stages, tmp_path):
     served, restored = two_stages
-    path = served.store.folder / HEAD
+    path = served.catalogue.folder / HEAD
     held = path.read_bytes()
     assert not any(text.encode() in held for text in restored.collection.queries.texts)
     path.write_bytes(held[: len(held) // 2])
     with pytest.raises(UserError, match=r"head\.safetensors is missing or corrupt"):
-        ServedRecommender(served.store.run)
+        ServedRecommender(served.catalogue.run)
 
 
 def many(served, n, rng):
     """The catalogue of a run grown to n videos by noisy copies, with an approximate index."""
-    view = served.store.view
+    view = served.catalogue.snapshot
     rows = np.r_[np.arange(len(view.alive)), rng.integers(0, len(view.alive), n - len(view.alive))]
-    table = view.table.take(positions(rows))
+    table = view.table.take(row_array(rows))
     ids = [f"{name}-{at}" for at, name in enumerate(table["id"].to_pylist())]
     table = table.set_column(table.column_names.index("id"), "id", pa.array(ids))
     vectors = {}
     for name, matrix in view.main.vectors.items():
         noisy = matrix[rows] + 0.3 / matrix.shape[1] ** 0.5 * rng.normal(size=(n, matrix.shape[1])).astype(np.float32)
         vectors[name] = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
-    part = Part(table.combine_chunks(), vectors)
-    empty = Part(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
-    whole = View(part, empty, rng.random(n) > 0.1, 1)
-    anns = {name: Ann.build(vectors[name], kind="ivf") for name in vectors if name.startswith("vector_")}
-    return whole, View(part, empty, whole.alive, 1, anns)
+    part = Segment(table.combine_chunks(), vectors)
+    empty = Segment(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
+    whole = Snapshot(part, empty, rng.random(n) > 0.1, 1)
+    anns = {name: ApproximateIndex.build(vectors[name]) for name in vectors if name.startswith("vector_")}
+    return whole, Snapshot(part, empty, whole.alive, 1, anns)
 
 
 @pytest.mark.slow
@@ -172,17 +175,18 @@ def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalo
     rng = np.random.default_rng(0)
     whole, view = many(served, 3000, rng)
     for text in QUESTIONS:
-        question = Question(text, served.embed([text])[0])
+        question = Query(text, served.embed([text])[0])
         answers = []
         for state in (whole, view):
-            asked = [scorer.ask(question, state) for scorer in served.scorers]
+            asked = [scorer.score(question, state) for scorer in served.scorers]
             answers.append(served.head.top(question, asked, state, 10, state.allowed([])))
             if recall == "hybrid_towers" and state is view:
                 rows = np.unique(np.concatenate([part.top(200, state.alive)[0] for part in asked]))
-                _, found = _fused_spread(asked, served.fusion, rows, state)
-                exact = [scorer.ask(question, whole) for scorer in served.scorers]
-                z = [(part.scores() - part.spread()[0]) / part.spread()[1] for part in exact]
-                weight = served.fusion["weight"]
+                found = fused_deviation(asked, served.manifest.fusion, rows, state)
+                exact = [scorer.score(question, whole) for scorer in served.scorers]
+                moments = [part.mean_and_deviation() for part in exact]
+                z = [(part.scores() - mean) / spread for part, (mean, spread) in zip(exact, moments, strict=True)]
+                weight = served.manifest.fusion.weight
                 wanted = (weight * z[0] + (1 - weight) * z[1])[whole.alive].std()
                 assert found == pytest.approx(wanted, rel=0.1)
         exact, near = answers
@@ -199,7 +203,7 @@ def test_on_the_collection_that_ships_every_answer_is_that_of_the_trained_model(
     register_resolvers()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", overrides=[*given, "callbacks.progress=false", f"outputs={tmp_path}"])
-    run(parse(config), config, Status(tmp_path / "run"), RunLogger())
+    run(parse(config), config, RunFolder(tmp_path / "run"), RunLogger())
     served, restored = load(tmp_path / "run"), restore(tmp_path / "run")
     assert float(restored.model.penalty) < float("inf")  # the head says something
     ids, order = restored.collection.videos.ids, tie_order(restored.collection.videos.ids)

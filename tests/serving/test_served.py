@@ -10,14 +10,16 @@ import torch
 from safetensors.numpy import load_file, save
 
 import dcdt
-from dcdt.data.collection import Documents, load_collection
-from dcdt.errors import UserError
-from dcdt.files import read_json, write_json
-from dcdt.registry import MODELS
-from dcdt.restore import restore
-from dcdt.serving.export import KINDS
-from dcdt.serving.parts import linear_query
-from dcdt.serving.recommender import ServedRecommender, load
+from dcdt.config.registry import MODELS
+from dcdt.data.beir import load_collection
+from dcdt.data.types import Documents
+from dcdt.serving.load import load
+from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.scorers import SCORERS
+from dcdt.serving.scorers.base import query_map
+from dcdt.training.checkpoint import restore
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json, write_json
 
 RIDGE = ("model=hybrid_towers",)
 RUNS = [
@@ -55,7 +57,7 @@ def names(overrides):
 def test_every_registered_model_has_a_run_here():
     tried = {read for overrides in RUNS for read in [overrides[0].removeprefix("model=")]}
     assert set(MODELS) <= tried
-    assert set(KINDS) <= set(MODELS)
+    assert {name for scorer in SCORERS.values() for name in scorer.models} <= set(MODELS)
 
 
 @pytest.mark.slow
@@ -63,7 +65,7 @@ def test_every_registered_model_has_a_run_here():
 def test_answers_have_the_scores_of_the_run_and_its_state_is_whole(make_run, overrides):
     folder = make_run(*overrides)
     served = dcdt.load(folder)
-    collection = load_collection(served.store.run.parents[1] / "small")
+    collection = load_collection(served.catalogue.run.parents[1] / "small")
     scored = pq.read_table(folder / "scores.parquet").to_pydict()
     wanted = {}
     for query, video, score in zip(scored["query_id"], scored["video_id"], scored["score"], strict=True):
@@ -87,7 +89,7 @@ def test_answers_have_the_scores_of_the_run_and_its_state_is_whole(make_run, ove
                     assert sum(part["attention"].values()) == pytest.approx(1, abs=1e-5)
             if "evidence" in item.why:
                 assert sum(item.why["evidence"].values()) == pytest.approx(item.score, abs=1e-6)
-            elif served.fusion is not None and served.fusion["kind"] == "convex":
+            elif served.manifest.fusion is not None and served.manifest.fusion.kind == "convex":
                 assert sum(part["share"] for part in item.why["parts"]) == pytest.approx(item.score, abs=1e-9)
 
 
@@ -99,7 +101,7 @@ def test_what_a_field_adds_sums_to_the_video_vector(make_run, overrides):
         return
     with torch.no_grad():
         vectors = restored.model.encode_videos(restored.tables.videos)
-        total = sum(restored.model.video_parts(restored.tables.videos).values())
+        total = sum(restored.model.field_contributions(restored.tables.videos).values())
     cosine = torch.nn.functional.cosine_similarity(vectors, total, dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
@@ -124,7 +126,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
     assert len(again) == n + 1 and again.recommend("span", 1000)[0] != before
     assert next(item.title for item in again.recommend("span", 1000)[0] if item.id == "new") == "span"
     again.delete(["new", "v3"])
-    assert served.store.refresh() == "changed"
+    assert served.catalogue.refresh() == "changed"
     for one in (served, again, ServedRecommender(folder)):
         assert {"new", "v3"}.isdisjoint(item.id for item in one.recommend("span", 1000)[0]) and len(one) == n - 1
 
@@ -133,7 +135,7 @@ def test_new_videos_are_found_edited_ones_change_and_deleted_ones_are_gone(own_c
 def test_an_added_video_scores_as_one_that_was_there_when_the_index_was_built(make_run, bench, tmp_path):
     """The towers, the words and the rounding are the same: only what leans on neighbours may differ."""
     served = load(make_run("model=hybrid"))
-    shutil.copytree(served.store.run, tmp_path / "run")
+    shutil.copytree(served.catalogue.run, tmp_path / "run")
     other = ServedRecommender(tmp_path / "run")
     videos = load_collection(bench / "small").videos
     row = videos.row_of["v4"]
@@ -158,10 +160,10 @@ def test_filters_k_and_abstaining(served):
     assert [len(answer) for answer in some] == [3, 3] and {item.id for item in some[0]} <= {"v1", "v2", "v3", "v4"}
     wanted = {item.id: item.score for item in everything}
     assert all(item.score == pytest.approx(wanted[item.id]) for item in some[0])  # a filter changes no score
-    value = served.threshold["value"]
+    value = served.manifest.threshold.value
     kept = served.recommend("rank of a basis", 1000, abstain=True)[0]
     assert [item.id for item in kept] == [item.id for item in everything if item.score >= value]
-    assert served.threshold["queries"] > 0 and 0 <= served.threshold["refused"] <= 1
+    assert served.manifest.threshold.queries > 0 and 0 <= served.manifest.threshold.rejected <= 1
 
 
 @pytest.mark.parametrize(
@@ -193,10 +195,10 @@ def test_what_cannot_be_asked_is_refused_in_words(served, arguments, said):
     ],
 )
 def test_changes_that_cannot_be_made_change_nothing(served, change, said):
-    before = served.store.pointer
+    before = served.catalogue.pointer
     with pytest.raises(UserError, match=said):
         change(served)
-    assert ServedRecommender(served.store.run).store.pointer == before
+    assert ServedRecommender(served.catalogue.run).catalogue.pointer == before
 
 
 HARMS = {
@@ -247,6 +249,15 @@ def test_a_corrupt_build_is_refused(own_copy, file):
         load(folder)
 
 
+@pytest.mark.parametrize("questions", [None, {"weights": "blocks"}], ids=["float32", "8-bit"])
+def test_a_build_of_0_1_is_of_another_version(own_copy, questions):
+    folder = own_copy("model=bm25")
+    path = next((folder / "serving").glob("*/model.json"))
+    write_json(path, {**read_json(path), "format": 2, "questions": questions})
+    with pytest.raises(UserError, match=rf"of another version\. Run: python -m dcdt\.index {folder} build$"):
+        load(folder)
+
+
 LINEAR = ["dcdt_ridge", "zero_shot_whitened", "hybrid_towers", "dcdt_history"]
 
 
@@ -255,7 +266,11 @@ LINEAR = ["dcdt_ridge", "zero_shot_whitened", "hybrid_towers", "dcdt_history"]
 def test_a_linear_query_tower_gives_what_its_graph_gives(make_run, model):
     served = load(make_run(f"model={model}"))
     asked = served.embed(["what a span is", "ranks and pivots"])
-    linear = [towers for towers in served.towers if towers.linear]
+    linear = [
+        scorer.towers
+        for scorer, manifest in zip(served.scorers, served.manifest.scorers, strict=True)
+        if "is_linear" in type(manifest).model_fields and manifest.is_linear
+    ]
     assert linear
     for towers in linear:
         np.testing.assert_allclose(towers.query(asked)[0], towers._query.run(None, {"vectors": asked})[0], atol=1e-6)
@@ -263,16 +278,16 @@ def test_a_linear_query_tower_gives_what_its_graph_gives(make_run, model):
 
 def test_a_query_map_that_is_not_the_tower_is_no_export(make_run):
     model = restore(make_run(*RIDGE)).model.second
-    assert linear_query(model)[0]
+    assert query_map(model)
     model.linear_query = lambda: 2 * model.query_map + 1
     with pytest.raises(UserError, match="off torch"):
-        linear_query(model)
+        query_map(model)
 
 
 def test_whoever_reads_the_description_of_a_build_reads_its_arrays(own_copy):
     folder = next((own_copy(*RIDGE) / "serving").glob("*/model.json")).parent
     modes = {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
-    assert len(modes) == 1 and "learned_1.safetensors" in {path.name for path in folder.iterdir()}
+    assert len(modes) == 1 and "arrays_1.safetensors" in {path.name for path in folder.iterdir()}
 
 
 ARRAYS = {
@@ -286,7 +301,7 @@ ARRAYS = {
 @pytest.mark.parametrize("harm", ARRAYS)
 def test_corrupt_arrays_of_a_tower_are_refused(own_copy, harm):
     folder = own_copy(*RIDGE)
-    path = next((folder / "serving").glob("*/learned_1.safetensors"))
+    path = next((folder / "serving").glob("*/arrays_1.safetensors"))
     change, said = ARRAYS[harm]
     path.write_bytes(change(load_file(path)))
     with pytest.raises(UserError, match=said):
@@ -294,11 +309,20 @@ def test_corrupt_arrays_of_a_tower_are_refused(own_copy, harm):
 
 
 DESCRIPTIONS = {
-    "a query tower of no kind": lambda model: [part.update(linear=1) for part in model["parts"]],
-    "a weight beyond any": lambda model: [part.update(lean=1e300) for part in model["parts"] if "lean" in part],
+    "a query tower of no kind": lambda model: [scorer.update(is_linear=1) for scorer in model["scorers"]],
+    "a weight beyond any": lambda model: [
+        scorer.update(neighbour_weight=1e300) for scorer in model["scorers"] if "neighbour_weight" in scorer
+    ],
     "an address that is none": lambda model: model.update(catalogue=0.5),
     "layers of layers": lambda model: model["embedder"].update(layer_weights=[1.0, [1.0]]),
-    "a part too many": lambda model: model["parts"].append(model["parts"][0]),
+    "a scorer too many": lambda model: model["scorers"].append(model["scorers"][0]),
+    "a scorer whose kind is a list": lambda model: model["scorers"][0].update(kind=["towers"]),
+    "an embedder whose name is a list": lambda model: model["embedder"].update(name=["local"]),
+    "a scorer of no kind": lambda model: model["scorers"][0].update(kind="os.system"),
+    "a field that no schema has": lambda model: model.update(command="touch /tmp/x"),
+    "a field of a scorer that its schema lacks": lambda model: model["scorers"][0].update(path="/etc"),
+    "a weight that is no share": lambda model: model["fusion"].update(weight=1.5),
+    "vectors of another width": lambda model: model["scorers"][1].update(width=7, query_width=7),
 }
 
 
@@ -330,13 +354,13 @@ def test_a_change_in_the_middle_of_an_answer_leaves_it_to_the_catalogue_it_began
     served = load(own_copy(*RIDGE))
     wanted = served.recommend("what is an eigenvector", 46)
     scorer = served.scorers[0]
-    ask = scorer.ask
+    score = scorer.score
 
-    def ask_and_change(question, view):
+    def score_and_change(query, view):
         served.add(Documents(["late"], ["an eigenvector"], ["what an eigenvector is"], [{}]))
-        return ask(question, view)
+        return score(query, view)
 
     with monkeypatch.context() as patched:
-        patched.setattr(scorer, "ask", ask_and_change)
+        patched.setattr(scorer, "score", score_and_change)
         assert served.recommend("what is an eigenvector", 46) == wanted
     assert "late" in {video.id for video in served.recommend("what is an eigenvector", 47)[0]}

@@ -1,0 +1,146 @@
+"""Schemas of the baselines, and the values that tuning draws from."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from dcdt.config.registry import FITTED, MODELS, UNTRAINED, Entry, SearchSpace, model_part
+from dcdt.config.validation import Count, Dropout, Fields, Width, schema
+from dcdt.models.config import TOWERS_SPACE
+
+Positive = Annotated[float, Field(gt=0)]
+BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
+
+
+@schema
+class ZeroShotConfig:
+    """Cosine of the frozen embeddings, field vectors summed."""
+
+    name: str
+    fields: Fields
+    whiten: Literal["none", "soft"]
+    history: Literal["none", "mean"] = "none"
+
+
+@schema
+class SingleTowerConfig:
+    """Joint towers over (query, field) pairs, one score a pair."""
+
+    name: str
+    fields: Fields
+    width: Width
+    dropout: Dropout
+
+
+@schema
+class BM25Config:
+    """Lexical matching."""
+
+    name: str
+    fields: Fields
+    backend: Literal["rank_bm25", "bm25s"]
+    variant: str
+    k1: Positive
+    b: Annotated[float, Field(ge=0, le=1)]
+    delta: Annotated[float, Field(ge=0)] | None
+    stem: bool
+    stop_words: bool
+
+    @field_validator("variant")
+    @classmethod
+    def _check_variant(cls, value: str, info: ValidationInfo) -> str:
+        choices = BM25_VARIANTS.get(str(info.data.get("backend")), (value,))
+        if value not in choices:
+            raise ValueError(f"choose one of {', '.join(choices)}, which backend={info.data['backend']} has.")
+        return value
+
+
+@schema
+class CollaborativeConfig:
+    """What learners with a similar history watched."""
+
+    name: str
+    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "popularity"]
+    factors: Count
+    regularization: Annotated[float, Field(ge=0)]
+    alpha: Positive
+    learning_rate: Positive
+    neighbours: Count
+
+
+@schema
+class HybridConfig:
+    """Fusion of the scores of two models, each with a configuration of its own."""
+
+    name: str
+    fusion: Literal["convex", "rrf"]
+    tune_on: Literal["val", "judged"]
+    k: Count
+    first: Annotated[Any, model_part("hybrid")]
+    second: Annotated[Any, model_part("hybrid")]
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields whose vectors either part reads."""
+        parts = (getattr(part, "fields", ["title", "text"]) for part in (self.first, self.second))
+        return list(dict.fromkeys(name for names in parts for name in names))
+
+
+SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1
+BM25_SPACE: SearchSpace = {
+    "model.variant": ["okapi", "l", "plus"],
+    "model.k1": [1.5, 0.8, 1.2, 2.0],
+    "model.b": [0.75, 0.4, 0.9],
+    "model.stop_words": [True, False],
+}
+NEIGHBOURS_SPACE: SearchSpace = {"model.neighbours": [20, 5, 10, 50, 100, 200, 400, 800]}
+COLLABORATIVE_SPACES: dict[str, SearchSpace] = {  # by model.kind
+    "als": {
+        "model.factors": [32, 8, 16, 64, 128],
+        "model.regularization": [0.1, 0.01, 1.0],
+        "model.alpha": [10.0, 1.0, 40.0],
+    },
+    "bpr": {
+        "model.factors": [32, 8, 16, 64, 128],
+        "model.regularization": [0.1, 0.01, 1.0],
+        "model.learning_rate": [0.01, 0.003, 0.03],
+    },
+    "cosine": NEIGHBOURS_SPACE,
+    "tfidf": NEIGHBOURS_SPACE,
+    "bm25": NEIGHBOURS_SPACE,
+    "popularity": {},
+}
+HYBRID_SPACE: SearchSpace = {  # beside the weight of fusion=convex, which every trial chooses for itself
+    "model.fusion": ["convex", "rrf"],
+    "model.first.variant": ["okapi", "l", "plus"],
+    "model.first.k1": [1.5, 0.8],
+    "model.first.b": [0.75, 0.4, 0.9],
+}
+HYBRID_HISTORY_SPACE: SearchSpace = {  # where model.first is collaborative
+    "model.fusion": ["convex", "rrf"],
+    "model.first.neighbours": NEIGHBOURS_SPACE["model.neighbours"],
+    "model.second.epochs": [5, 3, 8],
+    "model.second.dropout": [0.3, 0.1, 0.5],
+}
+
+
+def collaborative_space(model: Mapping[str, Any]) -> SearchSpace:
+    """What tuning draws from for collaborative of this kind."""
+    return COLLABORATIVE_SPACES[model.get("kind", "als")]
+
+
+def hybrid_space(model: Mapping[str, Any]) -> SearchSpace:
+    """What tuning draws from for a hybrid of these parts."""
+    first = model.get("first")
+    history = isinstance(first, Mapping) and first.get("name") == "collaborative"
+    return HYBRID_HISTORY_SPACE if history else HYBRID_SPACE
+
+
+MODELS.entries |= {
+    "zero_shot": Entry(ZeroShotConfig, "baselines.zero_shot:ZeroShot", reads=UNTRAINED),
+    "single_tower": Entry(SingleTowerConfig, "baselines.single_tower:SingleTower", SINGLE_TOWER_SPACE),
+    "bm25": Entry(BM25Config, "baselines.bm25:BM25", BM25_SPACE, UNTRAINED, reads_tuned=FITTED),
+    "collaborative": Entry(CollaborativeConfig, "baselines.collaborative:Collaborative", collaborative_space, FITTED),
+    "hybrid": Entry(HybridConfig, "baselines.hybrid:Hybrid", hybrid_space, FITTED),
+}

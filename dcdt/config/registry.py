@@ -1,0 +1,233 @@
+"""The named options of the configuration: which schema each has and, of models, losses and samplers, which class.
+
+A configuration names an entry here and can name nothing else, so that a stranger's run is data.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from threading import RLock
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, ValidationInfo
+
+from dcdt.config.plugins import VARIABLE, load_plugin, plugin_names
+from dcdt.config.validation import validate
+from dcdt.utils.errors import UserError
+
+SearchSpace = Mapping[str, list[Any]]  # keys of the configuration, each with the values that tuning draws from
+BUILT_IN = (
+    *("dcdt.models.config", "baselines.config", "dcdt.losses.config", "dcdt.samplers.config"),
+    *("dcdt.data.config", "dcdt.embeddings.config", "dcdt.training.config"),
+)
+TRAINED = frozenset({"loss", "sampler", "batch_size", "optimizer", "train_queries"})
+FITTED = frozenset({"train_queries"})  # in closed form, or chosen by validation queries, which go along
+UNTRAINED: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One option of a group.
+
+    Attributes:
+        schema: of its configuration.
+        target: its class, or where to import it from, as `package.module:Class`; None where nothing is made from it.
+        search_space: of tuning, or what makes it from the model's configuration.
+        reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
+        reads_tuned: the same where several configurations are compared.
+    """
+
+    schema: type
+    target: str | type | None = None
+    search_space: SearchSpace | Callable[[Mapping[str, Any]], SearchSpace] | None = None
+    reads: frozenset[str] = TRAINED
+    reads_tuned: frozenset[str] | None = None
+
+
+class Table(Mapping[str, Entry]):
+    """The entries of a group by name, in the order of their registration; the built-in ones are there when needed."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def __getitem__(self, name: str) -> Entry:
+        load()
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        load()
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        load()
+        return len(self.entries)
+
+
+GROUPS = {
+    name: Table()
+    for name in ("model", "loss", "sampler", "data", "split", "embedder", "optimizer", "trainer", "logger")
+}
+SINGLE = Table()  # groups of which there is one option alone, by the group's name
+OPEN_GROUPS = ("model", "loss", "sampler", "embedder", "optimizer")  # which a user can add to
+MODELS, LOSSES, SAMPLERS, OPTIMIZERS = (GROUPS[name] for name in ("model", "loss", "sampler", "optimizer"))
+
+
+class _Loading:
+    """Whether what registers itself has been imported; plugins may look at the tables while they are."""
+
+    done = False
+    lock = RLock()
+
+
+def load() -> None:
+    """Import the modules that register what comes with the package, then the plugins, once.
+
+    Raises:
+        UserError: a plugin cannot be imported.
+    """
+    with _Loading.lock:
+        if _Loading.done:
+            return
+        _Loading.done = True
+        try:
+            for module in BUILT_IN:
+                import_module(_installed(module))
+            for name in plugin_names():
+                load_plugin(name)
+        except BaseException:
+            _Loading.done = False
+            raise
+
+
+def register(
+    group: str,
+    name: str,
+    schema: type,
+    search_space: SearchSpace | None = None,
+    reads: Iterable[str] = TRAINED,
+) -> Callable[[type], type]:
+    """Register the class that follows as `group=name`, as a plugin does (docs/extending.md).
+
+    Args:
+        group: model, loss, sampler, embedder or optimizer.
+        name: of the option; its configuration has it as `name`.
+        schema: of its configuration, a class under `dcdt.config.schema` with a field `name`.
+        search_space: of a model: keys of the configuration, each with the values that tuning draws from.
+        reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
+
+    Raises:
+        UserError: the group or the schema is invalid, or the name is taken.
+    """
+    load()
+    if group not in OPEN_GROUPS:
+        raise UserError(f"no {group} can be registered; choose one of {', '.join(OPEN_GROUPS)}.")
+    if "name" not in getattr(schema, "__pydantic_fields__", ()):
+        raise UserError(f"{schema!r} is no schema; write @schema of dcdt.config above it, and the field `name: str`.")
+
+    def add(cls: type) -> type:
+        taken = GROUPS[group].entries.get(name)
+        if taken is not None and getattr(taken.target, "__module__", None) != cls.__module__:
+            raise UserError(f"{group}={name} is there already; give yours another name.")
+        GROUPS[group].entries[name] = Entry(schema, cls, search_space, frozenset(reads))
+        return cls
+
+    return add
+
+
+def _installed(module: str) -> str:
+    """The name of a module: the baselines lie beside dcdt/ in a checkout and inside it when installed."""
+    inside = module.startswith("baselines.") and find_spec("dcdt.baselines") is not None
+    return f"dcdt.{module}" if inside else module
+
+
+def look_up(table: Table, name: str) -> Any:  # noqa: ANN401 - classes of several kinds
+    """The class registered under `name`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    target = table[name].target
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(_installed(module)), attribute)
+
+
+def name_of(table: Table, cls: type) -> str:
+    """The name that a class is registered under; what is built in is not imported to find out."""
+    path = f"{cls.__module__}:{cls.__name__}"
+    return next(name for name, entry in table.items() if entry.target is cls or _path_of(entry) == path)
+
+
+def _path_of(entry: Entry) -> str | None:
+    """The module and class of what is built in."""
+    return _installed(entry.target) if isinstance(entry.target, str) else None
+
+
+def choose(table: Table, name: object, key: str, choices: Sequence[str] | None = None) -> Entry:
+    """The entry that a configuration names, of all or of some.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    choices = list(table) if choices is None else choices
+    if not isinstance(name, str) or name not in choices:
+        remedy = f"\nIf it is a plugin's, name that: export {VARIABLE}=my_plugin.py, or install its package."
+        is_open = isinstance(name, str) and any(table is GROUPS[group] for group in OPEN_GROUPS)
+        raise UserError(f"{key}.name is {name!r}; choose one of {', '.join(choices)}.{remedy if is_open else ''}")
+    return table[name]
+
+
+def model_part(*without: str, only: tuple[str, ...] = ()) -> BeforeValidator:
+    """What reads the configuration of a model inside another one, such as model.first.
+
+    Args:
+        without: models that cannot stand there.
+        only: those that can, if it is not all the others.
+    """
+
+    def read(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any model's configuration
+        key = f"{(info.context or {}).get('key', 'model')}.{info.field_name}"
+        if isinstance(value, tuple(entry.schema for entry in MODELS.values())):
+            return value
+        name = value.get("name") if isinstance(value, dict) else value
+        entry = choose(MODELS, name, key, [one for one in only or MODELS if one not in without])
+        if not isinstance(value, dict):
+            raise UserError(f"{key}={name} sets no model; choose a part as model@{key}={name}.")
+        return validate(entry.schema, value, key)
+
+    return BeforeValidator(read)
+
+
+def search_space(name: str, model: Mapping[str, Any] | None = None) -> SearchSpace:
+    """The values that tuning draws from; empty where a model has nothing to tune.
+
+    Args:
+        name: of the model.
+        model: its configuration, which decides for some what is read.
+    """
+    space = MODELS[name].search_space if name in MODELS else None
+    return (space(model or {}) if callable(space) else space) or {}
+
+
+def reads(model: object, trials: object = 1) -> frozenset[str]:
+    """Which of loss, sampler, batch_size, optimizer and train_queries (split.train_queries) a model's scores depend on.
+
+    Args:
+        model: its configuration; what is no model known here reads all of them.
+        trials: how many configurations are compared, by the validation queries.
+
+    >>> sorted(reads({"name": "dcdt_ridge"})), sorted(reads({"name": "bm25"})), sorted(reads({"name": "bm25"}, 2))
+    (['train_queries'], [], ['train_queries'])
+    """
+    try:
+        name = model.get("name") if isinstance(model, Mapping) else None
+    except OmegaConfBaseException:  # refused where the configuration is checked
+        name = None
+    entry = MODELS.get(str(name))
+    if entry is None:
+        return TRAINED
+    tuned = entry.reads_tuned if isinstance(trials, int) and trials > 1 else None
+    return entry.reads if tuned is None else tuned

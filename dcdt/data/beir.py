@@ -1,0 +1,313 @@
+"""Read a collection in BEIR layout: videos, queries and graded judgments.
+
+Files of a collection folder: `corpus.jsonl` (`_id`, `title`, `text`, optional `metadata`), `queries.jsonl` (`_id`,
+`text`, optional `metadata`), `qrels/*.tsv` (`query-id`, `corpus-id`, `score`) and, optionally, `collection.yaml`
+(`positive_grade`, `languages`, `simulated`). Any BEIR data set drops in. Without queries.jsonl, `interactions.csv`
+(`user_id`, `item_id`, `timestamp`) is enough: each learner's next video is then to be predicted.
+"""
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcdt.data.next_video import next_video_queries
+from dcdt.data.types import Collection, Documents, Judgments, Rows
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
+from dcdt.utils.text import join_names, one_line, pluralize
+from dcdt.utils.yaml import read_yaml
+
+MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
+MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
+SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
+
+
+def load_collection(path: str | Path) -> Collection:
+    """Read and check a collection folder.
+
+    Raises:
+        UserError: a file is missing or a line is invalid, with file and line.
+
+    A folder with interactions.csv and without queries.jsonl has one query a learner: which video is watched next?
+    """
+    folder = Path(path)
+    if not os.path.isfile(folder / "corpus.jsonl"):  # also false for an invalid path
+        raise UserError(
+            f"{folder} is not a collection: it has no corpus.jsonl.\n"
+            "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
+        )
+    has_questions = (folder / "queries.jsonl").is_file()
+    if not has_questions and not (folder / "interactions.csv").is_file():
+        raise UserError(
+            f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
+            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
+        )
+    settings = _read_settings(folder / "collection.yaml")
+    empty: set[str] = set()
+    videos = read_videos(folder / "corpus.jsonl", empty)
+    excluded, left_out = None, []
+    if empty:
+        left_out.append(
+            f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text: left out of every run."
+        )
+    if has_questions:
+        queries = _read_queries(folder / "queries.jsonl")
+        judgments, given_sides, unknown = _read_qrels(folder / "qrels", queries, videos, empty)
+        if unknown:
+            count = pluralize(len(unknown), "judgment is", "judgments are")
+            left_out.append(f"{count} of an unknown id and left out, the first at {unknown[0]}.")
+    else:
+        queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
+        given_sides = {}
+    collection = Collection(
+        path=folder,
+        name=str(settings.get("name", folder.resolve().name)),
+        videos=videos,
+        queries=queries,
+        judgments=judgments,
+        given_sides=given_sides,
+        positive_grade=float(settings.get("positive_grade", 1)),
+        languages=[str(language) for language in settings.get("languages", [])],
+        simulated=[str(source) for source in settings.get("simulated", [])],
+        has_questions=has_questions,
+        excluded=excluded,
+        left_out=tuple(left_out),
+    )
+    if not len(collection.positives):
+        raise UserError(
+            f"{folder}: no judgment reaches positive_grade {collection.positive_grade:g}; "
+            "lower positive_grade in collection.yaml or add judgments."
+        )
+    return collection
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    settings = read_yaml(path)
+    unknown = sorted(settings.keys() - set(SETTING_KEYS))
+    if unknown:
+        raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTING_KEYS)}.")
+    grade = settings.get("positive_grade", 1)
+    if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
+        raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
+    for key in ("languages", "simulated"):
+        if not isinstance(settings.get(key, []), list):
+            raise UserError(f"{path}: {key} must be a list, such as [en].")
+    return settings
+
+
+def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Read number and text of the lines of a UTF-8 file, with line ends; blank lines only if `blank`.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not UTF-8.
+    """
+    number = 0
+    try:
+        with path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if blank or line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read line number and object of each line of a JSON-lines file that is not blank.
+
+    Raises:
+        UserError: a line is not a JSON object, with file and line.
+    """
+    for number, line in read_lines(path):
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        yield number, record
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Read line number, id and record of each line; ids are unique and not empty."""
+    first: dict[str, int] = {}
+    for number, record in read_json_lines(path):
+        identifier = record.get("_id")
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
+            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
+        name = _check_encodable(str(identifier).strip(), f"{path}:{number}")
+        if any(unicodedata.category(char) == "Cc" for char in name):
+            raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
+        if name in first:
+            raise UserError(
+                f"{path}:{number}: the id '{one_line(name)}' is already used at line {first[name]}; ids are unique."
+            )
+        first[name] = number
+        yield number, name, record
+
+
+def _read_text(record: dict[str, Any], key: str, location: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{location}: '{key}' is {type(value).__name__}; it must be a text.")
+    return _check_encodable(value.strip(), location)
+
+
+def _check_encodable(text: str, location: str) -> str:
+    """Refuse a text with a lone surrogate, which JSON can escape but UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{location}: lone surrogate (\\u{ord(text[error.start]):x}) in {text[:60]!r}.") from error
+    return text
+
+
+def _read_metadata(record: dict[str, Any], location: str) -> dict[str, Any]:
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise UserError(f"{location}: 'metadata' is {type(metadata).__name__}; it must be an object.")
+    try:
+        _check_encodable(json.dumps(metadata, ensure_ascii=False), location)
+    except RecursionError as error:
+        raise UserError(f"{location}: 'metadata' is nested too deeply.") from error
+    return metadata
+
+
+def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
+    """Read the videos of a file in the layout of corpus.jsonl.
+
+    Args:
+        path: of the file.
+        empty: filled with the ids of videos without text, which are left out; None: they are refused.
+
+    Raises:
+        UserError: a line is invalid, with file and line.
+    """
+    documents = Documents([], [], [], [])
+    for number, name, record in _records(path):
+        location = f"{path}:{number}"
+        title, text = _read_text(record, "title", location), _read_text(record, "text", location)
+        if not title and not text:
+            if empty is None:
+                raise UserError(
+                    f"{location}: the video '{one_line(name)}' has neither title nor text; give it one or remove it."
+                )
+            empty.add(name)
+            continue
+        documents.ids.append(name)
+        documents.titles.append(title)
+        documents.texts.append(text)
+        documents.metadata.append(_read_metadata(record, location))
+    if not documents.ids:
+        raise UserError(f"{path} holds no video{' with a word' if empty else ''}.")
+    return documents
+
+
+def _read_queries(path: Path) -> Documents:
+    documents = Documents([], [], [], [])
+    for number, name, record in _records(path):
+        location = f"{path}:{number}"
+        text = _read_text(record, "text", location)
+        if not text:
+            raise UserError(
+                f"{location}: the query '{one_line(name)}' is empty; give it a text or remove it and its judgments."
+            )
+        documents.ids.append(name)
+        documents.titles.append("")
+        documents.texts.append(text)
+        documents.metadata.append(_read_metadata(record, location))
+    if not documents.ids:
+        raise UserError(f"{path} holds no query.")
+    return documents
+
+
+def _read_qrels(
+    folder: Path, queries: Documents, videos: Documents, empty: set[str]
+) -> tuple[Judgments, dict[str, Rows], list[str]]:
+    """Read judgments, the queries of each file, and the locations of judgments with unknown ids, left out."""
+    files = sorted(folder.glob("*.tsv"))
+    if not files:
+        raise UserError(f"{folder} has no judgments (*.tsv with query-id, corpus-id, score).")
+    query_rows: list[int] = []
+    video_rows: list[int] = []
+    grades: list[float] = []
+    first_location: dict[tuple[int, int], str] = {}
+    given_sides: dict[str, Rows] = {}
+    unknown: list[str] = []
+    for path in files:
+        start = len(query_rows)
+        for number, line in read_lines(path):
+            columns = line.rstrip("\r\n").split("\t")
+            if (
+                number == 1
+                and len(columns) == 3
+                and not _is_number(columns[2])
+                and columns[0].strip() not in queries.row_of
+            ):
+                continue  # BEIR's header
+            location = f"{path}:{number}"
+            query, video, grade = _parse_judgment(columns, location)
+            pair = queries.row_of.get(query, -1), videos.row_of.get(video, -1)
+            if -1 in pair:
+                if video not in empty:
+                    missing = (
+                        f"query id '{one_line(query)}' is not in queries"
+                        if pair[0] < 0
+                        else f"video id '{one_line(video)}' is not in corpus"
+                    )
+                    unknown.append(f"{location}: the {missing}.jsonl")
+                continue
+            if pair in first_location:
+                raise UserError(f"{location}: this pair was judged already at {first_location[pair]}.")
+            first_location[pair] = f"{path.name}:{number}"
+            query_rows.append(pair[0])
+            video_rows.append(pair[1])
+            grades.append(grade)
+        given_sides[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
+    if len(unknown) > MAX_UNKNOWN_FRACTION * (len(unknown) + len(grades)):
+        raise UserError(f"{unknown[0]} ({len(unknown)} of {len(unknown) + len(grades)} judgments are of unknown ids).")
+    judgments = Judgments(
+        np.array(query_rows, dtype=np.int64), np.array(video_rows, dtype=np.int64), np.array(grades, dtype=np.float32)
+    )
+    return judgments, given_sides, unknown
+
+
+def _parse_judgment(columns: Sequence[str], location: str) -> tuple[str, str, float]:
+    if len(columns) != 3:
+        raise UserError(
+            f"{location}: {len(columns)} columns; three are needed, separated by tabs: query-id, corpus-id, score."
+        )
+    query, video, grade = (column.strip() for column in columns)
+    return query, video, parse_grade(grade, "score", location)
+
+
+def parse_grade(text: str, name: str, location: str) -> float:
+    """Parse the grade of a judgment: 0 is not relevant, higher is better.
+
+    Raises:
+        UserError: it is not a finite number, or above MAX_GRADE.
+    """
+    if not _is_number(text):
+        problem = f"{location}: the {name} '{one_line(text)}' is not a finite number"
+        raise UserError(f"{problem}; 0 is not relevant, higher is better.")
+    if abs(float(text)) > MAX_GRADE:
+        raise UserError(f"{location}: the {name} '{one_line(text)}' is out of range; at most {MAX_GRADE:,} is read.")
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

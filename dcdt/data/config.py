@@ -1,0 +1,40 @@
+"""Schemas of collections and splits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from dcdt.config.registry import GROUPS, Entry
+from dcdt.config.validation import schema
+
+
+@schema
+class DataConfig:
+    """Where the collection and its vectors are."""
+
+    name: str
+    path: str
+    cache: str
+
+
+@schema
+class SplitConfig:
+    """How queries are divided; `index` picks the fold (or the repeat)."""
+
+    name: str
+    index: int
+    n_folds: Annotated[int, Field(ge=1)]
+    part: Literal["open", "sealed", "all"]
+    train_queries: Annotated[int, Field(ge=1)] | None = None
+    train_on: Literal["all", "judged", "weak"] = "all"
+
+    @field_validator("n_folds")
+    @classmethod
+    def _check_folds(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("name") == "folds" and value < 2:
+            raise ValueError("it must be a number of at least 2.")
+        return value
+
+
+GROUPS["data"].entries |= dict.fromkeys(("linear_algebra", "files"), Entry(DataConfig))
+GROUPS["split"].entries |= dict.fromkeys(("query", "folds", "video", "time", "paper"), Entry(SplitConfig))

@@ -1,0 +1,255 @@
+"""Turn exported tables into the records of a collection; every error names file and line."""
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from dcdt.data.beir import parse_grade
+from dcdt.data.table_reader import Row, cell_text, find_column, read_rows
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import join_names, one_line
+
+COLUMN_NAMES = {  # common names of a column, by role
+    "id": ("_id", "id", "video_id", "item_id", "course_id", "doc_id", "youtube_id"),
+    "title": ("title", "name", "video_title"),
+    "text": ("text", "description", "abstract", "summary", "body"),
+    "query-id": ("query_id", "_id", "id", "qid"),
+    "query": ("query", "question", "text", "search"),
+    "video": ("video_id", "corpus_id", "item_id", "course_id", "video", "doc_id", "_id", "id"),
+    "item": ("item_id", "video_id", "course_id", "item", "video", "doc_id"),
+    "grade": ("grade", "score", "relevance", "label"),
+    "asker": ("user_id", "learner_id", "user", "learner", "asker"),
+    "asked": ("timestamp", "time", "asked_at", "date", "created_at"),
+    "user": ("user_id", "learner_id", "user", "learner", "student_id"),
+    "time": ("timestamp", "time", "watched_at", "date", "created_at"),
+}
+Record = dict[str, Any]
+Names = dict[str, str]  # column by role, as the user named them
+
+
+@dataclass
+class ImportedRecords:
+    """The records of a collection read so far.
+
+    Attributes:
+        videos, queries: records of corpus.jsonl and queries.jsonl by id.
+        grades: of (query id, video id).
+        watches: user id, video id, seconds.
+        warnings: what may be unintended, a sentence each.
+    """
+
+    videos: dict[str, Record] = field(default_factory=dict)
+    queries: dict[str, Record] = field(default_factory=dict)
+    grades: dict[tuple[str, str], float] = field(default_factory=dict)
+    watches: list[tuple[str, str, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[str] | None = None) -> None:
+    """Read the videos of a file: id, title, description, and the other columns (or those to keep) as metadata.
+
+    Raises:
+        UserError: no column of ids, of titles or descriptions; an id is empty or occurs twice; a video has no text.
+    """
+    rows, columns = _read_table(path)
+    of_id, of_title, of_text = (_column(columns, names, role) for role in ("id", "title", "text"))
+    if of_id is None or (of_title is None and of_text is None):
+        missing = [role for role, column in (("id", of_id), ("title", of_title), ("text", of_text)) if column is None]
+        raise _missing_column(path, columns, missing)
+    others = [column for column in columns if column and column not in (of_id, of_title, of_text)]
+    metadata_columns = others if keep is None else [find_column(columns, column, (), "--keep") for column in keep]
+    first_location: dict[str, str] = {}
+    for location, row in rows:
+        name = cell_text(row.get(of_id))
+        if not name:
+            raise UserError(f"{location}: the id in column '{one_line(of_id)}' is empty; every video needs one.")
+        if name in first_location:
+            raise UserError(
+                f"{location}: the id '{one_line(name)}' is already used at {first_location[name]}; ids are unique."
+            )
+        first_location[name] = location
+        title, text = (cell_text(row.get(column)) if column else "" for column in (of_title, of_text))
+        if not title and not text:
+            raise UserError(
+                f"{location}: the video '{one_line(name)}' has neither title nor description; give it one or remove it."
+            )
+        metadata = {
+            column: value
+            for column in metadata_columns
+            if (value := _metadata_value(row.get(str(column)))) not in (None, "", [])
+        }
+        records.videos[name] = {"_id": name, "title": title, "text": text} | (
+            {"metadata": metadata} if metadata else {}
+        )
+    if not records.videos:
+        raise UserError(f"{path} holds no video.")
+
+
+def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
+    """Read queries and, where a column names a video, one judgment a row.
+
+    Rows with the same query id (without such a column: the same text) are one query. A pair that is judged twice keeps
+    its highest grade; without a column of grades each row is a 1.
+
+    Raises:
+        UserError: no column of queries, an empty query, two texts under one id, an unknown video, a grade or a time
+            that cannot be read.
+    """
+    rows, columns = _read_table(path)
+    of_text = _required_column(path, columns, names, "query")
+    used_columns = {of_text}
+    of_id = _column(columns, names, "query-id", used_columns)
+    of_video = _column(columns, names, "video", used_columns | {str(of_id)})
+    of_grade, of_user, of_time = (_column(columns, names, role) for role in ("grade", "asker", "asked"))
+    by_text: dict[str, str] = {}
+    repeated = 0
+    for location, row in rows:
+        text = cell_text(row.get(of_text))
+        if not text:
+            raise UserError(
+                f"{location}: the query in column '{one_line(of_text)}' is empty; give it a text or remove the row."
+            )
+        name = cell_text(row.get(of_id)) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
+        if not name:
+            raise UserError(f"{location}: the query id in column '{one_line(of_id)}' is empty; every query needs one.")
+        record = records.queries.setdefault(name, {"_id": name, "text": text})
+        if record["text"] != text:
+            raise UserError(
+                f"{location}: the query id '{one_line(name)}' is used above with another text; one id, one text."
+            )
+        metadata: Record = {"user_id": cell_text(row.get(of_user))} if of_user else {}
+        if of_time and cell_text(row.get(of_time)):
+            metadata["timestamp"] = parse_time(row[of_time], location)
+        if metadata:
+            record.setdefault("metadata", metadata)
+        video = cell_text(row.get(of_video)) if of_video else ""
+        if video:
+            grade = parse_grade(cell_text(row.get(of_grade)) if of_grade else "1", "grade", location)
+            _check_known_video(records, video, location)
+            repeated += (name, video) in records.grades
+            records.grades[name, video] = max(grade, records.grades.get((name, video), grade))
+    if repeated:
+        records.warnings.append(f"{path}: pairs judged more than once: {repeated}; the highest grade is kept.")
+    total, judged = len(records.queries), len({query for query, _ in records.grades})
+    if judged < total:
+        records.warnings.append(f"{path}: queries without a judgment: {total - judged} of {total}; they are left out.")
+
+
+def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None:
+    """Read interactions; those of videos that the catalogue lacks are left out and counted.
+
+    Raises:
+        UserError: a column is missing, a user is empty, a time cannot be read, or no watch is of a known video.
+    """
+    rows, columns = _read_table(path)
+    of_user, of_item, of_time = (_required_column(path, columns, names, role) for role in ("user", "item", "time"))
+    unknown: list[tuple[str, str]] = []
+    for location, row in rows:
+        user, item = cell_text(row.get(of_user)), cell_text(row.get(of_item))
+        if not user:
+            raise UserError(f"{location}: the learner in column '{one_line(of_user)}' is empty.")
+        if item not in records.videos:
+            unknown.append((item, location))
+            continue
+        records.watches.append((user, item, parse_time(row.get(of_time), location)))
+    if not records.watches:
+        raise UserError(f"{path}: none of its {len(rows)} rows is about a known video; is --item-column right?")
+    if unknown:
+        item, location = unknown[0]
+        first = f"'{one_line(item)}' at {location}"
+        records.warnings.append(f"{path}: watches of unknown videos left out: {len(unknown)}, first {first}.")
+
+
+def parse_time(value: Any, location: str) -> float | int:  # noqa: ANN401 - whatever a cell holds
+    """Parse a time in seconds: a number as it is, else a date or date and time in ISO 8601 (UTC by default).
+
+    Raises:
+        UserError: neither a finite number nor such a date.
+
+    >>> parse_time("1700000000", "a.csv:2"), parse_time("1970-01-01T01:00:00+01:00", "a.csv:3")
+    (1700000000, 0)
+    >>> parse_time("1970-01-02", "a.csv:4")
+    86400
+    """
+    text = cell_text(value)
+    try:
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+        when = value if isinstance(value, datetime) else None
+        number = float(text) if when is None and _is_number(text) else None
+        if number is None:
+            when = when or datetime.fromisoformat(text)
+            number = when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f"{location}: the time '{one_line(text)}' is neither a number of seconds nor a date "
+            "such as 2026-01-31T12:00:00."
+        )
+    return int(number) if number.is_integer() else number
+
+
+def _read_table(path: Path) -> tuple[list[Row], list[str]]:
+    """Read all rows of a file and the columns that any of them has."""
+    rows = list(read_rows(path))
+    if not rows:
+        raise UserError(f"{path} holds no row below its header.")
+    return rows, list(dict.fromkeys(column for _, row in rows for column in row))
+
+
+def _column(columns: list[str], names: Names, role: str, used: set[str] | None = None) -> str | None:
+    free = [column for column in columns if column not in (used or ())]
+    return find_column(
+        free if names.get(role) is None else columns, names.get(role), COLUMN_NAMES[role], f"--{role}-column"
+    )
+
+
+def _required_column(path: Path, columns: list[str], names: Names, role: str) -> str:
+    column = _column(columns, names, role)
+    if column is None:
+        raise _missing_column(path, columns, [role])
+    return column
+
+
+def _missing_column(path: Path, columns: list[str], roles: list[str]) -> UserError:
+    """Make the error for roles without a column, all at once, so that one more try is enough."""
+    options = " ".join(f"--{role}-column NAME" for role in roles)
+    quoted = " or ".join(f"'{role}'" for role in roles)
+    return UserError(f"{path}: no column {quoted} among {join_names(columns)}.\nName the columns: {options}")
+
+
+def _check_known_video(records: ImportedRecords, video: str, location: str) -> None:
+    if video not in records.videos:
+        raise UserError(
+            f"{location}: the video '{one_line(video)}' is not among the {len(records.videos)} videos; "
+            "correct or remove this row."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _metadata_value(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
+    """Convert a cell to JSON: texts that are numbers to numbers, dates to text, NaN to null."""
+    if isinstance(value, str):
+        text = value.strip()
+        for kind in (int, float):
+            try:
+                if str(kind(text)) == text and math.isfinite(kind(text)):
+                    return kind(text)
+            except ValueError:
+                continue
+        return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [_metadata_value(item) for item in value]
+    return value if isinstance(value, bool | int | float) or value is None else str(value)

@@ -1,0 +1,123 @@
+"""Read the rows of an exported table: CSV, TSV, JSON lines or Parquet, each with its location."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcdt.data.beir import read_json_lines, read_lines
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import join_names, one_line
+
+Row = tuple[str, dict[str, Any]]  # location ("videos.csv:12") and the values by column
+SEPARATORS = (",", ";", "\t", "|")
+MAX_CELL_CHARS = 10_000_000  # of a CSV cell; more means an unclosed quote
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read every row of a file, whose format is that of its ending: .csv, .tsv, .jsonl or .parquet.
+
+    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line.
+
+    Raises:
+        UserError: the file is missing, has another ending, or a row is invalid, with its location.
+    """
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_json,
+        ".ndjson": _read_json,
+        ".parquet": _read_parquet,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: the ending '{path.suffix}' is not known; give .csv, .tsv, .jsonl or .parquet.")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    return reader(path)
+
+
+def find_column(columns: Sequence[str], requested: str | None, common_names: Sequence[str], option: str) -> str | None:
+    """Find a column: the requested one, else the first of the common names, whatever its case.
+
+    Raises:
+        UserError: the requested column does not exist.
+
+    >>> find_column(["Nr", "Course Name"], "course name", (), "--title-column")
+    'Course Name'
+    """
+    if requested is not None:
+        matches = [column for column in columns if column.casefold() == requested.strip().casefold()]
+        if requested not in columns and len(matches) != 1:
+            raise UserError(
+                f"{option} '{one_line(requested)}': there is no such column; the file has: {join_names(columns)}."
+            )
+        return requested if requested in columns else matches[0]
+    by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
+    return next((by_name[name] for name in common_names if name in by_name), None)
+
+
+def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
+    r"""Convert a cell to text on one line; NaN and None become empty.
+
+    >>> cell_text("  two\n lines "), cell_text(3.0), cell_text(["a", "b"]), cell_text(None)
+    ('two lines', '3', 'a, b', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(cell_text(item) for item in value)
+    return " ".join(str(value).split())
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    number = 0
+    lines = (line for _, line in read_lines(path, blank=True))
+    try:
+        first = next(lines, "")
+        separator = max(SEPARATORS, key=first.count)
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        _check_header(path, header)
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+        for row in reader:
+            number = reader.line_num + 1  # after the header
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
+            yield f"{path}:{number}", dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV after line {max(number, 1)} ({error}).") from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not any(header):
+        raise UserError(f"{path}:1: the first line must name the columns; it is empty.")
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}:1: the column '{one_line(twice[0])}' occurs twice; name each once.")
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    for number, record in read_json_lines(path):
+        yield f"{path}:{number}", record
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", record
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8, odd dates
+        reason = one_line(error, 160)
+        raise UserError(f"{path}: not readable as Parquet after row {number} ({reason}).") from error

@@ -1,0 +1,1 @@
+"""The embedding cache, the embedders that fill it, and tables of its vectors."""

@@ -1,0 +1,104 @@
+"""Load the vectors of a collection from the cache into tensors."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.types import Collection
+from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.config import EmbedderConfig
+from dcdt.embeddings.fill import fill
+from dcdt.embeddings.providers import space_of
+from dcdt.utils.errors import UserError
+from dcdt.utils.precision import HALF_DTYPES
+
+FROZEN_FIELDS = ("title", "text")
+
+
+def load_tables(
+    collection: Collection,
+    fields: Sequence[str],
+    embedder: EmbedderConfig,
+    cache_folder: str,
+    progress: bool = True,
+    dtype: torch.dtype = torch.float32,
+    mapped: bool = False,
+) -> Tables:
+    """Load the vectors of all queries and of every field of all videos; missing ones are embedded first.
+
+    Args:
+        collection: texts.
+        fields: the model's.
+        embedder: makes the vectors that are missing.
+        cache_folder: of the vectors.
+        progress: whether to show the progress of embedding.
+        dtype: of the vectors; half precision halves the memory.
+        mapped: keep the vectors in a memory-mapped file, for catalogues larger than the memory.
+
+    Raises:
+        UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
+    """
+    frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
+    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
+    query_texts = collection.queries.texts if collection.has_questions else []
+    texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
+    remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
+    cache = VectorCache(cache_folder, space_of(embedder), remedy)
+    fill(cache, texts, embedder, progress)
+    width, n = cache.space.dimensions, len(collection.videos)
+    map_folder = Path(cache_folder) if mapped else None
+    if query_texts:
+        queries = allocate((len(query_texts), width), dtype)
+        _read_vectors(cache, [query_texts], queries)
+    else:
+        queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
+    videos = allocate((len(fields), n, width), dtype, map_folder)
+    for layer, name in zip(videos, fields, strict=True):
+        _read_vectors(cache, [field_texts[name]], layer)
+    summed = allocate((n, width), dtype, map_folder)
+    _read_vectors(cache, [field_texts[name] for name in frozen], summed)
+    return Tables(queries, videos, normalise_rows(summed) if dtype in HALF_DTYPES else summed, fields)
+
+
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:
+    """Allocate an empty tensor, in memory or in a temporary file of a folder, deleted with the last reference.
+
+    Raises:
+        UserError: the folder has too little space.
+    """
+    if folder is None:
+        return torch.empty(shape, dtype=dtype)
+    size = math.prod(shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size * dtype.itemsize:
+        raise UserError(
+            f"trainer.mapped=true needs {size * dtype.itemsize / 2**30:.1f} GB in {folder}; free: {free / 2**30:.1f}."
+            "\nMake room, or name another folder: data.cache=FOLDER"
+        )
+    handle, name = tempfile.mkstemp(prefix=".tables.", suffix=".tmp", dir=folder)
+    os.close(handle)
+    tensor = torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
+    os.unlink(name)  # the map keeps it as long as the tensor
+    return tensor
+
+
+def normalise_rows(vectors: Tensor) -> Tensor:
+    """Normalise vectors (N, D) in place, block by block."""
+    for block in torch.split(vectors, BLOCK):
+        block.copy_(nn.functional.normalize(block.float(), dim=-1))
+    return vectors
+
+
+def _read_vectors(cache: VectorCache, columns: Sequence[Sequence[str]], table: Tensor) -> None:
+    """Fill a table (n, D) with the sum of the vectors of several texts each, block by block."""
+    for start in range(0, len(table), BLOCK):
+        blocks = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
+        table[start : start + BLOCK] = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)

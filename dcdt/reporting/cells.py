@@ -1,0 +1,165 @@
+"""Cells of a report's tables: a number with its interval, for ranking metrics and for the pair protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcdt.evaluation.statistics import bootstrap_interval, mean_over_runs, spread
+from dcdt.runs.reader import PairScores, Run
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+PAIR_METRICS = ("accuracy", "precision", "recall", "f1", "auroc")
+N_RESAMPLES, CHUNK = 2_000, 500  # of the pair protocol
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell: a value with its interval and its spread over runs, NaN if unknown, and its format."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    spread: float = NAN
+    digits: int = 3
+    signed: bool = False
+    best: bool = False
+    floor: bool = False  # print what rounds to zero as "<0.001", for p-values
+
+    def text(self, value: float | None = None) -> str:
+        """Format a value, by default the cell's own, at the precision of the cell.
+
+        >>> Number(0.12345).text(), Number(0.5, signed=True).text()
+        ('0.123', '+0.500')
+        >>> Number(0.00001, digits=4, floor=True).text()
+        '<0.0001'
+        """
+        printed = self.value if value is None else value
+        if self.floor and 0 < printed < 0.5 * 10**-self.digits:
+            return f"<{10**-self.digits:.{self.digits}f}"
+        return f"{printed:{'+' if self.signed else ''}{',' if self.digits == 0 else ''}.{self.digits}f}"
+
+
+def per_query(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> dict[str, float]:
+    """Compute each query's mean over seeds, and over folds if it was tested more than once, by id.
+
+    Args:
+        runs: the finished runs of a variant.
+        metric: such as `mrr`.
+        side: `test` or an extra side.
+        kind: only queries of this kind.
+        warm: only rows where the query was warm, cold or mixed.
+    """
+    ids: list[str] = []
+    values: list[float] = []
+    for scores in (run.sides[side] for run in runs if side in run.sides):
+        rows = zip(scores.ids, scores.kinds, scores.warm, scores.values[metric], strict=True)
+        for name, its_kind, its_warm, value in rows:
+            if (not kind or its_kind == kind) and (not warm or its_warm == warm):
+                ids.append(name)
+                values.append(float(value))
+    if not ids:
+        return {}
+    names, means = mean_over_runs(ids, values)
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def ranking_cell(runs: Sequence[Run], metric: str, side: str = "test", kind: str = "", warm: str = "") -> Number | None:
+    """Compute the mean over unique queries, its bootstrap interval, and the spread over runs; None without a query."""
+    values = list(per_query(runs, metric, side, kind, warm).values())
+    if not values:
+        return None
+    by_run = [per_query([run], metric, side, kind, warm).values() for run in runs]
+    means = [float(np.mean(list(values_of_run))) for values_of_run in by_run if values_of_run]
+    return Number(float(np.mean(values)), *bootstrap_interval(values), spread(means))
+
+
+def pair_cells(runs: Sequence[Run]) -> dict[str, Number]:
+    """Compute accuracy, precision, recall, F1 and AUROC of the pair protocol; empty if a run has no pairs.
+
+    The test pairs of all folds are pooled per seed, each accepted or not at its own run's threshold, and the seeds are
+    averaged. AUROC compares only pairs that one run scored: the scores of two folds' models are on two scales.
+    Intervals resample unique queries with all their pairs.
+    """
+    if any(run.pairs is None or not len(run.pairs.labels) for run in runs):
+        return {}
+    seeds: dict[int, list[PairScores]] = {}
+    for run in runs:
+        assert run.pairs is not None
+        seeds.setdefault(run.seed, []).append(run.pairs)
+    queries = sorted({name for seed_pairs in seeds.values() for pairs in seed_pairs for name in pairs.queries})
+    row_of = {name: row for row, name in enumerate(queries)}
+    pools = [_FoldPool([_QueryCounts(pairs, row_of) for pairs in seed_pairs]) for seed_pairs in seeds.values()]
+    values = _mean_over_seeds(pools, None)[:, 0]
+    single = {
+        run.folder: _mean_over_seeds([_FoldPool([_QueryCounts(run.pairs, row_of)])], None)[:, 0]
+        for run in runs
+        if run.pairs
+    }
+    generator, resampled = np.random.default_rng(0), []
+    for start in range(0, N_RESAMPLES if len(queries) > 1 else 0, CHUNK):
+        size = min(CHUNK, N_RESAMPLES - start)
+        drawn = generator.integers(0, len(queries), (size, len(queries)))
+        drawn += np.arange(size)[:, None] * len(queries)
+        weights = np.bincount(drawn.ravel(), minlength=size * len(queries)).reshape(size, -1).astype(np.float64)
+        resampled.append(_mean_over_seeds(pools, weights))
+    cells = {}
+    for i, name in enumerate(PAIR_METRICS):
+        ends = (NAN, NAN)
+        if resampled:
+            low, high = np.nanquantile(np.concatenate([sample[i] for sample in resampled]), [0.025, 0.975])
+            ends = (float(low), float(high))
+        cells[name] = Number(float(values[i]), *ends, spread([float(run_values[i]) for run_values in single.values()]))
+    return cells
+
+
+class _QueryCounts:
+    """The pairs of one run counted by query, so that a resample of queries is a product with weights."""
+
+    def __init__(self, pairs: PairScores, row_of: dict[str, int]) -> None:
+        rows = np.array([row_of[name] for name in pairs.queries])  # (m,)
+        self.rows, index = np.unique(rows, return_inverse=True)  # (q,), (m,)
+        n, labels, accepted = len(self.rows), pairs.labels, pairs.accepted
+        cases = (labels & accepted, ~labels & accepted, labels & ~accepted, ~labels & ~accepted)
+        self.cases = np.stack([np.bincount(index[case], minlength=n) for case in cases], axis=1)  # (q, 4)
+        self.wins = np.zeros((n, n))  # positives of one query over negatives of another, ties half
+        negatives, negative_index = pairs.scores[~labels], index[~labels]
+        for score, query in zip(pairs.scores[labels], index[labels], strict=True):
+            won = (negatives < score) + 0.5 * (negatives == score)
+            self.wins[query] += np.bincount(negative_index, weights=won, minlength=n)
+        self.positives, self.negatives = (np.bincount(index[case], minlength=n) for case in (labels, ~labels))
+
+
+class _FoldPool:
+    """The pairs of all folds of one seed."""
+
+    def __init__(self, folds: list[_QueryCounts]) -> None:
+        self.folds = folds
+
+    def metrics(self, weights: Floats | None) -> Floats:
+        """Compute the five metrics (5, r) with query weights (r, Q); None: each query once."""
+        fold_weights = [
+            np.ones((1, len(fold.rows))) if weights is None else weights[:, fold.rows] for fold in self.folds
+        ]
+        weighted_folds = list(zip(fold_weights, self.folds, strict=True))  # (r, q) weights and counts of one fold
+        cases = np.sum([w @ fold.cases for w, fold in weighted_folds], axis=0)  # (r, 4)
+        wins = np.sum([((w @ fold.wins) * w).sum(1) for w, fold in weighted_folds], axis=0)  # (r,)
+        duels = np.sum([(w @ fold.positives) * (w @ fold.negatives) for w, fold in weighted_folds], axis=0)  # (r,)
+        hits, false, missed, right = cases.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack(
+                [
+                    (hits + right) / cases.sum(1),
+                    hits / np.maximum(hits + false, 1),
+                    hits / np.maximum(hits + missed, 1),
+                    2 * hits / np.maximum(2 * hits + false + missed, 1),
+                    wins / duels,
+                ]
+            )
+
+
+def _mean_over_seeds(pools: list[_FoldPool], weights: Floats | None) -> Floats:
+    mean: Floats = np.mean([pool.metrics(weights) for pool in pools], axis=0)
+    return mean

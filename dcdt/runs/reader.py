@@ -1,0 +1,235 @@
+"""Read the folders of runs, finished or not; errors name the file."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dcdt.config.renames import normalise
+from dcdt.runs.folder import RunFiles
+from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
+from dcdt.utils.text import one_line
+from dcdt.utils.yaml import read_yaml
+
+Floats = NDArray[np.float64]
+FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
+MAX_ERROR_CHARS = 200
+_PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
+
+
+@dataclass(frozen=True)
+class SideScores:
+    """Per-query values of one side in one run: n ids, their kinds and warmth, and (n,) values by metric."""
+
+    ids: list[str]
+    kinds: list[str]
+    warm: list[str]
+    values: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The pair protocol of one run: for each of m pairs its query, label, score and whether the score is accepted."""
+
+    queries: list[str]
+    labels: NDArray[np.bool_]
+    scores: Floats
+    accepted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: its path.
+        status: finished, failed, not applicable, or did not finish (killed, or still running).
+        config: the resolved configuration.
+        error: first line of what went wrong, without this machine's paths.
+        metrics, provenance, cost: as in the files of those names; empty unless finished.
+        sides: per-query values by side, without validation.
+        pairs: the pair protocol of the test side, or None.
+        history: loss and validation per epoch.
+        trials: configurations compared on validation.
+    """
+
+    folder: Path
+    status: str
+    config: dict[str, Any]
+    error: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    sides: dict[str, SideScores] = field(default_factory=dict)
+    pairs: PairScores | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    trials: int = 1
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.config["model"]["name"])
+
+    @property
+    def fold(self) -> int:
+        """Index of its division of the collection."""
+        return _integer(self.config["split"]["index"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of initialisation and sampling."""
+        return _integer(self.config["seed"])
+
+
+def _integer(value: object) -> int:
+    """A fold or a seed; -1 where the value of a failed job is no integer."""
+    return value if isinstance(value, int) else -1
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read every run in these folders, each a run's or a sweep's; sorted, each once.
+
+    Raises:
+        UserError: a folder holds no run, none has finished, or a file of a finished run is missing or corrupt.
+    """
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        for path in _run_paths(folder):
+            paths.setdefault(path.resolve(), path)
+    runs = [_read(path) for path in paths.values()]
+    if not any(run.status == FINISHED for run in runs):
+        first = next((f"; {run.folder.name}: {run.error}" for run in runs if run.error), "")
+        raise UserError(f"none of the {len(runs)} runs has finished, so there is nothing to report{first}")
+    return sorted(runs, key=lambda run: (run.model, run.fold, run.seed, str(run.folder)))
+
+
+def _run_paths(folder: Path) -> list[Path]:
+    """The folder itself where it is a run, else its runs."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder.\nGive the folder of a run or of a sweep (outputs/sweeps/NAME).")
+    paths = [folder] if _is_run(folder) else sorted(child for child in folder.iterdir() if _is_run(child))
+    if not paths:
+        raise UserError(
+            f"{folder} holds no run: neither it nor a folder in it has a config.yaml or status.json.\n"
+            "Give the folder of a run or of a sweep (outputs/sweeps/NAME)."
+        )
+    return paths
+
+
+def _is_run(folder: Path) -> bool:
+    files = RunFiles(folder)
+    return files.status.is_file() or files.config.is_file()
+
+
+def _read(folder: Path) -> Run:
+    files = RunFiles(folder)
+    facts = _guarded(files.status, _parsed) if files.status.is_file() else {"status": "running"}
+    status = {
+        "finished": FINISHED,
+        "failed": FAILED,
+        "not_applicable": NOT_APPLICABLE,
+        "running": UNFINISHED,
+    }.get(str(facts.get("status")))
+    if status is None:
+        raise UserError(f"{files.status} is corrupt: its status is {facts.get('status')!r}.")
+    config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
+    if status != FINISHED:
+        return Run(folder, status, config, first_line(str(facts.get("error", ""))))
+    return Run(
+        folder,
+        status,
+        config,
+        metrics=_guarded(files.metrics, lambda path: numbers(_parsed(path))),
+        provenance=_guarded(files.provenance, lambda path: check_provenance(_parsed(path))),
+        cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
+        sides=_guarded(files.per_query, _per_query),
+        pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
+        history=_guarded(files.history, _history) if files.history.is_file() else [],
+        trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
+    )
+
+
+def first_line(error: str) -> str:
+    r"""The first line of a message, cut to a length, with absolute paths cut to their last component.
+
+    >>> first_line("UserError: /home/me/data/khan has no queries.jsonl.\nAdd one.")
+    'UserError: khan has no queries.jsonl.'
+    """
+    line = _PATH.sub(r"\1", (error.splitlines() or [""])[0].strip())
+    return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 1]}…"
+
+
+T = TypeVar("T")
+
+
+def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+    """Read a file, converting errors to UserError with its name.
+
+    Raises:
+        UserError: it is missing or corrupt.
+    """
+    try:
+        return read(path)
+    except FileNotFoundError:
+        reason = "is missing, though the run is marked as finished"
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        reason = f"is corrupt ({one_line(error, 120)})"
+    raise UserError(f"{path} {reason}.\nDelete the run's folder and repeat the command that made it.")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    value = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _per_query(path: Path) -> dict[str, SideScores]:
+    columns = ["query_id", "split", "kind", "warm", "metric", "value"]
+    table = pq.read_table(path, columns=columns)
+    sides = {}
+    for side in sorted(set(table["split"].unique().to_pylist()) - {"val"}):
+        rows = table.filter(pc.equal(table["split"], side))
+        by_metric = {name: rows.filter(pc.equal(rows["metric"], name)) for name in rows["metric"].unique().to_pylist()}
+        first = next(iter(by_metric.values()))
+        ids = first["query_id"].to_pylist()
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"a query of side {side} stands twice")
+        values = {}
+        for name, metric_rows in by_metric.items():
+            if metric_rows["query_id"].to_pylist() != ids:
+                raise ValueError(f"{name} of side {side} is of other queries than {next(iter(by_metric))}")
+            values[name] = metric_rows["value"].to_numpy().astype(np.float64)
+            if not np.isfinite(values[name]).all():
+                raise ValueError(f"{name} of side {side} holds values that are not finite")
+        sides[side] = SideScores(ids, first["kind"].to_pylist(), first["warm"].to_pylist(), values)
+    if "test" not in sides:
+        raise ValueError("it holds no test side")
+    return sides
+
+
+def _pairs(path: Path) -> PairScores:
+    table = pq.read_table(path, columns=["query_id", "label", "score", "accepted"])
+    scores = table["score"].to_numpy().astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    labels, accepted = (table[name].to_numpy().astype(np.bool_) for name in ("label", "accepted"))
+    queries = table["query_id"].to_pylist()
+    if not all(isinstance(name, str) for name in queries):
+        raise ValueError("the id of a query is no text")
+    return PairScores(queries, labels, scores, accepted)
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]

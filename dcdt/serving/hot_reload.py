@@ -1,0 +1,84 @@
+"""A recommender that follows its run while it serves: a changed index, another build, or another run behind a link.
+
+Answers are given from the state in memory until the new one is complete. What cannot be read is logged, and the old
+state goes on answering.
+"""
+
+import logging
+import threading
+from pathlib import Path
+
+from dcdt.serving.layout import read_pointer
+from dcdt.serving.load import load
+from dcdt.utils.errors import UserError
+
+log = logging.getLogger("dcdt.serve")
+POLL_SECONDS = 0.5
+
+
+class ReloadingRecommender:
+    """The current recommender of a run.
+
+    Args:
+        run: the run's folder, or a link that may be pointed to another one.
+        threads: of the embedder.
+        engine: `memory` or `lance`.
+
+    Attributes:
+        served: the recommender that answers.
+        error: why the run cannot be followed at the moment; None while it can.
+
+    Raises:
+        UserError: the run cannot be served to begin with.
+    """
+
+    def __init__(self, run: Path, threads: int = 0, engine: str = "memory") -> None:
+        self.run, self.threads, self.engine = run, threads, engine
+        self.error: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._load(run.resolve())
+
+    def start(self) -> None:
+        """Begin to follow in a thread."""
+        self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def refresh(self) -> None:
+        """Take over what changed since the last time."""
+        try:
+            target = self.run.resolve()
+            state = self.served.catalogue.refresh() if target == self.target else "other"
+            if state == "other":
+                if read_pointer(target) is None:  # a service that only reads builds nothing
+                    raise UserError(f"{target} has no index; make it: python -m dcdt.index {target} build")
+                self._load(target)
+            if state != "same":
+                pointer = self.served.catalogue.pointer
+                facts = {"build": pointer.build, "version": pointer.version, "videos": len(self.served)}
+                log.info("index changed", extra={"facts": facts})
+            self.error = None
+        except (UserError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            if reason != self.error:
+                log.error("the index cannot be followed: %s", reason)
+            self.error = reason
+
+    def _load(self, target: Path) -> None:
+        """Load a run and what is loaded at first use, so that no question waits for it."""
+        served = load(target, log.info, self.threads, self.engine)
+        served.recommend("warm up", 1)
+        self.served, self.target = served, target
+
+    def _follow(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            try:
+                self.refresh()
+            except Exception:  # whatever it is, the service goes on answering
+                log.exception("following failed")

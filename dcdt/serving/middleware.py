@@ -1,0 +1,62 @@
+"""Middleware around every HTTP request: a line of log, the headers of every answer, an answer to every error."""
+
+import logging
+import time
+from urllib.parse import parse_qs
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("dcdt.serve")
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+
+
+class RequestLog:
+    """ASGI middleware; a plain one, since Starlette's `BaseHTTPMiddleware` starts tasks of its own for each request.
+
+    Args:
+        app: the application.
+        max_question_chars: of the question `q` that are logged; 0: none.
+    """
+
+    def __init__(self, app: ASGIApp, max_question_chars: int = 0) -> None:
+        self.app, self.max_question_chars = app, max_question_chars
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status, is_lost = time.perf_counter(), 0, False
+
+        async def send_logged(message: Message) -> None:
+            nonlocal status, is_lost
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            try:
+                await send(message)
+            except Exception:  # the other side is gone, or what it sent was no whole request
+                is_lost = True
+                raise
+
+        try:
+            await self.app(scope, receive, send_logged)
+        except Exception:
+            if is_lost:
+                log.info("a connection was lost", extra={"facts": {"path": scope["path"]}})
+                return
+            log.exception("a request failed")
+            if status:  # the answer has begun
+                raise
+            failure = JSONResponse({"detail": "the service met an error of its own; it is logged"}, 500)
+            await failure(scope, receive, send_logged)
+        facts = {
+            "path": scope["path"],
+            "status": status,
+            "milliseconds": round(1000 * (time.perf_counter() - started), 2),
+        }
+        query = parse_qs(scope["query_string"].decode("latin-1")) if self.max_question_chars else {}
+        if "q" in query:
+            facts["question"] = query["q"][0][: self.max_question_chars]
+        log.info("request", extra={"facts": facts})

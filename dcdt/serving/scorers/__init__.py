@@ -1,0 +1,12 @@
+"""One file a kind of model that can be served; a new kind is a subclass of `Scorer`, and a line here."""
+
+from dcdt.serving.scorers.base import Scorer
+from dcdt.serving.scorers.bm25 import BM25Scorer
+from dcdt.serving.scorers.collaborative import CollaborativeScorer
+from dcdt.serving.scorers.history import HistoryScorer
+from dcdt.serving.scorers.single_tower import SingleTowerScorer
+from dcdt.serving.scorers.towers import TowersScorer
+
+SCORERS: dict[str, type[Scorer]] = {
+    scorer.kind: scorer for scorer in (TowersScorer, HistoryScorer, SingleTowerScorer, BM25Scorer, CollaborativeScorer)
+}

@@ -1,0 +1,1 @@
+"""Build, fit, tune and restore a model."""

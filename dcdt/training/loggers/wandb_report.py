@@ -1,0 +1,139 @@
+"""A report on W&B: one run with its tables, tests and figures, and a run for each row, which a workspace sorts."""
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from dcdt.reporting.cells import Number
+from dcdt.reporting.render import csv_wide
+from dcdt.reporting.table_types import Table
+from dcdt.reporting.tables import Report
+from dcdt.runs.folder import RunFiles
+from dcdt.runs.reader import Run
+from dcdt.training.loggers.wandb import start_run
+from dcdt.training.loggers.wandb_key import mode_of, offline_subject
+from dcdt.utils.files import read_json
+from dcdt.utils.redaction import redact_values
+
+log = logging.getLogger("dcdt")
+RUN_KEYS = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
+
+
+def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
+    """Send a report to the group of the sweep's runs, into their directory: a run `report`, and one for each row.
+
+    A report that is made again is another run: nothing can be added to one that is closed or offline.
+
+    Args:
+        report: the tables of the runs.
+        folder: the sweep's folder (or a run's).
+        figures: PNG files by name; those that do not exist are left out.
+
+    Raises:
+        UserError: W&B refuses.
+    """
+    runs = [run for variant in report.variants for run in variant.runs]
+    logger, group = report.best.runs[0].config["logger"], folder.resolve().name
+    common = {"project": logger.get("project") or "dcdt", "entity": logger.get("entity"), "group": group}
+    values = row_values(report)
+    tables = {f"tables/{table.name}": table for table in (*report.tables, report.failures, report.cost) if table.rows}
+    images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items() if path.is_file()}
+    summary = {f"{label}/{key}": value for label, row in values.items() for key, value in row.items()}
+    summarised = [report.metric, "difference", "p"]
+    summary = {key: value for key, value in summary.items() if _stem(key) in summarised} | {"best": report.best.label}
+    mode = mode_of_report(runs)
+    for variant in (variant for variant in report.variants if variant.runs):
+        config = {key: value for key, value in variant.runs[0].config.items() if key not in RUN_KEYS}
+        config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
+        name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
+        config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
+        facts = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
+        mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
+    mode = _send(  # last, so that the newest run is the report
+        folder,
+        mode,
+        {name: _table(table) for name, table in tables.items()} | images,
+        summary,
+        name=f"report_{group}",
+        job_type="report",
+        notes="\n".join([report.tables[0].caption, *report.tables[0].notes]),
+        config={"facts": report.facts, "primary_metric": report.metric},
+        **common,
+    )
+    if mode == "offline":
+        files, subject = folder / "wandb", offline_subject("the report", logger.get("mode"))
+        log.warning(
+            "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", subject, files, files
+        )
+
+
+def row_values(report: Report) -> dict[str, dict[str, Any]]:
+    """Mean, interval and number of queries of each row, and its difference to zero_shot (else the best) with its p."""
+    against = (report.reference or report.best).label
+    rows = {}
+    for row in report.tables[0].rows:
+        facts: dict[str, Any] = {"n": int(str(row.cells["n"]))} if "n" in row.cells else {}
+        for key, cell in row.cells.items():
+            if isinstance(cell, Number) and not key.startswith("reported_"):
+                facts |= _ends(key, cell)
+        for one in report.comparisons:
+            if (one.model, one.reference) == (row.name, against):
+                facts |= _ends("difference", one.difference)
+                facts |= {"p": one.adjusted, "verdict": one.verdict, "against": against}
+        rows[row.name] = facts
+    return rows
+
+
+def _ends(key: str, cell: Number) -> dict[str, float]:
+    ends = {key: cell.value, f"{key}_low": cell.low, f"{key}_high": cell.high}
+    return {name: value for name, value in ends.items() if value == value}
+
+
+def _stem(key: str) -> str:
+    return key.rpartition("/")[2].removesuffix("_low").removesuffix("_high")
+
+
+def mode_of_report(runs: list[Run]) -> Any:  # noqa: ANN401 - wandb's literal
+    """The mode of a report: offline where a run is, so that both are in one folder; else as for a new run."""
+    modes = {run.config["logger"].get("mode") for run in runs}
+    modes |= {read_json(RunFiles(run.folder).wandb).get("mode") for run in runs}
+    return "offline" if "offline" in modes else mode_of("auto")
+
+
+def _send(
+    folder: Path,
+    mode: Any,  # noqa: ANN401 - wandb's literal
+    media: dict[str, Any],
+    summary: dict[str, Any],
+    **facts: Any,  # noqa: ANN401 - wandb's
+) -> Any:  # noqa: ANN401 - wandb's literal
+    """Log one run from start to end; returns its mode."""
+    run, mode = start_run(folder, mode, False, console=False, machine=False, **facts)
+    try:
+        if media:
+            run.log(media)
+        run.summary.update(summary)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish(exit_code=0)
+    return mode
+
+
+def _table(table: Table) -> wandb.Table:
+    """A table with a column for each value and for the ends of its interval, as in the CSV file."""
+    head, *rows = csv.reader(io.StringIO(csv_wide(table)))
+    columns = [_numbers([row[i] for row in rows]) for i in range(len(head))]
+    return wandb.Table(list(head), [list(row) for row in zip(*columns, strict=True)])
+
+
+def _numbers(texts: list[str]) -> list[Any]:
+    """A column of numbers where every text in it is one, else of texts; empty ones are missing."""
+    try:
+        return [float(text) if text else None for text in texts]
+    except ValueError:
+        return [text or None for text in texts]

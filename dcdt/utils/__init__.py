@@ -1,0 +1,1 @@
+"""Files, errors, redaction, text and YAML: independent of the field."""

@@ -1,0 +1,100 @@
+"""Read and write files; writes are atomic."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dcdt.utils.redaction import redact
+
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # with the full-width forms of East Asia
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which takes its place when the block ends without an error.
+
+    The rename is atomic on POSIX, so a reader (or a kill) sees the old file or the new one, never half of one.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the error names `path`, and the old file stays.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:  # a write that fails names no file, and a temporary name says nothing to the user
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically, without the secrets of the environment."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(redact(text), encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+    """Write `value` as indented JSON to `path` atomically; NaN becomes null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def escape_cell(text: str) -> str:
+    r"""Escape a text for a CSV cell: one line that no spreadsheet takes for a formula.
+
+    >>> escape_cell("=HYPERLINK(1)"), escape_cell("\t@SUM(A1)"), escape_cell("dcdt")
+    ("'=HYPERLINK(1)", "'@SUM(A1)", 'dcdt')
+    """
+    line = " ".join(text.split())
+    return f"'{line}" if line.startswith(FORMULA_STARTS) else line
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON object in `path`; {} if there is none."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON can say
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

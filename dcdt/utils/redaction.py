@@ -1,0 +1,99 @@
+"""Redact the keys and tokens of the environment from logs, files and the terminal."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+SECRET_NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
+MIN_SECRET_CHARS = 8  # shorter values occur in too many other words
+MASK = "***"
+
+
+def secret_values() -> list[str]:
+    """Return the values of environment variables that are named like a secret, the longest first."""
+    named = (value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name))
+    return sorted({value for value in named if len(value) >= MIN_SECRET_CHARS}, key=lambda value: -len(value))
+
+
+def redact(text: str) -> str:
+    """Replace every secret of the environment in a text.
+
+    >>> os.environ["DOCTEST_API_KEY"] = "sk-of-the-doctest"
+    >>> redact("Authorization: Bearer sk-of-the-doctest")
+    'Authorization: Bearer ***'
+    >>> del os.environ["DOCTEST_API_KEY"]
+    """
+    for value in secret_values():
+        text = text.replace(value, MASK)
+    return text
+
+
+def redact_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can hold
+    """Replace every secret in the texts of plain lists and dictionaries."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact_values(key): redact_values(item) for key, item in value.items()}
+    return [redact_values(item) for item in value] if isinstance(value, list) else value
+
+
+class RedactedStream:
+    """A text stream that redacts secrets.
+
+    Args:
+        stream: to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text without secrets; return its number of characters."""
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write every line without secrets."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Refuse a secret on the command line: it would become part of folder names, which are not redacted.
+
+    Raises:
+        SystemExit: an argument holds a secret (exit code 2).
+    """
+    if any(redact(text) != text for text in arguments):
+        print(  # noqa: T201 - the command's own message
+            "error: the command line holds a key. Leave it out: keys are read from the environment only.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def redact_output() -> None:
+    """Redact what this process prints, with tracebacks and logs; nothing changes if no secret is set."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if secret_values() and stream is not None and not isinstance(stream, RedactedStream):
+            setattr(sys, name, RedactedStream(stream))
+
+
+@contextmanager
+def unredacted() -> Iterator[None]:
+    """Restore the original streams inside the block: whatever hooks their `write` then gets redacted text."""
+    guards = {name: stream for name in ("stdout", "stderr") if isinstance(stream := getattr(sys, name), RedactedStream)}
+    for name, guard in guards.items():
+        setattr(sys, name, guard._stream)
+    try:
+        yield
+    finally:
+        for name, guard in guards.items():
+            setattr(sys, name, guard)

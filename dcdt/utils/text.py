@@ -1,0 +1,42 @@
+"""Format numbers and names in messages."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+
+def pluralize(n: int, singular: str, plural: str | None = None) -> str:
+    """Format a number with its noun, and its verb if one follows.
+
+    >>> pluralize(1, "video"), pluralize(2000, "query is", "queries are")
+    ('1 video', '2,000 queries are')
+    """
+    return f"{n:,} {singular if n == 1 else plural or f'{singular}s'}"
+
+
+def format_number(value: float) -> str:
+    """Format a number as on a command line.
+
+    >>> [format_number(value) for value in (1e30, 1e4, 200.0, 0.001, 3e-07, 1.25e-8, float("inf"))]
+    ['1e30', '1e4', '200', '0.001', '3e-7', '1.25e-8', 'inf']
+    """
+    if float(value).is_integer() and abs(value) < 10_000:
+        return str(int(value))
+    return str(Decimal(repr(float(value))).normalize()).lower().replace("e+", "e").replace("infinity", "inf")
+
+
+def one_line(text: object, max_chars: int = 80) -> str:
+    r"""Convert a value to text on one line of at most `max_chars` characters.
+
+    >>> one_line("two\nlines"), one_line(ValueError("no number"), 4)
+    ('two lines', 'no n')
+    """
+    return " ".join(str(text).split())[:max_chars]
+
+
+def join_names(names: Iterable[str]) -> str:
+    r"""Join names, each shortened by `one_line`.
+
+    >>> join_names(["width", "two\nlines"])
+    'width, two lines'
+    """
+    return ", ".join(one_line(name) for name in names)

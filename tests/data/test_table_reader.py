@@ -1,0 +1,78 @@
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcdt.data.table_reader import SEPARATORS, find_column, read_rows
+from dcdt.utils.errors import UserError
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).map(
+    lambda text: f"{text}."  # never blank, never a number
+)
+TABLES = st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6)
+
+
+@given(table=TABLES, separator=st.sampled_from(SEPARATORS))
+def test_what_the_csv_module_writes_is_read_back_whatever_the_separator(tmp_path_factory, table, separator):
+    path = tmp_path_factory.mktemp("rows") / "videos.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as lines:
+        csv.writer(lines, delimiter=separator).writerows([("a", "b", "c"), *table])
+    assert [tuple(row.values()) for _, row in read_rows(path)] == table
+
+
+def test_the_same_rows_in_every_format(tmp_path):
+    rows = [{"id": "1", "title": "a, b"}, {"id": "2", "title": 'two\nlines "quoted"'}]
+    with (tmp_path / "v.tsv").open("w", newline="") as lines:
+        csv.writer(lines, delimiter="\t").writerows([("id", "title"), *(tuple(row.values()) for row in rows)])
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "v.parquet")
+    for name in ("v.tsv", "v.jsonl", "v.parquet"):
+        assert [row for _, row in read_rows(tmp_path / name)] == rows
+
+
+def test_a_place_is_the_line_where_a_row_ends(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text('id,title\n1,"two\nlines"\n\n2,b\n')
+    assert [place for place, _ in read_rows(path)] == [f"{path}:3", f"{path}:5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("v.xlsx", b"", r"the ending '.xlsx' is not known; give .csv, .tsv, .jsonl or .parquet"),
+        ("v.csv", b"id,title\n1,a,b\n", r"v.csv:2: 3 columns; the header names 2"),
+        ("v.csv", b"id,id\n1,a\n", r"v.csv:1: the column 'id' occurs twice"),
+        ("v.csv", b"", r"v.csv:1: the first line must name the columns"),
+        ("v.csv", b'id,title\n1,"never closed\n', r"v.csv: not CSV after line 1"),
+        ("v.csv", b"id,title\n1,caf\xe9\n", r"v.csv:2: not UTF-8"),
+        ("v.jsonl", b'{"id": 1}\n[1]\n', r"v.jsonl:2: a JSON object is needed, got list"),
+        ("v.jsonl", b'{"id": 1}\n{"id"\n', r"v.jsonl:2: not a JSON object"),
+        ("v.parquet", b"PAR1 not really", r"v.parquet: not readable as Parquet after row 0"),
+    ],
+)
+def test_what_is_no_table_is_told_with_its_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_rows(tmp_path / name))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"none.csv: there is no such file"):
+        read_rows(tmp_path / "none.csv")
+
+
+def test_columns_are_found_by_usual_names_in_any_case_and_by_the_name_given():
+    columns = ["Video-ID", " Title ", "blurb"]
+    assert find_column(columns, None, ("id", "video_id"), "--id-column") == "Video-ID"
+    assert find_column(columns, None, ("title",), "--title-column") == " Title "
+    assert find_column(columns, "blurb", ("text",), "--text-column") == "blurb"
+    assert find_column(columns, None, ("text",), "--text-column") is None
+    assert find_column(columns, "Blurb ", ("text",), "--text-column") == "blurb"
+    with pytest.raises(UserError, match=r"--text-column 'words': there is no such column; the file has: Video-ID"):
+        find_column(columns, "words", ("text",), "--text-column")
+    with pytest.raises(UserError, match=r"--text-column 'AA': there is no such column"):
+        find_column(["Aa", "aA"], "AA", ("text",), "--text-column")

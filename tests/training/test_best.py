@@ -1,0 +1,59 @@
+from types import SimpleNamespace
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from support import quiet_trainer
+from torch import nn
+
+from dcdt.training.callbacks.best import BestWeights
+
+
+def play(values, sanity=False, before=None):
+    """Validations with these values; the only weight of the model is the number of the epoch.
+
+    `before` is the value of a validation ahead of the fit, with the weight -1.
+    """
+    model, best = nn.Linear(1, 1, bias=False), BestWeights("val/mrr")
+    if before is not None:
+        nn.init.constant_(model.weight, -1)
+        trainer = SimpleNamespace(
+            sanity_checking=False,
+            callback_metrics={"val/mrr": torch.tensor(before)},
+            current_epoch=0,
+            state=SimpleNamespace(fn=TrainerFn.VALIDATING),
+        )
+        best.on_validation_end(trainer, model)
+    for epoch, value in enumerate(values):
+        nn.init.constant_(model.weight, epoch)
+        metrics = {} if value is None else {"val/mrr": torch.tensor(value)}
+        state = SimpleNamespace(fn=TrainerFn.FITTING)
+        trainer = SimpleNamespace(sanity_checking=sanity, callback_metrics=metrics, current_epoch=epoch, state=state)
+        best.on_validation_end(trainer, model)
+    best.on_fit_end(quiet_trainer(), model)
+    return best, model.weight.item()
+
+
+def test_the_best_weights_are_put_back():
+    best, weight = play([0.1, 0.4, 0.3])
+    assert (best.epoch, round(best.value, 6), weight) == (1, 0.4, 1)
+
+
+def test_the_first_of_equals_stays():
+    best, weight = play([0.1, 0.4, 0.4, 0.4])
+    assert (best.epoch, weight) == (1, 1)
+
+
+def test_validations_that_are_not_numbers_do_not_count():
+    best, weight = play([float("nan"), 0.2, float("nan")])
+    assert (best.epoch, weight) == (1, 1)
+
+
+def test_without_any_validation_the_last_weights_stay():
+    for best, weight in (play([None, None]), play([0.3, 0.2], sanity=True)):
+        assert (best.epoch, weight) == (-1, 1)
+
+
+def test_the_untrained_model_stays_where_no_epoch_is_better():
+    for before, kept in ((0.5, -1), (0.4, -1), (0.3, 1)):  # the first of equals stays
+        best, weight = play([0.1, 0.4, 0.2], before=before)
+        assert (best.epoch, weight) == (kept, kept)
