@@ -154,12 +154,17 @@ def few_penalties(monkeypatch):
 
 
 def combinations():
-    """Every model with every loss and sampler; among the fast tests every pair of the three at least once."""
+    """Every model with every loss and sampler; each of them at least once among the fast tests."""
     for i, loss in enumerate(LOSSES):
         for j, sampler in enumerate(SAMPLED):
             for k, model in enumerate(TRAINED):
-                fast = (i + j) % len(TRAINED) == k
+                fast = j % len(LOSSES) == i and j % len(TRAINED) == k
                 yield pytest.param(model, loss, sampler, marks=() if fast else pytest.mark.slow)
+
+
+def slow_but(first, *others):
+    """Values of a parameter of which the first alone is among the fast tests."""
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
 
 
 @pytest.mark.parametrize(("model", "loss", "sampler"), combinations())
@@ -169,12 +174,12 @@ def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, mode
     check(settings, small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("loss", ["contrastive", "infonce", "triplet"])
+@pytest.mark.parametrize("loss", slow_but("infonce", "contrastive", "triplet"))
 def test_the_joint_head(small, tmp_path, monkeypatch, loss):
     check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("split", ["query", "video"])  # all videos are candidates, or the held-out ones
+@pytest.mark.parametrize("split", slow_but("query", "video"))  # all videos are candidates, or the held-out ones
 @pytest.mark.parametrize("model", FITTED)
 def test_every_model_without_epochs(small, tmp_path, monkeypatch, model, split):
     check(configured(f"model={model}", f"split={split}", "ks=[1,2]"), small, tmp_path, monkeypatch)
@@ -222,7 +227,7 @@ def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype, pr
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", [*TRAINED, "dcdt_attention"])
+@pytest.mark.parametrize("model", slow_but("dcdt_attention", *TRAINED))
 def test_towers_in_bf16(small, tmp_path, monkeypatch, model, loss):
     settings = configured(f"model={model}", f"loss={loss}", "trainer.precision=bf16-mixed", *WIDTHS.get(model, ()))
     check(settings, small, tmp_path, monkeypatch)

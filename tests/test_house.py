@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +76,7 @@ def name_of(path):
 MODULES = {name_of(path): path for path in FILES}
 
 
+@cache
 def imports(path, inside=True):
     """Names of the modules that a file imports; `inside` functions too, or not."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -89,7 +91,7 @@ def imports(path, inside=True):
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def modules_of(path):

@@ -94,6 +94,7 @@ def test_the_environment_names_several(tmp_path, monkeypatch, separator):
     assert {"mine_b", "mine_c"} <= set(MODELS)
 
 
+@pytest.mark.slow
 def test_an_installed_package_names_its_module(tmp_path, monkeypatch):
     package = tmp_path / "named_plugin-1.dist-info"
     package.mkdir()

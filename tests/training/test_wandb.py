@@ -42,6 +42,7 @@ print(*sorted(["wandb.sdk.launch", "torch"], key=loaded.index))
 """
 
 
+@pytest.mark.slow
 def test_what_a_run_of_wandb_imports_comes_before_torch():
     told = subprocess.run([sys.executable, "-c", ORDER], capture_output=True, text=True)
     assert told.stdout.split() == ["wandb.sdk.launch", "torch"], told.stderr
@@ -163,6 +164,7 @@ def test_a_report_is_a_run_with_its_tables_and_a_run_a_row(tmp_path):
     assert rows["dcdt"]["summary"]["n"] == 48 and rows["dcdt"]["config"]["variant"] == "dcdt"
 
 
+@pytest.mark.slow
 def test_what_is_printed_reaches_a_run_without_keys(tmp_path):
     told = subprocess.run([sys.executable, "-c", PRINTING, tmp_path], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
