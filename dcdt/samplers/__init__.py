@@ -1,4 +1,4 @@
-"""Negative samplers, one class a file, looked up by name.
+"""Negative samplers, one class per file, registered by name in `config.py`.
 
 A sampler is built from its configuration, a `TrainingPool` and the frozen `Tables`. `draw(generator)` returns the
 negatives of an epoch, so that a row is (query, positive, K negatives); `batch(rows)` turns some rows into a training

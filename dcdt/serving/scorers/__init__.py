@@ -1,4 +1,7 @@
-"""One file a kind of model that can be served; a new kind is a subclass of `Scorer`, and a line here."""
+"""Scorers of served models, one kind per file; a new kind is a subclass of `Scorer`, and a line here.
+
+What combines scorers is no kind of its own: `hybrid.py` fuses the scores of two, `two_stage.py` ranks the best anew.
+"""
 
 from dcdt.serving.scorers.base import Scorer
 from dcdt.serving.scorers.bm25 import BM25Scorer
