@@ -231,7 +231,7 @@ def approximate(sides: dict[str, Side]) -> Iterator[str]:
         command(side, "dcdt.index", str(folder), "build")
         facts = command(side, "dcdt.index", str(folder), "info")
         print(f"  {name}: {' '.join(line.strip() for line in facts.splitlines() if 'recall' in line)}")
-        tops.append([[video["id"] for video in answer[0]["videos"]] for answer in ask(side, str(folder)) if answer])
+        tops.append([[video["id"] for video in answer[0]["answer"]] for answer in ask(side, str(folder)) if answer])
     overlap = statistics.mean(len(set(one) & set(other)) / 10 for one, other in zip(*tops, strict=True))
     print(f"  overlap of the first ten: {overlap:.3f}")
     if overlap < 0.95:
