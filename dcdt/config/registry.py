@@ -127,8 +127,8 @@ def register(
         raise UserError(f"{schema!r} is no schema; write @schema of dcdt.config above it, and the field `name: str`.")
 
     def add(cls: type) -> type:
-        taken = GROUPS[group].entries.get(name)
-        if taken is not None and getattr(taken.target, "__module__", None) != cls.__module__:
+        existing = GROUPS[group].entries.get(name)
+        if existing is not None and getattr(existing.target, "__module__", None) != cls.__module__:
             raise UserError(f"{group}={name} is there already; give yours another name.")
         GROUPS[group].entries[name] = Entry(schema, cls, search_space, frozenset(reads))
         return cls

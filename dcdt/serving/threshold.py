@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.config.registry import LOSSES, MODELS, look_up
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
+from dcdt.models.hyperparameters import build
 from dcdt.models.recommender import Recommender, query_batch
 from dcdt.training.checkpoint import Restored
 
@@ -76,8 +76,7 @@ def _left_out_model(restored: Restored, data: RankingDataModule) -> Recommender:
     if not restored.model.reads_validation:
         return restored.model
     settings = restored.settings
-    loss = look_up(LOSSES, settings.loss.name)(settings.loss)
-    model: Recommender = look_up(MODELS, settings.model.name)(settings.model, restored.tables, loss, settings.optimizer)
+    model: Recommender = build(settings.model, settings.loss, settings.optimizer, restored.tables)
     data.ks = tuple(settings.ks)
     model.prepare(data)
     model.load_state_dict(restored.model.state_dict())

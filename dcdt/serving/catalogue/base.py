@@ -104,9 +104,9 @@ class Catalogue(ABC):
         self._open(pointer, version)
         return "changed"
 
+    @abstractmethod
     def check_writable(self) -> None:
         """Raise UserError where this catalogue is read-only."""
-        raise UserError("engine=lance reads the catalogue; change it by python -m dcdt.index, or by engine=memory.")
 
     def add(self, videos: pa.Table) -> None:
         """Add new videos durably. Raises UserError where an id exists or nothing can be written."""

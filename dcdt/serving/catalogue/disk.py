@@ -56,6 +56,10 @@ class DiskCatalogue(Catalogue):
         """The videos with these ids."""
         return self._to_snapshot(self.table.lookup(ids))
 
+    def check_writable(self) -> None:
+        """Refuse changes: others make them."""
+        raise UserError("engine=lance reads the catalogue; change it by python -m dcdt.index, or by engine=memory.")
+
     def _open(self, pointer: Pointer, version: int) -> None:
         self.table.checkout(version)
         self._n_videos = len(self.table)

@@ -179,12 +179,12 @@ class Snapshot:
         old = rows < len(self.main)
         if old.all():
             return self.main.table.select(list(columns)).take(row_array(rows))
-        taken = [
+        tables = [
             part.table.select(list(columns)).take(row_array(of_part))
             for part, of_part in ((self.main, rows[old]), (self.fresh, rows[~old] - len(self.main)))
         ]
         order = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
-        return pa.concat_tables(taken).combine_chunks().take(row_array(order))
+        return pa.concat_tables(tables).combine_chunks().take(row_array(order))
 
     def records(self, rows: Rows, columns: Sequence[str]) -> list[dict[str, Any]]:
         """Some rows as dictionaries, in this order."""

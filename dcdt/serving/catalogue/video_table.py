@@ -81,9 +81,11 @@ class VideoTable:
     def create(self, videos: pa.Table) -> None:
         """Start from these videos; where there are many, make LanceDB's approximate index of each `vector_` column."""
         key = pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY)
-        at = videos.column_names.index("id")
+        index = videos.column_names.index("id")
         with self._user_errors():
-            self._table = self._database.create_table(NAME, videos.set_column(at, key, videos["id"]), mode="overwrite")
+            self._table = self._database.create_table(
+                NAME, videos.set_column(index, key, videos["id"]), mode="overwrite"
+            )
             self._create_indexes()
 
     def add(self, videos: pa.Table) -> None:
@@ -104,9 +106,9 @@ class VideoTable:
             self.checkout(done.version)
             inserted = self._where(f"{CREATED} = {done.version}", len(self), ["id"])["id"].to_pylist()
             self.refresh()
-        taken = min(set(videos["id"].to_pylist()) - set(inserted))
+        existing = min(set(videos["id"].to_pylist()) - set(inserted))
         raise UserError(
-            f"another machine added the id '{one_line(taken)}' just now and keeps it; the others were added."
+            f"another machine added the id '{one_line(existing)}' just now and keeps it; the others were added."
         )
 
     def update(self, videos: pa.Table) -> None:

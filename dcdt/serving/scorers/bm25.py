@@ -74,8 +74,8 @@ class BM25Scores(CatalogueScores):
         terms: dict[str, float] = {}
         for word in self.words:
             rows, gains, absent, _ = self.index.contribution(word)
-            at = np.flatnonzero(rows == row)
-            terms[word] = terms.get(word, 0.0) + float(gains[at[0]] if len(at) else absent)
+            index = np.flatnonzero(rows == row)
+            terms[word] = terms.get(word, 0.0) + float(gains[index[0]] if len(index) else absent)
         return {"terms": {word: gain for word, gain in terms.items() if gain}}
 
 
