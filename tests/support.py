@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
+import pytest
 from omegaconf import OmegaConf
 
 from dcdt.config import config_folder, validate
@@ -138,6 +139,11 @@ def prepare(folder, split, fields=("title", "text"), pairs=True, width=None):
     vectors = tables.queries.numpy(), tables.frozen.numpy()
     pairs = load_pairs(folder / "pairs", collection, division, *vectors, space=f"test{width}") if pairs else {}
     return SimpleNamespace(collection=collection, split=division, tables=tables, pairs=pairs)
+
+
+def slow_but(fast, values):
+    """Values of a parameter in their order, marked as slow but for those of `fast`."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def quiet_trainer(**options):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from support import prepare
+from support import prepare, slow_but
 
 from dcdt.config import Settings, config_folder, model_option, model_presets, parse, register_resolvers, validate
 from dcdt.config.registry import GROUPS, LOSSES, MODELS, SAMPLERS, SINGLE, look_up
@@ -34,8 +35,14 @@ def hydra():
         yield
 
 
+@functools.cache
+def composed(*overrides):
+    """The configuration of these overrides; a tenth of a second each. Not to be changed."""
+    return compose("config", overrides=["data.path=/x", "data.cache=/y", *overrides])
+
+
 def settings_of(*overrides):
-    return parse(compose("config", overrides=["data.path=/x", "data.cache=/y", *overrides]))
+    return parse(composed(*overrides))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,7 @@ def test_every_option_composes_and_parses(option):
 def test_a_file_of_conf_and_its_schema_have_the_same_keys(option):
     """A key that only the schema has is one that older runs lack, with a default."""
     group = option.split("=")[0]
-    values = compose("config", overrides=["data.path=/x", "data.cache=/y", option])[group]
+    values = composed(option)[group]
     fields = dataclasses.fields(SCHEMAS[group][values.name])
     required = {field.name for field in fields if not has_default(field)}
     assert required <= set(values) <= {field.name for field in fields}
@@ -290,7 +297,7 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
 @pytest.mark.parametrize("option", model_presets())
 def test_the_options_of_a_model_are_read_as_hydra_reads_them_and_name_it(option):
     settings = settings_of(f"model={option}")
-    assert model_presets()[option] == OmegaConf.to_container(compose("config", [f"model={option}"]).model)
+    assert model_presets()[option] == OmegaConf.to_container(composed(f"model={option}").model)
     assert settings.option == option
 
 
@@ -333,7 +340,7 @@ def test_an_experiment_is_what_it_says(name):
     assert settings.experiment_name == name
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", slow_but(["comparison"], SWEEPS))
 def test_a_sweep_compares_what_it_says_on_ten_folds(name):
     config = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]

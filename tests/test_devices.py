@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from models.test_history import make_folder as make_histories
 from separate_device import NAME, reads, separate
-from support import make_collection, prepare
+from support import make_collection, prepare, slow_but
 
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.config.registry import SAMPLERS, look_up
@@ -40,6 +40,7 @@ SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progres
 WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
 JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")
 JOINT += ("model.penalty=0.1", "model.recall.second.penalty=1.0")  # two_stage chooses them
+HELD_OUT = [("model.fusion=rrf",), ("model.attention=query", "model=dcdt"), JOINT]  # ranked among some candidates
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +163,6 @@ def combinations():
                 yield pytest.param(model, loss, sampler, marks=() if fast else pytest.mark.slow)
 
 
-def slow_but(first, *others):
-    """Values of a parameter of which the first alone is among the fast tests."""
-    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
-
-
 @pytest.mark.parametrize(("model", "loss", "sampler"), combinations())
 def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, model, loss, sampler):
     few = ("sampler.warm_up=1", "sampler.every=1") if sampler == "dynamic_hard" else ()
@@ -174,24 +170,25 @@ def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, mode
     check(settings, small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("loss", slow_but("infonce", "contrastive", "triplet"))
+@pytest.mark.parametrize("loss", slow_but(["infonce"], LOSSES[:3]))
 def test_the_joint_head(small, tmp_path, monkeypatch, loss):
     check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("split", slow_but("query", "video"))  # all videos are candidates, or the held-out ones
-@pytest.mark.parametrize("model", FITTED)
+# All videos are candidates, or the held-out ones.
+@pytest.mark.parametrize("split", slow_but(["query"], ["query", "video"]))
+@pytest.mark.parametrize("model", slow_but(["zero_shot", "dcdt_ridge", "hybrid"], FITTED))
 def test_every_model_without_epochs(small, tmp_path, monkeypatch, model, split):
     check(configured(f"model={model}", f"split={split}", "ks=[1,2]"), small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("overrides", [("model.fusion=rrf",), ("model.attention=query", "model=dcdt"), JOINT])
+@pytest.mark.parametrize("overrides", slow_but(HELD_OUT[:2], HELD_OUT))
 def test_some_candidates(small, tmp_path, monkeypatch, overrides):
     model = () if any(part.startswith("model=") for part in overrides) else ("model=hybrid",)
     check(configured(*model, *overrides, "split=video", "ks=[1,2]"), small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("asked", slow_but([True], [True, False]))
 @pytest.mark.parametrize("model", HISTORY)
 def test_every_model_of_learners(tmp_path, monkeypatch, model, asked):
     folder = make_histories(tmp_path / "c", asked=asked)
@@ -218,16 +215,16 @@ def test_the_tower_over_histories_waits_once_an_epoch(tmp_path, monkeypatch):
     assert n_reads == n_epochs > 1
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", slow_but(["bf16-mixed"], ["32-true", "bf16-mixed"]))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("model", ["dcdt", "dcdt_residual"])
+@pytest.mark.parametrize("model", slow_but(["dcdt_residual"], ["dcdt", "dcdt_residual"]))
 def test_tables_of_half_precision(small, tmp_path, monkeypatch, model, dtype, precision):
     settings = configured(f"model={model}", f"trainer.precision={precision}", *WIDTHS[model])
     check(settings, small, tmp_path, monkeypatch, dtype=dtype)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", slow_but("dcdt_attention", *TRAINED))
+@pytest.mark.parametrize("loss", slow_but(["infonce", "margin_mse"], LOSSES))
+@pytest.mark.parametrize("model", slow_but(["dcdt_attention"], ["dcdt_attention", *TRAINED]))
 def test_towers_in_bf16(small, tmp_path, monkeypatch, model, loss):
     settings = configured(f"model={model}", f"loss={loss}", "trainer.precision=bf16-mixed", *WIDTHS.get(model, ()))
     check(settings, small, tmp_path, monkeypatch)
@@ -252,6 +249,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkey
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch):
     def whole(folder, accelerator):
         device = torch.device("cpu") if accelerator == "cpu" else torch.device(NAME, 0)

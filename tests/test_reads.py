@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose
 from omegaconf import OmegaConf
-from support import make_collection
+from support import make_collection, slow_but
 
 from dcdt.config import job_name, parse, read_overrides, reads
 from dcdt.config.registry import MODELS, TRAINED, search_space
@@ -70,7 +70,7 @@ def outcome(collection, name, *changes):
     return torch.cat([trained.model.results["test"].scores.flatten(), torch.tensor(losses)])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(["zero_shot", "dcdt_ridge", "dcdt_residual", "dcdt_history"], MODELS))
 def test_scores_depend_on_what_a_model_declares_and_on_nothing_else(collection, name):
     changes = LISTWISE if name == "two_stage_joint" else CHANGES
     base, read = outcome(collection, name), reads({"name": name})

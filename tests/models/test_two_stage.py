@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose
-from support import make_collection, prepare, quiet_trainer
+from support import make_collection, prepare, quiet_trainer, slow_but
 
 from dcdt.config import parse
 from dcdt.data.config import SplitConfig
@@ -174,7 +174,7 @@ def test_no_known_related_video_is_a_negative(made, fitted, lists):
     assert spared
 
 
-@pytest.mark.parametrize("fit_on", ["train", "judged"])
+@pytest.mark.parametrize("fit_on", slow_but(["train"], ["train", "judged"]))
 def test_the_penalty_is_the_best_over_queries_left_out(made, fit_on, monkeypatch):
     monkeypatch.setattr("dcdt.models.two_stage.PENALTIES", PENALTIES)
     model = prepared(made, f"model.fit_on={fit_on}")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import slow_but
 
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
@@ -14,7 +15,7 @@ from dcdt.utils.files import read_json
 FITTED = ["dcdt_ridge", "two_stage", "hybrid_towers"]
 
 
-@pytest.mark.parametrize("model", ["zero_shot", *FITTED])
+@pytest.mark.parametrize("model", slow_but(["dcdt_ridge"], ["zero_shot", *FITTED]))
 def test_validation_queries_have_the_scores_of_the_run(make_run, model):
     folder = make_run(f"model={model}", *(["model.depth=8"] if model == "two_stage" else []))
     restored = restore(folder)

@@ -139,6 +139,7 @@ def tables_in(summary):
     return [(key, value) for key, value in summary.items() if str(value).startswith("{'_latest") and "ncols" in value]
 
 
+@pytest.mark.slow
 def test_a_report_is_a_run_with_its_tables_and_a_run_a_row(tmp_path):
     report = make_report(read_runs([write_comparison(tmp_path / "runs")]))
     wandb_report.log_report(report, tmp_path, {})
