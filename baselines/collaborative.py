@@ -81,7 +81,7 @@ class Collaborative(Recommender):
         for name, side in askers.items():
             self.cold[name] = float((~self.model.has_known_video(self.counts(*zip(*side, strict=True)))).sum())
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the number of queries of each side that were ranked by popularity."""
         return {f"{name}/cold_queries": number for name, number in self.cold.items()}
 

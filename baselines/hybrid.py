@@ -74,10 +74,10 @@ class Hybrid(Recommender):
             value_of = validate_weights(self, data, self.config.tune_on == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the chosen weight of the first component, and the figures of both."""
         weight = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
-        return weight | self.first.facts() | self.second.facts()
+        return weight | self.first.statistics() | self.second.statistics()
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries, (B, N); only the scores of candidates are meaningful."""

@@ -108,7 +108,7 @@ def vectors(served: ServedRecommender, n: int) -> Snapshot:
         lambda at: snapshot.search(questions[at % len(questions)], 10, snapshot.alive, "vector_0"), 2000, len(questions)
     )
     slow, _ = timed(lambda at: inner_products(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
-    how = f"{ann.facts.kind}, {ann.facts.width} wide, {ann.facts.depth} re-ranked"
+    how = f"{ann.info.kind}, {ann.info.width} wide, {ann.info.depth} re-ranked"
     what = f"vector in, 10 of {n:,} x {matrix.shape[1]} out ({how})"
     against = f"exact search: p50 {p(slow, 50)} ms"
     search_rows(what, fast, worked, slow, against)

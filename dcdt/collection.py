@@ -130,7 +130,7 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     """Print figures, the lengths as bars, and the warnings."""
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in summary.facts:
+    for name, value in summary.statistics:
         table.add_row(name, value)
     console.print(table)
     console.print("\nvideos by words of their description")

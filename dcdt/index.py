@@ -55,8 +55,8 @@ def _info(served: ServedRecommender) -> str:
     lines.append(f"model {served.name}, from the collection {served.manifest.collection}")
     lines.append(f"catalogue: {catalogue.table.url}")
     lines.append(f"filters: {', '.join(f'{name} ({kind})' for name, kind in sorted(served.kinds.items()))}")
-    for name, facts in served.manifest.approximate.items():
-        lines.append(f"{name}: {facts.kind}, recall@10 {facts.recall:.3f} against exact search")
+    for name, info in served.manifest.approximate.items():
+        lines.append(f"{name}: {info.kind}, recall@10 {info.recall:.3f} against exact search")
     if not served.manifest.approximate:
         lines.append("search is exact")
     if served.manifest.threshold is not None:

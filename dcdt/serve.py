@@ -18,12 +18,12 @@ class JsonLines(logging.Formatter):
     """One line of JSON an event; questions only with --log-questions."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level, event and its facts."""
+        """Time, level, event and its fields."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created)),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
-            **getattr(record, "facts", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

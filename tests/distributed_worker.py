@@ -60,8 +60,8 @@ def main(folder, out, sampler, gather):
     [before] = trainer.validate(model, datamodule=data, verbose=False)
     trainer.fit(model, datamodule=data)
     torch.save({"steps": seen.steps, "loss": trainer.callback_metrics["train/loss"]}, Path(out) / f"{world}_{rank}.pt")
-    facts = {"val": before, "rows": seen.rows, "size": size}
-    (Path(out) / f"{world}_{rank}.json").write_text(json.dumps(facts))
+    result = {"val": before, "rows": seen.rows, "size": size}
+    (Path(out) / f"{world}_{rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -162,9 +162,9 @@ def test_the_survey_counts_and_warns(tmp_path):
     (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "what"}\n{"_id": 2, "text": "why"}')
     (tmp_path / "qrels" / "all.tsv").write_text("1\ta\t2\n1\tb\t1\n")
     found = summarise_collection(load_collection(tmp_path))
-    facts = dict(found.facts)
-    assert (facts["videos"], facts["without a title"], facts["without a description"]) == ("4", "1", "1")
-    assert (facts["queries with a positive"], facts["grades"]) == ("1", "2: 1, 1: 1")
+    statistics = dict(found.statistics)
+    assert (statistics["videos"], statistics["without a title"], statistics["without a description"]) == ("4", "1", "1")
+    assert (statistics["queries with a positive"], statistics["grades"]) == ("1", "2: 1, 1: 1")
     assert dict(found.lengths)["0"] == 1 and dict(found.lengths)["1 to 4"] == 3
     assert sum(n for _, n in found.lengths) == 4
     assert [warning.split(" ")[0] for warning in found.warnings] == ["1", "1", "1", "3", "1", "1"]

@@ -196,7 +196,7 @@ def test_every_sampler_instantiates(made, name):
     assert batch.keys() in (explicit, shared)
     assert drawn.shape[1] == getattr(sampler, "negatives", 0)
     assert isinstance(sampler.should_refresh(0), bool)
-    assert all(isinstance(value, int | float) for value in sampler.facts().values())
+    assert all(isinstance(value, int | float) for value in sampler.statistics().values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())

@@ -126,7 +126,7 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     return SimpleNamespace(
         history=trained.history,
         value=trained.value,
-        facts=trained.model.facts(),
+        statistics=trained.model.statistics(),
         sides={name: vars(side) for name, side in trained.model.results.items()},
         reference={name: side.metrics for name, side in reference.items()},
         predicted=[tuple(part.cpu() for part in chunk) for chunk in predicted],
@@ -140,7 +140,7 @@ def check(settings, folder, tmp_path, monkeypatch, **options):
     expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
     with separate():
         found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
-    for name in ("history", "value", "facts", "sides", "reference", "predicted"):
+    for name in ("history", "value", "statistics", "sides", "reference", "predicted"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
     assert not any(found.counter.training), found.counter.training
     assert len(found.counter.chunks) > 5
@@ -245,7 +245,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(small, tmp_path, monkey
     expected = outcome(settings, small, tmp_path / "cpu", "cpu", monkeypatch)
     with separate():
         found = outcome(settings, small, tmp_path / "device", NAME, monkeypatch, cut=True)
-    for name in ("history", "value", "facts", "sides"):
+    for name in ("history", "value", "statistics", "sides"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
 
 

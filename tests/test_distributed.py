@@ -88,11 +88,11 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder, tmp_path, monkeypa
     assert start(command, 2) is None
     assert subprocess.run(command, check=False).returncode == 0
     one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
-    facts = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")]
-    assert facts[0]["val"] == facts[1]["val"] == facts[2]["val"]  # the full ranking, bit for bit
-    for rows, *parts in zip(*(part["rows"] for part in facts), strict=True):
+    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")]
+    assert results[0]["val"] == results[1]["val"] == results[2]["val"]  # the full ranking, bit for bit
+    for rows, *parts in zip(*(part["rows"] for part in results), strict=True):
         assert sorted(rows) == sorted(parts[0] + parts[1])
-    assert facts[2]["rows"][-1] == []  # the last batch has one row
+    assert results[2]["rows"][-1] == []  # the last batch has one row
     assert all(torch.equal(a, b) for a, b in zip(first["steps"], second["steps"], strict=True))
     near = [torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(one["steps"], first["steps"], strict=True)]
     assert all(near) == gather  # without gathering, queries see fewer negatives

@@ -406,8 +406,8 @@ def test_a_finished_job_without_its_metrics_is_done_again(finished, tmp_path):
 
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = OmegaConf.load(run / "config.yaml")
-    facts = json.loads((run / "provenance.json").read_text())
-    assert status(run)["key"] == fingerprint(config, facts["collection_fingerprint"], code_version()["code"])
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert status(run)["key"] == fingerprint(config, provenance["collection_fingerprint"], code_version()["code"])
     assert RunFolder(run).finished_metric(config) is not None
     (run / "metrics.json").write_bytes((run / "metrics.json").read_bytes()[:30])
     assert RunFolder(run).finished_metric(config) is None
@@ -438,8 +438,8 @@ def test_a_clock_that_goes_back_while_a_run_trains_changes_no_result(folder, who
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     the_same(run, whole)
-    facts = status(run)
-    assert facts["finished"] < facts["started"]  # the clock did go back
+    recorded = status(run)
+    assert recorded["finished"] < recorded["started"]  # the clock did go back
     assert json.loads((run / "cost.json").read_text())["training_seconds"] > 0
 
 

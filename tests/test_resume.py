@@ -76,8 +76,11 @@ def test_killed_in_epoch_50_and_resumed_equals_uninterrupted(folder, tmp_path, c
     assert whole.returncode == 0, whole.stderr
     the_same(tmp_path / "killed", tmp_path / "whole")
     assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["best.ckpt"]
-    facts = json.loads((tmp_path / "killed" / "provenance.json").read_text())
-    assert facts["command"][-1] == f"resume={tmp_path}/killed" and facts["begun"]["command"] != facts["command"]
+    provenance = json.loads((tmp_path / "killed" / "provenance.json").read_text())
+    assert (
+        provenance["command"][-1] == f"resume={tmp_path}/killed"
+        and provenance["begun"]["command"] != provenance["command"]
+    )
 
 
 @pytest.mark.slow

@@ -106,10 +106,10 @@ def test_training_that_only_harms_is_refused(folder, tmp_path):
 
 def test_provenance_names_code_packages_data_and_command(finished):
     _, run = finished
-    facts = json.loads((run / "provenance.json").read_text())
-    assert facts["packages"]["torch"] and facts["split_fingerprint"] and facts["collection_fingerprint"]
-    assert facts["command"][:3] == ["python", "-m", "dcdt.run"]
-    assert "code" in facts and "commit" in facts and "dirty" in facts
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["packages"]["torch"] and provenance["split_fingerprint"] and provenance["collection_fingerprint"]
+    assert provenance["command"][:3] == ["python", "-m", "dcdt.run"]
+    assert "code" in provenance and "commit" in provenance and "dirty" in provenance
 
 
 def test_same_seed_same_numbers_and_another_seed_others(folder, tmp_path, finished):

@@ -89,10 +89,10 @@ def test_a_sweep_of_twelve_jobs_one_of_which_fails_leaves_its_table(tmp_path):
         assert rows[row["model"]]["mrr_low"] == pytest.approx(float(row["mrr_low"]), abs=1e-6)
     assert sent["dcdt/p"] == rows["dcdt"]["p"] and "dcdt/difference" in sent
     for path in place.glob("*/wandb.json"):
-        facts = json.loads(path.read_text())
-        assert found[facts["name"]]["run_id"] == facts["id"]
-        assert found[facts["name"]]["config"]["folder"] == str(path.parent)
-        assert Path(facts["files"]).parent == place / "wandb"
+        record = json.loads(path.read_text())
+        assert found[record["name"]]["run_id"] == record["id"]
+        assert found[record["name"]]["config"]["folder"] == str(path.parent)
+        assert Path(record["files"]).parent == place / "wandb"
     table = (place / "report" / "table.md").read_text()
     assert (
         table.count("| failed |")

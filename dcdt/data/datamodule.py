@@ -56,7 +56,7 @@ class Sampler(Protocol):
         """Restore what `state` returned."""
         ...
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return figures about the negatives."""
         ...
 

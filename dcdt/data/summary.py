@@ -27,12 +27,12 @@ class CollectionSummary:
     """Figures of a collection.
 
     Attributes:
-        facts: name and value, in the order of printing.
+        statistics: name and value, in the order of printing.
         lengths: histogram of the words of descriptions: label and number of videos.
         warnings: what may be unintended, a sentence each.
     """
 
-    facts: list[tuple[str, str]]
+    statistics: list[tuple[str, str]]
     lengths: list[tuple[str, int]]
     warnings: list[str]
 
@@ -51,7 +51,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
     judged, grades = int((positives > 0).sum()), Counter(collection.judgments.grade.tolist())
     weak = sum("weak" in metadata for metadata in queries.metadata)
     untitled, bare = videos.titles.count(""), word_counts.count(0)
-    facts = [
+    statistics = [
         ("videos", f"{len(videos):,}"),
         ("without a title", f"{untitled:,}"),
         ("without a description", f"{bare:,}"),
@@ -68,7 +68,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         ("languages of queries", _format_languages(queries.texts)),
         ("sealed quarter", f"{sum(map(is_sealed, distinct_queries)):,} distinct queries"),
         ("splits of its own", ", ".join(collection.given_sides) if len(collection.given_sides) > 1 else "none"),
-        *_interaction_facts(collection),
+        *_interaction_statistics(collection),
     ]
     n_short, n_unanswered = sum(0 < n < MIN_DESCRIPTION_WORDS for n in word_counts), len(queries) - judged
     n_few, kinds = judged if judged < MIN_JUDGED_QUERIES else 0, _weak_kinds(collection)
@@ -90,10 +90,10 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         *collection.left_out,
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
-    return CollectionSummary(facts, _length_histogram(word_counts), warnings)
+    return CollectionSummary(statistics, _length_histogram(word_counts), warnings)
 
 
-def _interaction_facts(collection: Collection) -> list[tuple[str, str]]:
+def _interaction_statistics(collection: Collection) -> list[tuple[str, str]]:
     try:
         interactions = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
     except NotApplicable:

@@ -101,7 +101,7 @@ class HistoryTowers(Recommender):
             value_of = self._validate_weights(data)
             self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the weight of the history, the tower's scalars, and the number of queries without a history."""
         name, tower = self.config.name, self.tower
         parameters = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}

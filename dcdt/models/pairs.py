@@ -115,9 +115,9 @@ class PairRecommender(Recommender):
             sampler.refresh(self._current_scores)
             self.train()
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the figures of the sampler."""
-        return self.data.sampler.facts() if self.data.sampler is not None else {}
+        return self.data.sampler.statistics() if self.data.sampler is not None else {}
 
     @torch.no_grad()
     def _current_scores(self, rows: Tensor) -> Tensor:

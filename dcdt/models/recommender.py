@@ -172,7 +172,7 @@ class Recommender(L.LightningModule):
     def compile_step(self) -> None:
         """Compile the training step, if there is one (`trainer.compile`)."""
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return figures of the fitted model (a chosen weight, cold queries), written into metrics.json."""
         return {}
 

@@ -98,7 +98,7 @@ class RidgeTowers(Recommender):
                 total += float(quality(metrics, data.ks).sum())
         return total / sum(len(side.queries) for side in sides)
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""
         penalty = float(self.penalty)
         return {"dcdt_ridge/penalty": round(penalty, 6) if penalty != float("inf") else -1.0}

@@ -201,13 +201,13 @@ class TwoStage(Recommender):
         """Score recalled videos (B, K) with evidence (B, K, E) by weights (E,) or (B, E): (B, K)."""
         return weighted_sum(evidence, weights / self.scale)
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the penalty (-1: the recall's order is kept), the weights, and the figures of the recall."""
         penalty = float(self.penalty)
-        penalty_fact = {"two_stage/penalty": round(penalty, 6) if penalty != float("inf") else -1.0}
+        statistics = {"two_stage/penalty": round(penalty, 6) if penalty != float("inf") else -1.0}
         values = zip(self.names, self.weights.tolist(), strict=True)
         weights = {f"two_stage/{name}": round(value, 6) for name, value in values}
-        return penalty_fact | weights | self.recall.facts()
+        return statistics | weights | self.recall.statistics()
 
 
 class JointTwoStage(TwoStage):

@@ -174,15 +174,15 @@ def cost_table(variants: list[Variant]) -> Table:
     """Make the table of parameters, training time, time a query, and whether video vectors can be precomputed."""
     rows = []
     for variant in (variant for variant in variants if variant.runs):
-        facts = [run.cost for run in variant.runs]
+        costs = [run.cost for run in variant.runs]
         cells: dict[str, Cell] = {}
         for key, digits in (("parameters", 0), ("training_seconds", 1), ("epochs", 1), ("ms_per_query", 2)):
-            values = [float(fact[key]) for fact in facts if isinstance(fact.get(key), int | float)]
+            values = [float(cost[key]) for cost in costs if isinstance(cost.get(key), int | float)]
             if values:
                 cells[key] = replace(
                     mean_number(values, digits), spread=float("nan") if digits == 0 else spread(values)
                 )
-        cells["decoupled"] = "yes" if all(fact.get("decoupled") for fact in facts) else "no"
+        cells["decoupled"] = "yes" if all(cost.get("decoupled") for cost in costs) else "no"
         rows.append(Row(variant.label, cells))
     columns = {
         "parameters": "Parameters",

@@ -39,7 +39,7 @@ def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str
     main, tests, *others = report.tables if report.comparisons else [report.tables[0], None, *report.tables[1:]]
     assert main is not None
     sections = {
-        "What was compared": _facts(report),
+        "What was compared": _metadata_list(report),
         "Comparison": _table(main),
         "Tests": _table(tests) if tests else "<p>One model alone: there is nothing to test.</p>",
         "Figures": _figures(report),
@@ -51,7 +51,7 @@ def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str
     }
     sections = {title: body for title, body in sections.items() if body}
     return Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{report.facts['collection']}: {pluralize(len(report.variants), 'model')} compared"),
+        title=escape(f"{report.metadata['collection']}: {pluralize(len(report.variants), 'model')} compared"),
         lead=_lead(report),
         nav="".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
         sections="\n".join(
@@ -85,15 +85,15 @@ def _lead(report: Report) -> str:
     return f"{text} Against {escape(report.reference.label)}, {'; '.join(clauses)}." if clauses else text
 
 
-def _facts(report: Report) -> str:
+def _metadata_list(report: Report) -> str:
     runs = [run for variant in report.variants for run in variant.runs]
-    facts = dict(report.facts)
+    metadata = dict(report.metadata)
     commits = {(str(run.provenance.get("commit"))[:10], bool(run.provenance.get("dirty"))) for run in runs}
     code_versions = sorted(commit + (" with changes" if dirty else "") for commit, dirty in commits if commit != "None")
     if code_versions:
-        facts["code"] = ", ".join(code_versions)
-    facts["embeddings"] = str(runs[0].provenance.get("embeddings", ""))
-    items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+        metadata["code"] = ", ".join(code_versions)
+    metadata["embeddings"] = str(runs[0].provenance.get("embeddings", ""))
+    items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in metadata.items())
     return f"<dl>{''.join(items)}</dl>"
 
 

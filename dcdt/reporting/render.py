@@ -195,7 +195,7 @@ def _values(cell: Cell, names: tuple[str, ...]) -> list[str]:
 def report_json(report: Report) -> str:
     """Render a report in full precision."""
     content = {
-        "facts": report.facts,
+        "facts": report.metadata,
         "primary_metric": report.metric,
         "best": report.best.label,
         "zero_shot": report.reference.label if report.reference else None,
@@ -283,4 +283,4 @@ def summary(report: Report) -> str:
         verdict = f"{verdicts[row.name]} (against {against})" if row.name in verdicts else ""
         columns = (value, verdict, row.note)
         lines.append("  ".join([row.name.ljust(width), *(column for column in columns if column)]))
-    return "\n".join([f"{report.facts['collection']}, {metric_name(report.metric)}:", *lines])
+    return "\n".join([f"{report.metadata['collection']}, {metric_name(report.metric)}:", *lines])

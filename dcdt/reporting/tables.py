@@ -44,7 +44,7 @@ class Report:
     """The content of a report.
 
     Attributes:
-        facts: what was compared, by name.
+        metadata: what was compared, by name.
         variants: in the order of the rows.
         best: the best variant that was tested on every query.
         reference: the zero_shot variant of the tests, or None.
@@ -55,7 +55,7 @@ class Report:
         cost: parameters and timing, which differ between equal runs.
     """
 
-    facts: dict[str, str]
+    metadata: dict[str, str]
     variants: list[Variant]
     best: Variant
     reference: Variant | None
@@ -85,7 +85,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     _check_metrics(variants, ranked)
     complete = _complete_labels(variants)
     variants = _sort_variants(variants, complete, metric)
-    facts = _comparison_facts(runs, variants)
+    metadata = _report_metadata(runs, variants)
     complete_variants = [variant for variant in variants if variant.label in complete]
     best = complete_variants[0]
     reference = find_variant(variants, against, "--against") if against else _default_reference(variants, metric)
@@ -99,14 +99,14 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
             "Run each of them on the same ones, or report on them apart."
         )
     tables = [
-        _main_table(variants, complete, ranked, facts, reference),
+        _main_table(variants, complete, ranked, metadata, reference),
         _test_table(comparisons, metric, reference),
         *breakdown_tables(complete_variants, metric),
         *side_tables(complete_variants, ranked),
         training_table(variants),
     ]
     return Report(
-        facts,
+        metadata,
         variants,
         best,
         reference,
@@ -174,7 +174,7 @@ def _default_reference(variants: list[Variant], metric: str) -> Variant | None:
     return candidates[plain.index(True)] if any(plain) else next(iter(candidates), None)
 
 
-def _comparison_facts(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
+def _report_metadata(runs: list[Run], variants: list[Variant]) -> dict[str, str]:
     """Describe what was compared, without paths and times."""
     done = [run for variant in variants for run in variant.runs]
     split = done[0].config["split"]
@@ -190,25 +190,25 @@ def _comparison_facts(runs: list[Run], variants: list[Variant]) -> dict[str, str
     labels = [run.pairs.labels for run in done if run.pairs is not None]
     simulated = sorted({str(item) for run in done for item in run.provenance.get("simulated", [])})
     marked = [variant.label for variant in variants if SIMULATED in variant.label]
-    facts = {
+    metadata = {
         "collection": str(done[0].provenance.get("collection", "")),
         "queries": f"{len({name for run in done for name in run.sides['test'].ids})} unique test queries",
         "videos": f"{format_span(videos)} videos ranked for each",
         "split": f"{split['name']}, part {part_names.get(split['part'], split['part'])}",
         "folds": f"{folds_text} ({format_ranges(folds)})",
         "seeds": f"{pluralize(len(seeds), 'seed')} ({format_ranges(seeds)})",
-        "tuning trials": _trials_fact(variants),
+        "tuning trials": _format_trials(variants),
     }
     if labels:
-        facts["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
-    if weak := _weak_fact(done):
-        facts["weak"] = weak
+        metadata["prevalence"] = f"{float(np.mean(np.concatenate(labels))):.2f}"
+    if weak := _format_weak_queries(done):
+        metadata["weak"] = weak
     if simulated:
-        facts["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
-    return facts
+        metadata["simulated"] = ", ".join(simulated) + (f"; used by {', '.join(marked)}" if marked else "")
+    return metadata
 
 
-def _weak_fact(runs: list[Run]) -> str:
+def _format_weak_queries(runs: list[Run]) -> str:
     """Describe the weak queries; empty without any."""
     counts = [run.provenance.get("weak", {}) for run in runs]
     clauses = []
@@ -221,7 +221,7 @@ def _weak_fact(runs: list[Run]) -> str:
     return "; ".join(clauses)
 
 
-def _trials_fact(variants: list[Variant]) -> str:
+def _format_trials(variants: list[Variant]) -> str:
     counts = {one.label: format_span(sorted({run.trials for run in one.runs})) for one in variants if one.runs}
     if set(counts.values()) == {"1"}:
         return "1 for every model (nothing tuned)"
@@ -229,7 +229,7 @@ def _trials_fact(variants: list[Variant]) -> str:
 
 
 def _main_table(
-    variants: list[Variant], complete: set[str], ranked: list[str], facts: dict[str, str], reference: Variant | None
+    variants: list[Variant], complete: set[str], ranked: list[str], metadata: dict[str, str], reference: Variant | None
 ) -> Table:
     names = [variant.model for variant in variants]
     all_folds = sorted({run.fold for variant in variants for run in (*variant.runs, *variant.missing)})
@@ -252,29 +252,29 @@ def _main_table(
     ranked_columns = {key for key in columns if key != "n" and not key.startswith("reported_")}
     return Table(
         "main",
-        f"Comparison on {facts['collection']}",
+        f"Comparison on {metadata['collection']}",
         columns,
         mark_best(rows, ranked_columns, complete),
-        _main_caption(facts, ranked[0]),
+        _main_caption(metadata, ranked[0]),
         _main_notes(variants, complete, reference, used),
     )
 
 
-def _main_caption(facts: dict[str, str], metric: str) -> str:
-    prevalence = facts.get("prevalence")
+def _main_caption(metadata: dict[str, str], metric: str) -> str:
+    prevalence = metadata.get("prevalence")
     pairs = (
         "Accuracy, Precision, Recall and F1: test pairs of one positive and four negatives (prevalence "
         f"{prevalence}), at the threshold with the best F1 on validation; AUROC compares pairs of one run. "
         "recall@k, MRR and nDCG: every video ranked, never a sample. "
     )
     text = (
-        f"{facts['collection']}: {facts['queries']}, {facts['videos']}; split {facts['split']}; {facts['folds']} x "
-        f"{facts['seeds']}. Rows by {metric_name(metric)}. {CELL_CAPTION} {pairs if prevalence else ''}"
-        f"Tuning trials, judged on validation: {facts['tuning trials']}. Within each trial hybrids choose the weight "
-        "of their parts and dcdt_ridge its penalty, as part of the fit."
+        f"{metadata['collection']}: {metadata['queries']}, {metadata['videos']}; split {metadata['split']}; "
+        f"{metadata['folds']} x {metadata['seeds']}. Rows by {metric_name(metric)}. {CELL_CAPTION} "
+        f"{pairs if prevalence else ''}Tuning trials, judged on validation: {metadata['tuning trials']}. "
+        "Within each trial hybrids choose the weight of their parts and dcdt_ridge its penalty, as part of the fit."
     )
     labels = {"weak": "Weak supervision", "simulated": "Simulated"}
-    return text + "".join(f" {label}: {facts[key]}." for key, label in labels.items() if key in facts)
+    return text + "".join(f" {label}: {metadata[key]}." for key, label in labels.items() if key in metadata)
 
 
 def _main_notes(variants: list[Variant], complete: set[str], reference: Variant | None, used: set[str]) -> list[str]:

@@ -225,10 +225,10 @@ class RunFolder:
             text = OmegaConf.to_yaml(config)
         write_text(self.files.config, text)
 
-    def _write_status(self, facts: dict[str, Any]) -> None:
+    def _write_status(self, values: dict[str, Any]) -> None:
         before = self.read_status()
-        lasting = {key: before[key] for key in ("started", "key") if key in before and "started" not in facts}
-        write_json(self.files.status, {**lasting, **facts})
+        lasting = {key: before[key] for key in ("started", "key") if key in before and "started" not in values}
+        write_json(self.files.status, {**lasting, **values})
 
     def _write_failure(self, error: BaseException) -> None:
         self._write_status({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})

@@ -22,7 +22,7 @@ PACKAGES = ("dcdt", "torch", "lightning", "hydra-core", "omegaconf", "torchmetri
 
 
 def provenance(collection: Collection, split: Split, space: str) -> dict[str, Any]:
-    """Facts to repeat a result by; of the machine's names and paths only those in the command."""
+    """Values to repeat a result by; of the machine's names and paths only those in the command."""
     return {
         **code_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -133,18 +133,18 @@ def _is_run(folder: Path) -> bool:
 
 def _read(folder: Path) -> Run:
     files = RunFiles(folder)
-    facts = _guarded(files.status, _parsed) if files.status.is_file() else {"status": "running"}
+    recorded = _guarded(files.status, _parsed) if files.status.is_file() else {"status": "running"}
     status = {
         "finished": FINISHED,
         "failed": FAILED,
         "not_applicable": NOT_APPLICABLE,
         "running": UNFINISHED,
-    }.get(str(facts.get("status")))
+    }.get(str(recorded.get("status")))
     if status is None:
-        raise UserError(f"{files.status} is corrupt: its status is {facts.get('status')!r}.")
+        raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
     config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     if status != FINISHED:
-        return Run(folder, status, config, first_line(str(facts.get("error", ""))))
+        return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
     return Run(
         folder,
         status,

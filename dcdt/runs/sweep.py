@@ -105,14 +105,14 @@ class SweepSummary(Callback):
 def summarise(config: DictConfig) -> None:
     """Print how the jobs ended, by their status.json, since a job may have run in another process."""
     folder = Path(config.hydra.sweep.dir)
-    facts = {job.path.name: job.read_status() for job in run_folders(folder)}
-    statuses = {name: str(values.get("status", "unreadable")) for name, values in facts.items()}
+    recorded = {job.path.name: job.read_status() for job in run_folders(folder)}
+    statuses = {name: str(values.get("status", "unreadable")) for name, values in recorded.items()}
     finished = [name for name, status in statuses.items() if status == "finished"]
     failed = [name for name, status in statuses.items() if status not in ("finished", "not_applicable")]
     counts = Counter(statuses.values())
     log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     for name in failed:
-        log.warning("  %s: %s", name, facts[name].get("error", "did not finish"))
+        log.warning("  %s: %s", name, recorded[name].get("error", "did not finish"))
     report = bool(OmegaConf.select(config, "sweep.report", default=True))
     if not finished:
         log.warning("no report: no job has finished")

@@ -6,10 +6,10 @@ GROUPS = ("model", "loss", "sampler", "data", "split", "embedder", "trainer", "l
 TEXTS = ("collection", "collection_fingerprint", "split_fingerprint", "embeddings", "code", "commit")
 COUNTS = ("queries", "candidates", "weak")
 MAX_NUMBER = 1e300  # beyond it no mean can be taken
-Facts = dict[str, Any]
+Values = dict[str, Any]
 
 
-def check_config(config: Facts, finished: bool) -> Facts:
+def check_config(config: Values, finished: bool) -> Values:
     """The configuration, refused where a group holds no keys or, of a run that finished, a value is of another type.
 
     Raises:
@@ -30,7 +30,7 @@ def check_config(config: Facts, finished: bool) -> Facts:
     return config
 
 
-def check_provenance(provenance: Facts) -> Facts:
+def check_provenance(provenance: Values) -> Values:
     """The provenance, refused where a value is of another type.
 
     Raises:
@@ -47,7 +47,7 @@ def check_provenance(provenance: Facts) -> Facts:
     return provenance
 
 
-def numbers(values: Facts) -> dict[str, float]:
+def numbers(values: Values) -> dict[str, float]:
     """A file of numbers, without what was none (JSON has null for it).
 
     Raises:
@@ -59,7 +59,7 @@ def numbers(values: Facts) -> dict[str, float]:
     return present
 
 
-def n_trials(tuning: Facts) -> int:
+def n_trials(tuning: Values) -> int:
     """How many configurations were compared.
 
     Raises:
@@ -74,6 +74,6 @@ def _is_count(value: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def _require(is_valid: bool, key: str, facts: Facts) -> None:
+def _require(is_valid: bool, key: str, values: Values) -> None:
     if not is_valid:
-        raise ValueError(f"its {key} is {str(facts.get(key.split('.')[0], 'missing'))[:60]}")
+        raise ValueError(f"its {key} is {str(values.get(key.split('.')[0], 'missing'))[:60]}")

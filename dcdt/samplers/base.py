@@ -49,7 +49,7 @@ class Sampler:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return figures about the negatives, written into metrics.json."""
         return {}
 

@@ -70,6 +70,6 @@ class WindowSampler(Sampler):
         """Draw the video rows of the negatives of every pair, (P, K)."""
         return self.windows.gather(1, draw_distinct(self.sizes, self.negatives, generator))
 
-    def facts(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, float]:
         """Return the number of candidates that each rule rejected."""
         return {f"window/{rule}": number for rule, number in self.rejected.items()}

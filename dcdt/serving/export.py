@@ -156,14 +156,14 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
 def _write_catalogue(
     folder: Path, table: pa.Table, exports: Sequence[Export], address: str | None
 ) -> tuple[int, dict[str, Any]]:
-    """Write the table and its snapshot; return their version, and the facts of the approximate indexes."""
+    """Write the table and its snapshot; return their version, and the info of the approximate indexes."""
     videos = VideoTable(address or str(folder / CATALOGUE))
     videos.create(table)
     probes = {f"vector_{number}": export.probes for number, export in enumerate(exports) if export.probes is not None}
     snapshot = Snapshot.build(table, videos.version, probes)
     snapshot.save_indexes(folder)
     snapshot.save(folder / Pointer("", snapshot.version, snapshot.version).snapshot_name)
-    return snapshot.version, {name: asdict(ann.facts) for name, ann in snapshot.anns.items()}
+    return snapshot.version, {name: asdict(ann.info) for name, ann in snapshot.anns.items()}
 
 
 def scorer_of(model: Recommender, name: str) -> type[Scorer]:

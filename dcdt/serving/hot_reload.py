@@ -61,8 +61,8 @@ class ReloadingRecommender:
                 self._load(target)
             if state != "same":
                 pointer = self.served.catalogue.pointer
-                facts = {"build": pointer.build, "version": pointer.version, "videos": len(self.served)}
-                log.info("index changed", extra={"facts": facts})
+                fields = {"build": pointer.build, "version": pointer.version, "videos": len(self.served)}
+                log.info("index changed", extra={"fields": fields})
             self.error = None
         except (UserError, OSError) as error:
             reason = str(error).splitlines()[0]

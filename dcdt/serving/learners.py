@@ -85,21 +85,21 @@ class Learners:
         try:
             with safe_open(self.path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
-                facts = json.loads(file.metadata()["facts"])
-            _check_arrays(arrays, facts)
-            return arrays, facts
+                metadata = json.loads(file.metadata()["facts"])
+            _check_arrays(arrays, metadata)
+            return arrays, metadata
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path} is missing or corrupt ({one_line(error, 120)}).") from error
 
 
-def _check_arrays(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+def _check_arrays(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
     keys, starts, items = arrays.values()
-    bytes.fromhex(facts["salt"])
+    bytes.fromhex(metadata["salt"])
     if keys.shape != (len(starts) - 1, 2) or starts.ndim != 1 or items.ndim != 1 or keys.dtype != np.uint64:
         raise ValueError(f"keys {keys.shape}, starts {starts.shape} and items {items.shape} do not fit")
     if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any():
         raise ValueError("histories that overlap")
-    if len(items) and not 0 <= items.min() <= items.max() < len(facts["ids"]):
+    if len(items) and not 0 <= items.min() <= items.max() < len(metadata["ids"]):
         raise ValueError("a watch of a video that is not there")
 
 

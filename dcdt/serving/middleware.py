@@ -44,19 +44,19 @@ class RequestLog:
             await self.app(scope, receive, send_logged)
         except Exception:
             if is_lost:
-                log.info("a connection was lost", extra={"facts": {"path": scope["path"]}})
+                log.info("a connection was lost", extra={"fields": {"path": scope["path"]}})
                 return
             log.exception("a request failed")
             if status:  # the answer has begun
                 raise
             failure = JSONResponse({"detail": "the service met an error of its own; it is logged"}, 500)
             await failure(scope, receive, send_logged)
-        facts = {
+        fields = {
             "path": scope["path"],
             "status": status,
             "milliseconds": round(1000 * (time.perf_counter() - started), 2),
         }
         query = parse_qs(scope["query_string"].decode("latin-1")) if self.max_question_chars else {}
         if "q" in query:
-            facts["question"] = query["q"][0][: self.max_question_chars]
-        log.info("request", extra={"facts": facts})
+            fields["question"] = query["q"][0][: self.max_question_chars]
+        log.info("request", extra={"fields": fields})

@@ -37,7 +37,7 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
     table = snapshot.table.select(keep).take(pa.array(rows))
     for name in names:
         table = table.append_column(name, vector_column(snapshot.vectors_at(rows, name)))
-    table = table.replace_schema_metadata({"dcdt": json.dumps(_facts(served, names))})
+    table = table.replace_schema_metadata({"dcdt": json.dumps(_schema_metadata(served, names))})
     try:
         with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
@@ -46,7 +46,7 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
     return f"{path}: {len(rows)} videos, {', '.join(names)}"
 
 
-def _facts(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
+def _schema_metadata(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
     pointer = served.catalogue.pointer
     widths = {name: int(served.catalogue.snapshot.main.vectors[name].shape[1]) for name in names}
     return {"model": served.name, "measure": "inner product", "widths": widths, "version": pointer.version}

@@ -181,8 +181,8 @@ class ServedRecommender:
         n_fit = int((scores >= least).sum())  # the best come first
         nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
-            explain(self.manifest, by_scorer, int(row), self.embed_fields, facts) if explained else None
-            for row, facts in zip(rows, evidence, strict=False)
+            explain(self.manifest, by_scorer, int(row), self.embed_fields, video_evidence) if explained else None
+            for row, video_evidence in zip(rows, evidence, strict=False)
         ]
         words = content_words(query.text)
         videos = [

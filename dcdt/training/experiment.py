@@ -59,7 +59,7 @@ def run(
 
     reference = build.reference_results(tables, best.trainer, data)
     results, seconds = fit.test(best, data)
-    metrics: dict[str, float] = summarise(results) | best.model.facts()
+    metrics: dict[str, float] = summarise(results) | best.model.statistics()
     metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
     notes = write_results(folder, results, metrics, data)
     write_json(folder.files.cost, fit.cost(best, seconds))

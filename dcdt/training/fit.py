@@ -124,8 +124,8 @@ def _validate_final(model: Recommender, trainer: L.Trainer, best: BestWeights, d
 
 def _save_trial(trained: Trained, path: Path) -> None:
     """Write the result of a trial, so that a run interrupted in a later one need not train it again."""
-    facts = {name: getattr(trained, name) for name in ("history", "epoch", "value", "seconds")}
-    write_state({"ended": {"weights": cpu_weights(trained.model), **facts}}, path)
+    values = {name: getattr(trained, name) for name in ("history", "epoch", "value", "seconds")}
+    write_state({"ended": {"weights": cpu_weights(trained.model), **values}}, path)
 
 
 def save(trained: Trained, settings: Settings, trials: list[dict[str, Any]], folder: RunFolder) -> None:

@@ -285,14 +285,14 @@ def test_cold_queries_are_counted_and_ranked_by_popularity(folder):
             cold[name] += not known
             popular = np.array_equal(scores[row].numpy(), model.model.popularity.astype("f4"))
             assert popular == (not known)
-    assert model.facts() == {f"{name}/cold_queries": number for name, number in cold.items()}
+    assert model.statistics() == {f"{name}/cold_queries": number for name, number in cold.items()}
     assert 0 < cold["val"] < len(data.split.val.queries)
 
 
 def test_questions_without_learners_are_all_cold(tmp_path):
     folder = make_folder(tmp_path / "anonymous", askers=False)
     model, data, scores = run_on(folder)
-    assert model.facts()["test/cold_queries"] == len(data.split.test.queries)
+    assert model.statistics()["test/cold_queries"] == len(data.split.test.queries)
     assert model.model.popularity.sum() == len(read_watches(folder))
     expected = torch.from_numpy(model.model.popularity).float()
     assert all(torch.equal(row, expected) for row in scores.values())
@@ -308,7 +308,7 @@ def test_a_question_without_a_time_has_no_history(tmp_path):
     model, data, _ = run_on(folder, "popularity")
     askers = {asked(row)[0] for side in data.split.sides.values() for row in side.queries.tolist()}
     assert model.model.popularity.sum() == sum(user not in askers for user, *_ in read_watches(folder)) > 0
-    assert model.facts()["val/cold_queries"] == len(data.split.val.queries)
+    assert model.statistics()["val/cold_queries"] == len(data.split.val.queries)
 
 
 def test_a_time_that_is_no_number_is_named(tmp_path):
@@ -344,7 +344,7 @@ def test_a_saved_model_scores_the_same(folder, kind):
     users = ["u1", "u7", "u29", None, "u3"]
     batch = QueryBatch(torch.zeros(5, 2), [""] * 5, users, [90.0, 40.0, 50.0, 60.0, 99.0])
     assert torch.equal(other.score(batch), model.score(batch))
-    assert other.facts() == model.facts()
+    assert other.statistics() == model.statistics()
     assert len(model.score(batch).unique(dim=0)) > (1 if kind != "popularity" else 0)
 
 

@@ -86,17 +86,17 @@ def test_the_chosen_weight_is_the_best_on_validation(fixture, request):
     }
     best = max(by_weight.values())
     assert min(by_weight.values()) < best
-    assert by_weight[model.facts()["hybrid/weight"]] == pytest.approx(best)
+    assert by_weight[model.statistics()["hybrid/weight"]] == pytest.approx(best)
     assert validate_weights(model, made.data) == pytest.approx(by_weight)
     evenest = min((weight for weight in by_weight if by_weight[weight] == best), key=lambda weight: abs(weight - 0.5))
-    assert abs(model.facts()["hybrid/weight"] - 0.5) == pytest.approx(abs(evenest - 0.5))
+    assert abs(model.statistics()["hybrid/weight"] - 0.5) == pytest.approx(abs(evenest - 0.5))
 
 
 @pytest.mark.parametrize("fixture", ["made", "cold"])
 def test_the_chosen_weight_scores(fixture, request):
     made = request.getfixturevalue(fixture)
     model, trainer = prepared(made), quiet_trainer()
-    weight, candidates = model.facts()["hybrid/weight"], made.split.val.candidates
+    weight, candidates = model.statistics()["hybrid/weight"], made.split.val.candidates
     found = trainer.validate(model, datamodule=made.data, verbose=False)[0]["val/mrr"]
     assert found == pytest.approx(validate_weights(model, made.data)[weight])
     trainer.test(model, datamodule=made.data, verbose=False)
@@ -154,7 +154,7 @@ def test_reciprocal_rank_fusion(fixture, request):
             for at, video in enumerate(sorted(candidates.tolist(), key=lambda v: (-float(scores[v]), order[v]))):
                 expected[video] += 1 / (7 + at + 1)
         np.testing.assert_allclose(found[row, candidates], expected[candidates], rtol=1e-6)
-    assert model.facts() == {}
+    assert model.statistics() == {}
 
 
 def test_parts_are_chosen_by_name_and_keep_their_own_values():

@@ -160,18 +160,18 @@ def _arrow(content, rng):
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     table.validate(full=True)  # an offset beyond its buffer would end the process when a part is taken
     at = rng.randrange(table.num_columns)
-    facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     action = rng.randrange(4)
     if action == 0:
         table = table.drop_columns([table.column_names[at]])
     elif action == 1:
         table = table.slice(0, rng.randrange(len(table) + 1))
     elif action == 2:
-        facts[rng.choice(list(facts))] = str(rng.choice(ODD))
+        metadata[rng.choice(list(metadata))] = str(rng.choice(ODD))
     else:
         name = table.column_names[at]
         table = table.set_column(at, name, pa.nulls(len(table), table.schema.field(name).type))
-    table = table.replace_schema_metadata(facts)
+    table = table.replace_schema_metadata(metadata)
     data = io.BytesIO()
     with pa.ipc.new_file(data, table.schema) as writer:
         writer.write_table(table)

@@ -299,7 +299,7 @@ def test_cold_learners_are_counted_and_get_the_question_and_what_is_watched_ofte
             batch = query_batch(data.collection, model.tables, torch.tensor([row]))
             expected = asked.score(batch)[0] + model.weight * model.tower.prior.detach() * model.tower.popularity
             torch.testing.assert_close(found[data.collection.queries.ids[row]], expected, rtol=1e-4, atol=1e-5)
-    assert {key: value for key, value in model.facts().items() if "cold" in key} == {
+    assert {key: value for key, value in model.statistics().items() if "cold" in key} == {
         f"{side}/cold_queries": number for side, number in cold.items()
     }
     assert 0 < cold["val"] < len(data.split.val.queries)
@@ -334,7 +334,7 @@ def test_a_saved_model_scores_the_same(folder, history):
     users = ["u1", "u7", "u29", None, "u3"]
     batch = QueryBatch(model.tables.queries[:5], [""] * 5, users, [90.0, 40.0, 50.0, 60.0, 99.0])
     assert torch.equal(other.score(batch), model.score(batch))
-    assert other.facts() == model.facts()
+    assert other.statistics() == model.statistics()
 
 
 def test_no_interactions_are_not_applicable(tmp_path):

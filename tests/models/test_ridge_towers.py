@@ -70,7 +70,7 @@ def test_an_endless_penalty_is_the_untrained_cosine(made):
         batch = query_batch(made.collection, made.tables, rows)
         trained = fitted(made, penalty=float("inf"), whiten=whiten, weight=0.0)
         torch.testing.assert_close(trained.score(batch), untrained.score(batch))
-        assert trained.facts() == {"dcdt_ridge/penalty": -1.0}
+        assert trained.statistics() == {"dcdt_ridge/penalty": -1.0}
 
 
 def test_a_small_penalty_moves_training_queries_to_their_videos(made):
@@ -150,7 +150,7 @@ def test_the_state_scores_alike_after_a_round_trip(made):
     other.load_state_dict(torch.load(file, weights_only=True))
     batch = query_batch(made.collection, made.tables, torch.from_numpy(made.split.test.queries))
     assert torch.equal(model.score(batch), other.score(batch))
-    assert other.facts() == model.facts()
+    assert other.statistics() == model.statistics()
 
 
 def test_a_planted_rotation_is_learned_by_few_queries():

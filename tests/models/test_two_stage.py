@@ -87,7 +87,7 @@ def test_without_a_correction_it_is_the_recall(made):
         batch, rows = batch_of(made)
         z = z_scores(model.recall.score(batch), batch.candidates)
         assert torch.equal(model.score(batch), z)
-        assert model.facts()["two_stage/penalty"] == -1
+        assert model.statistics()["two_stage/penalty"] == -1
         order = tie_order(made.collection.videos.ids)
         judged = torch.arange(len(made.collection.videos)).expand(len(rows), -1)
         ranks = judged_ranks(model.recall.score(batch).float(), judged, order)
@@ -252,7 +252,7 @@ def test_a_saved_model_scores_the_same(made, kind):
     other.load_state_dict(torch.load(file, weights_only=True))
     batch, _ = batch_of(made)
     assert torch.equal(other.eval().score(batch), model.score(batch))
-    assert other.facts() == model.facts()
+    assert other.statistics() == model.statistics()
 
 
 def test_untrained_the_joint_network_adds_nothing(made, fitted):

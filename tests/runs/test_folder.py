@@ -28,9 +28,9 @@ def config_of(folder, *changes):
 
 
 def finished(run, config, folder):
-    facts = {"collection_fingerprint": load_collection(folder).fingerprint, "code": code_version()["code"]}
+    provenance = {"collection_fingerprint": load_collection(folder).fingerprint, "code": code_version()["code"]}
     status = RunFolder(run)
-    status.start(config, facts)
+    status.start(config, provenance)
     (run / "metrics.json").write_text('{"val/mrr": 0.25}')
     status.finish()
     return status

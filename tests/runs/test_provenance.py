@@ -10,17 +10,17 @@ from dcdt.runs import provenance
 def test_what_a_result_comes_from(small, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/somebody/dcdt/run.py", "split=video"])
     made = prepare(small, SplitConfig("video", 1, 10, "all"))
-    facts = provenance.provenance(made.collection, made.split, "space")
-    assert facts["command"] == ["python", "-m", "dcdt.run", "split=video"]
-    assert facts["packages"]["dcdt"] == dcdt.__version__
-    assert None not in facts["packages"].values()
-    assert (facts["collection"], facts["embeddings"], facts["simulated"]) == ("small", "space", [])
-    assert facts["collection_fingerprint"] == made.collection.fingerprint
-    assert facts["split_fingerprint"] == made.split.fingerprint
+    values = provenance.provenance(made.collection, made.split, "space")
+    assert values["command"] == ["python", "-m", "dcdt.run", "split=video"]
+    assert values["packages"]["dcdt"] == dcdt.__version__
+    assert None not in values["packages"].values()
+    assert (values["collection"], values["embeddings"], values["simulated"]) == ("small", "space", [])
+    assert values["collection_fingerprint"] == made.collection.fingerprint
+    assert values["split_fingerprint"] == made.split.fingerprint
     sides = {name: len(side.queries) for name, side in made.split.sides.items()}
-    assert facts["queries"] == {"train": len(made.split.train.queries), **sides, "left_out": made.split.left_out}
-    assert facts["candidates"]["test_all"] == 20
-    assert "somebody" not in str(facts)
+    assert values["queries"] == {"train": len(made.split.train.queries), **sides, "left_out": made.split.left_out}
+    assert values["candidates"]["test_all"] == 20
+    assert "somebody" not in str(values)
 
 
 def test_code_outside_git_is_known_by_its_hash(monkeypatch, tmp_path):

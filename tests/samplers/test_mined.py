@@ -49,7 +49,7 @@ def test_windows_and_what_was_rejected_by_brute_force(small, monkeypatch, config
         assert found == set(kept[:size] or ranked[-1:])
         assert not found - allowed[query]
     assert sampler.rejected == rejected
-    assert sampler.facts() == {f"window/{rule}": number for rule, number in rejected.items()}
+    assert sampler.statistics() == {f"window/{rule}": number for rule, number in rejected.items()}
     if guard == 0.2:
         assert rejected["guard"] > 0
 

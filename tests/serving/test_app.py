@@ -101,8 +101,8 @@ def test_what_was_asked_is_logged_only_where_that_was_asked_for(make_run, caplog
         TestClient(make_app([ReloadingRecommender(make_run("model=bm25"))], log_questions=told)).get(
             "/search", params={"q": "my secret"}
         )
-    facts = [record.facts for record in caplog.records if getattr(record, "facts", {}).get("path") == "/search"]
-    assert facts[0]["status"] == 200 and ("question" in facts[0]) == told
+    logged = [record.fields for record in caplog.records if getattr(record, "fields", {}).get("path") == "/search"]
+    assert logged[0]["status"] == 200 and ("question" in logged[0]) == told
 
 
 def test_a_changed_index_another_build_and_another_run_are_followed(own_copy, make_run, tmp_path):

@@ -210,7 +210,7 @@ def test_recall_of_the_approximate_index_is_measured_and_kept(tmp_path):
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     ann = ApproximateIndex.build(matrix)
     probes = matrix[:50] + 0.02 * rng.normal(size=(50, 384)).astype(np.float32)
-    assert ann.project is not None and ann.facts.recall > 0.9
+    assert ann.project is not None and ann.info.recall > 0.9
     assert ann.recall(probes, exact_top_k(matrix, probes, 10)) > 0.9
     rows, scores = ann.search(probes[0], 10)
     np.testing.assert_allclose(scores, matrix[rows] @ probes[0], atol=1e-5)
@@ -219,7 +219,7 @@ def test_recall_of_the_approximate_index_is_measured_and_kept(tmp_path):
     np.testing.assert_allclose([mean, deviation], [every.mean(), every.std()], atol=1e-4)
     ann.save(tmp_path / "vector_0.faiss")
     again = ApproximateIndex.load(tmp_path / "vector_0.faiss", matrix)
-    assert again.facts == ann.facts and again.search(probes[0], 10)[0].tolist() == rows.tolist()
+    assert again.info == ann.info and again.search(probes[0], 10)[0].tolist() == rows.tolist()
 
 
 def test_a_filter_far_from_the_query_and_many_answers_are_found_too():
@@ -363,7 +363,7 @@ SNAPSHOTS = {
 
 
 @pytest.mark.parametrize("harm", SNAPSHOTS)
-def test_a_snapshot_whose_facts_do_not_fit_is_corrupt(harm, tmp_path):
+def test_a_snapshot_whose_metadata_do_not_fit_is_corrupt(harm, tmp_path):
     index = make("approximate", tmp_path)
     index.create(videos(["a", "b"], np.random.default_rng(0)))
     index.save(tmp_path)

@@ -112,7 +112,7 @@ def test_the_command_and_the_service_take_a_learner_and_tell_nobody(make_run, en
         assert client.get("/search", params={"q": "rank", "user": ""}).status_code == 422
     assert known.json()["notes"] == [] and unknown.json()["notes"][0] == UNKNOWN_LEARNER
     ours = [record for record in caplog.records if record.name.startswith("dcdt")]  # the client logs too
-    said = " ".join(f"{record.getMessage()} {getattr(record, 'facts', '')}" for record in ours)
+    said = " ".join(f"{record.getMessage()} {getattr(record, 'fields', '')}" for record in ours)
     assert "/search" in said and "stranger" not in said and "u3" not in said
 
 

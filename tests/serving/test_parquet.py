@@ -27,8 +27,8 @@ def test_the_file_gives_the_answers_of_the_run_and_holds_no_deleted_video(own_co
     path = tmp_path / "videos.parquet"
     assert "19 videos, vector_0" in write_parquet(served, path)
     table = pq.read_table(path)
-    facts = json.loads(table.schema.metadata[b"dcdt"])
-    assert facts["measure"] == "inner product" and facts["widths"]["vector_0"] == 32
+    metadata = json.loads(table.schema.metadata[b"dcdt"])
+    assert metadata["measure"] == "inner product" and metadata["widths"]["vector_0"] == 32
     vector = served.scorers[0].towers.query(served.embed(["rank of a basis"]))[0][0]
     scores = np.array(table["vector_0"].to_pylist(), dtype=np.float32) @ vector
     ids = table["id"].to_pylist()

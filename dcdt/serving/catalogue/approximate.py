@@ -31,7 +31,7 @@ BLOCK = 16_384  # vectors that are compared at once
 
 
 @dataclass(frozen=True)
-class IndexFacts:
+class IndexInfo:
     """Kind, vectors, width of the narrow index, cells searched, candidates ranked again, and recall@10."""
 
     kind: str
@@ -42,7 +42,7 @@ class IndexFacts:
     recall: float
 
     def check(self, learned: dict[str, NDArray[np.float32]], width: int) -> None:
-        """Raise ValueError where a fact, or what was learned of vectors of a width, is not what an index has."""
+        """Raise ValueError where a value, or what was learned of vectors of a width, is not what an index has."""
         for name in ("n", "width", "breadth", "depth"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
@@ -64,11 +64,11 @@ class ApproximateIndex:
         matrix: (N, W) the full vectors, fp32 or fp16.
         learned: of a sample: `mean` (W,) and second `moment` (W, W), from which mean and deviation of a query's scores
             follow, and `project` (W, w), empty where W is narrow already.
-        facts: measured at build time.
+        info: measured at build time.
     """
 
-    def __init__(self, index: Any, matrix: Matrix, learned: dict[str, NDArray[np.float32]], facts: IndexFacts) -> None:  # noqa: ANN401
-        self.index, self.matrix, self.learned, self.facts = index, matrix, learned, facts
+    def __init__(self, index: Any, matrix: Matrix, learned: dict[str, NDArray[np.float32]], info: IndexInfo) -> None:  # noqa: ANN401
+        self.index, self.matrix, self.learned, self.info = index, matrix, learned, info
         self.project = learned["project"] if learned["project"].size else None
 
     @staticmethod
@@ -88,14 +88,14 @@ class ApproximateIndex:
         learned = learn_moments(sample)
         project = learned["project"] if width > NARROW else None
         cells = int(max(1, min(MAX_CELLS, 2 * n**0.5, n / VECTORS_PER_CELL)))
-        facts = IndexFacts("ivf", n, min(width, NARROW), BREADTHS[0], DEPTHS[0], 0.0)
-        index = faiss.index_factory(facts.width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        info = IndexInfo("ivf", n, min(width, NARROW), BREADTHS[0], DEPTHS[0], 0.0)
+        index = faiss.index_factory(info.width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
         index.by_residual = False
         index.cp.min_points_per_centroid = 10  # below which faiss warns; a sample gives at least 12
         index.train(_narrow(sample, project))
         for start in range(0, n, SAMPLE):
             index.add(_narrow(matrix[start : start + SAMPLE].astype(np.float32), project))
-        built = ApproximateIndex(index, matrix, learned, facts)
+        built = ApproximateIndex(index, matrix, learned, info)
         if probes is None or not len(probes):
             probes = perturbed(matrix, MAX_PROBES, rng)
         built._choose_breadth(probes[:MAX_PROBES])
@@ -106,10 +106,10 @@ class ApproximateIndex:
         exact = exact_top_k(self.matrix, probes, RECALL_K)
         half = (len(probes) + 1) // 2
         for breadth, depth in [(breadth, depth) for breadth in BREADTHS for depth in DEPTHS]:
-            self.facts = replace(self.facts, breadth=breadth, depth=depth)
+            self.info = replace(self.info, breadth=breadth, depth=depth)
             if self.recall(probes[:half], exact[:half]) >= TARGET_RECALL:
                 break
-        self.facts = replace(self.facts, recall=self.recall(probes[half:], exact[half:]))
+        self.info = replace(self.info, recall=self.recall(probes[half:], exact[half:]))
 
     def recall(self, probes: NDArray[np.float32], exact: NDArray[np.int64]) -> float:
         """Share of the exact best (P, k) that the search finds."""
@@ -130,13 +130,13 @@ class ApproximateIndex:
             k: how many.
             allowed: (N,) rows that may be found; None for all.
         """
-        n, cells = self.facts.n, int(self.index.nlist)
+        n, cells = self.info.n, int(self.index.nlist)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
-        depth = max(self.facts.depth, 2 * k)
+        depth = max(self.info.depth, 2 * k)
         narrow = _narrow(vector[None].astype(np.float32), self.project)  # (1, w)
-        scale = depth / self.facts.depth * n / max(n_allowed, 1)
+        scale = depth / self.info.depth * n / max(n_allowed, 1)
         is_scarce = 2 * n_allowed < n <= MAX_SCANNED  # what a filter leaves may lie far from the query
-        breadth = cells if is_scarce else min(cells, int(np.ceil(self.facts.breadth * scale)))
+        breadth = cells if is_scarce else min(cells, int(np.ceil(self.info.breadth * scale)))
         rows = self._candidates(narrow, depth, breadth, allowed)
         while len(rows) < min(depth, n_allowed) and breadth < cells:
             breadth = min(cells, 4 * breadth)
@@ -194,7 +194,7 @@ class ApproximateIndex:
             faiss.write_index(self.index, str(temporary))
         with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **self.learned)
-        write_json(path.with_suffix(".json"), asdict(self.facts))
+        write_json(path.with_suffix(".json"), asdict(self.info))
 
     @staticmethod
     def load(path: Path, matrix: Matrix) -> "ApproximateIndex":
@@ -206,19 +206,19 @@ class ApproximateIndex:
         import faiss
 
         try:
-            facts = IndexFacts(**parse_json(path.with_suffix(".json").read_text(encoding="utf-8")))
+            info = IndexInfo(**parse_json(path.with_suffix(".json").read_text(encoding="utf-8")))
             index = faiss.read_index(str(path))
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
                 learned = {name: arrays[name] for name in ("mean", "moment", "project")}
-            facts.check(learned, matrix.shape[1])
+            info.check(learned, matrix.shape[1])
             if not isinstance(index, faiss.IndexIVF):
                 raise ValueError("it is no index of cells")
-            if index.ntotal != facts.n or facts.n != len(matrix) or index.d != facts.width:
+            if index.ntotal != info.n or info.n != len(matrix) or index.d != info.width:
                 raise ValueError(f"it holds {index.ntotal} vectors, the catalogue {len(matrix)}")
         except Exception as error:  # faiss, numpy and zip each have their own kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise UserError(f"{path} is corrupt or of another catalogue ({reason[:120]}).") from error
-        return ApproximateIndex(index, matrix, learned, facts)
+        return ApproximateIndex(index, matrix, learned, info)
 
 
 def learn_moments(sample: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -198,7 +198,7 @@ class Snapshot:
         """Rows and inner products of the best k among the allowed rows (N,), the best first."""
         ann = self.anns.get(column)
         count = len(self) if allowed is self.alive else int(np.count_nonzero(allowed))
-        if ann is None or 2 * k > ann.facts.n:
+        if ann is None or 2 * k > ann.info.n:
             scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
             rows = top_k(scores, self.order, k)
             return rows, scores[rows]
@@ -253,8 +253,8 @@ class Snapshot:
     def save(self, path: Path) -> None:
         """Write one Arrow file, whole or not at all; the approximate indexes are written by `save_indexes`."""
         table = pa.concat_tables([part.to_table() for part in self.parts]).append_column("alive", pa.array(self.alive))
-        facts = {"version": str(self.version), "main": str(len(self.main)), "anns": " ".join(sorted(self.anns))}
-        table = table.replace_schema_metadata(facts)
+        metadata = {"version": str(self.version), "main": str(len(self.main)), "anns": " ".join(sorted(self.anns))}
+        table = table.replace_schema_metadata(metadata)
         try:
             with (
                 atomic_write(path) as temporary,
@@ -281,14 +281,14 @@ class Snapshot:
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
             table.validate(full=True)  # offsets of a file from elsewhere may point anywhere
-            facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            version, n = int(facts["version"]), int(facts["main"])
+            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            version, n = int(metadata["version"]), int(metadata["main"])
             alive = to_numpy(table["alive"])
             if not 0 <= n <= len(table) or not alive.any() or table["id"].null_count:
                 raise ValueError(f"{len(table)} rows of which {n} are searched approximately")
             table = table.drop_columns(["alive"])
             main, fresh = Segment.of(table.slice(0, n)), Segment.of(table.slice(n))
-            matrices = {column: main.vectors[column] for column in facts["anns"].split()}
+            matrices = {column: main.vectors[column] for column in metadata["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
         anns = {name: ApproximateIndex.load(path.with_name(f"{name}.faiss"), part) for name, part in matrices.items()}

@@ -62,10 +62,10 @@ def topics(collection: Collection, max_topics: int = 10) -> list[str]:
     It is the first of `topic`, `series`, the levels of `path` and the first of `tags` that divides the videos.
     """
     metadata = collection.videos.metadata
-    depth = max((len(facts["path"]) for facts in metadata if isinstance(facts.get("path"), list)), default=0)
-    columns = [[_text(facts.get(key)) for facts in metadata] for key in ("topic", "series")]
-    columns += [[_text(facts.get("path"), level) for facts in metadata] for level in range(depth)]
-    columns += [[_text(facts.get("tags")) for facts in metadata]]
+    depth = max((len(video["path"]) for video in metadata if isinstance(video.get("path"), list)), default=0)
+    columns = [[_text(video.get(key)) for video in metadata] for key in ("topic", "series")]
+    columns += [[_text(video.get("path"), level) for video in metadata] for level in range(depth)]
+    columns += [[_text(video.get("tags")) for video in metadata]]
     values = next((column for column in columns if len({value for value in column if value}) > 1), [])
     counts = {value: values.count(value) for value in set(values) if value}
     common = sorted(counts, key=lambda value: (-counts[value], value))[:max_topics]

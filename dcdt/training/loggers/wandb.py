@@ -96,8 +96,8 @@ class WandbRun(RunLogger):
         )
         self.run = run
         files = Path(run.dir).parent
-        facts = {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)}
-        write_json(self.folder.files.wandb, {**facts, "variant": run.config["variant"]})
+        wandb_run = {"id": run.id, "name": run.name, "project": run.project, "mode": mode, "files": str(files)}
+        write_json(self.folder.files.wandb, {**wandb_run, "variant": run.config["variant"]})
         run.define_metric("epoch", hidden=True, summary="none")
         for name in ("train/*", "val/*", "scores/*", "lr"):  # the summary is that of the best epoch, made at the end
             run.define_metric(name, step_metric="epoch", summary="none")
@@ -249,7 +249,7 @@ def start_run(
     require_online: bool,
     console: bool,
     machine: bool,
-    **facts: Any,  # noqa: ANN401 - wandb's
+    **init_options: Any,  # noqa: ANN401 - wandb's
 ) -> tuple[wandb.Run, Any]:
     """Open a quiet run with its files in `folder/wandb`; an open run is closed first.
 
@@ -261,7 +261,7 @@ def start_run(
         require_online: whether to refuse instead of staying offline.
         console: whether what this process prints is part of the run.
         machine: whether the use of processor, memory and GPU is.
-        facts: for `wandb.init`.
+        init_options: for `wandb.init`.
 
     Returns:
         The run and its mode.
@@ -274,11 +274,13 @@ def start_run(
     )
     settings.init_timeout = settings.login_timeout = INIT_SECONDS
     try:
-        run = wandb.init(dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **facts)
+        run = wandb.init(
+            dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **init_options
+        )
         return run, mode
     except wandb.errors.Error as error:
         reason = str(error).splitlines()[0]
         if require_online or mode == "offline":
             raise UserError(f"W&B cannot be used ({reason}).\nChoose logger.mode=offline, or logger=csv.") from error
     log.warning("W&B cannot be used (%s): the run stays offline.", reason)
-    return start_run(folder, "offline", require_online, console, machine, **{**facts, "resume": None})
+    return start_run(folder, "offline", require_online, console, machine, **{**init_options, "resume": None})

@@ -51,8 +51,8 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
         name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
-        facts = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
-        mode = _send(folder, mode, {}, values[variant.label], **facts, **common)
+        run_options = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
+        mode = _send(folder, mode, {}, values[variant.label], **run_options, **common)
     mode = _send(  # last, so that the newest run is the report
         folder,
         mode,
@@ -61,7 +61,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         name=f"report_{group}",
         job_type="report",
         notes="\n".join([report.tables[0].caption, *report.tables[0].notes]),
-        config={"facts": report.facts, "primary_metric": report.metric},
+        config={"facts": report.metadata, "primary_metric": report.metric},
         **common,
     )
     if mode == "offline":
@@ -76,15 +76,15 @@ def row_values(report: Report) -> dict[str, dict[str, Any]]:
     against = (report.reference or report.best).label
     rows = {}
     for row in report.tables[0].rows:
-        facts: dict[str, Any] = {"n": int(str(row.cells["n"]))} if "n" in row.cells else {}
+        values: dict[str, Any] = {"n": int(str(row.cells["n"]))} if "n" in row.cells else {}
         for key, cell in row.cells.items():
             if isinstance(cell, Number) and not key.startswith("reported_"):
-                facts |= _ends(key, cell)
+                values |= _ends(key, cell)
         for one in report.comparisons:
             if (one.model, one.reference) == (row.name, against):
-                facts |= _ends("difference", one.difference)
-                facts |= {"p": one.adjusted, "verdict": one.verdict, "against": against}
-        rows[row.name] = facts
+                values |= _ends("difference", one.difference)
+                values |= {"p": one.adjusted, "verdict": one.verdict, "against": against}
+        rows[row.name] = values
     return rows
 
 
@@ -109,10 +109,10 @@ def _send(
     mode: Any,  # noqa: ANN401 - wandb's literal
     media: dict[str, Any],
     summary: dict[str, Any],
-    **facts: Any,  # noqa: ANN401 - wandb's
+    **init_options: Any,  # noqa: ANN401 - wandb's
 ) -> Any:  # noqa: ANN401 - wandb's literal
     """Log one run from start to end; returns its mode."""
-    run, mode = start_run(folder, mode, False, console=False, machine=False, **facts)
+    run, mode = start_run(folder, mode, False, console=False, machine=False, **init_options)
     try:
         if media:
             run.log(media)
