@@ -137,10 +137,10 @@ def hybrid_space(model: Mapping[str, Any]) -> SearchSpace:
     return HYBRID_HISTORY_SPACE if history else HYBRID_SPACE
 
 
-MODELS.entries |= {
-    "zero_shot": Entry(ZeroShotConfig, "baselines.zero_shot:ZeroShot", reads=UNTRAINED),
-    "single_tower": Entry(SingleTowerConfig, "baselines.single_tower:SingleTower", SINGLE_TOWER_SPACE),
-    "bm25": Entry(BM25Config, "baselines.bm25:BM25", BM25_SPACE, UNTRAINED, reads_tuned=FITTED),
-    "collaborative": Entry(CollaborativeConfig, "baselines.collaborative:Collaborative", collaborative_space, FITTED),
-    "hybrid": Entry(HybridConfig, "baselines.hybrid:Hybrid", hybrid_space, FITTED),
-}
+MODELS.register("zero_shot", Entry(ZeroShotConfig, "baselines.zero_shot:ZeroShot", depends_on=UNTRAINED))
+MODELS.register("single_tower", Entry(SingleTowerConfig, "baselines.single_tower:SingleTower", SINGLE_TOWER_SPACE))
+MODELS.register("bm25", Entry(BM25Config, "baselines.bm25:BM25", BM25_SPACE, UNTRAINED, depends_on_tuned=FITTED))
+MODELS.register(
+    "collaborative", Entry(CollaborativeConfig, "baselines.collaborative:Collaborative", collaborative_space, FITTED)
+)
+MODELS.register("hybrid", Entry(HybridConfig, "baselines.hybrid:Hybrid", hybrid_space, FITTED))

@@ -34,23 +34,23 @@ def register(
     name: str,
     schema: type,
     search_space: Mapping[str, list[Any]] | None = None,
-    reads: Iterable[str] = ("loss", "sampler", "batch_size", "optimizer", "train_queries"),
+    depends_on: Iterable[str] = ("loss", "sampler", "batch_size", "optimizer", "train_queries"),
 ) -> Callable[[type], type]:
     """Register the class that follows as `group=name`: `@register("loss", "mine", MyConfig)` (docs/extending.md).
 
     Args:
         group: model, loss, sampler, embedder or optimizer.
         name: of the option.
-        schema: of its configuration, a class under `@dcdt.config.schema` with a field `name`.
+        schema: of its configuration, a class decorated with `dcdt.config.schema`, with a field `name`.
         search_space: of a model: keys of the configuration, each with the values that tuning draws from.
-        reads: of a model: which of these its scores depend on.
+        depends_on: of a model: which of these its scores depend on.
 
     Raises:
         UserError: the group or the schema is none, or the name is taken.
     """
     from dcdt.config.registry import register as register_entry
 
-    return register_entry(group, name, schema, search_space, reads)
+    return register_entry(group, name, schema, search_space, depends_on)
 
 
 def evaluate(

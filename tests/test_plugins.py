@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from dcdt import register
-from dcdt.config import config_folder, parse, plugins, reads, register_resolvers, schema, search_space
+from dcdt.config import config_folder, depends_on, parse, plugins, register_resolvers, schema, search_space
 from dcdt.config.hydra import take_plugins
 from dcdt.config.registry import GROUPS, MODELS, look_up
 from dcdt.embeddings.cache import Space, VectorCache
@@ -40,7 +40,7 @@ class MineConfig:
     history: str = "none"
 
 
-@register("model", "NAME", MineConfig, search_space={"model.weight": [1.0, 2.0]}, reads=[])
+@register("model", "NAME", MineConfig, search_space={"model.weight": [1.0, 2.0]}, depends_on=[])
 class Mine(ZeroShot):
     pass
 """
@@ -80,7 +80,7 @@ def test_a_file_named_on_the_command_line_is_an_option(tmp_path):
     settings = parse(composed(f"plugins=[{path}]", "model=mine_a", "model.weight=2"))
     assert (settings.model.weight, settings.model.fields) == (2.0, ["title"])
     assert look_up(MODELS, "mine_a").__name__ == "Mine"
-    assert (search_space("mine_a"), reads({"name": "mine_a"})) == ({"model.weight": [1.0, 2.0]}, frozenset())
+    assert (search_space("mine_a"), depends_on({"name": "mine_a"})) == ({"model.weight": [1.0, 2.0]}, frozenset())
     with pytest.raises(UserError, match=r"model\.weight is -1\.0; it must be a number of at least 0"):
         parse(composed("model=mine_a", "model.weight=-1"))
 

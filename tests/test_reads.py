@@ -10,7 +10,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 from support import make_collection, slow_but
 
-from dcdt.config import job_name, parse, read_overrides, reads
+from dcdt.config import depends_on, job_name, parse, read_overrides
 from dcdt.config.registry import MODELS, TRAINED, search_space
 from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
@@ -73,18 +73,18 @@ def outcome(collection, name, *changes):
 @pytest.mark.parametrize("name", slow_but(["zero_shot", "dcdt_ridge", "dcdt_residual", "dcdt_history"], MODELS))
 def test_scores_depend_on_what_a_model_declares_and_on_nothing_else(collection, name):
     changes = LISTWISE if name == "two_stage_joint" else CHANGES
-    base, read = outcome(collection, name), reads({"name": name})
-    unread = [changes[key] for key in sorted(TRAINED - read)]
+    base, keys = outcome(collection, name), depends_on({"name": name})
+    unread = [changes[key] for key in sorted(TRAINED - keys)]
     if unread:
         torch.testing.assert_close(outcome(collection, name, *unread), base, rtol=0, atol=1e-6)
-    for key in sorted(read):  # so that a declaration which lacks one fails above
+    for key in sorted(keys):  # so that a declaration which lacks one fails above
         assert not torch.allclose(outcome(collection, name, changes[key]), base, rtol=0, atol=1e-6), key
 
 
 def test_a_choice_between_trials_is_made_by_the_validation_queries():
-    assert all("train_queries" in reads({"name": name}, trials=2) for name in SPACES)
-    assert reads({"name": "zero_shot"}, trials=2) == set()
-    assert reads({"name": "a model of tomorrow"}) == reads(None) == TRAINED
+    assert all("train_queries" in depends_on({"name": name}, trials=2) for name in SPACES)
+    assert depends_on({"name": "zero_shot"}, trials=2) == set()
+    assert depends_on({"name": "a model of tomorrow"}) == depends_on(None) == TRAINED
 
 
 def test_jobs_that_differ_in_what_is_not_read_are_one(collection):

@@ -7,8 +7,8 @@ No schema holds a class path: models, losses and samplers are looked up by name,
 from dcdt.config.hydra import check_choices, job_name, read_overrides, register_resolvers
 from dcdt.config.options import as_text, flatten, model_option, model_presets
 from dcdt.config.paths import cache_home, cache_root, config_folder, demo_collection, outputs_root
-from dcdt.config.registry import reads, search_space
-from dcdt.config.schema import Named, Settings, parse
+from dcdt.config.registry import depends_on, search_space
+from dcdt.config.settings import Named, Settings, parse
 from dcdt.config.validation import schema, validate
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_choices",
     "config_folder",
     "demo_collection",
+    "depends_on",
     "flatten",
     "job_name",
     "model_option",
@@ -27,7 +28,6 @@ __all__ = [
     "outputs_root",
     "parse",
     "read_overrides",
-    "reads",
     "register_resolvers",
     "schema",
     "search_space",

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from dcdt.config.options import model_option
 from dcdt.config.paths import cache_root, config_folder, demo_collection, outputs_root, project_root
 from dcdt.config.plugins import add_plugins, load_plugin, plugin_folders, plugin_names
-from dcdt.config.registry import TRAINED, load, reads
+from dcdt.config.registry import TRAINED, depends_on, load
 from dcdt.utils.errors import UserError
 
 LONGEST_KEY = 200  # characters
@@ -135,7 +135,7 @@ def read_overrides(overrides: Sequence[str], model: object, trials: object = 1) 
     >>> read_overrides([*choices, "split.train_queries=8"], {"name": "zero_shot"})
     ['model=zero_shot']
     """
-    skipped = TRAINED - reads(model, trials)
+    skipped = TRAINED - depends_on(model, trials)
     return [text for text in overrides if _setting(text) not in skipped]
 
 

@@ -1,4 +1,4 @@
-"""The named options of the configuration: which schema each has and, of models, losses and samplers, which class.
+"""Registries of the named options of the configuration: the schema and the class of each.
 
 A configuration names an entry here and can name nothing else, so that a stranger's run is data.
 """
@@ -35,18 +35,18 @@ class Entry:
         schema: of its configuration.
         target: its class, or where to import it from, as `package.module:Class`; None where nothing is made from it.
         search_space: of tuning, or what makes it from the model's configuration.
-        reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
-        reads_tuned: the same where several configurations are compared.
+        depends_on: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
+        depends_on_tuned: the same where several configurations are compared.
     """
 
     schema: type
     target: str | type | None = None
     search_space: SearchSpace | Callable[[Mapping[str, Any]], SearchSpace] | None = None
-    reads: frozenset[str] = TRAINED
-    reads_tuned: frozenset[str] | None = None
+    depends_on: frozenset[str] = TRAINED
+    depends_on_tuned: frozenset[str] | None = None
 
 
-class Table(Mapping[str, Entry]):
+class Registry(Mapping[str, Entry]):
     """The entries of a group by name, in the order of their registration; the built-in ones are there when needed."""
 
     def __init__(self) -> None:
@@ -64,18 +64,22 @@ class Table(Mapping[str, Entry]):
         load()
         return len(self.entries)
 
+    def register(self, name: str, entry: Entry) -> None:
+        """Add an entry, or replace the one of this name."""
+        self.entries[name] = entry
+
 
 GROUPS = {
-    name: Table()
+    name: Registry()
     for name in ("model", "loss", "sampler", "data", "split", "embedder", "optimizer", "trainer", "logger")
 }
-SINGLE = Table()  # groups of which there is one option alone, by the group's name
+SINGLE = Registry()  # groups of which there is one option alone, by the group's name
 OPEN_GROUPS = ("model", "loss", "sampler", "embedder", "optimizer")  # which a user can add to
 MODELS, LOSSES, SAMPLERS, OPTIMIZERS = (GROUPS[name] for name in ("model", "loss", "sampler", "optimizer"))
 
 
 class _Loading:
-    """Whether what registers itself has been imported; plugins may look at the tables while they are."""
+    """Whether the modules that register entries have been imported; plugins may read the registries meanwhile."""
 
     done = False
     lock = RLock()
@@ -106,16 +110,16 @@ def register(
     name: str,
     schema: type,
     search_space: SearchSpace | None = None,
-    reads: Iterable[str] = TRAINED,
+    depends_on: Iterable[str] = TRAINED,
 ) -> Callable[[type], type]:
     """Register the class that follows as `group=name`, as a plugin does (docs/extending.md).
 
     Args:
         group: model, loss, sampler, embedder or optimizer.
         name: of the option; its configuration has it as `name`.
-        schema: of its configuration, a class under `dcdt.config.schema` with a field `name`.
+        schema: of its configuration, a class decorated with `dcdt.config.schema`, with a field `name`.
         search_space: of a model: keys of the configuration, each with the values that tuning draws from.
-        reads: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
+        depends_on: of a model: which of loss, sampler, batch_size, optimizer and train_queries its scores depend on.
 
     Raises:
         UserError: the group or the schema is invalid, or the name is taken.
@@ -130,7 +134,7 @@ def register(
         existing = GROUPS[group].entries.get(name)
         if existing is not None and getattr(existing.target, "__module__", None) != cls.__module__:
             raise UserError(f"{group}={name} is there already; give yours another name.")
-        GROUPS[group].entries[name] = Entry(schema, cls, search_space, frozenset(reads))
+        GROUPS[group].register(name, Entry(schema, cls, search_space, frozenset(depends_on)))
         return cls
 
     return add
@@ -142,23 +146,23 @@ def _installed(module: str) -> str:
     return f"dcdt.{module}" if inside else module
 
 
-def look_up(table: Table, name: str) -> Any:  # noqa: ANN401 - classes of several kinds
+def look_up(registry: Registry, name: str) -> Any:  # noqa: ANN401 - classes of several kinds
     """The class registered under `name`.
 
     Raises:
         KeyError: there is none.
     """
-    target = table[name].target
+    target = registry[name].target
     if not isinstance(target, str):
         return target
     module, _, attribute = target.partition(":")
     return getattr(import_module(_installed(module)), attribute)
 
 
-def name_of(table: Table, cls: type) -> str:
+def name_of(registry: Registry, cls: type) -> str:
     """The name that a class is registered under; what is built in is not imported to find out."""
     path = f"{cls.__module__}:{cls.__name__}"
-    return next(name for name, entry in table.items() if entry.target is cls or _path_of(entry) == path)
+    return next(name for name, entry in registry.items() if entry.target is cls or _path_of(entry) == path)
 
 
 def _path_of(entry: Entry) -> str | None:
@@ -166,22 +170,22 @@ def _path_of(entry: Entry) -> str | None:
     return _installed(entry.target) if isinstance(entry.target, str) else None
 
 
-def choose(table: Table, name: object, key: str, choices: Sequence[str] | None = None) -> Entry:
+def choose(registry: Registry, name: object, key: str, choices: Sequence[str] | None = None) -> Entry:
     """The entry that a configuration names, of all or of some.
 
     Raises:
         UserError: it is none of them.
     """
-    choices = list(table) if choices is None else choices
+    choices = list(registry) if choices is None else choices
     if not isinstance(name, str) or name not in choices:
         remedy = f"\nIf it is a plugin's, name that: export {VARIABLE}=my_plugin.py, or install its package."
-        is_open = isinstance(name, str) and any(table is GROUPS[group] for group in OPEN_GROUPS)
+        is_open = isinstance(name, str) and any(registry is GROUPS[group] for group in OPEN_GROUPS)
         raise UserError(f"{key}.name is {name!r}; choose one of {', '.join(choices)}.{remedy if is_open else ''}")
-    return table[name]
+    return registry[name]
 
 
 def model_part(*without: str, only: tuple[str, ...] = ()) -> BeforeValidator:
-    """What reads the configuration of a model inside another one, such as model.first.
+    """Validate the configuration of a model inside another one, such as model.first.
 
     Args:
         without: models that cannot stand there.
@@ -212,15 +216,19 @@ def search_space(name: str, model: Mapping[str, Any] | None = None) -> SearchSpa
     return (space(model or {}) if callable(space) else space) or {}
 
 
-def reads(model: object, trials: object = 1) -> frozenset[str]:
-    """Which of loss, sampler, batch_size, optimizer and train_queries (split.train_queries) a model's scores depend on.
+def depends_on(model: object, trials: object = 1) -> frozenset[str]:
+    """List which of loss, sampler, batch_size, optimizer and train_queries a model's scores depend on.
+
+    `train_queries` stands for split.train_queries, the others for groups and keys of the configuration.
 
     Args:
-        model: its configuration; what is no model known here reads all of them.
+        model: its configuration; a model that is not registered depends on all of them.
         trials: how many configurations are compared, by the validation queries.
 
-    >>> sorted(reads({"name": "dcdt_ridge"})), sorted(reads({"name": "bm25"})), sorted(reads({"name": "bm25"}, 2))
-    (['train_queries'], [], ['train_queries'])
+    >>> sorted(depends_on({"name": "dcdt_ridge"})), sorted(depends_on({"name": "bm25"}, trials=2))
+    (['train_queries'], ['train_queries'])
+    >>> sorted(depends_on({"name": "bm25"}))
+    []
     """
     try:
         name = model.get("name") if isinstance(model, Mapping) else None
@@ -229,5 +237,5 @@ def reads(model: object, trials: object = 1) -> frozenset[str]:
     entry = MODELS.get(str(name))
     if entry is None:
         return TRAINED
-    tuned = entry.reads_tuned if isinstance(trials, int) and trials > 1 else None
-    return entry.reads if tuned is None else tuned
+    tuned = entry.depends_on_tuned if isinstance(trials, int) and trials > 1 else None
+    return entry.depends_on if tuned is None else tuned

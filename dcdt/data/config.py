@@ -36,5 +36,7 @@ class SplitConfig:
         return value
 
 
-GROUPS["data"].entries |= dict.fromkeys(("linear_algebra", "files"), Entry(DataConfig))
-GROUPS["split"].entries |= dict.fromkeys(("query", "folds", "video", "time", "paper"), Entry(SplitConfig))
+for data in ("linear_algebra", "files"):
+    GROUPS["data"].register(data, Entry(DataConfig))
+for split in ("query", "folds", "video", "time", "paper"):
+    GROUPS["split"].register(split, Entry(SplitConfig))

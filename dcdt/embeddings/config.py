@@ -178,8 +178,6 @@ def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
 
 
 EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig
-GROUPS["embedder"].entries |= {
-    "local": Entry(LocalEmbedderConfig),
-    "multilingual": Entry(MultilingualEmbedderConfig),
-    "openai": Entry(OpenAIEmbedderConfig),
-}
+GROUPS["embedder"].register("local", Entry(LocalEmbedderConfig))
+GROUPS["embedder"].register("multilingual", Entry(MultilingualEmbedderConfig))
+GROUPS["embedder"].register("openai", Entry(OpenAIEmbedderConfig))

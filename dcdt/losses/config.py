@@ -47,9 +47,7 @@ class MarginMSEConfig:
     teacher: Annotated[Any, model_part("two_stage", "two_stage_joint")] | None
 
 
-LOSSES.entries |= {
-    "contrastive": Entry(ContrastiveConfig, "dcdt.losses.contrastive:ContrastiveLoss"),
-    "infonce": Entry(InfoNCEConfig, "dcdt.losses.infonce:InfoNCELoss"),
-    "triplet": Entry(TripletConfig, "dcdt.losses.triplet:TripletLoss"),
-    "margin_mse": Entry(MarginMSEConfig, "dcdt.losses.margin_mse:MarginMSELoss"),
-}
+LOSSES.register("contrastive", Entry(ContrastiveConfig, "dcdt.losses.contrastive:ContrastiveLoss"))
+LOSSES.register("infonce", Entry(InfoNCEConfig, "dcdt.losses.infonce:InfoNCELoss"))
+LOSSES.register("triplet", Entry(TripletConfig, "dcdt.losses.triplet:TripletLoss"))
+LOSSES.register("margin_mse", Entry(MarginMSEConfig, "dcdt.losses.margin_mse:MarginMSELoss"))

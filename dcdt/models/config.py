@@ -185,16 +185,12 @@ JOINT_SPACE: SearchSpace = {
     "optimizer.weight_decay": [1.0, 0.1],
 }
 
-OPTIMIZERS.entries |= {
-    "adamw": Entry(OptimizerConfig, "dcdt.models.optimizers:adamw"),
-    "nadam": Entry(NAdamConfig, "dcdt.models.optimizers:nadam"),
-    "sgd": Entry(SGDConfig, "dcdt.models.optimizers:sgd"),
-}
-MODELS.entries |= {
-    "dcdt": Entry(DCDTConfig, "dcdt.models.dual_tower:DualTower", TOWERS_SPACE),
-    "dcdt_ridge": Entry(RidgeConfig, "dcdt.models.ridge_towers:RidgeTowers", RIDGE_SPACE, FITTED),
-    "dcdt_residual": Entry(DCDTResidualConfig, "dcdt.models.residual:ResidualTowers", RESIDUAL_SPACE),
-    "dcdt_history": Entry(HistoryConfig, "dcdt.models.history:HistoryTowers", HISTORY_SPACE, FITTED),
-    "two_stage": Entry(TwoStageConfig, "dcdt.models.two_stage:TwoStage", TWO_STAGE_SPACE, FITTED),
-    "two_stage_joint": Entry(JointTwoStageConfig, "dcdt.models.two_stage:JointTwoStage", JOINT_SPACE),
-}
+OPTIMIZERS.register("adamw", Entry(OptimizerConfig, "dcdt.models.optimizers:adamw"))
+OPTIMIZERS.register("nadam", Entry(NAdamConfig, "dcdt.models.optimizers:nadam"))
+OPTIMIZERS.register("sgd", Entry(SGDConfig, "dcdt.models.optimizers:sgd"))
+MODELS.register("dcdt", Entry(DCDTConfig, "dcdt.models.dual_tower:DualTower", TOWERS_SPACE))
+MODELS.register("dcdt_ridge", Entry(RidgeConfig, "dcdt.models.ridge_towers:RidgeTowers", RIDGE_SPACE, FITTED))
+MODELS.register("dcdt_residual", Entry(DCDTResidualConfig, "dcdt.models.residual:ResidualTowers", RESIDUAL_SPACE))
+MODELS.register("dcdt_history", Entry(HistoryConfig, "dcdt.models.history:HistoryTowers", HISTORY_SPACE, FITTED))
+MODELS.register("two_stage", Entry(TwoStageConfig, "dcdt.models.two_stage:TwoStage", TWO_STAGE_SPACE, FITTED))
+MODELS.register("two_stage_joint", Entry(JointTwoStageConfig, "dcdt.models.two_stage:JointTwoStage", JOINT_SPACE))

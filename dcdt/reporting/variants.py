@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dcdt.config import as_text, flatten, model_option, reads, search_space
+from dcdt.config import as_text, depends_on, flatten, model_option, search_space
 from dcdt.runs.reader import FINISHED, Run
 from dcdt.utils.errors import UserError
 
@@ -119,11 +119,11 @@ def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
 
 
 def _deciding_options(run: Run) -> dict[str, str]:
-    """Return the dotted keys and values of a run's configuration that its model reads: they define its variant."""
-    read = reads(run.config["model"], run.config.get("trials"))
-    skipped = (*IGNORED, *(() if "optimizer" in read else TRAINING), *(() if search_space(run.model) else ("trials",)))
+    """Return the dotted keys and values of a run's configuration that its model depends on: they define its variant."""
+    keys = depends_on(run.config["model"], run.config.get("trials"))
+    skipped = (*IGNORED, *(() if "optimizer" in keys else TRAINING), *(() if search_space(run.model) else ("trials",)))
     settings = {key: value for key, value in run.config.items() if key not in skipped}
-    if "train_queries" in read:  # else it is one row of a learning curve
+    if "train_queries" in keys:  # else it is one row of a learning curve
         split = run.config.get("split", {})
         settings |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
     flat = flatten(settings)

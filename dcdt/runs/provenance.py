@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dcdt.config import reads
+from dcdt.config import depends_on
 from dcdt.config.plugins import plugin_files
 from dcdt.config.registry import TRAINED
 from dcdt.data.splits import Split, weak_counts
@@ -83,7 +83,7 @@ def fingerprint(config: DictConfig, collection: str, code: str) -> str:
     """Hash of what decides a job's result: its configuration (except logging and paths), the data and the code."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    unread = TRAINED - reads(values.get("model"), values.get("trials"))
+    unread = TRAINED - depends_on(values.get("model"), values.get("trials"))
     left_out = {"logger", "outputs", "callbacks", "resume", "sweep", *unread}
     deciding = {str(key): value for key, value in values.items() if key not in left_out}
     deciding["callbacks"] = {**values["callbacks"], "progress": None, "checkpoint_seconds": None}

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from dcdt.config import job_name, reads, register_resolvers
+from dcdt.config import depends_on, job_name, register_resolvers
 from dcdt.config.renames import rename_overrides
 from dcdt.runs.folder import run_folders
 from dcdt.runs.sweep_progress import SweepProgress
@@ -165,8 +165,8 @@ def without_unread(config: DictConfig) -> DictConfig:
 
     The validation queries change with them, so a job that several sizes share must not be of whichever came first.
     """
-    split, read = config.get("split"), reads(config.get("model"), config.get("trials"))
-    if "train_queries" in read or not isinstance(split, DictConfig) or "train_queries" not in split:
+    split, keys = config.get("split"), depends_on(config.get("model"), config.get("trials"))
+    if "train_queries" in keys or not isinstance(split, DictConfig) or "train_queries" not in split:
         return config
     config = config.copy()
     config.split.train_queries = None

@@ -71,12 +71,10 @@ class MixedSamplerConfig(HardSamplerConfig):
     hard_share: Annotated[float, Field(gt=0, lt=1)]
 
 
-SAMPLERS.entries |= {
-    "random": Entry(RandomSamplerConfig, "dcdt.samplers.random:RandomSampler"),
-    "hard": Entry(HardSamplerConfig, "dcdt.samplers.hard:HardSampler"),
-    "dynamic_hard": Entry(DynamicHardSamplerConfig, "dcdt.samplers.dynamic_hard:DynamicHardSampler"),
-    "window": Entry(WindowSamplerConfig, "dcdt.samplers.window:WindowSampler"),
-    "mixed": Entry(MixedSamplerConfig, "dcdt.samplers.mixed:MixedSampler"),
-    "in_batch": Entry(InBatchSamplerConfig, "dcdt.samplers.in_batch:InBatchSampler"),
-    "catalogue": Entry(CatalogueSamplerConfig, "dcdt.samplers.catalogue:CatalogueSampler"),
-}
+SAMPLERS.register("random", Entry(RandomSamplerConfig, "dcdt.samplers.random:RandomSampler"))
+SAMPLERS.register("hard", Entry(HardSamplerConfig, "dcdt.samplers.hard:HardSampler"))
+SAMPLERS.register("dynamic_hard", Entry(DynamicHardSamplerConfig, "dcdt.samplers.dynamic_hard:DynamicHardSampler"))
+SAMPLERS.register("window", Entry(WindowSamplerConfig, "dcdt.samplers.window:WindowSampler"))
+SAMPLERS.register("mixed", Entry(MixedSamplerConfig, "dcdt.samplers.mixed:MixedSampler"))
+SAMPLERS.register("in_batch", Entry(InBatchSamplerConfig, "dcdt.samplers.in_batch:InBatchSampler"))
+SAMPLERS.register("catalogue", Entry(CatalogueSamplerConfig, "dcdt.samplers.catalogue:CatalogueSampler"))

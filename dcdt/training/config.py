@@ -114,6 +114,9 @@ class SweepConfig:
     report: bool = True
 
 
-GROUPS["trainer"].entries |= dict.fromkeys(("auto", "cpu", "gpu", "ddp"), Entry(TrainerConfig))
-GROUPS["logger"].entries |= dict.fromkeys(("wandb", "csv", "none"), Entry(LoggerConfig))
-SINGLE.entries |= {"callbacks": Entry(CallbacksConfig), "sweep": Entry(SweepConfig)}
+for trainer in ("auto", "cpu", "gpu", "ddp"):
+    GROUPS["trainer"].register(trainer, Entry(TrainerConfig))
+for logger in ("wandb", "csv", "none"):
+    GROUPS["logger"].register(logger, Entry(LoggerConfig))
+SINGLE.register("callbacks", Entry(CallbacksConfig))
+SINGLE.register("sweep", Entry(SweepConfig))

@@ -6,7 +6,7 @@ from typing import Any
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
-from dcdt.config import as_text, model_option, read_overrides, reads
+from dcdt.config import as_text, depends_on, model_option, read_overrides
 from dcdt.training.outcome import Outcome
 from dcdt.utils.files import read_json
 
@@ -23,7 +23,7 @@ def variant_of(config: DictConfig, overrides: Sequence[str]) -> str:
         overrides: the choices that are its own.
     """
     model = OmegaConf.select(config, "model")
-    skipped, parts = COMMON if "optimizer" in reads(model) else (*COMMON, "trainer"), []
+    skipped, parts = COMMON if "optimizer" in depends_on(model) else (*COMMON, "trainer"), []
     for key, _, text in sorted(override.lstrip("+").partition("=") for override in read_overrides(overrides, model)):
         if key in skipped or (key.split(".")[0] in skipped and not key.startswith("model.")):
             continue

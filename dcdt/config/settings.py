@@ -90,9 +90,9 @@ def parse(config: DictConfig) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     normalise(values)
-    for group, table in GROUPS.items():
+    for group, registry in GROUPS.items():
         part = values.get(group)
-        entry = choose(table, part.get("name") if isinstance(part, dict) else None, group)
+        entry = choose(registry, part.get("name") if isinstance(part, dict) else None, group)
         values[group] = validate(entry.schema, part, group)
     values.setdefault("sweep", {})  # which older configurations lack
     for group, entry in SINGLE.items():
