@@ -15,7 +15,8 @@ from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, join_fields
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import QueryBatch, Recommender
+from dcdt.models.query_batch import QueryBatch
+from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import NotApplicable
 
 from .config import BM25Config

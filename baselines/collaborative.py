@@ -13,7 +13,8 @@ from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import QueryBatch, Recommender
+from dcdt.models.query_batch import QueryBatch
+from dcdt.models.recommender import Recommender
 
 from .config import CollaborativeConfig
 from .implicit_models import ImplicitModel

@@ -11,7 +11,9 @@ from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum
 from dcdt.evaluation.ranking import quality, top_k
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+from dcdt.models.query_batch import QueryBatch, query_batch
+from dcdt.models.ranking import rank_side
+from dcdt.models.recommender import Recommender
 
 from .config import HybridConfig
 

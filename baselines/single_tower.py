@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dcdt.data.tables import Tables
 from dcdt.models.config import OptimizerConfig
 from dcdt.models.pairs import PairRecommender
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.models.towers import Tower
 from dcdt.utils.precision import at_least_float32
 

@@ -10,7 +10,8 @@ from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import QueryBatch, Recommender, score_vectors
+from dcdt.models.query_batch import QueryBatch
+from dcdt.models.recommender import Recommender, score_vectors
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.precision import HALF_DTYPES
 

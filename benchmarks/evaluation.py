@@ -18,7 +18,8 @@ from measured import RESULTS, Row, interleaved, ratio, row, write
 from synthetic import WIDTH, collection_of, data_of, settings_of, split_of, tables_of
 
 from dcdt.data.datamodule import Positions, RankingDataModule
-from dcdt.models.recommender import TREC_DEPTH, Recommender
+from dcdt.models.ranking import TREC_DEPTH
+from dcdt.models.recommender import Recommender
 from dcdt.training import build
 
 Chunks = list[torch.Tensor]

@@ -277,11 +277,13 @@ def test_a_whole_run_with_its_files_and_its_logger(small, tmp_path, monkeypatch)
 
 
 def test_scores_above_the_limit_are_not_kept(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 0)
+    monkeypatch.setattr("dcdt.models.ranking.MAX_STORED_SCORES", 0)
     sizes, end = [], Recommender.on_test_epoch_end
 
     def counted(self):
-        sizes.extend(parts[3].untyped_storage().nbytes() for chunks in self._chunks.values() for parts in chunks)
+        sizes.extend(
+            parts[3].untyped_storage().nbytes() for chunks in self._collector._chunks.values() for parts in chunks
+        )
         end(self)
 
     monkeypatch.setattr(Recommender, "on_test_epoch_end", counted)

@@ -27,7 +27,7 @@ from dcdt.data.splits import make_split
 from dcdt.data.types import positives_by_query
 from dcdt.embeddings.providers.local_models import model_folder
 from dcdt.evaluation.ranking import tie_order
-from dcdt.models.recommender import rank_side
+from dcdt.models.ranking import rank_side
 from dcdt.training import build, fit
 from dcdt.training.loggers.base import RunLogger
 

@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from dcdt.config import Settings, config_folder, parse, register_resolvers
 from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
-from dcdt.models.recommender import QueryBatch, Recommender, query_batch
+from dcdt.models.query_batch import QueryBatch, query_batch
+from dcdt.models.recommender import Recommender
 from dcdt.models.two_stage import TwoStage
 from dcdt.training import build
 

@@ -12,7 +12,9 @@ from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.config import HistoryConfig, OptimizerConfig
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
-from dcdt.models.recommender import QueryBatch, Recommender, query_batch, rank_side
+from dcdt.models.query_batch import QueryBatch, query_batch
+from dcdt.models.ranking import rank_side
+from dcdt.models.recommender import Recommender
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.errors import NotApplicable
 

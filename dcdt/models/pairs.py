@@ -11,7 +11,8 @@ from dcdt.data.tables import Tables
 from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import Recommender, query_batch
+from dcdt.models.query_batch import query_batch
+from dcdt.models.recommender import Recommender
 from dcdt.utils.precision import at_least_float32, autocast_off
 from dcdt.utils.transfer import to_device
 

@@ -4,8 +4,6 @@ A model defines how it scores queries against the whole catalogue; everything af
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,61 +15,17 @@ from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.histories import Histories
 from dcdt.data.tables import BLOCK, Tables
-from dcdt.data.types import Collection
 from dcdt.evaluation.metric import RankingMetrics
-from dcdt.evaluation.ranking import NaNScores, ranking_metrics, ranks_and_ties, top_k
+from dcdt.evaluation.ranking import NaNScores
 from dcdt.models import hyperparameters
 from dcdt.models.config import OptimizerConfig
 from dcdt.models.optimizers import make_schedule
+from dcdt.models.query_batch import QueryBatch, query_batch
+from dcdt.models.ranking import ResultCollector, SideResult, best_candidates, rank_side
 from dcdt.utils.errors import Diverged, UserError
-from dcdt.utils.precision import HALF_DTYPES, at_least_float32
-from dcdt.utils.transfer import to_device
+from dcdt.utils.precision import HALF_DTYPES
 
-MAX_STORED_SCORES = 20_000_000  # of a side; of larger sides only the top 100 of each query
-TREC_DEPTH = 100
 MAX_LOGGED_QUERIES = 64  # validation queries whose scores loggers are given, fewer in a large catalogue
-
-
-@dataclass(frozen=True)
-class QueryBatch:
-    """The inputs of B queries; a model uses what it needs.
-
-    Attributes:
-        vectors: (B, D) frozen query vectors.
-        texts: B texts.
-        users: id of the asking user, or None.
-        times: of asking, in seconds, or None.
-        candidates: (C,) rows of the videos to rank, ascending; None for all.
-        candidate_mask: (N,) the same as bool; None for all.
-    """
-
-    vectors: Tensor
-    texts: Sequence[str]
-    users: Sequence[str | None]
-    times: Sequence[float | None]
-    candidates: Tensor | None = None
-    candidate_mask: Tensor | None = None
-
-
-@dataclass
-class SideResult:
-    """The test results of one side, all on the CPU.
-
-    Attributes:
-        queries: (n,) query rows.
-        metrics: per-query values (n,) by metric name.
-        ties: (n,) 1 where a positive's score equals another candidate's.
-        top: scores (n, k) and video rows (n, k) of the best videos.
-        pairs: (m, 2) of score and label of the pair protocol, or None.
-        scores: (n, N) all scores, or None above MAX_STORED_SCORES; -inf where a video is no candidate.
-    """
-
-    queries: Tensor
-    metrics: dict[str, Tensor]
-    ties: Tensor
-    top: tuple[Tensor, Tensor]
-    pairs: Tensor | None
-    scores: Tensor | None
 
 
 class Recommender(L.LightningModule):
@@ -330,37 +284,19 @@ class Recommender(L.LightningModule):
     def on_test_epoch_start(self) -> None:
         """Reset the test results."""
         self.results = {}
-        self._chunks: dict[str, list[tuple[Tensor, ...]]] = {}
-        self._test_metrics: dict[str, RankingMetrics] = {}
+        self._collector = ResultCollector(self.data, self.device)
 
     def test_step(self, positions: Tensor, batch_index: int, dataloader_idx: int = 0) -> None:
         """Rank a chunk of a side and collect its results."""
         side = list(self.data.sides.values())[dataloader_idx]
         scores, metrics, ties = self._rank(side, positions)
-        collected = self._test_metrics.setdefault(side.name, RankingMetrics(self.data.ks).to(self.device))
-        collected.update(side.queries[positions], metrics)
-        fits_in_memory = len(side.queries) * scores.shape[1] <= MAX_STORED_SCORES
-        all_scores = (
-            scores if fits_in_memory else scores.new_empty(len(scores), 0)
-        )  # a slice would hold all of them in memory
-        results = (*self._best(side, scores), ties, all_scores, *_pair_scores(side, positions, scores))
-        self._chunks.setdefault(side.name, []).append(results)  # on the device of the scores, until all chunks are done
+        self._collector.add(side, positions, scores, metrics, ties)
 
     def on_test_epoch_end(self) -> None:
         """Gather the chunks of every side into `results`, and log the means, which `trainer.test` returns."""
-        for name, chunks in self._chunks.items():
-            side = self.data.sides[name]
-            values, rows, ties, scores, *pairs = (torch.cat(tensors).cpu() for tensors in zip(*chunks, strict=True))
-            queries, metrics = self._test_metrics[name].per_query()
-            self.results[name] = SideResult(
-                queries,
-                metrics,
-                ties,
-                (values, rows),
-                torch.stack(pairs, dim=1) if side.pairs is not None else None,
-                scores if scores.shape[1] else None,
-            )
-            self.log_dict({f"{name}/{metric}": values.mean() for metric, values in metrics.items()})
+        self.results = self._collector.results()
+        for name, result in self.results.items():
+            self.log_dict({f"{name}/{metric}": values.mean() for metric, values in result.metrics.items()})
 
     def predict_step(self, positions: Tensor, batch_index: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
         """Return the best videos of a chunk of test queries.
@@ -369,12 +305,7 @@ class Recommender(L.LightningModule):
             Scores (B, k) and rows of the catalogue (B, k), best first, k at most 100.
         """
         side = self.data.sides["test"]
-        return self._best(side, self._rank(side, positions)[0])
-
-    def _best(self, side: SideTensors, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores and rows of the best candidates, (B, k) each."""
-        ties, depth = self.data.ties.on(scores.device), min(TREC_DEPTH, side.n_candidates)
-        return top_k(scores, depth, ties, side.candidate_mask(scores.device))
+        return best_candidates(self.data, side, self._rank(side, positions)[0])
 
     def _rank(self, side: SideTensors, positions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Score a chunk in fp32, (B, N) on the device of the vectors, and rank it by `rank_side`."""
@@ -400,63 +331,3 @@ def score_vectors(queries: Tensor, videos: Tensor) -> Tensor:
     for start in range(0, len(videos), BLOCK):
         scores[:, start : start + BLOCK] = queries @ videos[start : start + BLOCK].float().T
     return scores
-
-
-def query_batch(collection: Collection, tables: Tables, rows: Tensor, side: SideTensors | None = None) -> QueryBatch:
-    """Make the batch of the queries of rows (B,), on the CPU, with the candidates of a side, or with all videos."""
-    queries, listed, vectors = collection.queries, rows.tolist(), tables.queries
-    return QueryBatch(
-        at_least_float32(vectors[to_device(rows, vectors.device)]),
-        [queries.texts[row] for row in listed],
-        [queries.metadata[row].get("user_id") for row in listed],
-        [queries.metadata[row].get("timestamp") for row in listed],
-        side.candidate_rows(vectors.device) if side is not None else None,
-        side.candidate_mask(vectors.device) if side is not None else None,
-    )
-
-
-def rank_side(
-    side: SideTensors, positions: Tensor, scores: Tensor, ties: Tensor, positive_grade: float, ks: Sequence[int]
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Rank a chunk of a side among its candidates; the CPU waits once for scores on another device.
-
-    Args:
-        side: queries, candidates and judgments.
-        positions: (B,) which of its queries, on the CPU.
-        scores: (B, N) fp32, on any device.
-        ties: (N,) from `tie_order`, on the same device.
-        positive_grade: the lowest grade of a positive.
-        ks: cut-offs.
-
-    Returns:
-        The scores, -inf where a video is no candidate of the query, on their device; on the CPU the metrics, name to
-        (B,), and (B,) 1 where a positive has the score of another candidate.
-    """
-    device, removed = scores.device, side.removed[positions]
-    candidates = side.candidate_mask(device)
-    query, column = (removed >= 0).nonzero(as_tuple=True)
-    if candidates is not None:
-        scores = scores.masked_fill(~candidates, float("-inf"))
-    elif len(query):
-        scores = scores.clone()
-    if len(query):
-        scores[to_device(query, device), to_device(removed[query, column], device)] = float("-inf")
-    judged, grades = side.judged[positions], side.grades[positions]
-    ranks, tied = ranks_and_ties(scores, judged, ties, candidates)
-    metrics = ranking_metrics(ranks, grades, positive_grade, ks)
-    return scores, metrics, (tied & (grades >= positive_grade)).any(1).float()
-
-
-def _pair_scores(side: SideTensors, positions: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores, on their device, and labels, on the CPU, of the pairs with a query in this chunk, (m,) each."""
-    if side.pairs is None:
-        return torch.zeros(0), torch.zeros(0)
-    query, video, label = side.pairs.unbind(1)
-    inside = (query >= positions[0]) & (query <= positions[-1])  # chunks are consecutive
-    rows = to_device(query[inside] - positions[0], scores.device)
-    return scores[rows, to_device(video[inside], scores.device)], label[inside].float()
-
-
-def replace_rows(values: Tensor, rows: list[int], new: Tensor) -> Tensor:
-    """Replace some rows of values (B, ...) by new ones (len(rows), ...) without waiting for the device."""
-    return values.index_copy(0, to_device(torch.tensor(rows, dtype=torch.int64), values.device), new)

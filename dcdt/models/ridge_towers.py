@@ -13,9 +13,11 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
 from dcdt.models.config import OptimizerConfig, RidgeConfig
-from dcdt.models.recommender import QueryBatch, Recommender, rank_side, replace_rows
+from dcdt.models.query_batch import QueryBatch
+from dcdt.models.ranking import rank_side
+from dcdt.models.recommender import Recommender
 from dcdt.models.whitening import catalogue_whitening
-from dcdt.utils.transfer import to_device
+from dcdt.utils.transfer import replace_rows, to_device
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))  # inf: the identity, nothing is learned
 

@@ -13,6 +13,7 @@ from dcdt.evaluation.ranking import judged_ranks, quality, ranking_metrics, tie_
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.config import JointTwoStageConfig, OptimizerConfig, TwoStageConfig
 from dcdt.models.evidence import KERNELS, Evidence
+from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.rank_head import (
     PENALTIES,
     CandidateLists,
@@ -23,10 +24,10 @@ from dcdt.models.rank_head import (
     fit_weights,
     weighted_sum,
 )
-from dcdt.models.recommender import QueryBatch, Recommender, query_batch, replace_rows
+from dcdt.models.recommender import Recommender
 from dcdt.models.ridge_towers import fitted_sides
 from dcdt.samplers.pool import related_videos
-from dcdt.utils.transfer import to_device
+from dcdt.utils.transfer import replace_rows, to_device
 
 N_FOLDS = 5  # of the judged queries, to choose the penalty
 

@@ -13,7 +13,7 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
-from dcdt.models.recommender import MAX_STORED_SCORES, SideResult
+from dcdt.models.ranking import MAX_STORED_SCORES, SideResult
 from dcdt.runs.folder import RunFolder
 from dcdt.utils.files import atomic_write, write_json, write_text
 

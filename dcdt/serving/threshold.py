@@ -10,7 +10,8 @@ from torch import Tensor
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
 from dcdt.models.hyperparameters import build
-from dcdt.models.recommender import Recommender, query_batch
+from dcdt.models.query_batch import query_batch
+from dcdt.models.recommender import Recommender
 from dcdt.training.checkpoint import Restored
 
 

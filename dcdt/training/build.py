@@ -23,7 +23,8 @@ from dcdt.embeddings.cache import Space
 from dcdt.embeddings.providers import space_of
 from dcdt.embeddings.tables import FROZEN_FIELDS
 from dcdt.models import hyperparameters
-from dcdt.models.recommender import Recommender, SideResult
+from dcdt.models.ranking import SideResult
+from dcdt.models.recommender import Recommender
 from dcdt.samplers.pool import training_pool
 from dcdt.training import extras
 from dcdt.training.callbacks.divergence import DivergenceCheck

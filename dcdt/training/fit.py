@@ -13,7 +13,8 @@ from dcdt.config import Settings
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
-from dcdt.models.recommender import Recommender, SideResult
+from dcdt.models.ranking import SideResult
+from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.training import build
 from dcdt.training.callbacks.best import BestWeights

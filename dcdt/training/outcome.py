@@ -5,7 +5,8 @@ from typing import Any
 
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.models.recommender import Recommender, SideResult
+from dcdt.models.ranking import SideResult
+from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 
 

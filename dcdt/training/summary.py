@@ -12,7 +12,7 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.types import Collection
 from dcdt.evaluation.statistics import bootstrap_interval
-from dcdt.models.recommender import SideResult
+from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
 from dcdt.utils.text import pluralize
 

@@ -16,7 +16,7 @@ from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, Documents, Judgments
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.utils.errors import NotApplicable, UserError
 
 DOCUMENTS = ["rank rank basis", "basis of a kernel", "image", "shear shear shear plane trace norm angle"]

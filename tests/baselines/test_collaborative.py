@@ -12,7 +12,7 @@ from baselines.config import CollaborativeConfig
 from baselines.implicit_models import ITERATIONS, ImplicitModel
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.utils.errors import NotApplicable, UserError
 
 KINDS = ["als", "bpr", "cosine", "tfidf", "bm25"]

@@ -11,7 +11,8 @@ from dcdt.config import parse
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
-from dcdt.models.recommender import Recommender, query_batch
+from dcdt.models.query_batch import query_batch
+from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import NotApplicable, UserError
 
 pytestmark = pytest.mark.usefixtures("hydra")

@@ -11,7 +11,7 @@ from dcdt.data.tables import Tables
 from dcdt.losses.config import ContrastiveConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.models.config import OptimizerConfig
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.samplers.base import explicit_batch
 
 N_QUERIES, N_VIDEOS, WIDTH = 5, 13, 6

@@ -13,7 +13,8 @@ import torch
 from dcdt import report
 from dcdt.data.splits import make_split
 from dcdt.embeddings import fill
-from dcdt.models.recommender import query_batch, rank_side
+from dcdt.models.query_batch import query_batch
+from dcdt.models.ranking import rank_side
 from dcdt.training import build
 from dcdt.training.checkpoint import restore
 

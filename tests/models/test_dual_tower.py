@@ -10,7 +10,7 @@ from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.distances import euclidean
 from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.samplers.base import explicit_batch
 
 N_QUERIES, N_VIDEOS, WIDTH = 7, 11, 12

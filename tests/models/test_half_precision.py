@@ -18,7 +18,7 @@ from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.models.residual import ResidualTowers
 from dcdt.samplers.base import explicit_batch
 from dcdt.samplers.mining import mine_hard_negatives

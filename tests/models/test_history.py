@@ -19,7 +19,7 @@ from dcdt.models import history_tower
 from dcdt.models.config import HistoryConfig
 from dcdt.models.history import HistoryTowers, principal_directions
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
-from dcdt.models.recommender import QueryBatch, query_batch
+from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.utils.errors import NotApplicable
 
 N_VIDEOS, N_LEARNERS, N_QUERIES = 20, 30, 60

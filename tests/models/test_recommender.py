@@ -161,7 +161,7 @@ def test_without_a_pair_file_there_are_no_pair_scores(small):
 
 
 def test_too_many_scores_are_not_kept(small, monkeypatch):
-    monkeypatch.setattr("dcdt.models.recommender.MAX_STORED_SCORES", 10)
+    monkeypatch.setattr("dcdt.models.ranking.MAX_STORED_SCORES", 10)
     made = prepare(small, QUERY, width=64)
     result = outcome(made, zero_shot(made))["test"]
     assert result.scores is None

@@ -9,7 +9,7 @@ from dcdt.losses.config import InfoNCEConfig, TripletConfig
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.losses.triplet import TripletLoss
 from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.models.residual import ResidualTowers
 from dcdt.samplers.base import explicit_batch
 from dcdt.training.callbacks.collapse import CollapseAlarm

@@ -13,7 +13,7 @@ from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.evaluation.ranking import tie_order
 from dcdt.models.config import RidgeConfig
-from dcdt.models.recommender import query_batch
+from dcdt.models.query_batch import query_batch
 from dcdt.models.ridge_towers import (
     PENALTIES,
     RidgeTowers,

@@ -10,7 +10,7 @@ from baselines.bm25 import BM25
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.models.recommender import query_batch
+from dcdt.models.query_batch import query_batch
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.pool import training_pool
 from dcdt.training.build import make_model

@@ -16,7 +16,7 @@ from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.components import z_scores
 from dcdt.models.config import OptimizerConfig
 from dcdt.models.evidence import KERNELS
-from dcdt.models.recommender import query_batch
+from dcdt.models.query_batch import query_batch
 from dcdt.models.two_stage import JointTwoStage, TwoStage, rerank_scores
 from dcdt.samplers.catalogue import CatalogueSampler
 from dcdt.samplers.config import CatalogueSamplerConfig

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 import dcdt
 from dcdt.data.types import Documents
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.serving.app import make_app
 from dcdt.serving.export import build
 from dcdt.serving.hot_reload import ReloadingRecommender

@@ -12,7 +12,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.evaluation.fusion import SCORE_GAP
 from dcdt.evaluation.ranking import tie_order, top_k
-from dcdt.models.recommender import QueryBatch
+from dcdt.models.query_batch import QueryBatch
 from dcdt.models.two_stage import rerank_scores
 from dcdt.recommend import format_reasons
 from dcdt.runs.folder import RunFolder

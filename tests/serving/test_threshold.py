@@ -7,7 +7,7 @@ from support import slow_but
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import make_split
 from dcdt.evaluation.ranking import tie_order
-from dcdt.models.recommender import rank_side
+from dcdt.models.ranking import rank_side
 from dcdt.serving.threshold import validation_scores
 from dcdt.training.checkpoint import restore
 from dcdt.utils.files import read_json
