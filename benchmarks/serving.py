@@ -101,11 +101,13 @@ def vectors(served: ServedRecommender, n: int) -> Snapshot:
     table = catalogue_table(served, matrix)
     snapshot = Snapshot.build(table, 1, {"vector_0": questions[:400]})
     seconds = time.perf_counter() - started
-    ann = snapshot.anns["vector_0"]
+    ann = snapshot.indexes["vector_0"]
     held = questions[400:800] if len(questions) > 600 else questions[-200:]
     recall = ann.recall(held, exact_top_k(matrix, held, 10))
     fast, worked = timed(
-        lambda at: snapshot.search(questions[at % len(questions)], 10, snapshot.alive, "vector_0"), 2000, len(questions)
+        lambda at: snapshot.search(questions[at % len(questions)], 10, snapshot.present, "vector_0"),
+        2000,
+        len(questions),
     )
     slow, _ = timed(lambda at: inner_products(matrix, questions[at]).argpartition(-10)[-10:], 5, 1)
     how = f"{ann.info.kind}, {ann.info.width} wide, {ann.info.depth} re-ranked"
@@ -167,12 +169,14 @@ def question(served: ServedRecommender, snapshot: Snapshot, texts: list[str], le
 
 def agreement(served: ServedRecommender, snapshot: Snapshot, texts: list[str], length: str) -> None:
     """Measure how many of the ten best videos of an exact fusion are among the candidates of both parts."""
-    near, exact = snapshot, replace(snapshot, anns={})
+    near, exact = snapshot, replace(snapshot, indexes={})
     asked = [Query(text, served.embed([text])[0]) for text in texts]
     found = []
     for view in (exact, near):  # one after the other, since the words' gains are kept for one view
         parts = [[scorer.score(question, view) for scorer in served.scorers] for question in asked]
-        found.append([set(fused_top(part, served.manifest.fusion, view, 10, view.alive)[0].tolist()) for part in parts])
+        found.append(
+            [set(fused_top(part, served.manifest.fusion, view, 10, view.present)[0].tolist()) for part in parts]
+        )
     same = float(np.mean([len(one & other) / 10 for one, other in zip(*found, strict=True)]))
     what = f"fused answers ({length}), {served.name}, {len(snapshot):,} videos"
     note(f"{what}: of the exact ten found", round(same, 3), "share", f"every video scored, n = {len(asked)}")
@@ -290,11 +294,11 @@ def large(served: ServedRecommender, given: argparse.Namespace, asked: dict[str,
     if given.hybrid is None:
         return
     other = load(given.hybrid, threads=served.threads)
-    matrix = snapshot.main.vectors["vector_0"]
+    matrix = snapshot.built.vectors["vector_0"]
     table = catalogue_table(other, matrix, with_vectors=False)
-    main = replace(snapshot.main, table=table, vectors={"vector_1": matrix}, _postings={})
-    fresh = replace(main, table=table.slice(0, 0), vectors={"vector_1": matrix[:0]}, _postings={})
-    snapshot = replace(snapshot, main=main, fresh=fresh, anns={"vector_1": snapshot.anns["vector_0"]})
+    built = replace(snapshot.built, table=table, vectors={"vector_1": matrix}, _postings={})
+    added = replace(built, table=table.slice(0, 0), vectors={"vector_1": matrix[:0]}, _postings={})
+    snapshot = replace(snapshot, built=built, added=added, indexes={"vector_1": snapshot.indexes["vector_0"]})
     for length, texts in asked.items():
         question(other, snapshot, texts, length)
         agreement(other, snapshot, texts[:FUSED], length)

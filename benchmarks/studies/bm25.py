@@ -49,7 +49,7 @@ def main() -> None:
         if name == "rank_bm25":
             scorers[name] = rank_bm25.BM25Plus(documents, **VALUES).get_scores
         else:
-            scorers[name] = BM25Index("rank_bm25", "plus", parts=[Postings.of(documents)], **VALUES).score
+            scorers[name] = BM25Index("rank_bm25", "plus", segments=[Postings.of(documents)], **VALUES).score
 
     built = interleaved({name: lambda name=name: build(name) for name in ("ours", "rank_bm25")}, given.repeats)
     np.testing.assert_array_equal(*(score(queries[0]) for score in scorers.values()))

@@ -112,7 +112,7 @@ def main() -> None:
     process.terminate()
     code = process.wait(60)
     view = ServedRecommender(folder).catalogue.snapshot
-    held = {name for name, here in zip(view.table["id"].to_pylist(), view.alive, strict=True) if here}
+    held = {name for name, here in zip(view.table["id"].to_pylist(), view.present, strict=True) if here}
     half = megabytes[len(megabytes) // 2 :]
     report = {
         "date": time.strftime("%Y-%m-%d"),

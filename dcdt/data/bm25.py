@@ -138,7 +138,7 @@ class Contribution(NamedTuple):
 
 
 class BM25Index:
-    """BM25 of words against all videos that are alive.
+    """BM25 of words against all videos that are present.
 
     Args:
         backend: that defines the variant, `rank_bm25` or `bm25s`.
@@ -146,8 +146,8 @@ class BM25Index:
         k1: saturation of a word's count.
         b: weight of the length of a text.
         delta: of the variants l and plus; None: the backend's.
-        parts: inverted indexes of consecutive videos: the catalogue as built, and later additions.
-        alive: (N,) false for videos that were deleted or replaced; None: all are alive.
+        segments: inverted indexes of consecutive videos: the catalogue as built, and later additions.
+        present: (N,) false for videos that were deleted or replaced; None: all are present.
         dtype: of the scores; over many videos fp32 halves the time, which is that of reading memory.
     """
 
@@ -158,19 +158,19 @@ class BM25Index:
         k1: float,
         b: float,
         delta: float | None,
-        parts: Sequence[Postings],
-        alive: NDArray[np.bool_] | None = None,
+        segments: Sequence[Postings],
+        present: NDArray[np.bool_] | None = None,
         dtype: type[np.floating] = np.float64,
     ) -> None:
         self.formula, self.k1 = FORMULAS[backend, variant], k1
         self.delta = self.formula.delta if delta is None else delta
         self.is_floored = (backend, variant) == ("rank_bm25", "okapi")
-        lengths = np.concatenate([postings.lengths for postings in parts])
-        self.alive = np.ones(len(lengths), dtype=bool) if alive is None else alive
-        self.parts, self.n, self.dtype = list(parts), int(self.alive.sum()), dtype
-        mean = lengths[self.alive].mean() if self.n else 1.0
+        lengths = np.concatenate([postings.lengths for postings in segments])
+        self.present = np.ones(len(lengths), dtype=bool) if present is None else present
+        self.segments, self.n, self.dtype = list(segments), int(self.present.sum()), dtype
+        mean = lengths[self.present].mean() if self.n else 1.0
         self.length = (1 - b + b * lengths / mean).astype(dtype)  # (N,)
-        self.offsets = np.cumsum([0, *(len(postings.lengths) for postings in self.parts)])
+        self.offsets = np.cumsum([0, *(len(postings.lengths) for postings in self.segments)])
         self._cache: dict[str, Contribution] = {}
         self._cached = 0  # memory, in occurrences
 
@@ -178,21 +178,21 @@ class BM25Index:
     def floor(self) -> float:
         """Weight in rank_bm25's Okapi of a word of more than half of the videos: a quarter of the mean weight."""
         counts: dict[str, int] = {}
-        for postings, offset in zip(self.parts, self.offsets, strict=False):
-            alive = self.alive[offset : offset + len(postings.lengths)][postings.rows]
-            n_alive = np.diff(np.concatenate([[0], np.cumsum(alive)])[postings.starts])
+        for postings, offset in zip(self.segments, self.offsets, strict=False):
+            present = self.present[offset : offset + len(postings.lengths)][postings.rows]
+            n_present = np.diff(np.concatenate([[0], np.cumsum(present)])[postings.starts])
             for token, i in postings.number.items():
-                counts[token] = counts.get(token, 0) + int(n_alive[i])
+                counts[token] = counts.get(token, 0) + int(n_present[i])
         weight_of = {df: self.formula.weight(df, self.n) for df in set(counts.values()) - {0}}
         weights = [weight_of[df] for df in counts.values() if df]
         return EPSILON * (float(np.cumsum(weights)[-1]) / len(weights)) if weights else 0.0  # summed word by word
 
     def holds(self, word: str) -> bool:
-        """Return whether a video that is alive has the word."""
+        """Return whether a video that is present has the word."""
         return word != EMPTY_WORD and len(self._occurrences(word)[0]) > 0
 
     def score(self, words: Sequence[str]) -> Gains:
-        """Score all videos, (N,), meaningless for those not alive; a repeated word counts each time."""
+        """Score all videos, (N,), meaningless for those not present; a repeated word counts each time."""
         scores = np.zeros(len(self.length), dtype=self.dtype)
         for word in words:
             rows, gains, absent, _ = self.contribution(word)
@@ -203,7 +203,7 @@ class BM25Index:
         return scores
 
     def mean(self, words: Sequence[str]) -> float:
-        """Compute the mean score of the videos that are alive."""
+        """Compute the mean score of the videos that are present."""
         return sum(self.contribution(word).total for word in words) / max(self.n, 1)
 
     def contribution(self, word: str) -> Contribution:
@@ -231,14 +231,14 @@ class BM25Index:
         return Contribution(rows, gains, absent, total)
 
     def _occurrences(self, word: str) -> tuple[Ints, NDArray[np.float32]]:
-        lists = [postings.occurrences(word) for postings in self.parts]
-        if self.n == len(self.alive) and len(lists) == 1:  # as built
+        lists = [postings.occurrences(word) for postings in self.segments]
+        if self.n == len(self.present) and len(lists) == 1:  # as built
             return lists[0][0].astype(np.int64), lists[0][1]
         rows = np.concatenate(
             [list_rows.astype(np.int64) + offset for (list_rows, _), offset in zip(lists, self.offsets, strict=False)]
         )
         counts = np.concatenate([list_counts for _, list_counts in lists])
-        keep = self.alive[rows]
+        keep = self.present[rows]
         return (rows, counts) if keep.all() else (rows[keep], counts[keep])
 
 

@@ -19,7 +19,6 @@ from dcdt.utils.errors import NotApplicable, UserError
 from dcdt.utils.text import one_line
 
 Mask = NDArray[np.bool_]
-PARTS = ("open", "sealed", "all")
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,6 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
     limit = config.n_folds
     if not 0 <= config.index < limit:
         raise UserError(f"split.index is {config.index}; split={config.name} has the indices 0 to {limit - 1}.")
-    if config.part not in PARTS:
-        raise UserError(f"split.part is '{config.part}'; choose one of {', '.join(PARTS)}.")
     rule = _RULES[config.name](collection, config)
     if config.train_queries is not None:
         rule = _limit_training(collection, rule, config.train_queries)

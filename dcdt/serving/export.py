@@ -163,7 +163,7 @@ def _write_catalogue(
     snapshot = Snapshot.build(table, videos.version, probes)
     snapshot.save_indexes(folder)
     snapshot.save(folder / Pointer("", snapshot.version, snapshot.version).snapshot_name)
-    return snapshot.version, {name: asdict(ann.info) for name, ann in snapshot.anns.items()}
+    return snapshot.version, {name: asdict(index.info) for name, index in snapshot.indexes.items()}
 
 
 def scorer_of(model: Recommender, name: str) -> type[Scorer]:

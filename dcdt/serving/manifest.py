@@ -174,7 +174,7 @@ def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Pat
         if manifest.head is not None:
             manifest.head.check_columns(snapshot)
         for name in manifest.approximate:
-            require(name in snapshot.main.vectors, f"column {name}")
+            require(name in snapshot.built.vectors, f"column {name}")
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not fit its catalogue ({one_line(f'{type(error).__name__} {error}', 120)}).\n"

@@ -29,10 +29,10 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
         UserError: no part of the model has a vector a video can be searched by, or the file cannot be written.
     """
     snapshot = served.catalogue.snapshot
-    names = [name for name in snapshot.main.vectors if name.startswith("vector_")]
+    names = [name for name in snapshot.built.vectors if name.startswith("vector_")]
     if not names:
         raise UserError(f"model={served.name} has no vector to search by; run models with towers can be exported.")
-    rows = np.flatnonzero(snapshot.alive)
+    rows = np.flatnonzero(snapshot.present)
     keep = [name for name in snapshot.table.column_names if not name.startswith(("words_", "popularity_", "changed"))]
     table = snapshot.table.select(keep).take(pa.array(rows))
     for name in names:
@@ -48,5 +48,5 @@ def write_parquet(served: ServedRecommender, path: Path) -> str:
 
 def _schema_metadata(served: ServedRecommender, names: list[str]) -> dict[str, Any]:
     pointer = served.catalogue.pointer
-    widths = {name: int(served.catalogue.snapshot.main.vectors[name].shape[1]) for name in names}
+    widths = {name: int(served.catalogue.snapshot.built.vectors[name].shape[1]) for name in names}
     return {"model": served.name, "measure": "inner product", "widths": widths, "version": pointer.version}

@@ -32,9 +32,11 @@ def library_scores(backend, variant, docs, question):
     return index.get_scores(known)
 
 
-def index_of(backend, variant, parts, alive=None, dtype=np.float64):
-    postings = [Postings.of(part) for part in parts]
-    return BM25Index(backend, variant, 1.2, 0.6, None, postings, alive if alive is None else np.array(alive), dtype)
+def index_of(backend, variant, segments, present=None, dtype=np.float64):
+    postings = [Postings.of(words) for words in segments]
+    return BM25Index(
+        backend, variant, 1.2, 0.6, None, postings, present if present is None else np.array(present), dtype
+    )
 
 
 @pytest.mark.parametrize("variant", RANK_BM25)
@@ -55,9 +57,9 @@ def test_scores_are_those_of_the_library(backend, variant, docs, question):
 def test_changes_give_the_scores_of_an_index_that_is_built_anew(backend, variant):
     rng = np.random.default_rng(0)
     docs = [list(rng.choice(WORDS, rng.integers(1, 8))) for _ in range(30)]
-    alive = rng.random(30) < 0.7
-    kept = [doc for doc, here in zip(docs, alive, strict=True) if here]
-    found = index_of(backend, variant, [docs[:20], docs[20:]], alive).score(["rank", "span", "span"])[alive]
+    present = rng.random(30) < 0.7
+    kept = [doc for doc, here in zip(docs, present, strict=True) if here]
+    found = index_of(backend, variant, [docs[:20], docs[20:]], present).score(["rank", "span", "span"])[present]
     np.testing.assert_allclose(found, library_scores(backend, variant, kept, ["rank", "span", "span"]), atol=2e-5)
 
 
@@ -65,24 +67,24 @@ def test_changes_give_the_scores_of_an_index_that_is_built_anew(backend, variant
 @pytest.mark.parametrize(("backend", "variant"), CASES)
 @given(docs=documents, question=st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=4), data=st.data())
 def test_the_mean_is_that_of_the_scores_of_what_is_there(backend, variant, dtype, docs, question, data):
-    alive = np.array(data.draw(st.lists(st.booleans(), min_size=len(docs), max_size=len(docs))))
-    alive[0] = True
-    index = index_of(backend, variant, [docs], alive, dtype)
+    present = np.array(data.draw(st.lists(st.booleans(), min_size=len(docs), max_size=len(docs))))
+    present[0] = True
+    index = index_of(backend, variant, [docs], present, dtype)
     scores = index.score(question)
     assert scores.dtype == dtype
-    np.testing.assert_allclose(index.mean(question), scores[alive].mean(dtype=np.float64), atol=2e-6)
-    exact = index_of(backend, variant, [docs], alive).score(question)
-    np.testing.assert_allclose(scores[alive], exact[alive], rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(index.mean(question), scores[present].mean(dtype=np.float64), atol=2e-6)
+    exact = index_of(backend, variant, [docs], present).score(question)
+    np.testing.assert_allclose(scores[present], exact[present], rtol=1e-5, atol=2e-6)
 
 
 class Catalogue:
     """As much of a view as a deviation reads."""
 
-    def __init__(self, alive):
-        self.alive = alive
+    def __init__(self, present):
+        self.present = present
 
     def __len__(self):
-        return int(self.alive.sum())
+        return int(self.present.sum())
 
 
 @pytest.mark.parametrize("dead", slow_but([0.01], [0.0, 0.01]))
@@ -94,11 +96,11 @@ def test_the_deviation_over_many_videos_is_that_of_the_scores(case, dead):
     for word, held in (("span", 2), ("rank", 20), ("basis", 400)):
         for at in rng.choice(len(docs), held, replace=False):
             docs[at].append(word)
-    alive = rng.random(len(docs)) >= dead
+    present = rng.random(len(docs)) >= dead
     question = ["span", "rank", "basis"]
-    index = index_of(backend, variant, [docs], alive, np.float32)
-    mean, deviation = BM25Scores(Catalogue(alive), index, question).mean_and_deviation()
-    exact = index_of(backend, variant, [docs], alive).score(question)[alive]
+    index = index_of(backend, variant, [docs], present, np.float32)
+    mean, deviation = BM25Scores(Catalogue(present), index, question).mean_and_deviation()
+    exact = index_of(backend, variant, [docs], present).score(question)[present]
     np.testing.assert_allclose([mean, deviation], [exact.mean(), exact.std()], rtol=1e-3)
 
 

@@ -56,7 +56,7 @@ class Memory:
     add = update
 
     def delete(self, ids):
-        self.snapshot = self.snapshot.apply(self.snapshot.main.to_table().slice(0, 0), ids, self.version + 1)
+        self.snapshot = self.snapshot.apply(self.snapshot.built.to_table().slice(0, 0), ids, self.version + 1)
 
     def search(self, vector, k, where=()):
         rows, scores = self.snapshot.search(vector, k, self.snapshot.allowed(where), "vector_0")
@@ -251,7 +251,7 @@ def test_what_came_and_went_since_the_build_takes_no_room(tmp_path):
         table = videos([f"v{n}" for n in range(100)], rng)
         index.update(table)
         brute.rows = Brute(table).rows
-        assert len(index.snapshot.fresh) <= 1000 + 3 * 100, turn
+        assert len(index.snapshot.added) <= 1000 + 3 * 100, turn
     assert len(index) == 200
     vector = table["vector_0"][7].values.to_numpy()
     assert index.search(vector, 1)[0] == ["v7"]

@@ -39,7 +39,7 @@ QUESTIONS = ["span rank question", "kernel image pivot", "eigen trace lesson 4"]
 def torch_model(restored, served):
     """The trained model over today's catalogue, nothing fitted anew; the memory of what is gone is gone."""
     view = served.catalogue.snapshot
-    table = pa.concat_tables([view.table.filter(pa.array(view.alive))])
+    table = pa.concat_tables([view.table.filter(pa.array(view.present))])
     videos = documents_of(table)
     old = restored.model
     fields = served.embed_fields([texts_with_fallback(videos, name) for name in restored.tables.fields])
@@ -150,19 +150,19 @@ def test_a_corrupt_head_is_named_and_the_service_needs_no_private_words(two_stag
 def many(served, n, rng):
     """The catalogue of a run grown to n videos by noisy copies, with an approximate index."""
     view = served.catalogue.snapshot
-    rows = np.r_[np.arange(len(view.alive)), rng.integers(0, len(view.alive), n - len(view.alive))]
+    rows = np.r_[np.arange(len(view.present)), rng.integers(0, len(view.present), n - len(view.present))]
     table = view.table.take(row_array(rows))
     ids = [f"{name}-{at}" for at, name in enumerate(table["id"].to_pylist())]
     table = table.set_column(table.column_names.index("id"), "id", pa.array(ids))
     vectors = {}
-    for name, matrix in view.main.vectors.items():
+    for name, matrix in view.built.vectors.items():
         noisy = matrix[rows] + 0.3 / matrix.shape[1] ** 0.5 * rng.normal(size=(n, matrix.shape[1])).astype(np.float32)
         vectors[name] = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
     part = Segment(table.combine_chunks(), vectors)
     empty = Segment(table.slice(0, 0), {name: matrix[:0] for name, matrix in vectors.items()})
     whole = Snapshot(part, empty, rng.random(n) > 0.1, 1)
-    anns = {name: ApproximateIndex.build(vectors[name]) for name in vectors if name.startswith("vector_")}
-    return whole, Snapshot(part, empty, whole.alive, 1, anns)
+    indexes = {name: ApproximateIndex.build(vectors[name]) for name in vectors if name.startswith("vector_")}
+    return whole, Snapshot(part, empty, whole.present, 1, indexes)
 
 
 @pytest.mark.slow
@@ -181,17 +181,17 @@ def test_over_an_approximate_index_the_answer_is_nearly_that_of_the_whole_catalo
             asked = [scorer.score(question, state) for scorer in served.scorers]
             answers.append(served.head.top(question, asked, state, 10, state.allowed([])))
             if recall == "hybrid_towers" and state is view:
-                rows = np.unique(np.concatenate([part.top(200, state.alive)[0] for part in asked]))
+                rows = np.unique(np.concatenate([part.top(200, state.present)[0] for part in asked]))
                 found = fused_deviation(asked, served.manifest.fusion, rows, state)
                 exact = [scorer.score(question, whole) for scorer in served.scorers]
                 moments = [part.mean_and_deviation() for part in exact]
                 z = [(part.scores() - mean) / spread for part, (mean, spread) in zip(exact, moments, strict=True)]
                 weight = served.manifest.fusion.weight
-                wanted = (weight * z[0] + (1 - weight) * z[1])[whole.alive].std()
+                wanted = (weight * z[0] + (1 - weight) * z[1])[whole.present].std()
                 assert found == pytest.approx(wanted, rel=0.1)
         exact, near = answers
         assert len(set(exact.rows[:6].tolist()) & set(near.rows[:6].tolist())) >= 5
-        assert not set(near.rows.tolist()) - set(np.flatnonzero(view.alive).tolist())
+        assert not set(near.rows.tolist()) - set(np.flatnonzero(view.present).tolist())
         np.testing.assert_allclose(exact.scores[:3], near.scores[:3], rtol=0.15)
 
 

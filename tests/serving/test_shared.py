@@ -215,7 +215,7 @@ def test_the_table_itself_answers_as_the_memory_does(own_copy, overrides):
                         assert left.why["parts"][0]["fields"] == pytest.approx(
                             right.why["parts"][0]["fields"], abs=1e-5
                         )
-    assert not any(matrix.size for matrix in table.catalogue.snapshot.main.vectors.values())
+    assert not any(matrix.size for matrix in table.catalogue.snapshot.built.vectors.values())
     with pytest.raises(UserError, match="engine=lance reads the catalogue"):
         table.delete(["v1"])
 

@@ -78,24 +78,24 @@ class Snapshot:
     """One state of a catalogue, which never changes.
 
     Attributes:
-        main: the videos as built.
-        fresh: those added since.
-        alive: (N,) false for videos of either segment that were removed.
+        built: the videos as built.
+        added: those added since.
+        present: (N,) false for videos of either segment that were removed.
         version: of the catalogue.
-        anns: approximate index by vector column of `main`, where there are many videos.
+        indexes: approximate index by vector column of `built`, where there are many videos.
     """
 
-    main: Segment
-    fresh: Segment
-    alive: Mask
+    built: Segment
+    added: Segment
+    present: Mask
     version: int
-    anns: dict[str, ApproximateIndex] = field(default_factory=dict)
+    indexes: dict[str, ApproximateIndex] = field(default_factory=dict)
 
     @staticmethod
     def of(videos: pa.Table, version: int = 1) -> "Snapshot":
         """These videos without an approximate index."""
-        main = Segment.of(videos)
-        return Snapshot(main, Segment.of(videos.slice(0, 0)), np.ones(len(main), dtype=bool), version)
+        built = Segment.of(videos)
+        return Snapshot(built, Segment.of(videos.slice(0, 0)), np.ones(len(built), dtype=bool), version)
 
     @staticmethod
     def build(
@@ -113,53 +113,53 @@ class Snapshot:
             exact_cells: vectors times width up to which search is exact.
         """
         snapshot = Snapshot.of(videos, version)
-        anns = {
+        indexes = {
             name: ApproximateIndex.build(matrix, (probes or {}).get(name))
-            for name, matrix in snapshot.main.vectors.items()
+            for name, matrix in snapshot.built.vectors.items()
             if name.startswith("vector_") and matrix.size > exact_cells
         }
-        return replace(snapshot, anns=anns)
+        return replace(snapshot, indexes=indexes)
 
     def __len__(self) -> int:
         return self._count
 
     @cached_property
     def _count(self) -> int:
-        return int(np.count_nonzero(self.alive))
+        return int(np.count_nonzero(self.present))
 
     @property
-    def parts(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """The segments that hold videos."""
-        return (self.main, self.fresh) if len(self.fresh) else (self.main,)
+        return (self.built, self.added) if len(self.added) else (self.built,)
 
     @cached_property
     def order(self) -> Rows:
         """Rank of each row among equal scores, (N,)."""
-        return np.concatenate([part.order for part in self.parts])
+        return np.concatenate([segment.order for segment in self.segments])
 
     @cached_property
     def table(self) -> pa.Table:
         """All rows without vectors, also those that were removed."""
-        return pa.concat_tables([part.table for part in self.parts])
+        return pa.concat_tables([segment.table for segment in self.segments])
 
     def rows_of(self, ids: Sequence[str] | pa.Array) -> Rows:
         """Row of each of M distinct ids, (M,); -1 where there is no such video."""
-        alive = np.flatnonzero(self.alive)
+        present = np.flatnonzero(self.present)
         found = pc.index_in(
             self.table["id"], value_set=ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
         )
-        position = to_numpy(found.fill_null(pa.scalar(-1, pa.int32())))[alive]
+        position = to_numpy(found.fill_null(pa.scalar(-1, pa.int32())))[present]
         rows = np.full(len(ids), -1, dtype=np.int64)
-        rows[position[position >= 0]] = alive[position >= 0]
+        rows[position[position >= 0]] = present[position >= 0]
         return rows
 
     def ids(self) -> pa.ChunkedArray:
         """Ids of the videos, in order of their rows."""
-        return self.table["id"].filter(pa.array(self.alive))
+        return self.table["id"].filter(pa.array(self.present))
 
     def scores(self, vector: Floats, column: str) -> Floats:
         """Inner products with all rows, (N,)."""
-        return np.concatenate([inner_products(part.vectors[column], vector) for part in self.parts])
+        return np.concatenate([inner_products(segment.vectors[column], vector) for segment in self.segments])
 
     def scores_at(self, rows: Rows, vector: Floats, column: str) -> Floats:
         """Inner products with some rows, (n,)."""
@@ -167,21 +167,21 @@ class Snapshot:
 
     def vectors_at(self, rows: Rows, column: str) -> Floats:
         """Vectors of some rows, (n, W) fp32."""
-        result = np.empty((len(rows), self.main.vectors[column].shape[1]), dtype=np.float32)
-        old = rows < len(self.main)
-        result[old] = self.main.vectors[column][rows[old]]
+        result = np.empty((len(rows), self.built.vectors[column].shape[1]), dtype=np.float32)
+        old = rows < len(self.built)
+        result[old] = self.built.vectors[column][rows[old]]
         if not old.all():
-            result[~old] = self.fresh.vectors[column][rows[~old] - len(self.main)]
+            result[~old] = self.added.vectors[column][rows[~old] - len(self.built)]
         return result
 
     def rows(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
         """Some rows in this order, by segment: to take from a chunked column, Arrow would join all of it first."""
-        old = rows < len(self.main)
+        old = rows < len(self.built)
         if old.all():
-            return self.main.table.select(list(columns)).take(row_array(rows))
+            return self.built.table.select(list(columns)).take(row_array(rows))
         tables = [
-            part.table.select(list(columns)).take(row_array(of_part))
-            for part, of_part in ((self.main, rows[old]), (self.fresh, rows[~old] - len(self.main)))
+            segment.table.select(list(columns)).take(row_array(of_segment))
+            for segment, of_segment in ((self.built, rows[old]), (self.added, rows[~old] - len(self.built)))
         ]
         order = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
         return pa.concat_tables(tables).combine_chunks().take(row_array(order))
@@ -192,13 +192,13 @@ class Snapshot:
 
     def allowed(self, where: Sequence[Condition]) -> Mask:
         """Rows of videos that meet all conditions, (N,)."""
-        return self.alive & matching_rows(where, self.table) if where else self.alive
+        return self.present & matching_rows(where, self.table) if where else self.present
 
     def search(self, vector: Floats, k: int, allowed: Mask, column: str) -> tuple[Rows, Floats]:
         """Rows and inner products of the best k among the allowed rows (N,), the best first."""
-        ann = self.anns.get(column)
-        count = len(self) if allowed is self.alive else int(np.count_nonzero(allowed))
-        if ann is None or 2 * k > ann.info.n:
+        index = self.indexes.get(column)
+        count = len(self) if allowed is self.present else int(np.count_nonzero(allowed))
+        if index is None or 2 * k > index.info.n:
             scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
             rows = top_k(scores, self.order, k)
             return rows, scores[rows]
@@ -207,12 +207,12 @@ class Snapshot:
             scores = self.scores_at(rows, vector, column)
             best = top_k(scores, None, k)
             return rows[best], scores[best]
-        n = len(self.main)
-        rows, scores = ann.search(vector, k, None if count == len(allowed) else allowed[:n])
-        if len(self.fresh):
+        n = len(self.built)
+        rows, scores = index.search(vector, k, None if count == len(allowed) else allowed[:n])
+        if len(self.added):
             late = np.flatnonzero(allowed[n:])
             rows = np.concatenate([rows, late + n])
-            scores = np.concatenate([scores, inner_products(self.fresh.vectors[column][late], vector)])
+            scores = np.concatenate([scores, inner_products(self.added.vectors[column][late], vector)])
             best = np.argsort(-scores, kind="stable")[:k]
             rows, scores = rows[best], scores[best]
         return rows, scores
@@ -226,34 +226,38 @@ class Snapshot:
             version: of the next state.
         """
         gone = self.rows_of([*changed["id"].to_pylist(), *removed])
-        alive = self.alive.copy()
-        alive[gone[gone >= 0]] = False
-        fresh = Segment.of(changed.select(self.main.columns))
-        if len(self.fresh) and len(fresh):
-            old = self.fresh
-            vectors = {name: np.concatenate([matrix, fresh.vectors[name]]) for name, matrix in old.vectors.items()}
-            fresh = Segment(pa.concat_tables([old.table, fresh.table]).combine_chunks(), vectors)
-        elif len(self.fresh):
-            fresh = self.fresh
-        alive = np.concatenate([alive, np.ones(len(changed), dtype=bool)])
-        return Snapshot(self.main, fresh, alive, version, self.anns)._compacted()
+        present = self.present.copy()
+        present[gone[gone >= 0]] = False
+        added = Segment.of(changed.select(self.built.columns))
+        if len(self.added) and len(added):
+            old = self.added
+            vectors = {name: np.concatenate([matrix, added.vectors[name]]) for name, matrix in old.vectors.items()}
+            added = Segment(pa.concat_tables([old.table, added.table]).combine_chunks(), vectors)
+        elif len(self.added):
+            added = self.added
+        present = np.concatenate([present, np.ones(len(changed), dtype=bool)])
+        return Snapshot(self.built, added, present, version, self.indexes)._compacted()
 
     def _compacted(self) -> "Snapshot":
         """The same videos in less room, once removed or added ones take too much; what faiss has indexed stays."""
-        n = len(self.main)
-        if not self.anns and len(self.alive) > 1000 + 1.25 * n:
-            table = pa.concat_tables([part.to_table() for part in self.parts])
-            return Snapshot.of(table.take(row_array(np.flatnonzero(self.alive))).combine_chunks(), self.version)
-        if self.anns and len(self.fresh) > 1000 + 2 * np.count_nonzero(self.alive[n:]):
-            rows = row_array(np.flatnonzero(self.alive[n:]))
-            fresh = Segment.of(self.fresh.to_table().take(rows).combine_chunks())
-            return replace(self, fresh=fresh, alive=np.concatenate([self.alive[:n], np.ones(len(fresh), dtype=bool)]))
+        n = len(self.built)
+        if not self.indexes and len(self.present) > 1000 + 1.25 * n:
+            table = pa.concat_tables([segment.to_table() for segment in self.segments])
+            return Snapshot.of(table.take(row_array(np.flatnonzero(self.present))).combine_chunks(), self.version)
+        if self.indexes and len(self.added) > 1000 + 2 * np.count_nonzero(self.present[n:]):
+            rows = row_array(np.flatnonzero(self.present[n:]))
+            added = Segment.of(self.added.to_table().take(rows).combine_chunks())
+            return replace(
+                self, added=added, present=np.concatenate([self.present[:n], np.ones(len(added), dtype=bool)])
+            )
         return self
 
     def save(self, path: Path) -> None:
         """Write one Arrow file, whole or not at all; the approximate indexes are written by `save_indexes`."""
-        table = pa.concat_tables([part.to_table() for part in self.parts]).append_column("alive", pa.array(self.alive))
-        metadata = {"version": str(self.version), "main": str(len(self.main)), "anns": " ".join(sorted(self.anns))}
+        table = pa.concat_tables([segment.to_table() for segment in self.segments]).append_column(
+            "alive", pa.array(self.present)
+        )
+        metadata = {"version": str(self.version), "main": str(len(self.built)), "anns": " ".join(sorted(self.indexes))}
         table = table.replace_schema_metadata(metadata)
         try:
             with (
@@ -267,8 +271,8 @@ class Snapshot:
 
     def save_indexes(self, folder: Path) -> None:
         """Write the approximate indexes, which no change touches, beside the snapshots of a build."""
-        for column, ann in self.anns.items():
-            ann.save(folder / f"{column}.faiss")
+        for column, index in self.indexes.items():
+            index.save(folder / f"{column}.faiss")
 
     @staticmethod
     def load(path: Path) -> "Snapshot":
@@ -283,21 +287,23 @@ class Snapshot:
             table.validate(full=True)  # offsets of a file from elsewhere may point anywhere
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             version, n = int(metadata["version"]), int(metadata["main"])
-            alive = to_numpy(table["alive"])
-            if not 0 <= n <= len(table) or not alive.any() or table["id"].null_count:
+            present = to_numpy(table["alive"])
+            if not 0 <= n <= len(table) or not present.any() or table["id"].null_count:
                 raise ValueError(f"{len(table)} rows of which {n} are searched approximately")
             table = table.drop_columns(["alive"])
-            main, fresh = Segment.of(table.slice(0, n)), Segment.of(table.slice(n))
-            matrices = {column: main.vectors[column] for column in metadata["anns"].split()}
+            built, added = Segment.of(table.slice(0, n)), Segment.of(table.slice(n))
+            matrices = {column: built.vectors[column] for column in metadata["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
-        anns = {name: ApproximateIndex.load(path.with_name(f"{name}.faiss"), part) for name, part in matrices.items()}
-        return Snapshot(main, fresh, alive, version, anns)
+        indexes = {
+            name: ApproximateIndex.load(path.with_name(f"{name}.faiss"), matrix) for name, matrix in matrices.items()
+        }
+        return Snapshot(built, added, present, version, indexes)
 
 
 def inner_products(matrix: Matrix, vector: Floats, chunk: int = 16_384) -> Floats:
     """Inner products of rows (n, W) with a vector (W,), fp32 also where the rows are fp16."""
     if matrix.dtype == np.float32:
         return np.asarray(matrix @ vector, dtype=np.float32)
-    parts = [matrix[start : start + chunk].astype(np.float32) @ vector for start in range(0, len(matrix), chunk)]
-    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+    chunks = [matrix[start : start + chunk].astype(np.float32) @ vector for start in range(0, len(matrix), chunk)]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *chunks])

@@ -103,7 +103,7 @@ class CatalogueScores(ABC):
     def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
         """Rows and scores of the best k among the allowed rows (N,), the best first."""
         scores = self.scores() if allowed.all() else np.where(allowed, self.scores(), -np.inf)
-        rows = top_k(scores, None if self.snapshot.anns else self.snapshot.order, k)
+        rows = top_k(scores, None if self.snapshot.indexes else self.snapshot.order, k)
         return rows, scores[rows]
 
     def scores_of(self, rows: Rows) -> Scores:
@@ -111,14 +111,14 @@ class CatalogueScores(ABC):
         return self.scores()[rows]
 
     def mean(self, scores: Scores) -> float:
-        """Mean of the scores of the videos that are alive."""
+        """Mean of the scores of the videos that are present."""
         return float(scores.mean())
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation of the scores over the whole catalogue."""
-        scores, all_alive = self.scores(), len(self.snapshot) == len(self.snapshot.alive)
-        scores = scores if all_alive else scores[self.snapshot.alive]
-        mean, square = self.mean(scores), (self._square if all_alive else float(scores @ scores)) / len(scores)
+        scores, all_present = self.scores(), len(self.snapshot) == len(self.snapshot.present)
+        scores = scores if all_present else scores[self.snapshot.present]
+        mean, square = self.mean(scores), (self._square if all_present else float(scores @ scores)) / len(scores)
         if square - mean**2 > MIN_VARIANCE[scores.dtype.name] * square:
             return mean, (square - mean**2) ** 0.5
         return mean, float(scores.std(dtype=np.float64)) if scores.max() > scores.min() else 0.0

@@ -66,7 +66,7 @@ class BM25Scores(CatalogueScores):
         return self.index.score(self.words)
 
     def mean(self, scores: Scores) -> float:
-        """Mean of the scores of the videos that are alive: what each word adds in all, without a look at each."""
+        """Mean of the scores of the videos that are present: what each word adds in all, without a look at each."""
         return self.index.mean(self.words)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
@@ -112,10 +112,10 @@ class BM25Scorer(Scorer):
     def index(self, snapshot: Snapshot) -> BM25Index:
         """Return the index of a snapshot, made once."""
         if self._index is None or self._index[0] is not snapshot:
-            config, postings = self.config, [part.postings(self.column) for part in snapshot.parts]
-            dtype = np.float32 if snapshot.anns else np.float64
+            config, postings = self.config, [segment.postings(self.column) for segment in snapshot.segments]
+            dtype = np.float32 if snapshot.indexes else np.float64
             index = BM25Index(
-                config.backend, config.variant, config.k1, config.b, config.delta, postings, snapshot.alive, dtype
+                config.backend, config.variant, config.k1, config.b, config.delta, postings, snapshot.present, dtype
             )
             self._index = snapshot, index
             return index

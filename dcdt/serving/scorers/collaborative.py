@@ -72,9 +72,9 @@ class LearnerScores(CatalogueScores):
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        scores = np.full(len(self.snapshot.alive), float(self.exported.min()))
-        alive = self.rows >= 0
-        scores[self.rows[alive]] = self.exported[alive]
+        scores = np.full(len(self.snapshot.present), float(self.exported.min()))
+        present = self.rows >= 0
+        scores[self.rows[present]] = self.exported[present]
         return scores
 
 

@@ -46,9 +46,9 @@ def fused_top(
     (`Ann.spread`). A video outside the best `N_CANDIDATES` of both is not considered. Ranks are counted among the
     candidates.
     """
-    if not snapshot.anns:
-        every = np.full(len(snapshot.alive), -np.inf)
-        rows = np.flatnonzero(snapshot.alive)
+    if not snapshot.indexes:
+        every = np.full(len(snapshot.present), -np.inf)
+        rows = np.flatnonzero(snapshot.present)
         every[rows] = fuse(scores, fusion, rows, snapshot)
         every[~allowed] = -np.inf
         top = top_k(every, snapshot.order, k)
@@ -91,8 +91,8 @@ def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Row
     sample of the others.
     """
     n, weight = len(snapshot), fusion.weight
-    sample = np.random.default_rng(0).integers(0, len(snapshot.alive), SAMPLE)
-    sample = np.setdiff1d(sample[snapshot.alive[sample]], rows)
+    sample = np.random.default_rng(0).integers(0, len(snapshot.present), SAMPLE)
+    sample = np.setdiff1d(sample[snapshot.present[sample]], rows)
     products = [z_scores(scores[0], part) * z_scores(scores[1], part) for part in (rows, sample)]
     rest = float(products[1].mean()) if len(sample) else 0.0
     correlation = min(1.0, max(-1.0, (float(products[0].sum()) + (n - len(rows)) * rest) / n))
@@ -103,7 +103,7 @@ def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Row
 
 def tie_order(snapshot: Snapshot, rows: Rows) -> Rows:
     """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
-    return rows if snapshot.anns else snapshot.order[rows]
+    return rows if snapshot.indexes else snapshot.order[rows]
 
 
 def _ranks(scores: Scores, snapshot: Snapshot, rows: Rows) -> Scores:

@@ -59,7 +59,7 @@ class SingleTowerScores(CatalogueScores):
 
     def compute(self) -> Scores:
         """Scores of all rows, (N,)."""
-        parts = [self._score(part.vectors[self.scorer.column]) for part in self.snapshot.parts]
+        parts = [self._score(segment.vectors[self.scorer.column]) for segment in self.snapshot.segments]
         return np.concatenate(parts).astype(np.float64)
 
     def _score(self, videos: NDArray[Any]) -> Floats:
@@ -111,7 +111,7 @@ class SingleTowerScorer(Scorer):
     @staticmethod
     def check_columns(manifest: SingleTowerManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the videos' side."""
-        require(snapshot.main.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
+        require(snapshot.built.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
 
     def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """The videos' side of new videos."""

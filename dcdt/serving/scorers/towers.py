@@ -106,7 +106,7 @@ class TowerScores(CatalogueScores):
 
     def scores_of(self, rows: Rows) -> Scores:
         """Scores of some rows (n,)."""
-        if self._scores is not None or self.column not in self.snapshot.anns:
+        if self._scores is not None or self.column not in self.snapshot.indexes:
             return super().scores_of(rows)
         scores = np.full(len(rows), np.nan)
         _, in_rows, in_searched = np.intersect1d(rows, self._searched[0], return_indices=True)
@@ -117,7 +117,7 @@ class TowerScores(CatalogueScores):
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""
-        ann = self.snapshot.anns.get(self.column)
+        ann = self.snapshot.indexes.get(self.column)
         return super().mean_and_deviation() if ann is None else ann.spread(self.vector)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class TowersScorer(Scorer):
     def check_columns(manifest: TowersManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         for kind in ("vector", "raw") if manifest.neighbour_weight else ("vector",):
-            require(snapshot.main.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
+            require(snapshot.built.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
 
     def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
         """The vectors of new videos. Those that are there do not lean on them before the next build."""
@@ -231,7 +231,7 @@ class TowersScorer(Scorer):
 
 def lean_on_neighbours(vector: Floats, snapshot: Snapshot, column: str, manifest: TowersManifest) -> Floats:
     """A new video's unit vector (W,) plus the direction of its nearest ones in the catalogue, of length 1."""
-    similarity = np.where(snapshot.alive, snapshot.scores(vector, column), -np.inf)
+    similarity = np.where(snapshot.present, snapshot.scores(vector, column), -np.inf)
     k = min(manifest.neighbours, len(snapshot))
     mean = snapshot.vectors_at(np.argpartition(-similarity, k - 1)[:k], column).mean(0)
     mean /= max(float(np.linalg.norm(mean)), 1e-12)

@@ -78,8 +78,8 @@ class Head(Section):
 
     def check_columns(self, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks a column that the head reads."""
-        require(snapshot.main.vectors[WHITENED].shape[1] % len(self.fields) == 0, "fields of the head")
-        require(not self.is_joint or MAPPED in snapshot.main.vectors, "network of the head")
+        require(snapshot.built.vectors[WHITENED].shape[1] % len(self.fields) == 0, "fields of the head")
+        require(not self.is_joint or MAPPED in snapshot.built.vectors, "network of the head")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RankHead:
         does not depend on it.
         """
         if self.fusion is not None and self.fusion.kind == "rrf":  # ranks need the whole catalogue
-            snapshot = replace(snapshot, anns={})
+            snapshot = replace(snapshot, indexes={})
         parts = scores[:2] if self.fusion is not None else scores[:1]
         rows, z = self._recall(parts, snapshot, max(k, self.manifest.depth), allowed)  # (n,), the best first
         depth = min(self.manifest.depth, len(rows))
@@ -177,7 +177,7 @@ class RankHead:
 
     def _memory(self, vector: Floats, snapshot: Snapshot, top: Rows) -> list[Scores]:
         """For each temperature, the share (K,) of similar judged queries that each recalled video answered."""
-        place = np.full(len(snapshot.alive), -1)
+        place = np.full(len(snapshot.present), -1)
         place[top] = np.arange(len(top))
         rows = self.answer_rows.rows(snapshot)[self.answers]  # (P,), -1: gone
         recalled = np.flatnonzero(rows >= 0)
@@ -198,9 +198,9 @@ class RankHead:
 
         All of them over a catalogue that is scored whole, else the candidates of an approximate index.
         """
-        rows = candidates(parts, wide, allowed) if snapshot.anns else np.flatnonzero(snapshot.alive)
+        rows = candidates(parts, wide, allowed) if snapshot.indexes else np.flatnonzero(snapshot.present)
         scores = parts[0].scores_of(rows) if self.fusion is None else fuse(parts, self.fusion, rows, snapshot)
-        if not snapshot.anns:
+        if not snapshot.indexes:
             mean, deviation = float(scores.mean()), float(scores.std()) if scores.max() > scores.min() else 0.0
             rows, scores = rows[allowed[rows]], scores[allowed[rows]]
         elif self.fusion is None:
