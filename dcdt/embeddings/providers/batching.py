@@ -47,6 +47,33 @@ def token_batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield batch
 
 
+def embed_batches(
+    token_ids: Sequence[Sequence[int]],
+    width: int,
+    limit: int,
+    embed_batch: Callable[[list[Sequence[int]]], NDArray[np.float32]],
+    progress: Callable[[int], None] | None,
+) -> NDArray[np.float32]:
+    """Embed tokenized texts batch by batch.
+
+    Args:
+        token_ids: of n texts.
+        width: D of the vectors.
+        limit: padded tokens a batch.
+        embed_batch: makes vectors (B, D) of B texts.
+        progress: called with the number of texts done after each batch.
+
+    Returns:
+        (n, D) float32.
+    """
+    result = np.empty((len(token_ids), width), dtype=np.float32)
+    for rows in token_batches([len(tokens) for tokens in token_ids], limit):
+        result[rows] = embed_batch([token_ids[row] for row in rows])
+        if progress:
+            progress(len(rows))
+    return result
+
+
 def combine_layers(layers: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
     """Weight pooled layers and concatenate them.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcdt.embeddings.config import LocalEmbedderConfig
-from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, embed_batches
 from dcdt.embeddings.providers.pooling import load_model
 
 
@@ -42,17 +42,14 @@ class LocalEmbedder(LocalRunner):
         Returns:
             (n, D) float32, L2-normalised, D = layers x hidden size.
         """
-        weights, hidden = self.config.layer_weights, self.model.model.config.hidden_size
-        result = np.empty((len(texts), len(weights) * hidden), dtype=np.float32)
+        width = len(self.config.layer_weights) * self.model.model.config.hidden_size
         if not len(texts):
-            return result
+            return np.empty((0, width), dtype=np.float32)
         inputs = [self.config.prefix + text for text in texts]
-        encoded = self.tokenizer(inputs, truncation=True, max_length=self.config.max_tokens)["input_ids"]
-        for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
-            batch = self.tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt")
-            batch = batch.to(self.device)
-            layers = self.model(batch["input_ids"], batch["attention_mask"])  # (B, L, H)
-            result[rows] = combine_layers(layers.cpu().numpy(), weights)
-            if progress:
-                progress(len(rows))
-        return result
+        token_ids = self.tokenizer(inputs, truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        return embed_batches(token_ids, width, self.config.batch_tokens, self._embed_batch, progress)
+
+    def _embed_batch(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        batch = self.tokenizer.pad({"input_ids": token_ids}, return_tensors="pt").to(self.device)
+        layers = self.model(batch["input_ids"], batch["attention_mask"])  # (B, L, H)
+        return combine_layers(layers.cpu().numpy(), self.config.layer_weights)  # (B, D)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dcdt.config.validation import MAX_WHOLE, MAX_WIDTH
 from dcdt.embeddings.config import LocalEmbedderConfig
-from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, token_batches
+from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, embed_batches
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 from dcdt.utils.text import one_line
@@ -70,19 +70,17 @@ class OnnxEmbedder(LocalRunner):
         Returns:
             (n, D) float32, L2-normalised, D = layers x hidden size.
         """
-        weights = self.config.layer_weights
-        result = np.empty((len(texts), len(weights) * self.hidden), dtype=np.float32)
-        encoded = self._encoded([self.config.prefix + text for text in texts])
-        for rows in token_batches([len(tokens) for tokens in encoded], self.config.batch_tokens):
-            try:
-                (layers,) = self.session.run(None, self._padded([encoded[row] for row in rows]))  # (B, L, H)
-                result[rows] = combine_layers(layers, weights)
-            except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
-                reason = one_line(error, 120)
-                raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
-            if progress:
-                progress(len(rows))
-        return result
+        token_ids = self._encoded([self.config.prefix + text for text in texts])
+        width = len(self.config.layer_weights) * self.hidden
+        return embed_batches(token_ids, width, self.config.batch_tokens, self._embed_batch, progress)
+
+    def _embed_batch(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        try:
+            (layers,) = self.session.run(None, self._padded(token_ids))  # (B, L, H)
+            return combine_layers(layers, self.config.layer_weights)  # (B, D)
+        except Exception as error:  # of onnxruntime and numpy: a graph that is not the one we export
+            reason = one_line(error, 120)
+            raise UserError(f"the exported embedder cannot be run ({reason}). Delete it.") from error
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
         """Pad token ids: `input_ids` and `attention_mask`, both (B, T), T of the longest row."""
