@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dcdt.cli import prepare_hydra
-from dcdt.config import config_folder, parse, read_overrides
+from dcdt.config import config_folder, parse, relevant_overrides
 from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
@@ -81,7 +81,7 @@ class Job:
         """The overrides of a job of a sweep that its model reads; None for a single run."""
         if not self.sweeping:
             return None
-        return read_overrides(self.overrides, self.config.get("model"), self.config.get("trials"))
+        return relevant_overrides(self.overrides, self.config.get("model"), self.config.get("trials"))
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")

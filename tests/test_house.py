@@ -35,7 +35,13 @@ LEVELS = {package: level for level, packages in enumerate(ORDER) for package in 
 
 # Modules of the package that may import hydra and wandb. sweep.py holds the callback that Hydra itself calls.
 MAY_IMPORT = {
-    "hydra": {"dcdt/run.py", "dcdt/embed.py", "dcdt/config/hydra.py", "dcdt/runs/sweep.py"},
+    "hydra": {
+        "dcdt/run.py",
+        "dcdt/embed.py",
+        "dcdt/config/command_line.py",
+        "dcdt/config/resolvers.py",
+        "dcdt/runs/sweep.py",
+    },
     "wandb": {f"dcdt/training/loggers/{name}.py" for name in ("wandb", "wandb_summary", "wandb_report")},
 }
 
@@ -49,7 +55,8 @@ START_UP = {
     "dcdt/report.py": "wandb, only where a report goes there",
     "dcdt/run.py": "torch and lightning take seconds: only after the configuration is found good",
     "dcdt/serve.py": "the arguments are checked before FastAPI is imported",
-    "dcdt/config/hydra.py": "Hydra's parser: a run from Python needs none",
+    "dcdt/config/command_line.py": "Hydra's parser: a run from Python needs none",
+    "dcdt/config/resolvers.py": "Hydra's search path, only where there are plugins",
     "dcdt/embeddings/providers/__init__.py": "each embedder imports what it alone needs",
     "dcdt/embeddings/providers/onnx_export.py": "torch, only where a model is not exported yet",
     "dcdt/serving/load.py": "torch, only where there is no index yet",

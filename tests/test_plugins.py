@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dcdt import register
 from dcdt.config import config_folder, depends_on, parse, plugins, register_resolvers, schema, search_space
-from dcdt.config.hydra import take_plugins
+from dcdt.config.command_line import load_plugins
 from dcdt.config.registry import GROUPS, MODELS, look_up
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.fill import fill
@@ -75,7 +75,7 @@ def composed(*overrides):
 
 def test_a_file_named_on_the_command_line_is_an_option(tmp_path):
     path = write(tmp_path, "mine_a")
-    take_plugins(["seed=1", f"plugins=[{path}]"])
+    load_plugins(["seed=1", f"plugins=[{path}]"])
     assert os.environ[plugins.VARIABLE] == str(path)  # as workers of a sweep have it
     settings = parse(composed(f"plugins=[{path}]", "model=mine_a", "model.weight=2"))
     assert (settings.model.weight, settings.model.fields) == (2.0, ["title"])
@@ -129,7 +129,7 @@ def test_a_file_that_is_not_there_and_no_list(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         plugins.load_plugin(str(tmp_path / "none.py"))
     with pytest.raises(UserError, match=r"give Python files or modules as plugins=\[my_towers\.py\]"):
-        take_plugins(["plugins=a.py"])
+        load_plugins(["plugins=a.py"])
 
 
 def test_a_cell_of_a_notebook_registers_its_class_again():

@@ -4,10 +4,12 @@ Every option of a group names its schema here by its `name`; what a configuratio
 No schema holds a class path: models, losses and samplers are looked up by name, so a stranger's run is data.
 """
 
-from dcdt.config.hydra import check_choices, job_name, read_overrides, register_resolvers
+from dcdt.config.command_line import check_choices
+from dcdt.config.job_names import job_name, relevant_overrides
 from dcdt.config.options import as_text, flatten, model_option, model_presets
 from dcdt.config.paths import cache_home, cache_root, config_folder, demo_collection, outputs_root
 from dcdt.config.registry import depends_on, search_space
+from dcdt.config.resolvers import register_resolvers
 from dcdt.config.settings import Named, Settings, parse
 from dcdt.config.validation import schema, validate
 
@@ -27,8 +29,8 @@ __all__ = [
     "model_presets",
     "outputs_root",
     "parse",
-    "read_overrides",
     "register_resolvers",
+    "relevant_overrides",
     "schema",
     "search_space",
     "validate",

@@ -6,7 +6,7 @@ from typing import Any
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
-from dcdt.config import as_text, depends_on, model_option, read_overrides
+from dcdt.config import as_text, depends_on, model_option, relevant_overrides
 from dcdt.training.outcome import Outcome
 from dcdt.utils.files import read_json
 
@@ -24,7 +24,9 @@ def variant_of(config: DictConfig, overrides: Sequence[str]) -> str:
     """
     model = OmegaConf.select(config, "model")
     skipped, parts = COMMON if "optimizer" in depends_on(model) else (*COMMON, "trainer"), []
-    for key, _, text in sorted(override.lstrip("+").partition("=") for override in read_overrides(overrides, model)):
+    for key, _, text in sorted(
+        override.lstrip("+").partition("=") for override in relevant_overrides(overrides, model)
+    ):
         if key in skipped or (key.split(".")[0] in skipped and not key.startswith("model.")):
             continue
         value = OmegaConf.select(config, key)

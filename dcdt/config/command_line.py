@@ -1,0 +1,56 @@
+"""Check the choices of a command line and load its plugins, before Hydra composes the configuration."""
+
+from dcdt.config.paths import config_folder
+from dcdt.config.plugins import add_plugins, load_plugin, plugin_names
+from dcdt.config.registry import load
+from dcdt.utils.errors import UserError
+
+MAX_KEY_CHARS = 200
+
+
+def check_choices(arguments: list[str]) -> None:
+    """Refuse on the command line what Hydra would answer with a traceback: a number where an option is chosen.
+
+    Raises:
+        UserError: names the choice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Sweep
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for text in arguments:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:  # an option of the command, or something that Hydra itself refuses in words
+            continue
+        group, value = override.key_or_group, override.value()
+        if len(group) > MAX_KEY_CHARS:
+            raise UserError(f"{group[:40]}... is no key of the configuration; see python -m dcdt.run --help.")
+        if (config_folder() / group).is_dir() and not isinstance(value, str | list | Sweep | None):
+            options = ", ".join(sorted(path.stem for path in (config_folder() / group).glob("*.yaml")))
+            raise UserError(f"{group}={value} chooses no option; choose one of {options}.")
+
+
+def load_plugins(arguments: list[str]) -> None:
+    """Load the plugins of the environment and of `plugins=[...]` on the command line.
+
+    Raises:
+        UserError: one is missing or cannot be imported.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for text in arguments:
+        if not text.startswith("plugins="):
+            continue
+        try:
+            value = OverridesParser.create().parse_override(text).value()
+        except HydraException:
+            value = None
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{text[:80]} names no plugins; give Python files or modules as plugins=[my_towers.py].")
+        add_plugins(value)
+    load()
+    for name in plugin_names():  # also those named after the registries were filled
+        load_plugin(name)
