@@ -58,7 +58,7 @@ class BM25Config:
 
 @schema
 class CollaborativeConfig:
-    """What learners with a similar history watched."""
+    """Configuration of collaborative filtering: videos that learners with a similar history watched."""
 
     name: str
     kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "popularity"]
@@ -126,12 +126,12 @@ HYBRID_HISTORY_SPACE: SearchSpace = {  # where model.first is collaborative
 
 
 def collaborative_space(model: Mapping[str, Any]) -> SearchSpace:
-    """What tuning draws from for collaborative of this kind."""
+    """Return the search space of collaborative of this kind."""
     return COLLABORATIVE_SPACES[model.get("kind", "als")]
 
 
 def hybrid_space(model: Mapping[str, Any]) -> SearchSpace:
-    """What tuning draws from for a hybrid of these parts."""
+    """Return the search space of a hybrid of these components."""
     first = model.get("first")
     history = isinstance(first, Mapping) and first.get("name") == "collaborative"
     return HYBRID_HISTORY_SPACE if history else HYBRID_SPACE

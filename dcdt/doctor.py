@@ -52,7 +52,7 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def devices() -> list[Line]:
-    """What torch can train on."""
+    """Name the accelerators that torch can train on."""
     import torch
 
     if torch.cuda.is_available():

@@ -44,7 +44,7 @@ def answer_table(question: str, answer: list[Recommendation], explained: bool) -
 
 
 def format_reasons(why: dict[str, Any] | None) -> str:
-    """What made up a score, a line a part of the model, and one for a rank head.
+    """Format the explanation of a score: a line for each component of the model, and one for a rank head.
 
     >>> format_reasons({"parts": [{"name": "bm25", "score": 2.5, "terms": {"rank": 2.5}, "z": 3.0, "share": 1.5}]})
     'bm25 2.500 (z +3.00, adds +1.500): rank +2.500'

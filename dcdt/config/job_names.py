@@ -27,7 +27,7 @@ def relevant_overrides(overrides: Sequence[str], model: object, trials: object =
 
 
 def _setting(override: str) -> str:
-    """Which setting of training an override changes: `loss` for loss=infonce and for loss.margin=1."""
+    """Return the setting of training that an override changes: `loss` for loss=infonce and for loss.margin=1."""
     key = override.split("=")[0].lstrip("+~").split("@")[-1]
     return "train_queries" if key == "split.train_queries" else key.split(".")[0]
 

@@ -1,4 +1,4 @@
-"""Where configurations, collections, caches and runs lie."""
+"""Paths of configurations, collections, caches and runs."""
 
 import os
 from pathlib import Path

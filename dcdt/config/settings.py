@@ -18,7 +18,7 @@ METRICS = ("mrr", "map", "recall", "precision", "hit", "ndcg")
 
 @runtime_checkable
 class Named(Protocol):
-    """What every option of a group is: the schema registered under its name."""
+    """The configuration of an option of a group, an instance of the schema registered under its name."""
 
     name: str
 

@@ -81,7 +81,7 @@ def _check_type(cls: type, value: Any, info: ValidationInfo) -> Any:  # noqa: AN
 
 
 class _Limits:
-    """What the type of a field says: its plain types, its bounds by name, its choices, its description."""
+    """The limits in the type of a field: plain types, bounds by name, choices and description."""
 
     def __init__(self, info: FieldInfo) -> None:
         self.types: set[Any] = set()
@@ -99,7 +99,7 @@ class _Limits:
                         self.bounds[name] = getattr(item, name)
 
     def demand(self, other_type: bool) -> str:
-        """What a value must be or do, for `it must ...`."""
+        """Describe a valid value, to follow `it must`."""
         if self.description:
             return self.description
         number = "whole number" if int in self.types and float not in self.types else "number"

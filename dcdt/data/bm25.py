@@ -129,7 +129,7 @@ class Postings:
 
 
 class Contribution(NamedTuple):
-    """What a word adds: `gains` (n,) to the videos `rows` (n,) with it, `absent` to each other, `total` to all."""
+    """Scores of a word: `gains` (n,) of the videos `rows` (n,) with it, `absent` of each other, `total` of all."""
 
     rows: Ints
     gains: Gains

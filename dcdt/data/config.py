@@ -10,7 +10,7 @@ from dcdt.config.validation import schema
 
 @schema
 class DataConfig:
-    """Where the collection and its vectors are."""
+    """Paths of the collection and of its vectors."""
 
     name: str
     path: str
@@ -19,7 +19,7 @@ class DataConfig:
 
 @schema
 class SplitConfig:
-    """How queries are divided; `index` picks the fold (or the repeat)."""
+    """The division of queries; `index` picks the fold (or the repeat)."""
 
     name: str
     index: int

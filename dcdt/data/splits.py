@@ -1,5 +1,8 @@
 """Divide the queries of a collection into train, validation and test without leaks.
 
+A *side* is a set of queries that a split keeps apart from the others: train, val and test, and further ones that are
+scored beside test (`test_all`, `slice_<language>`).
+
 The unit is the query group: queries with equal normalised text are always on one side (without questions the unit is
 the learner). Every partition is an order by hash, so it depends on texts and ids alone: not on file order, library
 versions or the training seed.
@@ -23,7 +26,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Side:
-    """Queries that are scored together, the videos they are ranked among, and their judgments among those videos."""
+    """One side of a split: its queries, the videos they are ranked among, and their judgments among those videos."""
 
     queries: Rows  # (n,) rows with at least one positive among the candidates
     candidates: Mask  # (N,)

@@ -152,7 +152,7 @@ class ImportConfig:
 
 @schema
 class EmbedJob:
-    """What `dcdt.embed` does beside filling a cache."""
+    """Options of `dcdt.embed` beside those of the cache."""
 
     dry_run: bool = False
     verify: bool = False

@@ -1,1 +1,1 @@
-"""What a run's folder holds, and sweeps of runs."""
+"""Folders of runs, their results, and sweeps of runs."""

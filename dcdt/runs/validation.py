@@ -60,7 +60,7 @@ def numbers(values: Values) -> dict[str, float]:
 
 
 def n_trials(tuning: Values) -> int:
-    """How many configurations were compared.
+    """Count the configurations that were compared.
 
     Raises:
         ValueError: the file does not say.

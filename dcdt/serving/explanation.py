@@ -1,4 +1,4 @@
-"""Why a video is in an answer: what each field, word and scorer added to its score."""
+"""Explain an answer: what each field, word and scorer added to the score of a video."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def content_words(question: str) -> list[str]:
 
 
 def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
-    """Which of these words a title or text holds.
+    """Return those of the words that a title or text holds.
 
     >>> matched_words(["rank", "matrix"], "What rank and nullity are", "")
     ['rank']
@@ -44,7 +44,7 @@ def explain(
     embed: EmbedTexts,
     evidence: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What made up the score of a row.
+    """Explain the score of a row.
 
     Args:
         manifest: of the run.

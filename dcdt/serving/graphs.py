@@ -88,7 +88,7 @@ class Towers:
 
 
 def arrays_path(folder: Path, number: int) -> Path:
-    """Where the arrays of a scorer lie."""
+    """The path of the arrays of a scorer."""
     return folder / f"arrays_{number}.safetensors"
 
 

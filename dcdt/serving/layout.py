@@ -1,4 +1,4 @@
-"""Where the files of an exported run lie: RUN/serving/, one folder a build, and a pointer to the current one.
+"""Paths of an exported run: RUN/serving/ has one folder a build, and a pointer to the current one.
 
 serving/current.json     which build, which version of its catalogue; replaced whole, so it is what a change commits to
 serving/<build>/         model.json, *.onnx, embedder/, catalogue/ (LanceDB), snapshot-<version>.arrow, *.faiss

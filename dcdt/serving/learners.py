@@ -69,7 +69,7 @@ class Learners:
 
     @cached_property
     def exported(self) -> RowPositions:
-        """Where the videos of the export stand in a catalogue."""
+        """The positions of the exported videos in a catalogue."""
         return RowPositions(self._read[1]["ids"])
 
     @property

@@ -39,7 +39,7 @@ class Threshold(Section):
 
 
 class Approximate(Section):
-    """What was measured of an approximate index at build time."""
+    """Measurements of an approximate index at build time."""
 
     kind: str
     n: Count
@@ -62,7 +62,7 @@ def _scorer_manifest(value: Any) -> ScorerManifest:  # noqa: ANN401 - whatever J
 
 
 class Manifest(Section):
-    """What an exported run is.
+    """The description of an exported run, as model.json holds it.
 
     Attributes:
         format: of this file.
@@ -139,7 +139,7 @@ class Manifest(Section):
 
 
 def read_manifest(run: Path, pointer: Pointer) -> Manifest:
-    """What model.json says of a build.
+    """Read model.json of a build.
 
     Raises:
         UserError: it is missing, corrupt, of another version of dcdt, or of another run.

@@ -15,7 +15,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # short 
 
 @schema
 class TrainerConfig:
-    """What Lightning's Trainer is given."""
+    """Options of Lightning's Trainer, and of what it trains with."""
 
     name: str
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -57,7 +57,7 @@ class TrainerConfig:
 
 
 def device_choice(value: Any) -> int | str | list[int]:  # noqa: ANN401 - what a configuration holds
-    """What Lightning takes as `devices`, as a number, a list of device numbers, or `auto` for every device.
+    """Convert `devices` to a number, a list of device numbers, or `auto` for every device.
 
     Raises:
         UserError: it is something else.
@@ -83,7 +83,7 @@ def device_choice(value: Any) -> int | str | list[int]:  # noqa: ANN401 - what a
 
 @schema
 class LoggerConfig:
-    """Where curves and tables are shown, beside the files of the run."""
+    """Options of a logger of curves and tables."""
 
     name: str
     project: str = "dcdt"
@@ -98,7 +98,7 @@ class LoggerConfig:
 
 @schema
 class CallbacksConfig:
-    """What happens around training."""
+    """Options of the callbacks: early stopping, collapse check, progress, checkpoints, and those of the user."""
 
     patience: Count
     collapse_cosine: Annotated[float, Field(gt=0, le=1)]
@@ -109,7 +109,7 @@ class CallbacksConfig:
 
 @schema
 class SweepConfig:
-    """What a sweep does beside its jobs."""
+    """Options of a sweep."""
 
     report: bool = True
 

@@ -81,7 +81,7 @@ def _reads_interactions(model: Any) -> bool:  # noqa: ANN401 - any model's confi
 
 
 def _notes(collection: Collection, split: Split, settings: Settings) -> list[str]:
-    """What a reader must know to judge the figures."""
+    """List the caveats of the figures."""
     notes = [
         f"One division (split={split.name}, index {split.index}): an impression, no evidence. "
         "Tables to believe come from split=folds and dcdt.report."

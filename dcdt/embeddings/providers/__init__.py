@@ -58,7 +58,7 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
 
 
 def _provider(config: EmbedderConfig) -> Provider:
-    """What is built in, or the class of a plugin, whose `space` is a method of the class."""
+    """Find the provider of an embedder: a built-in one, or the class of a plugin, which has `space` as a method."""
     if config.name in PROVIDERS:
         return PROVIDERS[config.name]
     plugin = look_up(GROUPS["embedder"], config.name)

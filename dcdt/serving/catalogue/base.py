@@ -1,4 +1,4 @@
-"""What every catalogue of a run offers: its current build, a snapshot to score, and a way to follow changes."""
+"""The interface of a catalogue: its current build, a snapshot to score, and a way to follow changes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -193,7 +193,7 @@ class VideoTable:
         return pa.Table.from_arrays(rows.columns, rows.column_names)  # without the primary key's mark
 
     def _is_present(self, ids: pa.ChunkedArray) -> NDArray[np.bool_]:
-        """Which of these ids (n,) a video has."""
+        """Mark the ids (n,) that a video has."""
         few = len(ids) <= MAX_LISTED
         rows = self._where(_id_in(ids.to_pylist()), len(ids), ["id"]) if few else self.rows(columns=["id"])
         return np.array(pc.is_in(ids, value_set=rows["id"]).to_pylist(), dtype=bool)

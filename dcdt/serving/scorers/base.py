@@ -1,4 +1,4 @@
-"""What every kind of model that can be served has: a manifest, an export, columns of videos, scores, explanations."""
+"""Base classes of a kind of served model: manifest, export, columns of videos, scores, explanations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class Section(BaseModel):
 
 
 class ScorerManifest(Section):
-    """What model.json holds of a scorer.
+    """The entry of a scorer in model.json.
 
     Attributes:
         kind: of the scorer, a name in `dcdt.serving.scorers.SCORERS`.
@@ -124,7 +124,7 @@ class CatalogueScores(ABC):
         return mean, float(scores.std(dtype=np.float64)) if scores.max() > scores.min() else 0.0
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
-        """What made up the score of a row, by kind of reason; numbers that sum to the score, or weights."""
+        """Explain the score of a row, by kind of reason: numbers that sum to the score, or weights."""
         return {}
 
 
@@ -149,7 +149,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Export:
-    """What an export writes of a model, or of its head.
+    """The exported data of a model, or of its head.
 
     Attributes:
         manifest: as model.json holds it.
@@ -189,7 +189,7 @@ class Scorer(ABC):
     @staticmethod
     @abstractmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401 - torch is not imported
-        """What is written of a restored run's model (`dcdt.training.checkpoint.Restored`)."""
+        """Export the model of a restored run (`dcdt.training.checkpoint.Restored`)."""
 
     @staticmethod
     @abstractmethod
@@ -198,7 +198,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
-        """What the table holds of n new videos.
+        """Compute the columns of n new videos.
 
         Args:
             texts: of each field.

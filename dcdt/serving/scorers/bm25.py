@@ -70,7 +70,7 @@ class BM25Scores(CatalogueScores):
         return self.index.mean(self.words)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
-        """What each word added, in `terms`."""
+        """Explain the score by what each word added, in `terms`."""
         terms: dict[str, float] = {}
         for word in self.words:
             rows, gains, absent, _ = self.index.contribution(word)

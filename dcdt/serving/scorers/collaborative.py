@@ -94,7 +94,7 @@ class CollaborativeScorer(Scorer):
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
-        """What it ranks by for nobody, and what the library fitted, by which any history is scored."""
+        """Export the scores without a learner, and the fitted factors by which any history is scored."""
         from dcdt.models.query_batch import QueryBatch
 
         scores = model.score(QueryBatch(restored.tables.queries[:1], [""], [None], [None]))[0].double().numpy()

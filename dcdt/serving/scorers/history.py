@@ -27,7 +27,7 @@ from dcdt.utils.errors import UserError
 
 
 class LearnerTower(Section):
-    """How a learner's vector is made of what was watched (`dcdt.models.history_tower`)."""
+    """Parameters by which watched videos become a learner's vector (`dcdt.models.history_tower`)."""
 
     history: Literal["none", "mean", "attention"]
     length: Count

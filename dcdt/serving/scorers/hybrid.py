@@ -19,7 +19,7 @@ SAMPLE = 2048  # videos by which the spread of a fusion over a large catalogue i
 
 
 class Fusion(Section):
-    """How the scores of the first two scorers are fused: `k` of reciprocal ranks, `weight` of the first's z-scores."""
+    """The fusion of the scores of the first two scorers: `k` of reciprocal ranks, `weight` of the first's z-scores."""
 
     kind: Literal["convex", "rrf"]
     k: Count
@@ -102,7 +102,7 @@ def fused_deviation(scores: Sequence[CatalogueScores], fusion: Fusion, rows: Row
 
 
 def tie_order(snapshot: Snapshot, rows: Rows) -> Rows:
-    """Where rows stand among equals, as in every evaluation; a large catalogue is not hashed for it."""
+    """Return the order of rows among equal scores, as in every evaluation; by row in a large catalogue."""
     return rows if snapshot.indexes else snapshot.order[rows]
 
 

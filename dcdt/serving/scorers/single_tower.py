@@ -70,7 +70,7 @@ class SingleTowerScores(CatalogueScores):
         return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
-        """What each field's tower added to the logit, in `fields`."""
+        """Explain the logit by what each field's tower added, in `fields`."""
         video = self.snapshot.vectors_at(np.array([row]), self.scorer.column)[0]
         fields = self.scorer.manifest.fields
         parts = np.split(np.maximum(video + self.query, 0) * self.scorer.weight, len(fields))

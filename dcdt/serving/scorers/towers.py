@@ -121,7 +121,7 @@ class TowerScores(CatalogueScores):
         return super().mean_and_deviation() if ann is None else ann.spread(self.vector)
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
-        """What each field, similar videos and the learner's earlier ones added, in `fields`; and the `attention`."""
+        """Explain the score by what fields, similar videos and the history added, in `fields`, and by `attention`."""
         score = float(self.scores_of(np.array([row]))[0])
         video = self.snapshot.vectors_at(np.array([row]), self.column)[0]
         pieces = {name: float(piece @ video) for name, piece in self.pieces.items()}
@@ -129,7 +129,7 @@ class TowerScores(CatalogueScores):
         return reasons | ({"attention": self.attention} if self.attention else {})
 
     def _field_shares(self, row: int, embed: EmbedTexts, score: float) -> dict[str, float]:
-        """What each contribution to a video's vector added to an inner product; they sum to it.
+        """Divide an inner product among the contributions to a video's vector; they sum to it.
 
         It counts in proportion to its inner product with the query; what a video owes to its neighbours is what is
         left.

@@ -114,7 +114,7 @@ class RankHead:
         self.graphs = {name: session(folder / f"head_{name}.onnx") for name in INPUTS} if manifest.is_joint else {}
 
     def columns(self, vectors: Vectors) -> Columns:
-        """What the table holds of new videos, of the frozen vectors (n, D) of each field."""
+        """Compute the columns of n new videos from the frozen vectors (n, D) of each field."""
         fields = np.stack([vectors[name] for name in self.fields])  # (F, n, D)
         whitened = unit(fields @ self.whitening).transpose(1, 0, 2)  # (n, F, D)
         columns = {WHITENED: vector_column(whitened.reshape(len(whitened), -1))}
@@ -161,7 +161,7 @@ class RankHead:
         ]
 
     def _evidence(self, query: Query, snapshot: Snapshot, top: Rows, scores: list[Scores]) -> NDArray[np.float64]:
-        """What each kind of evidence adds to the scores of K recalled rows, (K, E); the network's part is last."""
+        """Compute what each evidence adds to the scores of K recalled rows, (K, E); the network's part is last."""
         assert query.vector is not None
         question = unit(query.vector @ self.whitening)  # (D,)
         fields = snapshot.vectors_at(top, WHITENED).reshape(len(top), len(self.fields), -1)  # (K, F, D)
@@ -241,7 +241,7 @@ def _check_head_arrays(arrays: dict[str, NDArray[Any]], ids: list[Any]) -> None:
 
 
 def export_head(model: Any) -> Export:  # noqa: ANN401 - torch is not imported
-    """What is written of the head; call before the model's tables are let go."""
+    """Export the head; call before the model's tables are freed."""
     import torch
 
     from dcdt.models.evidence import KERNELS
@@ -299,7 +299,7 @@ def _map_video(head: Any, fields: Any) -> tuple[Any]:  # noqa: ANN401
 
 
 def _score_pair(head: Any, joint: Any) -> tuple[Any]:  # noqa: ANN401
-    """What is left for a pair, of both sides one after the other (B, (1 + F) R): the correction (B,)."""
+    """Compute the correction (B,) of pairs whose mapped query and fields are concatenated, (B, (1 + F) R)."""
     import torch
 
     rank, n_fields = head.query.out_features, len(head.fields)

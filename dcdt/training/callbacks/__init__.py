@@ -1,1 +1,1 @@
-"""What happens around training: best weights, results, progress, Weights & Biases."""
+"""Callbacks of training: best and last weights, history, progress, divergence, collapse, samples."""

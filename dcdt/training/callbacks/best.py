@@ -50,7 +50,7 @@ class BestWeights(L.Callback):
             module.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know of the best so far."""
+        """Return the best value, its epoch and weights, for a run that resumes."""
         return {"value": self.value, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
