@@ -7,14 +7,13 @@ import numpy as np
 import rank_bm25
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, join_fields
-from dcdt.models.config import OptimizerConfig
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender
 from dcdt.utils.errors import NotApplicable
@@ -37,22 +36,14 @@ class BM25(Recommender):
 
     Args:
         config: fields, variant, its k1, b and delta (null: the backend's), stemming, stop words and backend.
-        tables: not read; models share one signature.
-        loss: not used.
-        optimizer: not used.
+        tables: not read.
     """
 
     trained_by_epochs: ClassVar[bool] = False
     supports_half_precision: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        config: BM25Config,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: BM25Config, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
         self.tokenize = tokenizer(config.stem, config.stop_words)

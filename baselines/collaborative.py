@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.config import OptimizerConfig
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender
 
@@ -38,9 +37,7 @@ class Collaborative(Recommender):
 
     Args:
         config: the kind and its values.
-        tables: not read, but for the number of videos; models share one signature.
-        loss: not used.
-        optimizer: not used.
+        tables: not read, but for the number of videos.
     """
 
     trained_by_epochs: ClassVar[bool] = False
@@ -49,13 +46,7 @@ class Collaborative(Recommender):
     reads_question: ClassVar[bool] = False
     histories: Histories
 
-    def __init__(
-        self,
-        config: CollaborativeConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: CollaborativeConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.model = ImplicitModel(config)
         self.n_videos = tables.videos.shape[1]

@@ -3,14 +3,13 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcdt.data.datamodule import Positions, RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
 from dcdt.evaluation.fusion import convex_sum, reciprocal_rank_sum
 from dcdt.evaluation.ranking import quality, top_k
 from dcdt.models.components import make_component, z_scores
-from dcdt.models.config import OptimizerConfig
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
@@ -32,8 +31,6 @@ class Hybrid(Recommender):
     Args:
         config: how to fuse, and the configuration of each component.
         tables: the frozen vectors of all fields that the components read.
-        loss: not used.
-        optimizer: not used.
 
     Raises:
         UserError: a component is a trained model.
@@ -45,13 +42,7 @@ class Hybrid(Recommender):
     weight: Tensor
     order: Tensor
 
-    def __init__(
-        self,
-        config: HybridConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: HybridConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
         self.first, self.second = (

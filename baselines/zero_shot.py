@@ -9,7 +9,6 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.config import OptimizerConfig
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender, score_vectors
 from dcdt.models.whitening import catalogue_whitening
@@ -30,13 +29,7 @@ class ZeroShot(Recommender):
     trained_by_epochs: ClassVar[bool] = False
     whitening: Tensor | None
 
-    def __init__(
-        self,
-        config: ZeroShotConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: ZeroShotConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.register_buffer("whitening", torch.eye(tables.width) if config.whiten == "soft" else None)
         self.needs_question = config.history == "none"

@@ -10,7 +10,7 @@ from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.data.histories import Histories, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.config import HistoryConfig, OptimizerConfig
+from dcdt.models.config import HistoryConfig
 from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import rank_side
@@ -38,8 +38,6 @@ class HistoryTowers(Recommender):
     Args:
         config: whitening, pooling, and how the tower is fitted.
         tables: the frozen vectors.
-        loss: not used.
-        optimizer: not used.
     """
 
     trained_by_epochs: ClassVar[bool] = False
@@ -50,13 +48,7 @@ class HistoryTowers(Recommender):
     basis: Tensor
     weight: Tensor
 
-    def __init__(
-        self,
-        config: HistoryConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: HistoryConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
         width = min(config.width, tables.width)

@@ -35,6 +35,8 @@ class Recommender(L.LightningModule):
     others fit themselves in `on_prepare`; decoupled ones define `encode_queries` and `encode_videos`, and inherit
     `score`.
 
+    A model is made from its configuration and the tables; one that a Trainer fits also from the loss and the optimizer.
+
     `needs_question`: the model cannot rank without a question (`Collection.has_questions`).
 
     `starts_useful`: the untrained model is worth keeping: it is validated before training and kept if no epoch is

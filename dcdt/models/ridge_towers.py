@@ -12,7 +12,7 @@ from dcdt.data.splits import query_groups
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
-from dcdt.models.config import OptimizerConfig, RidgeConfig
+from dcdt.models.config import RidgeConfig
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
@@ -39,8 +39,6 @@ class RidgeTowers(Recommender):
     Args:
         config: fields, whitening, neighbours and penalty.
         tables: the frozen vectors.
-        loss: not used.
-        optimizer: not used.
     """
 
     trained_by_epochs: ClassVar[bool] = False
@@ -49,13 +47,7 @@ class RidgeTowers(Recommender):
     penalty: Tensor
     _left_out: Tensor
 
-    def __init__(
-        self,
-        config: RidgeConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: RidgeConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
         self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight

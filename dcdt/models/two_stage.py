@@ -49,8 +49,7 @@ class TwoStage(Recommender):
     Args:
         config: the recall and what the head reads.
         tables: the frozen vectors of all fields that the components read.
-        loss: not used.
-        optimizer: not used.
+        optimizer: of a head that is trained; None for a head that is fitted.
 
     Raises:
         UserError: the recall is a trained model.
@@ -64,13 +63,7 @@ class TwoStage(Recommender):
     weights: Tensor
     penalty: Tensor
 
-    def __init__(
-        self,
-        config: TwoStageConfig,
-        tables: Tables,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerConfig | None = None,
-    ) -> None:
+    def __init__(self, config: TwoStageConfig, tables: Tables, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__(tables, optimizer)
         self.config = config
         self.recall = make_component(config.recall, tables, f"model={config.name}")
@@ -231,7 +224,7 @@ class JointTwoStage(TwoStage):
     def __init__(
         self, config: JointTwoStageConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig
     ) -> None:
-        super().__init__(config, tables, loss, optimizer)
+        super().__init__(config, tables, optimizer)
         self.loss = loss
         self.joint = JointHead(tables.width, len(tables.fields), config.rank, config.width, config.dropout)
         self._last: tuple[Tensor, tuple[list[Tensor], Tensor, Tensor]] | None = None
