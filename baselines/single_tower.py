@@ -43,7 +43,7 @@ class SingleTower(PairRecommender):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(n_fields * config.width, 1)
 
-    def sides(self, queries: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
+    def linear_outputs(self, queries: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
         """Compute `W_q q + b` and `W_f f` of every field's tower, concatenated.
 
         Args:
@@ -68,7 +68,7 @@ class SingleTower(PairRecommender):
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute 1 - s, or s if the loss takes similarities, of B queries and their videos, (B, C)."""
-        query_outputs, video_outputs = self.sides(queries, videos)  # (B, FW), (U, FW)
+        query_outputs, video_outputs = self.linear_outputs(queries, videos)  # (B, FW), (U, FW)
         score = self.join(
             query_outputs.unsqueeze(1), video_outputs.unsqueeze(0) if position is None else video_outputs[position]
         )  # (B, C)
@@ -76,7 +76,7 @@ class SingleTower(PairRecommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries, (B, N), by blocks of pairs with at most MAX_BLOCK_NUMBERS hidden outputs."""
-        query_outputs, video_outputs = self.sides(queries.vectors, self.tables.videos)  # (B, FW), (N, FW)
+        query_outputs, video_outputs = self.linear_outputs(queries.vectors, self.tables.videos)  # (B, FW), (N, FW)
         rows, columns = block_shape(len(video_outputs), video_outputs.shape[-1])
         scores = query_outputs.new_empty(len(query_outputs), len(video_outputs))
         for top in range(0, len(query_outputs), rows):

@@ -32,7 +32,7 @@ CHUNK = 2048  # videos whose hidden outputs are held at a time
 
 
 class SingleTowerManifest(ScorerManifest):
-    """Both sides of the hidden layer have this width, all fields side by side; `weight` and `bias` of the output."""
+    """`width` of the hidden layer, the fields concatenated; `weight` and `bias` of the output layer."""
 
     fields: Names
     width: Count
@@ -91,9 +91,9 @@ class SingleTowerScorer(Scorer):
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
-        """The query's side as a graph, and the videos' side of the catalogue."""
+        """Export a graph of the query's linear outputs, and those of the catalogue's videos as a column."""
         tables = model.tables
-        videos = model.sides(tables.queries[:1], tables.videos)[1]  # (N, F * W)
+        videos = model.linear_outputs(tables.queries[:1], tables.videos)[1]  # (N, F * W)
         manifest = SingleTowerManifest(
             kind=SingleTowerScorer.kind,
             name=name,
@@ -103,32 +103,32 @@ class SingleTowerScorer(Scorer):
             bias=float(model.output.bias),
         )
         graphs = {
-            "query": Graph(model, _query_side, tables.queries[:N_EXAMPLES], "vectors", ("encoded",)),
-            "video": Graph(model, _video_side, tables.videos[:, :N_EXAMPLES], "fields", ("encoded", "adds")),
+            "query": Graph(model, _query_outputs, tables.queries[:N_EXAMPLES], "vectors", ("encoded",)),
+            "video": Graph(model, _video_outputs, tables.videos[:, :N_EXAMPLES], "fields", ("encoded", "adds")),
         }
         return Export(manifest, {f"joint_{number}": vector_column(videos.numpy())}, graphs)
 
     @staticmethod
     def check_columns(manifest: SingleTowerManifest, number: int, snapshot: Snapshot) -> None:
-        """Raise ValueError or KeyError where the catalogue lacks the videos' side."""
+        """Raise ValueError or KeyError where the catalogue lacks the videos' linear outputs."""
         require(snapshot.built.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
 
     def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
-        """The videos' side of new videos."""
+        """Compute the linear outputs of new videos."""
         fields = np.stack([vectors[name] for name in self.manifest.fields])
         return {self.column: vector_column(self.towers.videos(fields)[0])}
 
     def score(self, query: Query, snapshot: Snapshot) -> SingleTowerScores:
-        """Compute the query side."""
+        """Compute the linear outputs of the query."""
         assert query.vector is not None
         return SingleTowerScores(snapshot, self, self.towers.query(query.vector[None])[0][0])
 
 
-def _query_side(model: Any, vectors: Any) -> tuple[Any]:  # noqa: ANN401 - tensors, and torch is not imported
+def _query_outputs(model: Any, vectors: Any) -> tuple[Any]:  # noqa: ANN401 - tensors, and torch is not imported
     nothing = vectors.new_zeros(len(model.towers), 1, vectors.shape[-1])
-    return (model.sides(vectors, nothing)[0],)
+    return (model.linear_outputs(vectors, nothing)[0],)
 
 
-def _video_side(model: Any, fields: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    side = model.sides(fields.new_zeros(1, fields.shape[-1]), fields)[1]  # (B, F * W)
-    return side, side.unsqueeze(0)
+def _video_outputs(model: Any, fields: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    outputs = model.linear_outputs(fields.new_zeros(1, fields.shape[-1]), fields)[1]  # (B, F * W)
+    return outputs, outputs.unsqueeze(0)

@@ -262,8 +262,8 @@ def export_head(model: Any) -> Export:  # noqa: ANN401 - torch is not imported
     head, functions = model.joint.eval(), {"query": _map_query, "video": _map_video, "pair": _score_pair}
     columns[MAPPED] = vector_column(_map_video(head, tables.videos)[0].numpy())
     n = min(N_EXAMPLES, len(tables.queries), tables.videos.shape[1])
-    sides = [_map_query(head, tables.queries[:n])[0], _map_video(head, tables.videos[:, :n])[0]]
-    examples = {"query": tables.queries[:n], "video": tables.videos[:, :n], "pair": torch.cat(sides, dim=1)}
+    mapped = [_map_query(head, tables.queries[:n])[0], _map_video(head, tables.videos[:, :n])[0]]
+    examples = {"query": tables.queries[:n], "video": tables.videos[:, :n], "pair": torch.cat(mapped, dim=1)}
     graphs = {
         f"head_{name}": Graph(head, functions[name], examples[name], input, ("scores",))
         for name, input in INPUTS.items()
@@ -283,14 +283,14 @@ def save_head(model: Any, collection: Collection, folder: Path) -> None:  # noqa
 
 
 def _map_query(head: Any, vectors: Any) -> tuple[Any]:  # noqa: ANN401 - tensors, and torch is not imported
-    """The query's side of the joint network, (B, R)."""
+    """Map queries for the joint network, (B, R)."""
     from torch.nn.functional import normalize
 
     return (head.query(head.scale * normalize(vectors, dim=-1)),)
 
 
 def _map_video(head: Any, fields: Any) -> tuple[Any]:  # noqa: ANN401
-    """The video's side, all fields one after the other, (B, F R)."""
+    """Map videos for the joint network, the fields concatenated, (B, F R)."""
     import torch
     from torch.nn.functional import normalize
 
