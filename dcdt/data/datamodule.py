@@ -18,6 +18,7 @@ from dcdt.data.pairs import Pairs
 from dcdt.data.splits import Side, Split
 from dcdt.data.tables import pad_lists
 from dcdt.data.types import Collection, Judgments
+from dcdt.data.units import query_units
 from dcdt.evaluation.ranking import tie_order
 from dcdt.utils.errors import UserError
 
@@ -225,6 +226,11 @@ class RankingDataModule(L.LightningDataModule):
     def ties(self) -> DeviceCopies:
         """The order of equal scores, (N,) from `tie_order`, computed once for all stages and models."""
         return DeviceCopies(tie_order(self.collection.videos.ids))
+
+    @cached_property
+    def units(self) -> list[str]:
+        """The unit of inference of each query row (`query_units`)."""
+        return query_units(self.collection, self.ties.on(torch.device("cpu")).numpy())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the sampler."""

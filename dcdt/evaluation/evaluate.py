@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from dcdt.evaluation.ranking import DEFAULT_KS, metric_names, ranking_metrics, tie_order
-from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.evaluation.statistics import mean_interval
+from dcdt.evaluation.units import best_positives
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
 
@@ -23,21 +24,24 @@ class Evaluation:
         means: metric -> mean over queries.
         per_query: metric -> query id -> value; means and intervals are derived from it.
         left_out: queries without a positive, or that are scored and not judged; no metric counts them.
+        units: query id -> its best positive (the highest grade, ties by the hash): queries that share it are one unit.
     """
 
     means: dict[str, float]
     per_query: dict[str, dict[str, float]]
     left_out: list[str]
+    units: dict[str, str]
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """Compute the 95 % bootstrap interval of a mean over queries; (nan, nan) for a single query.
+        """Compute the 95 % interval of a mean over queries, by units; (nan, nan) for a single unit.
 
         Raises:
             UserError: no such metric.
         """
         if metric not in self.per_query:
             raise UserError(f"'{one_line(metric)}' is no metric here; there are {', '.join(self.per_query)}.")
-        return bootstrap_interval(list(self.per_query[metric].values()))
+        values = self.per_query[metric]
+        return mean_interval(list(values.values()), [self.units[query] for query in values], bounds=(0.0, 1.0))
 
 
 def evaluate(
@@ -71,7 +75,8 @@ def evaluate(
     judged = {query: grades for query, grades in qrels.items() if _has_positive(query, grades, positive_grade)}
     if not judged:
         raise UserError(f"none of {len(qrels)} queries has a video of grade {positive_grade:g} or more.")
-    names = list(dict.fromkeys(video for scored in scores.values() for video in scored))
+    by_query = (*scores.values(), *judged.values())
+    names = list(dict.fromkeys(video for videos in by_query for video in videos))
     tie_position = dict(zip(names, tie_order(names).tolist(), strict=True))
     width = max(map(len, judged.values()))
     ranks = torch.zeros(len(judged), width, dtype=torch.int64)  # (Q, J), 0 at padding
@@ -84,7 +89,24 @@ def evaluate(
     values = ranking_metrics(ranks, grades, positive_grade, ks)  # name -> (Q,)
     per_query = {name: dict(zip(judged, values[name].tolist(), strict=True)) for name in metric_names(ks)}
     means = {name: float(values[name].double().mean()) for name in per_query}
-    return Evaluation(means, per_query, sorted((set(scores) | set(qrels)) - set(judged)))
+    left_out = sorted((set(scores) | set(qrels)) - set(judged))
+    return Evaluation(means, per_query, left_out, _units(judged, tie_position, positive_grade))
+
+
+def _units(judged: ByQuery, tie_position: Mapping[str, int], positive_grade: float) -> dict[str, str]:
+    """Name the best positive of each query."""
+    positives = [
+        (row, tie_position[video], grade)
+        for row, query_grades in enumerate(judged.values())
+        for video, grade in query_grades.items()
+        if grade >= positive_grade
+    ]
+    rows, positions, grades = (np.array(column) for column in zip(*positives, strict=True))
+    video_of = {position: video for video, position in tie_position.items()}
+    return {
+        query: video_of[best]
+        for query, best in zip(judged, best_positives(rows, positions, grades)[1].tolist(), strict=True)
+    }
 
 
 def _has_positive(query: str, grades: Mapping[str, float], positive_grade: float) -> bool:

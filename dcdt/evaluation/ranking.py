@@ -5,13 +5,13 @@ scorer scores like chance whatever the order of the catalogue. Sources: trec_eva
 linear gain, Järvelin and Kekäläinen 2002).
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dcdt.evaluation.block_topk import block_topk
+from dcdt.evaluation.ties import tie_positions
 from dcdt.utils.transfer import to_device
 
 DEFAULT_KS = (1, 5, 10)
@@ -42,15 +42,7 @@ def tie_order(video_ids: Sequence[str], seed: int = 0) -> Tensor:
     >>> tie_order(["c", "b", "a"]).tolist()
     [1, 2, 0]
     """
-    if len(set(video_ids)) != len(video_ids):
-        raise ValueError(
-            f"{len(video_ids)} video ids, only {len(set(video_ids))} of them distinct: each id must be unique"
-        )
-    hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in video_ids]
-    rows = torch.tensor(sorted(range(len(hashes)), key=hashes.__getitem__), dtype=torch.int64)
-    positions = torch.empty_like(rows)
-    positions[rows] = torch.arange(len(rows))
-    return positions
+    return torch.from_numpy(tie_positions(video_ids, seed))
 
 
 def judged_ranks(scores: Tensor, judged: Tensor, tie_order: Tensor, candidates: Tensor | None = None) -> Tensor:

@@ -1,15 +1,17 @@
-"""Intervals and tests over unique queries.
+"""Intervals and tests over units of queries (`dcdt.evaluation.units`).
 
-The unit of inference is the unique query: average over seeds and folds first (`mean_over_runs`), then resample queries.
-(query, run) rows as units give several times too many false positives.
+Average the rows of each query over seeds and folds first (`mean_over_runs`), then resample units. (query, run) rows as
+units give several times too many false positives; queries that share their best positive, too narrow intervals.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from dcdt.evaluation.units import Floats, finite_values, standard_error, unit_totals
+
+FEW_UNITS = 50  # below, the percentile bootstrap covers too little (docs/runs.md)
 
 _CHUNK_CELLS = 2**20  # resampled cells at once: 8 MB of float64
 _ROUNDING = 1e-7  # relative: per-query values are float32
@@ -31,7 +33,7 @@ def mean_over_runs(query_ids: Sequence[str], values: ArrayLike) -> tuple[list[st
     >>> mean_over_runs(["b", "a", "b"], [0.0, 1.0, 0.5])
     (['a', 'b'], array([1.  , 0.25]))
     """
-    numbers = _checked(values)
+    numbers = finite_values(values)
     if len(query_ids) != len(numbers):
         raise ValueError(f"{len(query_ids)} query ids for {len(numbers)} values: one a row is needed")
     names = sorted(set(query_ids))
@@ -40,58 +42,130 @@ def mean_over_runs(query_ids: Sequence[str], values: ArrayLike) -> tuple[list[st
     return names, np.bincount(rows, weights=numbers) / np.bincount(rows)  # (U,)
 
 
+def mean_interval(
+    values: ArrayLike,
+    units: Sequence[str] | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, float]:
+    """Compute the 95 % interval of the mean over queries: `bootstrap_interval`, or `t_interval` below 50 units.
+
+    Args:
+        values: (n,) one value a query; for two models, their differences.
+        units: the name of each query's unit; None: each query is a unit of its own.
+        bounds: the lowest and the highest value that a mean can have.
+
+    Returns:
+        Lower and upper end; (nan, nan) for a single unit.
+
+    Raises:
+        ValueError: as `unit_totals`.
+    """
+    n_units = len(unit_totals(values, units)[0])
+    ends = t_interval(values, units) if n_units < FEW_UNITS else bootstrap_interval(values, units=units)
+    low, high = np.clip(ends, *bounds).tolist()
+    return low, high
+
+
+def t_interval(values: ArrayLike, units: Sequence[str] | None = None, level: float = 0.95) -> tuple[float, float]:
+    """Compute the t interval of the mean over queries, with the jackknife's standard error and G - 1 degrees.
+
+    Args:
+        values: (n,) one value a query.
+        units: the name of each query's unit, G in all; None: each query is a unit of its own.
+        level: nominal coverage.
+
+    Returns:
+        Lower and upper end; (nan, nan) for a single unit.
+
+    Raises:
+        ValueError: as `unit_totals`, or a level outside (0, 1).
+
+    >>> [round(end, 3) for end in t_interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    _check_resampling(1, level)
+    sums, sizes = unit_totals(values, units)
+    return t_ends(float(sums.sum() / sizes.sum()), standard_error(values, units), len(sums), level)
+
+
+def t_ends(value: float, error: float, n_units: int, level: float = 0.95) -> tuple[float, float]:
+    """Compute the ends of a t interval from a standard error; (nan, nan) for a single unit."""
+    from scipy.stats import t as student  # only intervals of few units or training sets need scipy
+
+    if n_units == 1:
+        return float("nan"), float("nan")
+    half = float(student.ppf((1 + level) / 2, df=n_units - 1)) * error
+    return value - half, value + half
+
+
 def bootstrap_interval(
-    values: ArrayLike, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    values: ArrayLike,
+    n_resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    units: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Compute the percentile bootstrap interval of the mean over queries (Efron 1979), given the training sets.
 
+    Units are resampled with all their queries; the mean of a resample is the sum of its values over the number of its
+    queries.
+
     Args:
-        values: (U,) one value a unique query; for two models, their differences.
+        values: (n,) one value a unique query; for two models, their differences.
         n_resamples: number of resamples.
         level: nominal coverage.
         seed: of the resampling.
+        units: the name of each query's unit; None: each query is a unit of its own.
 
     Returns:
-        Lower and upper end; (nan, nan) for a single query.
+        Lower and upper end; (nan, nan) for a single unit.
 
     Raises:
-        ValueError: no values, values that are not finite, a level outside (0, 1), n_resamples below 1.
+        ValueError: as `unit_totals`, or a level outside (0, 1), n_resamples below 1.
     """
-    numbers = _checked(values)
+    sums, sizes = unit_totals(values, units)
     _check_resampling(n_resamples, level)
-    n = len(numbers)
+    n, equal = len(sums), bool((sizes == sizes[0]).all())
     if n == 1:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
-    means = [numbers[generator.integers(0, n, (size, n))].mean(axis=1) for size in _chunks(n_resamples, n)]
+    means = []
+    for size in _chunks(n_resamples, n):
+        drawn = generator.integers(0, n, (size, n))
+        totals = sums[drawn].sum(axis=1)
+        means.append(totals / (n * sizes[0] if equal else sizes[drawn].sum(axis=1)))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def paired_sign_flip(differences: ArrayLike, n_resamples: int = 100_000, seed: int = 0) -> float:
+def paired_sign_flip(
+    differences: ArrayLike, n_resamples: int = 100_000, seed: int = 0, units: Sequence[str] | None = None
+) -> float:
     """Compute a two-sided paired randomisation test of the mean difference: under the null each sign is random.
 
-    Exact where all 2**U sign patterns fit into `n_resamples`; else Monte Carlo with the observed pattern counted in
-    (Phipson and Smyth 2010), so that p is never 0. Differences of zero stay in. Sums that agree to rounding are equal.
+    The signs of a unit's queries flip together. Exact where all 2**G sign patterns fit into `n_resamples`; else Monte
+    Carlo with the observed pattern counted in (Phipson and Smyth 2010), so that p is never 0. Differences of zero stay
+    in. Sums that agree to rounding are equal.
 
     Args:
-        differences: (U,) model A minus model B, one a unique query (`mean_over_runs` first).
+        differences: (n,) model A minus model B, one a unique query (`mean_over_runs` first).
         n_resamples: number of sign patterns drawn, or the maximum that is enumerated.
         seed: of the draws.
+        units: the name of each query's unit, G in all; None: each query is a unit of its own.
 
     Returns:
         The p-value.
 
     Raises:
-        ValueError: no differences, differences that are not finite, n_resamples below 1.
+        ValueError: as `unit_totals`, or n_resamples below 1.
 
-    >>> paired_sign_flip([1.0, 2.0, 3.0])
-    0.25
+    >>> paired_sign_flip([1.0, 2.0, 3.0]), paired_sign_flip([1.0, 2.0, 3.0], units=["a", "a", "b"])
+    (0.25, 0.5)
     """
-    numbers = _checked(differences)
+    numbers = unit_totals(differences, units)[0]
     _check_resampling(n_resamples, 0.5)
     n, total = len(numbers), float(numbers.sum())
-    limit = abs(total) - _ROUNDING * float(np.abs(numbers).sum())
+    limit = abs(total) - _ROUNDING * float(np.abs(finite_values(differences)).sum())
     exact = 2**n <= n_resamples
     generator = np.random.default_rng(seed)
     extreme = start = 0
@@ -147,18 +221,12 @@ def nadeau_bengio_interval(
     Raises:
         ValueError: no folds, differences that are not finite, a ratio that is not above 0, a level outside (0, 1).
     """
-    from scipy.stats import t as student  # only tables across training sets need scipy
-
-    numbers = _checked(fold_differences)
+    numbers = finite_values(fold_differences)
     _check_resampling(1, level)
     if not 0 < test_fraction_over_train < float("inf"):
         raise ValueError(f"n_test / n_train is {test_fraction_over_train}, it must be finite and above 0")
-    if len(numbers) == 1:
-        return float("nan"), float("nan")
     error = spread(numbers) * (1 / len(numbers) + test_fraction_over_train) ** 0.5
-    half = float(student.ppf((1 + level) / 2, df=len(numbers) - 1)) * error
-    mean = float(numbers.mean())
-    return mean - half, mean + half
+    return t_ends(float(numbers.mean()), error, len(numbers), level)
 
 
 def non_inferior(low: float, margin: float = 0.02) -> bool:
@@ -182,7 +250,7 @@ def spread(values: ArrayLike) -> float:
     """
     if np.size(np.asarray(values)) < 2:
         return float("nan")
-    return float(_checked(values).std(ddof=1))
+    return float(finite_values(values).std(ddof=1))
 
 
 def _all_patterns(start: int, size: int, n: int) -> Floats:
@@ -207,12 +275,3 @@ def _check_resampling(n_resamples: int, level: float) -> None:
         raise ValueError(f"n_resamples is {n_resamples}, it must be at least 1")
     if not 0 < level < 1:
         raise ValueError(f"the level is {level}, it must lie between 0 and 1")
-
-
-def _checked(values: ArrayLike) -> Floats:
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.ndim != 1 or len(numbers) == 0:
-        raise ValueError(f"values of shape {numbers.shape}: one dimension with at least 1 value is needed")
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{int((~np.isfinite(numbers)).sum())} of {len(numbers)} values are not finite")
-    return numbers

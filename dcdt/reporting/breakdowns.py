@@ -1,13 +1,23 @@
 """The tables beside the comparison: subsets of the test queries, extra sides, training, failures and cost."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dcdt.evaluation.statistics import spread
-from dcdt.reporting.cells import Number, per_query, ranking_cell
-from dcdt.reporting.table_types import Cell, Row, Table, format_ranges, format_span, mark_best, mean_number, metric_name
+from dcdt.reporting.cells import Number, per_query, ranking_cell, units_by_query
+from dcdt.reporting.table_types import (
+    Cell,
+    Row,
+    Table,
+    format_counts,
+    format_ranges,
+    format_span,
+    mark_best,
+    mean_number,
+    metric_name,
+)
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import Run
 
@@ -16,20 +26,68 @@ REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}
 CELL_NOTE = "Cells as in the comparison."
 
 
-def breakdown_tables(variants: list[Variant], metric: str) -> Iterable[Table]:
-    """Make tables by query kind and by warmth, of the variants tested on every query."""
-    scores = [run.sides["test"] for run in variants[0].runs]
-    kinds = sorted({kind for side in scores for kind in side.kinds if kind})
-    name = metric_name(metric)
-    warm = (
-        "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
-        "videos are popular answers. Cold: none was. Mixed: some."
-    )
-    yield _breakdown("kinds", f"{name} by kind of query", variants, metric, {kind: {"kind": kind} for kind in kinds})
+@dataclass(frozen=True)
+class Parts:
+    """One metric on parts of the test queries.
+
+    Attributes:
+        columns: headings of the parts that are large enough, by key.
+        cells: cells by label of the variant and key.
+        too_small: numbers of queries of the other parts, by key.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    cells: dict[str, dict[str, Number]] = field(default_factory=dict)
+    too_small: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """Name the parts without a figure; empty without any."""
+        names = ", ".join(f"{key} ({n})" for key, n in self.too_small.items())
+        return f"Too few queries for a figure (fewer than {MIN_BREAKDOWN_QUERIES}): {names}." if names else ""
+
+
+def warmth_parts(variants: list[Variant], metric: str) -> tuple[Parts, str]:
+    """Measure the warm, cold and mixed queries of the variants tested on every query; return a caption as well."""
     aligned, note = _mark_warmth_alike(variants)
     labels = {warmth for run in aligned[0].runs for warmth in run.sides["test"].warm}
     subsets: dict[str, dict[str, str]] = {key: {"warm": key} for key in ("warm", "cold", "mixed") if key in labels}
-    yield _breakdown("warmth", f"{name} by warmth", aligned, metric, subsets, warm + note)
+    caption = (
+        "Warm: every positive of the query was a positive of a training query, so a model can win by remembering which "
+        f"videos are popular answers. Cold: none was. Mixed: some.{note}"
+    )
+    return _parts(aligned, metric, subsets, f"{metric_name(metric)} "), caption
+
+
+def kinds_table(variants: list[Variant], metric: str) -> Table:
+    """Make the table by kind of query, of the variants tested on every query; without rows if queries have no kind."""
+    scores = [run.sides["test"] for run in variants[0].runs]
+    kinds = sorted({kind for side in scores for kind in side.kinds if kind})
+    title = f"{metric_name(metric)} by kind of query"
+    parts = _parts(variants, metric, {kind: {"kind": kind} for kind in kinds})
+    if not parts.columns:
+        counts = [Row(key, {"n": str(size)}) for key, size in parts.too_small.items()]
+        caption = f"No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs."
+        return Table("kinds", title, {"n": "n"}, counts, caption, stub="Part")
+    rows = [Row(label, dict(cells)) for label, cells in parts.cells.items()]
+    rows = mark_best(rows, set(parts.columns), set(parts.cells))
+    return Table("kinds", title, parts.columns, rows, CELL_NOTE, [parts.note] if parts.note else [])
+
+
+def _parts(variants: list[Variant], metric: str, subsets: dict[str, dict[str, str]], prefix: str = "") -> Parts:
+    """Measure subsets of the test queries, given as filters of `per_query`."""
+    names = {key: per_query(variants[0].runs, metric, **filters).keys() for key, filters in subsets.items()}
+    unit_of = units_by_query(variants[0].runs)
+    large = [key for key in subsets if len(names[key]) >= MIN_BREAKDOWN_QUERIES]
+    counts = {key: format_counts(len(names[key]), len({unit_of[name] for name in names[key]})) for key in large}
+    cells = {
+        variant.label: {
+            key: number for key in large if (number := ranking_cell(variant.runs, metric, **subsets[key])) is not None
+        }
+        for variant in variants
+    }
+    too_small = {key: len(names[key]) for key in subsets if key not in large}
+    return Parts({key: f"{prefix}{key} ({counts[key]})" for key in large}, cells, too_small)
 
 
 def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
@@ -54,32 +112,6 @@ def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:
     return aligned, "" if same else " By the largest training set of each fold, the same queries in every row."
 
 
-def _breakdown(
-    name: str, title: str, variants: list[Variant], metric: str, subsets: dict[str, dict[str, str]], caption: str = ""
-) -> Table:
-    sizes = {key: len(per_query(variants[0].runs, metric, **filters)) for key, filters in subsets.items()}
-    large = [key for key in subsets if sizes[key] >= MIN_BREAKDOWN_QUERIES]
-    if not large:
-        counts = [Row(key, {"n": str(size)}) for key, size in sizes.items()]
-        caption = f"{caption} No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs.".strip()
-        return Table(name, title, {"n": "n"}, counts, caption, stub="Part")
-    too_small = [f"{key} ({sizes[key]})" for key in subsets if key not in large]
-    rows = []
-    for variant in variants:
-        cells = {key: ranking_cell(variant.runs, metric, **subsets[key]) for key in large}
-        rows.append(Row(variant.label, {key: number for key, number in cells.items() if number}))
-    return Table(
-        name,
-        title,
-        {key: f"{key} (n = {sizes[key]})" for key in large},
-        mark_best(rows, set(large), {variant.label for variant in variants}),
-        f"{caption} {CELL_NOTE}".strip(),
-        [f"Too few queries for a figure (fewer than {MIN_BREAKDOWN_QUERIES}): {', '.join(too_small)}."]
-        if too_small
-        else [],
-    )
-
-
 def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
     """Make one small table an extra side: `test_all` and the language slices."""
     for side in sorted({name for variant in variants for run in variant.runs for name in run.sides} - {"test"}):
@@ -87,14 +119,15 @@ def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
         for variant in variants:
             cells = {metric: ranking_cell(variant.runs, metric, side) for metric in ranked}
             rows.append(Row(variant.label, {metric: number for metric, number in cells.items() if number}))
-        n = len(per_query(variants[0].runs, ranked[0], side))
+        unit_of = units_by_query(variants[0].runs, side)
+        counts = format_counts(len(unit_of), len(set(unit_of.values())))
         videos = sorted({int(run.provenance.get("candidates", {}).get(side, 0)) for run in variants[0].runs})
         description = "the test queries ranked among all videos, not only the held-out ones"
         if side.startswith("slice_"):
             description = f"queries in the language '{side.removeprefix('slice_')}', never trained on"
         yield Table(
             side,
-            f"{side}: {description} (n = {n}, {format_span(videos)} videos)",
+            f"{side}: {description} ({counts}, {format_span(videos)} videos)",
             {metric: metric_name(metric) for metric in ranked},
             mark_best(rows, set(ranked), {variant.label for variant in variants}),
             CELL_NOTE,

@@ -1,18 +1,13 @@
 """The family of paired tests of a report: differences between models, Holm-corrected, with a verdict each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dcdt.evaluation.statistics import (
-    bootstrap_interval,
-    holm,
-    nadeau_bengio_interval,
-    non_inferior,
-    paired_sign_flip,
-)
-from dcdt.reporting.cells import NAN, Number, per_query
+from dcdt.evaluation.statistics import holm, nadeau_bengio_interval, non_inferior, paired_sign_flip
+from dcdt.evaluation.units import design_effect, detectable_difference
+from dcdt.reporting.cells import NAN, Number, mean_with_interval, per_query, units_by_query
 from dcdt.reporting.variants import Variant
 
 ALPHA, MARGIN = 0.05, 0.02
@@ -20,7 +15,10 @@ ALPHA, MARGIN = 0.05, 0.02
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired test of the family: `model` minus `reference` on the n queries both were tested on."""
+    """A paired test of the family: `model` minus `reference` on the n queries both were tested on.
+
+    `p`, `adjusted` and `verdict` are by units; `adjusted_by_query` and `verdict_by_query` have queries as units.
+    """
 
     model: str
     reference: str
@@ -30,6 +28,11 @@ class Comparison:
     adjusted: float
     corrected: Number  # mean over folds with its Nadeau-Bengio interval; NaN for fewer than two folds
     verdict: str
+    n_units: int
+    design_effect: float  # the variance of the difference by units over that by queries
+    detectable: float  # the smallest difference that one test at 5 % finds with a probability of 0.8
+    adjusted_by_query: float
+    verdict_by_query: str
 
 
 def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Comparison]:
@@ -39,25 +42,43 @@ def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Compa
         pairs: (model, reference); they are compared on common folds, and left out without one.
         metric: the primary metric.
     """
-    pairs_with_gaps = []
+    compared = []
     for model, reference in pairs:
         shared = set(model.folds) & set(reference.folds)
         sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
         ours, theirs = (per_query(runs, metric) if runs else {} for runs in sides)
         common = sorted(ours.keys() & theirs.keys())
         if common:
-            pairs_with_gaps.append((model, reference, np.array([ours[name] - theirs[name] for name in common])))
-    raw = {str(i): paired_sign_flip(gaps) for i, (_, _, gaps) in enumerate(pairs_with_gaps)}
-    adjusted = holm(raw)
+            unit_of = units_by_query(model.runs)
+            gaps = np.array([ours[name] - theirs[name] for name in common])
+            compared.append((model, reference, gaps, [unit_of[name] for name in common]))
+    raw = {str(i): paired_sign_flip(gaps, units=units) for i, (_, _, gaps, units) in enumerate(compared)}
+    by_query = {
+        str(i): raw[str(i)] if len(set(units)) == len(units) else paired_sign_flip(gaps)
+        for i, (_, _, gaps, units) in enumerate(compared)
+    }
+    adjusted, adjusted_by_query = holm(raw), holm(by_query)
     comparisons = []
-    for i, (model, reference, gaps) in enumerate(pairs_with_gaps):
-        low, high = bootstrap_interval(gaps)
-        difference = Number(float(gaps.mean()), low, high, signed=True)
-        p = adjusted[str(i)]
-        corrected = across_training_sets(model, reference, metric)
-        verdict = make_verdict(difference, p)
+    for i, (model, reference, gaps, units) in enumerate(compared):
+        difference = mean_with_interval(gaps, units, signed=True)
+        p, p_by_query = adjusted[str(i)], adjusted_by_query[str(i)]
+        low, high = difference.by_query
         comparisons.append(
-            Comparison(model.label, reference.label, len(gaps), difference, raw[str(i)], p, corrected, verdict)
+            Comparison(
+                model.label,
+                reference.label,
+                len(gaps),
+                difference,
+                raw[str(i)],
+                p,
+                across_training_sets(model, reference, metric),
+                make_verdict(difference, p),
+                len(set(units)),
+                design_effect(gaps, units),
+                detectable_difference(gaps, units),
+                p_by_query,
+                make_verdict(replace(difference, low=low, high=high), p_by_query),
+            )
         )
     return comparisons
 

@@ -2,14 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from dcdt.data.beir import load_collection
 from dcdt.data.types import Collection
 from dcdt.reporting.cells import per_query
+from dcdt.reporting.units import load_unchanged_collection
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import Run
-from dcdt.utils.errors import UserError
 
 MAX_QUERIES, MAX_VIDEOS = 10, 5
 _BLANK = re.compile(r"\s")
@@ -34,7 +32,8 @@ def disagreements(one: Variant, other: Variant, metric: str) -> tuple[list[Disag
     ours, theirs = per_query(one.runs, metric), per_query(other.runs, metric)
     gaps = {name: abs(ours[name] - theirs[name]) for name in ours.keys() & theirs.keys()}
     names = sorted((name for name, gap in gaps.items() if gap > 0), key=lambda name: (-gaps[name], name))[:MAX_QUERIES]
-    collection, note = _load_unchanged_collection(one.runs[0])
+    collection, reason = load_unchanged_collection(one.runs[0])
+    note = f"Ids instead of texts: {reason}" if reason else ""
     results = []
     for name in names:
         runs = tuple(next(run for run in variant.runs if name in run.sides["test"].ids) for variant in (one, other))
@@ -46,18 +45,6 @@ def disagreements(one: Variant, other: Variant, metric: str) -> tuple[list[Disag
             Disagreement(text, scores.kinds[i], scores.warm[i], (ours[name], theirs[name]), (tops[0], tops[1]))
         )
     return results, note
-
-
-def _load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
-    """Load the collection of a run if it is unchanged at its path; else return a note."""
-    path = Path(str(run.config["data"]["path"]))
-    try:
-        collection = load_collection(path)
-    except (UserError, OSError):
-        return None, f"Ids instead of texts: no collection can be read at {path}."
-    if collection.fingerprint != run.provenance.get("collection_fingerprint"):
-        return None, f"Ids instead of texts: the collection at {path} has changed since the runs."
-    return collection, ""
 
 
 def _top_videos(run: Run, query: str, collection: Collection | None) -> list[tuple[str, bool]]:

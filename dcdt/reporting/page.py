@@ -19,12 +19,12 @@ from dcdt.utils.text import pluralize
 FIGURES = {
     "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "
     "It can step where some runs stop early, and ends where half of them have.",
-    "differences": "Difference to {against} in {metric} with its 95 % bootstrap interval over queries. Shaded: the "
+    "differences": "Difference to {against} in {metric} with its 95 % interval by units. Shaded: the "
     "margin of non-inferiority.",
     "scores": "Scores of the test pairs. Every model has its own scale, so scores are given in standard deviations "
     "from the mean of the run's own test pairs; what lies beyond four is counted in the last bar.",
-    "learning": "Difference to {against} in {metric} by the number of training queries, with 95 % bootstrap intervals "
-    "over test queries. Shaded: the margin of non-inferiority.",
+    "learning": "Difference to {against} in {metric} by the number of training queries, with 95 % intervals by "
+    "units. Shaded: the margin of non-inferiority.",
 }
 
 
@@ -143,7 +143,7 @@ def _cell_texts(cell: Number) -> list[str]:
 def _class(table: Table, key: str) -> str:
     if key == "reason":
         return "note"
-    numeric = key == "n" or any(isinstance(row.cells.get(key), Number) for row in table.rows)
+    numeric = key in ("n", "units") or any(isinstance(row.cells.get(key), Number) for row in table.rows)
     classes = ["num"] if numeric else []
     classes += ["reported"] if key.startswith("reported_") else []
     classes += ["long"] if len(table.columns.get(key, "")) > 24 else []

@@ -228,9 +228,13 @@ def _json_cell(cell: Cell) -> Any:  # noqa: ANN401 - a text or an object
     if not isinstance(cell, Number):
         return cell
     values = {name: getattr(cell, name) for name in ("value", "low", "high", "spread")}
-    return {name: value for name, value in values.items() if not math.isnan(value)} | (
-        {"best": True} if cell.best else {}
-    )
+    by_query = dict(zip(("low", "high") if len(cell.by_query) > 1 else ("value",), cell.by_query, strict=False))
+    by_query = {name: value for name, value in by_query.items() if not math.isnan(value)}
+    return {
+        **{name: value for name, value in values.items() if not math.isnan(value)},
+        **({"by_query": by_query} if by_query else {}),
+        **({"best": True} if cell.best else {}),
+    }
 
 
 def interval_and_spread(cell: Number) -> list[str]:
@@ -262,7 +266,7 @@ def _cells(table: Table, row: Row) -> dict[str, Cell]:
 
 
 def _numeric(table: Table, key: str) -> bool:
-    return key == "n" or any(isinstance(row.cells.get(key), Number) for row in table.rows)
+    return key in ("n", "units") or any(isinstance(row.cells.get(key), Number) for row in table.rows)
 
 
 def summary(report: Report) -> str:

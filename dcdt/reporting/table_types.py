@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dcdt.evaluation.statistics import spread
+from dcdt.evaluation.statistics import FEW_UNITS, spread
 from dcdt.reporting.cells import Number
 
 Cell = Number | str
 CELL_CAPTION = (
-    "Cell: mean over queries [95 % bootstrap interval over queries, conditional on the training sets] "
-    "± standard deviation over runs (folds and seeds). Bold: the best at the printed precision, with all ties."
+    "Cell: mean over queries [95 % interval by units, conditional on the training sets: bootstrap, or with fewer than "
+    f"{FEW_UNITS} units a t interval with the jackknife's standard error] ± standard deviation over runs (folds and "
+    "seeds). Bold: the best at the printed precision, with all ties."
 )
 
 
@@ -75,6 +76,15 @@ def mark_best(rows: list[Row], columns: set[str], eligible: set[str]) -> list[Ro
         }
         marked.append(replace(row, cells=cells))
     return marked
+
+
+def format_counts(n_queries: int, n_units: int) -> str:
+    """Format the numbers of queries and of their units.
+
+    >>> format_counts(44, 30), format_counts(44, 44)
+    ('n = 44 in 30 units', 'n = 44')
+    """
+    return f"n = {n_queries}" + (f" in {n_units} units" if n_units < n_queries else "")
 
 
 def mean_number(values: Sequence[float], digits: int) -> Number:

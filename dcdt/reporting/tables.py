@@ -1,12 +1,20 @@
 """Make the tables of a report from variants: titles, captions, columns and rows in a fixed order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dcdt.config import search_space
-from dcdt.reporting.breakdowns import breakdown_tables, cost_table, failure_table, side_tables, training_table
+from dcdt.reporting.breakdowns import (
+    Parts,
+    cost_table,
+    failure_table,
+    kinds_table,
+    side_tables,
+    training_table,
+    warmth_parts,
+)
 from dcdt.reporting.cells import PAIR_METRICS, Number, pair_cells, per_query, ranking_cell
 from dcdt.reporting.comparisons import MARGIN, Comparison, compare
 from dcdt.reporting.table_types import (
@@ -19,6 +27,7 @@ from dcdt.reporting.table_types import (
     mark_best,
     metric_name,
 )
+from dcdt.reporting.units import describe_detectable, describe_units, fill_units
 from dcdt.reporting.variants import SIMULATED, Variant, make_variants, training_choices
 from dcdt.runs.reader import NOT_APPLICABLE, Run
 from dcdt.utils.errors import UserError
@@ -77,6 +86,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     Raises:
         UserError: the runs cannot be compared, or there is no such metric or label.
     """
+    runs, units_note = fill_units(runs)
     variants = make_variants(runs)
     if metric is not None and metric not in _metric_names(runs, "mrr"):
         raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metric_names(runs, 'mrr'))}.")
@@ -98,10 +108,16 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
             "not comparable: no two models here were tested on the same division (split.index).\n"
             "Run each of them on the same ones, or report on them apart."
         )
+    against = (reference or best).label
+    metadata["units"] = describe_units(reference or best, metric, units_note)
+    if detectable := describe_detectable(comparisons, against, metric):
+        metadata["smallest difference found"] = detectable
+    parts, warmth_caption = warmth_parts(complete_variants, metric)
+    main = _main_table(variants, complete, ranked, metadata, reference, parts)
     tables = [
-        _main_table(variants, complete, ranked, metadata, reference),
-        _test_table(comparisons, metric, reference),
-        *breakdown_tables(complete_variants, metric),
+        replace(main, caption=f"{main.caption} {warmth_caption}") if parts.columns else main,
+        _test_table(comparisons, metric, against, metadata["units"]),
+        kinds_table(complete_variants, metric),
         *side_tables(complete_variants, ranked),
         training_table(variants),
     ]
@@ -229,7 +245,12 @@ def _format_trials(variants: list[Variant]) -> str:
 
 
 def _main_table(
-    variants: list[Variant], complete: set[str], ranked: list[str], metadata: dict[str, str], reference: Variant | None
+    variants: list[Variant],
+    complete: set[str],
+    ranked: list[str],
+    metadata: dict[str, str],
+    reference: Variant | None,
+    parts: Parts,
 ) -> Table:
     names = [variant.model for variant in variants]
     all_folds = sorted({run.fold for variant in variants for run in (*variant.runs, *variant.missing)})
@@ -238,12 +259,14 @@ def _main_table(
         cells: dict[str, Cell] = {}
         if variant.runs:
             cells["n"] = str(len(per_query(variant.runs, ranked[0])))
+            cells |= parts.cells.get(variant.label, {})
             cells |= {f"pair_{name}": number for name, number in pair_cells(variant.runs).items()}
             cells |= {name: number for name in ranked if (number := ranking_cell(variant.runs, name))}
         if names.count(variant.model) == 1:
             cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(variant.model, {}).items()}
         rows.append(Row(variant.label, cells, _missing_jobs_note(variant, all_folds)))
     columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # the metric of the order first, also on a phone
+    columns |= parts.columns
     columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
     columns |= {name: metric_name(name) for name in ranked}
     columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
@@ -256,7 +279,7 @@ def _main_table(
         columns,
         mark_best(rows, ranked_columns, complete),
         _main_caption(metadata, ranked[0]),
-        _main_notes(variants, complete, reference, used),
+        [*([parts.note] if parts.note else []), *_main_notes(variants, complete, reference, used)],
     )
 
 
@@ -273,7 +296,12 @@ def _main_caption(metadata: dict[str, str], metric: str) -> str:
         f"{pairs if prevalence else ''}Tuning trials, judged on validation: {metadata['tuning trials']}. "
         "Within each trial hybrids choose the weight of their parts and dcdt_ridge its penalty, as part of the fit."
     )
-    labels = {"weak": "Weak supervision", "simulated": "Simulated"}
+    labels = {
+        "units": "Units",
+        "smallest difference found": "Smallest difference found",
+        "weak": "Weak supervision",
+        "simulated": "Simulated",
+    }
     return text + "".join(f" {label}: {metadata[key]}." for key, label in labels.items() if key in metadata)
 
 
@@ -331,34 +359,43 @@ def _missing_jobs_note(variant: Variant, all_folds: list[int]) -> str:
     return "; ".join(clauses)
 
 
-def _test_table(comparisons: list[Comparison], metric: str, reference: Variant | None) -> Table:
+def _test_table(comparisons: list[Comparison], metric: str, against: str, units: str) -> Table:
     rows = []
     for comparison in comparisons:
         cells: dict[str, Cell] = {
             "against": comparison.reference,
             "n": str(comparison.n),
+            "units": str(comparison.n_units),
             "difference": comparison.difference,
-            "p": Number(comparison.adjusted, digits=4, floor=True),
+            "p": Number(comparison.adjusted, digits=4, floor=True, by_query=(comparison.adjusted_by_query,)),
             "verdict": comparison.verdict,
+            "verdict_by_query": comparison.verdict_by_query,
         }
-        if comparison.corrected.value == comparison.corrected.value:
-            cells["corrected"] = comparison.corrected
+        numbers = {
+            "corrected": comparison.corrected,
+            "design_effect": Number(comparison.design_effect),
+            "smallest_difference_found": Number(comparison.detectable),
+        }
+        cells |= {key: number for key, number in numbers.items() if not np.isnan(number.value)}
         rows.append(Row(comparison.model, cells))
     columns = {
         "against": "Against",
         "n": "n",
+        "units": "Units",
         "difference": f"Difference in {metric_name(metric)}",
         "p": "p (Holm)",
         "verdict": "Verdict",
     }
     if any("corrected" in row.cells for row in rows):
         columns["corrected"] = "Across training sets"
-    against = reference.label if reference else "zero_shot"
+    effects = [one.design_effect for one in comparisons if one.design_effect == one.design_effect]
+    effect = f", the median design effect of the differences {np.median(effects):.2f}" if effects else ""
     caption = (
         f"Paired randomisation (sign-flip) test, two-sided, on the {metric_name(metric)} of unique queries, each the "
-        f"mean over its seeds; n: queries both models were tested on. Family: every model against {against} and "
-        f"against the best, {pluralize(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
-        "Difference: model minus the other [95 % bootstrap interval over queries, conditional on the training sets]. "
+        "mean over its seeds; the signs of a unit's queries flip together. n: queries both models were tested on. "
+        f"Units: {units}{effect}. Family: every model against {against} and against the best, "
+        f"{pluralize(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
+        "Difference: model minus the other [95 % interval by units, as in the comparison]. "
         "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "
         f"0.05. Non-inferior: neither, and the difference's lower end is above -{MARGIN}. No difference shown: "
         "neither; that is no evidence of equality."

@@ -29,12 +29,16 @@ _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\
 
 @dataclass(frozen=True)
 class SideScores:
-    """Per-query values of one side in one run: n ids, their kinds and warmth, and (n,) values by metric."""
+    """Per-query values of one side in one run: n ids, their kinds and warmth, (n,) values by metric, and their units.
+
+    `units` is empty where a run of version 0.1 names none (`dcdt.reporting.units`).
+    """
 
     ids: list[str]
     kinds: list[str]
     warm: list[str]
     values: dict[str, Floats]
+    units: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,8 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _per_query(path: Path) -> dict[str, SideScores]:
     columns = ["query_id", "split", "kind", "warm", "metric", "value"]
-    table = pq.read_table(path, columns=columns)
+    has_units = "unit" in pq.read_schema(path).names
+    table = pq.read_table(path, columns=[*columns, *(["unit"] if has_units else [])])
     sides = {}
     for side in sorted(set(table["split"].unique().to_pylist()) - {"val"}):
         rows = table.filter(pc.equal(table["split"], side))
@@ -212,7 +217,10 @@ def _per_query(path: Path) -> dict[str, SideScores]:
             values[name] = metric_rows["value"].to_numpy().astype(np.float64)
             if not np.isfinite(values[name]).all():
                 raise ValueError(f"{name} of side {side} holds values that are not finite")
-        sides[side] = SideScores(ids, first["kind"].to_pylist(), first["warm"].to_pylist(), values)
+        units = first["unit"].to_pylist() if has_units else []
+        if not all(isinstance(name, str) for name in units):
+            raise ValueError(f"the unit of a query of side {side} is no text")
+        sides[side] = SideScores(ids, first["kind"].to_pylist(), first["warm"].to_pylist(), values, units)
     if "test" not in sides:
         raise ValueError("it holds no test side")
     return sides

@@ -50,7 +50,7 @@ def write_results(
     """
     collection, split, files = data.collection, data.split, folder.files
     write_json(files.metrics, metrics)
-    _write_parquet(files.per_query, _per_query(results, collection, split, data.seed))
+    _write_parquet(files.per_query, _per_query(results, data))
     write_text(files.ranking, _trec(results["test"], collection))
     if "val/pair_threshold" in metrics:
         _write_parquet(files.pairs, _pairs(results, metrics["val/pair_threshold"], data))
@@ -85,9 +85,9 @@ def _columns(pairs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return pairs[:, 0].double().numpy(), pairs[:, 1].numpy() > 0.5
 
 
-def _per_query(results: dict[str, SideResult], collection: Collection, split: Split, seed: int) -> pa.Table:
-    """Long format: query_id, split, fold, seed, kind, warm, metric, value."""
-    tables = []
+def _per_query(results: dict[str, SideResult], data: RankingDataModule) -> pa.Table:
+    """Long format: query_id, split, fold, seed, kind, warm, metric, value, unit (`query_units`)."""
+    collection, split, tables = data.collection, data.split, []
     for name, result in results.items():
         rows = result.queries.tolist()
         warm = warmth(split, split.sides[name], collection.positive_grade)
@@ -98,11 +98,12 @@ def _per_query(results: dict[str, SideResult], collection: Collection, split: Sp
                         "query_id": [collection.queries.ids[row] for row in rows],
                         "split": [name] * len(rows),
                         "fold": pa.array([split.index] * len(rows), pa.int32()),
-                        "seed": pa.array([seed] * len(rows), pa.int64()),
+                        "seed": pa.array([data.seed] * len(rows), pa.int64()),
                         "kind": [str(collection.queries.metadata[row].get("kind", "")) for row in rows],
                         "warm": warm,
                         "metric": [metric] * len(rows),
                         "value": pa.array(values.double().numpy()),
+                        "unit": [data.units[row] for row in rows],
                     }
                 )
             )

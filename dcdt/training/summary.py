@@ -11,7 +11,7 @@ from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, weak_counts
 from dcdt.data.types import Collection
-from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.evaluation.statistics import mean_interval
 from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
 from dcdt.utils.text import pluralize
@@ -52,7 +52,8 @@ def print_summary(
 
 
 def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideResult, theirs: SideResult) -> Table:
-    """Metrics of one side beside those of zero-shot, with the interval of their difference."""
+    """Metrics of one side beside those of zero-shot, with the interval of their difference over units."""
+    units = [data.units[row] for row in ours.queries.tolist()]
     n, n_videos = len(ours.queries), data.sides[side].n_candidates
     counts = f"{pluralize(n, 'query', 'queries')}, {pluralize(n_videos, 'video')} ranked"
     table = Table(title=f"{data.collection.name}, {side}: {counts}", title_justify="left")
@@ -62,7 +63,7 @@ def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideRes
     for metric in ("mrr", f"ndcg@{settings.ks[-1]}", *(f"recall@{k}" for k in settings.ks)):
         our_values, their_values = (result.metrics[metric].double().numpy() for result in (ours, theirs))
         gap = our_values - their_values
-        low, high = bootstrap_interval(gap) if n > 1 else (float("nan"), float("nan"))
+        low, high = mean_interval(gap, units)
         difference = f"{gap.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
         table.add_row(metric, f"{our_values.mean():.3f}", f"{their_values.mean():.3f}", difference)
     return table
