@@ -183,3 +183,22 @@ def made_once(tmp_path_factory, name, make):
             make(folder)
             done.touch()
     return folder
+
+
+def correlated_values(rng, n_units, kind="difference"):
+    """Values of queries in units of unequal sizes, with a correlation of 0.3 between two queries of a unit.
+
+    A query has its unit's value with a chance of the root of 0.3, else one of its own from the same distribution:
+    reciprocal ranks, or differences of two with a mean of 0. Sizes are log-normal, from 1.
+    """
+    sizes = 1 + rng.lognormal(1, 1, n_units).astype(int)
+    units = np.repeat(np.arange(n_units), sizes)
+
+    def draw(n):
+        ranks = np.exp(1 + 1.2 * rng.normal(size=(2, n))).clip(1)
+        if kind == "value":
+            return 1 / np.ceil(ranks[0])
+        return np.where(rng.random(n) < 0.5, 0, 1 / np.ceil(ranks[0]) - 1 / np.ceil(ranks[1]))
+
+    of_unit, own = draw(n_units)[units], draw(len(units))
+    return np.where(rng.random(len(units)) < 0.3**0.5, of_unit, own), units

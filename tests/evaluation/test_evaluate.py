@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import dcdt
 from dcdt.evaluation.ranking import tie_order
+from dcdt.evaluation.statistics import mean_interval
 from dcdt.utils.errors import UserError
 
 VIDEOS = [f"v{at}" for at in range(9)]
@@ -43,8 +44,21 @@ def test_a_query_without_scores_found_nothing_and_one_without_judgments_is_left_
     found = dcdt.evaluate({"a": {"x": 1.0, "y": 0.5}, "c": {"x": 1.0}}, {"a": {"y": 2}, "b": {"x": 1}}, ks=[1, 2])
     assert found.per_query["ndcg@2"] == {"a": pytest.approx(1 / math.log2(3)), "b": 0.0}
     assert (found.means["mrr"], found.left_out) == (0.25, ["c"])
+    assert found.units == {"a": "y", "b": "x"}
     low, high = found.interval("mrr")
-    assert 0 <= low <= 0.25 <= high <= 0.5
+    assert 0 <= low <= 0.25 <= high <= 1
+
+
+def test_queries_that_share_their_best_positive_are_one_unit():
+    """The highest grade decides, then the order of ties, whether a video is scored or not."""
+    scores = {f"q{at}": {"a": 1.0, "b": 0.5} for at in range(4)}
+    qrels = {"q0": {"a": 1}, "q1": {"a": 2, "c": 1}, "q2": {"c": 2, "a": 1}, "q3": {"b": 1, "c": 1, "a": 0}}
+    found = dcdt.evaluate(scores, qrels)
+    first = min("bc", key=dict(zip("abc", tie_order(list("abc")).tolist(), strict=True)).get)
+    assert found.units == {"q0": "a", "q1": "a", "q2": "c", "q3": first}
+    values = list(found.per_query["mrr"].values())
+    assert found.interval("mrr") == mean_interval(values, list(found.units.values()), (0, 1))
+    assert found.interval("mrr") != mean_interval(values, None, (0, 1))
 
 
 @pytest.mark.parametrize(

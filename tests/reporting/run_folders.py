@@ -11,6 +11,12 @@ import yaml
 
 from dcdt.data.beir import load_collection
 
+
+def every(n):
+    """Units of n consecutive queries."""
+    return lambda query: f"u{int(query.lstrip('vq')) // n}"
+
+
 MODELS = {
     "dcdt": {"fields": ["title", "text"], "width": 256, "dropout": 0.2, "attention": "none", "fusion": "concat"},
     "single_tower": {"fields": ["title", "text"], "width": 256, "dropout": 0.2},
@@ -79,6 +85,7 @@ def write_run(
     extra=(),
     name=None,
     collection=None,
+    units=lambda query: query,
 ):
     """Write one run's folder and return it.
 
@@ -90,6 +97,7 @@ def write_run(
         provenance: keys to change there.
         extra: names of extra sides.
         collection: a BEIR folder whose fingerprint and path the run carries.
+        units: the unit of a query's id; None leaves them out, as version 0.1 did.
     """
     overrides = overrides or {}
     changed = ",".join(f"{key}={value}" for key, value in overrides.items())
@@ -138,6 +146,8 @@ def write_run(
                 trec += [f"{query} Q0 {video} {place} {-place} dcdt\n" for place, video in enumerate(order, start=1)]
     columns = ("query_id", "split", "fold", "seed", "kind", "warm", "metric", "value")
     table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+    if units is not None:
+        table = table.append_column("unit", pa.array([units(name) for name in table["query_id"].to_pylist()]))
     pq.write_table(table, folder / "per_query.parquet")
     (folder / "run.trec").write_text("".join(trec))
     labels = np.tile([True, False, False, False, False], n)

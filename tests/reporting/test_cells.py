@@ -3,11 +3,13 @@ import math
 
 import numpy as np
 import pytest
-from run_folders import PER_FOLD, write_run
+import scipy.stats
+from run_folders import PER_FOLD, every, write_run
 
 from dcdt.evaluation.pairs import pair_metrics
-from dcdt.evaluation.statistics import bootstrap_interval, holm, nadeau_bengio_interval, paired_sign_flip
-from dcdt.reporting.cells import Number, pair_cells, per_query, ranking_cell
+from dcdt.evaluation.statistics import holm, mean_interval, nadeau_bengio_interval, paired_sign_flip
+from dcdt.evaluation.units import detectable_difference
+from dcdt.reporting.cells import Number, pair_cells, per_query, ranking_cell, units_by_query
 from dcdt.reporting.comparisons import compare, make_verdict
 from dcdt.reporting.variants import make_variants
 from dcdt.runs.reader import read_runs
@@ -28,7 +30,7 @@ def test_a_query_is_one_unit_however_often_it_was_tested(tmp_path):
     assert found["q12"] == 0.5
     cell = ranking_cell(runs, "mrr")
     assert cell.value == pytest.approx(np.mean([0.625] * 12 + [0.5] * 12))
-    assert (cell.low, cell.high) == bootstrap_interval([0.625] * 12 + [0.5] * 12)
+    assert (cell.low, cell.high) == cell.by_query == mean_interval([0.625] * 12 + [0.5] * 12)
     assert cell.spread == pytest.approx(np.std([1, 0.25, 0.5], ddof=1))
 
 
@@ -92,6 +94,7 @@ def test_ties_count_half_in_auroc_and_a_query_may_have_several_positives(tmp_pat
 def test_pair_intervals_resample_queries_with_all_their_pairs(tmp_path, monkeypatch):
     """By hand: every resample of three queries, each as often as it is drawn, gives the ends."""
     monkeypatch.setattr("dcdt.reporting.cells.N_RESAMPLES", 40_000)
+    monkeypatch.setattr("dcdt.reporting.cells.FEW_UNITS", 2)
     write_run(tmp_path, n=3)
     (run,) = read_runs([tmp_path])
     names = run.sides["test"].ids
@@ -109,6 +112,44 @@ def test_pair_intervals_resample_queries_with_all_their_pairs(tmp_path, monkeypa
         assert (cells[name].low, cells[name].high) == pytest.approx(tuple(ends), abs=0.02), name
 
 
+def test_cells_and_comparisons_resample_units_and_have_queries_as_units_beside(tmp_path):
+    for fold in range(2):
+        write_run(tmp_path, "zero_shot", fold, units=every(3))
+        write_run(tmp_path, "dcdt", fold, skill=2.0, units=every(3))
+    found = variants(tmp_path)
+    ours, theirs = (per_query(found[name].runs, "mrr") for name in ("dcdt", "zero_shot"))
+    units = [every(3)(name) for name in ours]
+    assert len(set(units)) == 8 and units_by_query(found["dcdt"].runs) == dict(zip(ours, units, strict=True))
+    cell = ranking_cell(found["dcdt"].runs, "mrr")
+    assert (cell.low, cell.high) == mean_interval(list(ours.values()), units, (0, 1))
+    assert cell.by_query == mean_interval(list(ours.values()), None, (0, 1)) != (cell.low, cell.high)
+    (result,) = compare([(found["dcdt"], found["zero_shot"])], "mrr")
+    gaps = [ours[name] - theirs[name] for name in ours]
+    assert (result.n, result.n_units, result.p) == (24, 8, paired_sign_flip(gaps, units=units))
+    assert (result.difference.low, result.difference.high) == mean_interval(gaps, units)
+    assert result.difference.by_query == mean_interval(gaps)
+    assert result.adjusted_by_query == paired_sign_flip(gaps) < result.p
+    assert result.detectable == detectable_difference(gaps, units)
+
+
+def test_pair_intervals_of_few_units_leave_each_out_with_all_its_pairs(tmp_path):
+    """By hand: a run's pairs without those of one unit, four times."""
+    write_run(tmp_path, n=12, units=every(3))
+    (run,) = read_runs([tmp_path])
+    cells = pair_cells([run])
+    unit = np.array([every(3)(name) for name in run.pairs.queries])
+    for name in ("accuracy", "recall", "f1", "auroc"):
+        scores = run.pairs.scores if name == "auroc" else run.pairs.accepted.astype(float)
+        without = [
+            pair_metrics(scores[unit != one], run.pairs.labels[unit != one], 0.5)[name] for one in sorted(set(unit))
+        ]
+        value = pair_metrics(scores, run.pairs.labels, 0.5)[name]
+        half = scipy.stats.t.ppf(0.975, 3) * np.sqrt(3 / 4 * sum((one - value) ** 2 for one in without))
+        expected = max(0, value - half), min(1, value + half)
+        assert (cells[name].value, cells[name].low, cells[name].high) == pytest.approx((value, *expected)), name
+        assert cells[name].by_query != (cells[name].low, cells[name].high)
+
+
 def test_runs_without_pairs_have_no_pair_cells(tmp_path):
     (write_run(tmp_path, fold=1) / "pairs.parquet").unlink()
     write_run(tmp_path, fold=0)
@@ -124,7 +165,9 @@ def test_a_comparison_is_the_paired_test_on_common_queries(comparison):
         ours, theirs = per_query(model.runs, "mrr"), per_query(reference.runs, "mrr")
         gaps = np.array([ours[name] - theirs[name] for name in sorted(ours)])
         assert (result.n, result.difference.value) == (4 * PER_FOLD, pytest.approx(gaps.mean()))
-        assert (result.difference.low, result.difference.high) == bootstrap_interval(gaps)
+        assert (result.difference.low, result.difference.high) == mean_interval(gaps)
+        assert (result.n_units, result.design_effect) == (result.n, pytest.approx(1))
+        assert (result.adjusted_by_query, result.verdict_by_query) == (result.adjusted, result.verdict)
         raw[result.model + result.reference] = paired_sign_flip(gaps)
         assert result.p == raw[result.model + result.reference]
         folds = gaps_by_fold(model, reference)

@@ -1,7 +1,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from run_folders import write_run
+from run_folders import every, write_run
+from support import write_folder
 
 from dcdt.evaluation.statistics import holm
 from dcdt.reporting.cells import Number, pair_cells, ranking_cell
@@ -43,6 +44,7 @@ def test_the_columns_are_those_of_the_paper_and_pair_recall_is_not_recall_at_k(c
     assert headings == [
         "n",
         "MRR",  # what orders the rows
+        "MRR warm (n = 32)",  # cold has 16
         "Accuracy",
         "Precision",
         "Recall",
@@ -155,7 +157,7 @@ def test_a_model_that_misses_queries_is_never_the_best_nor_bold_and_is_tested_on
         ("dcdt", "zero_shot", 24),
         ("single_tower", "zero_shot", 48),
     }
-    assert "dcdt" not in rows(report, "warmth")
+    assert "warm" not in found["dcdt"].cells and "warm" in found["zero_shot"].cells
     assert any("miss queries" in note for note in table(report, "main").notes)
 
 
@@ -254,12 +256,12 @@ def test_parts_with_fewer_than_thirty_queries_are_listed_not_shown(tmp_path):
         write_run(tmp_path, "zero_shot", fold)
         write_run(tmp_path, "dcdt", fold, skill=2.0)
     report = report_of(tmp_path)
-    warmth, kinds = table(report, "warmth"), table(report, "kinds")
-    assert warmth.columns == {"warm": "warm (n = 32)"}
-    assert "largest training set" not in warmth.caption
-    assert warmth.notes == ["Too few queries for a figure (fewer than 30): cold (16)."]
-    assert [row.name for row in warmth.rows] == ["dcdt", "zero_shot"]
-    assert warmth.rows[0].cells["warm"].value == ranking_cell(report.variants[0].runs, "mrr", warm="warm").value
+    main, kinds = table(report, "main"), table(report, "kinds")
+    assert list(main.columns.items())[1:3] == [("mrr", "MRR"), ("warm", "MRR warm (n = 32)")]
+    assert "Warm: every positive" in main.caption and "largest training set" not in main.caption
+    assert main.notes[0] == "Too few queries for a figure (fewer than 30): cold (16)."
+    assert [row.name for row in main.rows] == ["dcdt", "zero_shot"]
+    assert main.rows[0].cells["warm"].value == ranking_cell(report.variants[0].runs, "mrr", warm="warm").value
     assert (kinds.stub, kinds.columns) == ("Part", {"n": "n"})
     assert {row.name: row.cells["n"] for row in kinds.rows} == {"beginner": "16", "keyword": "16", "question": "16"}
     assert "No part has the 30 queries" in kinds.caption
@@ -279,10 +281,10 @@ def test_a_learning_curve_marks_the_same_queries_as_warm_in_every_row(tmp_path):
                 table_of = pq.read_table(folder / "per_query.parquet")
                 cold = pa.array(["cold"] * len(table_of))
                 pq.write_table(table_of.set_column(5, "warm", cold), folder / "per_query.parquet")
-    warmth = table(report_of(tmp_path), "warmth")
-    assert warmth.columns == {"warm": "warm (n = 32)"}
-    assert all("warm" in row.cells for row in warmth.rows) and len(warmth.rows) == 3
-    assert "By the largest training set of each fold" in warmth.caption
+    main = table(report_of(tmp_path), "main")
+    assert (main.columns["warm"], "cold" in main.columns) == ("MRR warm (n = 32)", False)
+    assert all("warm" in row.cells for row in main.rows) and len(main.rows) == 3
+    assert "By the largest training set of each fold" in main.caption
 
 
 def test_extra_sides_have_tables_of_their_own(tmp_path):
@@ -383,3 +385,45 @@ def test_every_row_is_tested_against_the_one_that_is_asked_for(comparison):
     assert "every model against bm25 and against the best" in tests.caption
     with pytest.raises(UserError, match=r"--against: there is no finished 'nobody' here; choose of: .*bm25"):
         make_report(read_runs([comparison]), against="nobody")
+
+
+def test_captions_give_units_their_largest_the_design_effect_and_what_would_be_found(tmp_path):
+    for fold in range(4):
+        write_run(tmp_path, "zero_shot", fold, units=every(2))
+        write_run(tmp_path, "dcdt", fold, skill=2.0, units=every(2))
+    report = report_of(tmp_path)
+    main, tests = table(report, "main"), table(report, "tests")
+    (comparison,) = report.comparisons
+    for text in (
+        "48 unique test queries",
+        "Units: 24 (queries that share their best positive), the largest of 2 queries; design effect ",
+        f"Smallest difference found: {comparison.detectable:.3f} in MRR",
+        "by units",
+    ):
+        assert text in main.caption
+    assert main.columns["warm"] == "MRR warm (n = 32 in 24 units)"
+    assert f"median design effect of the differences {comparison.design_effect:.2f}" in tests.caption
+    assert "the best was found on these same queries" in tests.caption and "flip together" in tests.caption
+    assert tests.rows[0].cells["units"] == "24"
+
+
+def test_units_of_version_0_1_come_from_other_runs_or_the_unchanged_collection_or_are_said_to_lack(tmp_path):
+    videos = [{"_id": f"v{at}", "title": f"Lecture {at}", "text": "x"} for at in range(12)]
+    queries = [{"_id": f"q{at}", "text": f"Question {at}"} for at in range(12)]
+    lines = [f"q{at}\tv{at // 4}\t1" for at in range(12)]
+    folder = write_folder(tmp_path / "toy", videos, queries, all=lines)
+    for model in ("zero_shot", "dcdt"):
+        write_run(tmp_path / "old", model, units=None)
+        write_run(tmp_path / "same", model, units=None, collection=folder)
+    write_run(tmp_path / "new", "bm25", units=lambda query: "one" if query == "q0" else "two")
+    captions = {
+        name: table(report, "main").caption
+        for name, report in {
+            "old": report_of(tmp_path / "old"),
+            "same": report_of(tmp_path / "same"),
+            "new": report_of(tmp_path / "old", tmp_path / "new"),
+        }.items()
+    }
+    assert "Units: not known (runs of version 0.1" in captions["old"]
+    assert "Units: 3 (queries that share their best positive), the largest of 4 queries" in captions["same"]
+    assert "Units: 2 (queries that share their best positive), the largest of 11 queries" in captions["new"]

@@ -63,7 +63,7 @@ def test_pair_metrics_use_the_threshold_of_validation(run):
 def test_per_query_scores(run):
     folder, data, results, _ = run
     table = pq.read_table(folder / "per_query.parquet")
-    assert table.column_names == ["query_id", "split", "fold", "seed", "kind", "warm", "metric", "value"]
+    assert table.column_names == ["query_id", "split", "fold", "seed", "kind", "warm", "metric", "value", "unit"]
     rows = table.to_pylist()
     assert len(rows) == sum(len(result.queries) * len(result.metrics) for result in results.values())
     found = {(row["split"], row["metric"], row["query_id"]): row for row in rows}
@@ -75,6 +75,7 @@ def test_per_query_scores(run):
                 row = found[side, metric, data.collection.queries.ids[query]]
                 assert row["value"] == value
                 assert (row["fold"], row["seed"], row["kind"], row["warm"]) == (data.split.index, 7, "", word)
+                assert row["unit"] == data.units[query]
 
 
 def measured(folder, data, measures):
