@@ -3,8 +3,8 @@
     python benchmarks/studies/embedder_weights.py FOLDER [FOLDER ...]
 
 Scores a grid of layer weights by zero-shot MRR and nDCG@10 on the open three quarters of each collection (the sealed
-quarter takes no part) and prints the best, the default and the model's own last layer, with bootstrap intervals of the
-difference to the default. Layers are pooled once; a grid point costs two matrix sums.
+quarter takes no part) and prints the best, the default and the model's own last layer, with 95 % intervals of the
+difference to the default, by units. Layers are pooled once; a grid point costs two matrix sums.
 """
 
 import itertools
@@ -20,10 +20,11 @@ from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, is_sealed, make_split
+from dcdt.data.units import query_units
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local import LocalEmbedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
-from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.evaluation.statistics import mean_interval
 
 GRID = (0.0, 0.05, 0.1, 0.2, 0.4)
 DEFAULT = (0.1, 0.1, 0.1, 1.0)
@@ -38,8 +39,8 @@ def layers(texts: list[str]) -> Tensor:
     return normalize(torch.stack(vectors.chunk(4, dim=1)), dim=-1)
 
 
-def measure(folder: Path) -> dict[tuple[float, ...], dict[str, np.ndarray]]:
-    """Per-query metrics of every grid point on the open queries of a collection."""
+def measure(folder: Path) -> tuple[dict[tuple[float, ...], dict[str, np.ndarray]], list[str]]:
+    """Per-query metrics of every grid point on the open queries of a collection, and the units of the queries."""
     collection = load_collection(folder)
     split = make_split(collection, SplitConfig("query", 0, 10, "open"))
     rows = np.unique(collection.positives.query)
@@ -59,13 +60,15 @@ def measure(folder: Path) -> dict[tuple[float, ...], dict[str, np.ndarray]]:
         ranks = judged_ranks(scores, side.judged, ties)
         metrics = ranking_metrics(ranks, side.grades, collection.positive_grade)
         found[weights] = {name: metrics[name].double().numpy() for name in ("mrr", "ndcg@10")}
-    return found
+    units = query_units(collection, ties.numpy())
+    return found, [units[row] for row in rows.tolist()]
 
 
 def main() -> None:
     """Print one table a collection and the best point for their mean."""
     folders = [Path(name) for name in sys.argv[1:]]
-    tables = {folder.name: measure(folder) for folder in folders}
+    measured = {folder.name: measure(folder) for folder in folders}
+    tables = {name: table for name, (table, _) in measured.items()}
     points = list(next(iter(tables.values())))
     mean = {point: np.mean([table[point]["ndcg@10"].mean() for table in tables.values()]) for point in points}
     best = max(points, key=lambda point: mean[point])
@@ -81,7 +84,7 @@ def main() -> None:
             ("best here", own),
         ):
             gap = table[point]["ndcg@10"] - table[DEFAULT]["ndcg@10"]
-            low, high = bootstrap_interval(gap)
+            low, high = mean_interval(gap, measured[name][1])
             values = f"{table[point]['mrr'].mean():.3f} | {table[point]['ndcg@10'].mean():.3f}"
             print(f"| {name} ({len(gap)}) | {label} {point} | {values} | {gap.mean():+.4f} [{low:+.4f}, {high:+.4f}] |")
 

@@ -76,8 +76,9 @@ def positives(n_units: int, n_tables: int) -> dict[str, float]:
     shares = {
         "false positives by units": [paired_sign_flip(values, N_RESAMPLES, units=units) for values, units in drawn],
         "by queries": [paired_sign_flip(values, N_RESAMPLES) for values, _ in drawn],
-        "planted": [paired_sign_flip(values + shift, N_RESAMPLES, units=units) for values, units in drawn],
     }
+    if np.isfinite(shift):  # no test of five units finds any
+        shares["planted"] = [paired_sign_flip(values + shift, N_RESAMPLES, units=units) for values, units in drawn]
     return {name: float(np.mean([p < 0.05 for p in found])) for name, found in shares.items()}
 
 
@@ -96,7 +97,7 @@ def main() -> None:
     for at, n_units in enumerate(UNITS):
         found = positives(n_units, given.tables // (1 if n_units < 100 else 5))
         if at == 0:
-            print(f"\n| units | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
+            print("\n| units | false positives by units | by queries | planted |\n|---|---|---|---|")
         print(f"| {n_units} | {' | '.join(f'{share:.3f}' for share in found.values())} |", flush=True)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/studies/languages.py
 
 Untrained cosine (title and text vectors summed) on linear_algebra by `embedder=local` and `embedder=multilingual`: the
-open questions in English and the slice in Chinese, with 95 % bootstrap intervals over queries and of the difference.
+open questions in English and the slice in Chinese, with 95 % intervals by units, and of the difference.
 """
 
 import numpy as np
@@ -16,9 +16,10 @@ from dcdt.config.registry import GROUPS
 from dcdt.data.beir import load_collection
 from dcdt.data.datamodule import side_tensors
 from dcdt.data.splits import Side, is_sealed
+from dcdt.data.units import query_units
 from dcdt.embeddings.providers import make_embedder
 from dcdt.evaluation.ranking import judged_ranks, ranking_metrics, tie_order
-from dcdt.evaluation.statistics import bootstrap_interval
+from dcdt.evaluation.statistics import mean_interval
 
 NAMES = ("local", "multilingual")
 
@@ -40,7 +41,8 @@ def main() -> None:
     for language, rows in (("English", english), ("Chinese", chinese)):
         judged = collection.related.where(np.isin(collection.related.query, rows))
         side = side_tensors("open", Side(rows, np.ones(len(collection.videos), dtype=bool), judged), collection)
-        reference = None
+        every = query_units(collection, tie_order(collection.videos.ids).numpy())
+        reference, units = None, [every[row] for row in rows.tolist()]
         for name, embedder in embedders.items():
             title, text = (torch.from_numpy(embedder.embed(collection.field_texts(part))) for part in ("title", "text"))
             queries = torch.from_numpy(embedder.embed([collection.queries.texts[row] for row in rows.tolist()]))
@@ -50,8 +52,8 @@ def main() -> None:
             found = ranking_metrics(ranks, side.grades, collection.positive_grade)
             mrr, ndcg = found["mrr"].double().numpy(), found["ndcg@10"].double().numpy()
             reference = mrr if reference is None else reference
-            low, high = bootstrap_interval(mrr)
-            gap = bootstrap_interval(mrr - reference)
+            low, high = mean_interval(mrr, units, (0.0, 1.0))
+            gap = mean_interval(mrr - reference, units)
             apart = "" if name == NAMES[0] else f"{(mrr - reference).mean():+.3f} [{gap[0]:+.3f}, {gap[1]:+.3f}]"
             cells = f"{mrr.mean():.3f} [{low:.3f}, {high:.3f}] | {ndcg.mean():.3f} | {apart}"
             print(f"| {language} ({len(rows)}) | {name} | {cells} |")

@@ -116,9 +116,9 @@ def test_the_t_interval_of_few_units_covers_more_than_the_bootstrap_and_queries_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_units", [20, 42, 168])
-def test_the_detectable_difference_is_found_four_times_in_five(n_units):
-    tables = tables_of_units(n_units, 500)
+@pytest.mark.parametrize(("n_units", "least"), [(20, 0.64), (42, 0.72), (168, 0.74)])
+def test_the_detectable_difference_is_found_about_four_times_in_five(n_units, least):
+    tables = tables_of_units(n_units, 1_000)
     planted = np.median([detectable_difference(values, units) for values, units in tables])
     found = np.mean([paired_sign_flip(values + planted, 1_000, units=units) < 0.05 for values, units in tables])
-    assert 0.72 < found < 0.9
+    assert least < found < 0.88
