@@ -8,6 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,22 @@ def test_shares_of_a_gpu_are_of_what_was_measured(monkeypatch):
     assert moved == 2 * 2 * (4 + gpu.FIELDS * 10) * 8  # read and written, two bytes each
     rows = gpu.shares("a step", 2.0, (operations, moved), rate=operations, bandwidth=2 * moved)
     assert [row["ratio"] for row in rows] == [0.5, 0.25]
+
+
+def test_overlapping_positives_lie_between_queries_and_units(monkeypatch):
+    """Disjoint sets are single queries; equal sets covary fully; others by shared over all, by a double loop."""
+    import_from_benchmarks(monkeypatch)
+    error = importlib.import_module("detectable").jaccard_error
+    values = np.array([0.1, 0.5, 0.2, 0.9])
+    assert error(values, [[0], [1], [2], [3]]) == pytest.approx(values.std(ddof=1) / 2)
+    sets = [[0, 1], [1, 0], [1, 2], [3]]
+    rest = values - values.mean()
+    total = sum(
+        len({*one} & {*other}) / len({*one} | {*other}) * rest[i] * rest[j]
+        for i, one in enumerate(sets)
+        for j, other in enumerate(sets)
+    )
+    assert error(values, sets) == pytest.approx((total / 12) ** 0.5)
 
 
 @pytest.mark.slow

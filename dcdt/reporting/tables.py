@@ -111,7 +111,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     against = (reference or best).label
     metadata["units"] = describe_units(reference or best, metric, units_note)
     if detectable := describe_detectable(comparisons, against, metric):
-        metadata["smallest difference found"] = detectable
+        metadata["smallest detectable difference"] = detectable
     parts, warmth_caption = warmth_parts(complete_variants, metric)
     main = _main_table(variants, complete, ranked, metadata, reference, parts)
     tables = [
@@ -298,7 +298,7 @@ def _main_caption(metadata: dict[str, str], metric: str) -> str:
     )
     labels = {
         "units": "Units",
-        "smallest difference found": "Smallest difference found",
+        "smallest detectable difference": "Smallest detectable difference",
         "weak": "Weak supervision",
         "simulated": "Simulated",
     }
@@ -374,7 +374,7 @@ def _test_table(comparisons: list[Comparison], metric: str, against: str, units:
         numbers = {
             "corrected": comparison.corrected,
             "design_effect": Number(comparison.design_effect),
-            "smallest_difference_found": Number(comparison.detectable),
+            "detectable_difference": Number(comparison.detectable),
         }
         cells |= {key: number for key, number in numbers.items() if not np.isnan(number.value)}
         rows.append(Row(comparison.model, cells))

@@ -119,7 +119,7 @@ def test_json_has_full_precision_and_no_nan(report):
     for row, comparison in zip(tests["rows"], report.comparisons, strict=True):
         assert row["cells"]["p"] == {"value": comparison.adjusted, "by_query": {"value": comparison.adjusted_by_query}}
         assert row["cells"]["verdict_by_query"] == comparison.verdict_by_query
-        assert row["cells"]["smallest_difference_found"]["value"] == comparison.detectable
+        assert row["cells"]["detectable_difference"]["value"] == comparison.detectable
     assert "best" not in found["tables"][0]["rows"][-1]["cells"]["mrr"]
     assert (found["best"], found["zero_shot"], found["primary_metric"]) == ("dcdt", "zero_shot", "mrr")
 

@@ -397,7 +397,7 @@ def test_captions_give_units_their_largest_the_design_effect_and_what_would_be_f
     for text in (
         "48 unique test queries",
         "Units: 24 (queries that share their best positive), the largest of 2 queries; design effect ",
-        f"Smallest difference found: {comparison.detectable:.3f} in MRR",
+        f"Smallest detectable difference: {comparison.detectable:.3f} in MRR",
         "by units",
     ):
         assert text in main.caption

@@ -145,7 +145,7 @@ def test_a_report_is_a_run_with_its_tables_and_a_run_a_row(tmp_path):
     wandb_report.log_report(report, tmp_path, {})
     runs = inspected(tmp_path)
     [(run, shown, tables)] = runs["report"]
-    assert run["run_group"] == tmp_path.name and "95 % bootstrap interval" in run["notes"]
+    assert run["run_group"] == tmp_path.name and "95 % interval by units" in run["notes"]
     names = {f"tables/{table.name}" for table in report.tables} | {"tables/cost"}  # none of the empty ones
     assert tables.keys() == names and all(table["data"] for table in tables.values())
     [main] = [table for table in report.tables if table.name == "main"]
