@@ -7,12 +7,16 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dcdt import report
+from dcdt.data.beir import load_collection
 from dcdt.data.splits import make_split
+from dcdt.data.units import query_units
 from dcdt.embeddings import fill
+from dcdt.evaluation.ties import tie_positions
 from dcdt.models.query_batch import query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.training import build
@@ -63,3 +67,10 @@ def test_runs_are_reported(stored, monkeypatch):
     for name in RUNS:
         metrics = json.loads((stored / "runs" / name / "metrics.json").read_text())
         assert any(f"{metrics['test/mrr']:.3f}" in row for row in rows), (name, rows)
+    collection = load_collection(stored / "collection")
+    units = query_units(collection, tie_positions(collection.videos.ids))
+    tested = pq.read_table(stored / "runs" / RUNS[0] / "per_query.parquet", filters=[("split", "=", "test")])
+    rows = {collection.queries.row_of[name] for name in tested["query_id"].to_pylist()}
+    caption = json.loads((stored / "report" / "table.json").read_text())["facts"]["units"]
+    assert caption.startswith(f"{len({units[row] for row in rows})}")  # computed from the collection
+    assert "not known" not in caption

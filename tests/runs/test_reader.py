@@ -1,5 +1,7 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reporting.run_folders import query_ids, write_run
 
@@ -114,4 +116,17 @@ def test_a_query_that_stands_twice_is_corrupt(tmp_path):
     table = pq.read_table(path)
     pq.write_table(pa.concat_tables([table, table]), path)
     with pytest.raises(UserError, match=r"per_query\.parquet is corrupt"):
+        read_runs([tmp_path])
+
+
+def test_units_are_read_and_a_unit_that_is_no_text_is_corrupt(tmp_path):
+    folder = write_run(tmp_path, units=lambda query: "u" + query[-1])
+    (run,) = read_runs([tmp_path])
+    assert run.sides["test"].units == ["u" + name[-1] for name in run.sides["test"].ids]
+    table = pq.read_table(folder / "per_query.parquet").drop_columns(["unit"])
+    pq.write_table(table, folder / "per_query.parquet")  # as version 0.1 did
+    (run,) = read_runs([tmp_path])
+    assert run.sides["test"].units == []
+    pq.write_table(table.append_column("unit", pa.nulls(len(table), pa.string())), folder / "per_query.parquet")
+    with pytest.raises(UserError, match=r"per_query\.parquet is corrupt .*unit of a query"):
         read_runs([tmp_path])
