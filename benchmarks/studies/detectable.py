@@ -66,7 +66,7 @@ def row(report: Report) -> str:
         effects.append(design_effect(gaps, units))
     found = [one.detectable for one in report.comparisons if one.reference == reference.label]
     cells = [
-        str(report.facts["collection"]),
+        str(report.metadata["collection"]),
         f"{len(names):,}",
         f"{len(sizes):,} ({max(sizes.values())})",
         f"{design_effect(list(theirs.values()), units):.2f}",
