@@ -65,10 +65,7 @@ def learner_cases(collections: Path) -> dict[str, list[str]]:
     """Models of histories on real interactions, whose texts are embedded once for both commits."""
     data = ["data=files", f"data.path={collections / 'udemy_interactions'}", "split=time"]
     models = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history")
-    return {
-        f"udemy, {model}": [*data, f"model={model}", "+model.epochs=1"][: 4 + (model == "dcdt_history")]
-        for model in models
-    }
+    return {f"udemy, {model}": [*data, f"model={model}"] for model in models}
 
 
 def renamed(overrides: list[str]) -> list[str]:
