@@ -34,9 +34,9 @@ QUESTIONS = ["why do eigenvectors matter", "what is the rank of a matrix", "how 
 VOLATILE = ("version", "seconds", "ms", "folder", "catalogue", "built")  # of an answer or of a run's facts
 TOLERANCE = 1e-6
 SPEED = {  # scripts of either commit, whose rows of seconds are set against each other
-    "training.py": ["--repeats", "3"],
-    "small_run.py": ["--repeats", "3"],
-    "mining.py": ["--repeats", "3"],
+    "training.py": ["--queries", "20000", "--videos", "20000", "--repeats", "1"],
+    "small_run.py": ["--epochs", "50", "--repeats", "2"],
+    "mining.py": ["--queries", "2000", "--repeats", "1"],
 }
 SLOWER = 1.1
 ROUNDS = 3
