@@ -46,7 +46,8 @@ def torch_model(restored, served):
     vectors = torch.from_numpy(np.stack(fields))
     tables = Tables(restored.tables.queries, vectors, vectors.sum(0), restored.tables.fields)
     settings = restored.settings
-    model = look_up(MODELS, settings.model.name)(settings.model, tables, old.__dict__.get("loss"), settings.optimizer)
+    trained = (old.loss, settings.optimizer) if hasattr(old, "joint") else ()
+    model = look_up(MODELS, settings.model.name)(settings.model, tables, *trained)
     if hasattr(old, "joint"):
         model.joint.load_state_dict(old.joint.state_dict())
     model.weights, model.scale, model.order = old.weights, old.scale, tie_order(videos.ids)
