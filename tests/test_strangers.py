@@ -41,7 +41,7 @@ class Trap:
 @pytest.fixture
 def run(own_copy):
     """A finished run with its index."""
-    return own_copy("model=dcdt", "model.width=4")
+    return own_copy("model=dcdt_ridge")
 
 
 def refused(action, *said):
