@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
@@ -20,7 +21,6 @@ from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
@@ -165,9 +165,9 @@ def make_parser() -> argparse.ArgumentParser:
     return command
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    redact_output()
     options = make_parser().parse_args(arguments)
     with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []

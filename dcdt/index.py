@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import pluralize
 
 
@@ -101,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     args = _parser().parse_args(arguments)
     with exit_on_user_error():
         if args.action == "build":

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import escape_cell, write_text
-from dcdt.utils.redaction import redact_output
 from dcdt.utils.text import join_names, pluralize
 
 QUESTION_COLUMNS = ("question", "query", "text")
@@ -131,9 +131,9 @@ def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: C
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
     )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
@@ -13,7 +14,8 @@ from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
 from dcdt.utils.files import atomic_write, write_text
-from dcdt.utils.redaction import redact_output
+from dcdt.utils.shell import shell_command
+from dcdt.utils.signals import Interrupted
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
@@ -89,17 +91,16 @@ def publish(
 
 def report_sweep(folder: Path, to_wandb: bool) -> None:
     """Report a sweep that has just ended; an error is printed in one line, with the command that repeats it."""
+    repeat = shell_command("report", folder, *(["--wandb"] if to_wandb else []))
     try:
         publish([folder], folder / "report", to_wandb)
-    except (Exception, KeyboardInterrupt) as error:  # the sweep has not failed
-        reason = (
-            format_error(error)
-            if isinstance(error, Exception) and is_user_error(error)
-            else f"{type(error).__name__}: {error}"
-        )
-        command = f"python -m dcdt.report {folder}{' --wandb' if to_wandb else ''}"
+    except Interrupted as error:
+        error.advice = f"the report is not complete. Repeat: {repeat}"
+        raise
+    except Exception as error:  # the sweep has not failed
+        reason = format_error(error) if is_user_error(error) else f"{type(error).__name__}: {error}"
         reason = first_line(reason).rstrip(".: ")
-        print(f"the report is not complete: {reason}. Repeat: {command}", file=sys.stderr)  # noqa: T201
+        print(f"the report is not complete: {reason}. Repeat: {repeat}", file=sys.stderr)  # noqa: T201
 
 
 def compared_models(result: Report, labels: Sequence[str]) -> tuple[Variant, Variant] | None:
@@ -116,9 +117,9 @@ def compared_models(result: Report, labels: Sequence[str]) -> tuple[Variant, Var
     return (result.best, other) if other else None
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.report",
         description="Tables, tests and figures of finished runs.",

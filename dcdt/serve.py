@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
 
 
 class JsonLines(logging.Formatter):
@@ -39,9 +39,9 @@ def _log_to_stderr() -> None:
         logger.setLevel(level)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
     )

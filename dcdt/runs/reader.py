@@ -143,6 +143,7 @@ def _read(folder: Path) -> Run:
         "failed": FAILED,
         "not_applicable": NOT_APPLICABLE,
         "running": UNFINISHED,
+        "interrupted": UNFINISHED,
     }.get(str(recorded.get("status")))
     if status is None:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")

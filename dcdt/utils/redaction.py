@@ -79,10 +79,10 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
 
 
 def redact_output() -> None:
-    """Redact what this process prints, with tracebacks and logs; nothing changes if no secret is set."""
+    """Redact what this process prints, with tracebacks and logs."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if secret_values() and stream is not None and not isinstance(stream, RedactedStream):
+        if stream is not None and not isinstance(stream, RedactedStream):
             setattr(sys, name, RedactedStream(stream))
 
 

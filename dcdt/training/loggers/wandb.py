@@ -149,7 +149,7 @@ class WandbRun(RunLogger):
 
     def close(self, status: str, reason: str = "") -> None:
         """Close the run with the exit code of its status; a job of a sweep that never opened one gets one now."""
-        if not self.start_attempted and self.overrides is not None:
+        if not self.start_attempted and self.overrides is not None and status != "interrupted":
             try:
                 self.start([], resuming=False)
             except UserError:  # a mistake in the logger cannot be logged
