@@ -49,6 +49,7 @@ class Job:
         status: finished, failed, interrupted or not_applicable.
         reason: why it failed.
         metric: the primary metric.
+        accepted: whether the configuration has been checked; one that is refused is not stored.
     """
 
     config: DictConfig
@@ -62,6 +63,7 @@ class Job:
     status: str = "failed"
     reason: str = "interrupted"
     metric: float = float("nan")
+    accepted: bool = False
 
     @classmethod
     def from_hydra(cls, config: DictConfig) -> "Job":
@@ -118,9 +120,10 @@ def train_and_test(job: Job) -> float:
         if done is not None:
             log.warning("done already: %s", run_folder.path.name)
             return done
+    settings = parse(job.config)
+    job.accepted = True
     if not global_rank():
         job.logger = choose_logger(job.config, run_folder, job.choices)
-    settings = parse(job.config)
     settings.callbacks.progress &= not job.sweeping  # a sweep has one line for all its jobs
     if job.launcher == "processes":
         claim_gpus(settings.trainer)
@@ -163,7 +166,7 @@ def record_end(job: Job) -> Iterator[None]:
             job.folder.withdraw(error)
             print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
-        job.folder.fail(job.config, error)
+        job.folder.fail(job.config if job.accepted else None, error)
         if not job.sweeping:
             raise
         details = job.reason if is_user_mistake else traceback.format_exc()

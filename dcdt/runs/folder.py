@@ -197,10 +197,11 @@ class RunFolder:
         self._write_status({"status": "finished", "finished": _now()})
         self.delete_states()
 
-    def fail(self, config: DictConfig, error: BaseException) -> None:
-        """Write why the run failed, as far as that can be written; its message only, no traceback."""
+    def fail(self, config: DictConfig | None, error: BaseException) -> None:
+        """Write why the run failed, as far as that can be written, and its configuration unless that was refused."""
         with contextlib.suppress(OSError):
-            self._write_config(config)
+            if config is not None:
+                self._write_config(config)
             self._write_failure(error)
 
     def mark_not_applicable(self, config: DictConfig, reason: str) -> None:

@@ -17,7 +17,8 @@ from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
+from dcdt.utils.files import parse_json, read_json
+from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
 
@@ -132,7 +133,9 @@ def _run_paths(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     files = RunFiles(folder)
-    return files.status.is_file() or files.config.is_file()
+    if files.config.is_file():
+        return True
+    return files.status.is_file() and read_json(files.status).get("status") != "failed"  # its configuration was refused
 
 
 def _read(folder: Path) -> Run:
@@ -170,7 +173,7 @@ def first_line(error: str) -> str:
     >>> first_line("UserError: /home/me/data/khan has no queries.jsonl.\nAdd one.")
     'UserError: khan has no queries.jsonl.'
     """
-    line = _PATH.sub(r"\1", (error.splitlines() or [""])[0].strip())
+    line = _PATH.sub(r"\1", (redact(error).splitlines() or [""])[0].strip())
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 1]}…"
 
 

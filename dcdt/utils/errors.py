@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dcdt.utils.redaction import redact
 from dcdt.utils.text import format_number
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -18,12 +19,12 @@ MAX_LINE_CHARS = 1000
 class UserError(Exception):
     """A mistake of the user: one or two lines that name the value, the limit and the remedy.
 
-    The commands print it without a traceback and exit with code 2. Control characters of quoted text are escaped, and
-    lines are cut to MAX_LINE_CHARS.
+    The commands print it without a traceback and exit with code 2. Secrets are redacted, control characters of quoted
+    text are escaped, and lines are cut to MAX_LINE_CHARS.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(_printable(line) for line in message.split("\n")))
+        super().__init__("\n".join(_printable(line) for line in redact(message).split("\n")))
 
 
 class MissingField(UserError):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from decimal import Decimal
 
+from dcdt.utils.redaction import redact
+
 
 def pluralize(n: int, singular: str, plural: str | None = None) -> str:
     """Format a number with its noun, and its verb if one follows.
@@ -25,12 +27,12 @@ def format_number(value: float) -> str:
 
 
 def one_line(text: object, max_chars: int = 80) -> str:
-    r"""Convert a value to text on one line of at most `max_chars` characters.
+    r"""Convert a value to text on one line of at most `max_chars` characters, without secrets.
 
     >>> one_line("two\nlines"), one_line(ValueError("no number"), 4)
     ('two lines', 'no n')
     """
-    return " ".join(str(text).split())[:max_chars]
+    return " ".join(redact(str(text)).split())[:max_chars]
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -8,7 +8,17 @@ import sys
 
 import pytest
 from commands import FAST, clean_environment, dcdt, on
+from embeddings.loopback import Loopback, Trouble
+from omegaconf import OmegaConf
 from support import make_collection
+
+from dcdt.config import config_folder, validate
+from dcdt.config.validation import _shown
+from dcdt.embeddings.config import OpenAIEmbedderConfig
+from dcdt.embeddings.providers.openai import OpenAIEmbedder
+from dcdt.runs.reader import first_line
+from dcdt.utils.errors import UserError
+from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -88,6 +98,79 @@ def test_a_signal_during_the_report_of_a_sweep_prints_the_command_that_repeats_i
         report_sweep(tmp_path / "a sweep", to_wandb=True)
     assert error.value.advice.endswith(f"Repeat: python -m dcdt.report '{tmp_path}/a sweep' --wandb")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# ---- secrets
+
+KEY, PASSWORD = "sk-FAKEKEY-abcdefghijklmnop0123456789", "hunter2secretpw"
+ADDRESS = f"http://user:{PASSWORD}@127.0.0.1:9/v1"
+OPENAI = ["embedder=openai", "embedder.model=m", "embedder.dimensions=16", "model=zero_shot"]
+
+
+def embedder(server, monkeypatch, **changes):
+    """An embedder that asks a server of the test."""
+    for name in [name for name in os.environ if "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    config = OmegaConf.load(config_folder() / "embedder" / "openai.yaml")
+    changes = {"base_url": server.url, "model": "m", "dimensions": 16, "patience": 20, **changes}
+    return OpenAIEmbedder(validate(OpenAIEmbedderConfig, OmegaConf.merge(config, changes), "embedder"))
+
+
+@pytest.mark.parametrize(
+    "shorten",
+    [
+        lambda text: one_line(text, 200),
+        lambda text: str(UserError(f"{'y' * 800}{text}")),
+        first_line,
+        lambda text: _shown(text[120:], {str}),
+    ],
+)
+def test_a_message_is_redacted_before_it_is_cut(monkeypatch, shorten):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    found = shorten(f"{'y' * 180} Bearer {KEY} and {ADDRESS}")
+    assert KEY[:12] not in found and PASSWORD[:4] not in found and "y" * 20 in found
+
+
+def test_a_server_that_repeats_the_key_at_the_end_of_a_long_message_is_not_quoted(monkeypatch):
+    def misbehave(*_):
+        raise Trouble(404, f"{'y' * 180} Authorization: Bearer {KEY}")
+
+    with Loopback(misbehave, width=16) as server, pytest.raises(UserError, match=r"y{180}") as error:
+        embedder(server, monkeypatch).embed(["a"])
+    assert KEY[:8] not in str(error.value)
+
+
+def test_a_refused_configuration_writes_no_file_and_no_run_of_wandb(folder, tmp_path):
+    outputs = f"hydra.sweep.dir={tmp_path}/s"
+    done = dcdt("run", "-m", *on(folder, tmp_path), *OPENAI, outputs, OPENAI_BASE_URL=ADDRESS, OPENAI_API_KEY=KEY)
+    assert done.returncode == 1 and "holds a user, a password" in done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"status.json", "sweep.json", "multirun.yaml"}
+    assert [path for path in files if PASSWORD in path.read_text()] == []
+    assert dcdt("report", tmp_path / "s").returncode == 2
+
+
+def test_a_printed_configuration_holds_no_password():
+    done = dcdt("run", *OPENAI, "--cfg=job", "--resolve", OPENAI_BASE_URL=ADDRESS)
+    assert "http://user:***@127.0.0.1:9/v1" in done.stdout and PASSWORD not in done.stdout
+
+
+def test_a_password_on_the_command_line_is_refused(tmp_path):
+    done = dcdt("run", *OPENAI, f"embedder.base_url={ADDRESS}", f"hydra.run.dir={tmp_path}/r")
+    assert done.returncode == 2 and "holds a key or a password" in done.stderr and PASSWORD not in done.stderr
+
+
+def test_every_field_given_to_wandb_is_redacted(tmp_path, monkeypatch):
+    from dcdt.training.loggers.wandb import start_run
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(sys, "argv", ["dcdt.report", "--against", KEY])
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **options: given.update(options))
+    fields = {name: f"{ADDRESS} {KEY}" for name in ("name", "group", "project", "job_type", "notes")}
+    start_run(tmp_path, "offline", False, console=False, machine=False, tags=[KEY], config={KEY: [KEY]}, **fields)
+    assert KEY not in f"{given} {sys.argv}" and PASSWORD not in str(given) and given["tags"] == ["***"]
 
 
 # ---- terminals
