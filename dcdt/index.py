@@ -13,7 +13,7 @@ from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 
 def _read_videos(served: ServedRecommender, args: argparse.Namespace) -> Documents:
@@ -110,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from dcdt.serving.export import build
 
             build(args.run, _print_progress, args.catalogue)
-            print(_info(ServedRecommender(args.run)))  # noqa: T201
+            print(printable(_info(ServedRecommender(args.run))))  # noqa: T201
             return
         served = load(args.run, _print_progress)
         if args.action == "info":
-            print(_info(served))  # noqa: T201
+            print(printable(_info(served)))  # noqa: T201
         elif args.action == "export":
             from dcdt.serving.parquet import write_parquet
 

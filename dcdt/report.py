@@ -13,9 +13,10 @@ from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
-from dcdt.utils.files import atomic_write, write_text
+from dcdt.utils.files import atomic_write, refuse_outside_links, write_text
 from dcdt.utils.shell import shell_command
 from dcdt.utils.signals import Interrupted
+from dcdt.utils.text import printable
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
@@ -39,6 +40,8 @@ def report(
     Raises:
         UserError: nothing has finished, a file is corrupt, runs that cannot be compared, or an unknown label.
     """
+    if out.parent in folders:
+        refuse_outside_links(out, out.parent)
     result = make_report(read_runs(folders), metric, against)
     pair = compared_models(result, compare)
     quality = [*result.tables, *([result.failures] if result.failures.rows else [])]
@@ -56,7 +59,7 @@ def report(
         "index.html": page(result, out, pair),
     }
     for name, text in texts.items():
-        write_text(out / name, text)
+        write_text(out / name, printable(text))
     figures = make_figures(result)
     for name in FIGURES:
         path = out / f"{name}.png"
@@ -81,7 +84,7 @@ def publish(
         UserError: as `report`; or W&B refuses.
     """
     result = report(folders, out, compare, metric, against)
-    print(render.summary(result))  # noqa: T201 - the command's own message
+    print(printable(render.summary(result)))  # noqa: T201 - the command's own message
     print(f"report: {out / 'index.html'}")  # noqa: T201
     if to_wandb:
         from dcdt.training.loggers.wandb_report import log_report

@@ -28,6 +28,7 @@ from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user
 from dcdt.utils.redaction import redact
 from dcdt.utils.shell import override, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
+from dcdt.utils.text import printable
 
 log = logging.getLogger("dcdt")
 METRICS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN without one
@@ -170,7 +171,7 @@ def record_end(job: Job) -> Iterator[None]:
         if not job.sweeping:
             raise
         details = job.reason if is_user_mistake else traceback.format_exc()
-        log.error("failed: %s: %s", job.folder.path.name, redact(details))
+        log.error("failed: %s: %s", job.folder.path.name, printable(redact(details)))
     finally:
         job.logger.close(job.status, job.reason)
         job.folder.unlock()

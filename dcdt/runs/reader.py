@@ -1,6 +1,7 @@
 """Read the folders of runs, finished or not; errors name the file."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, read_json
+from dcdt.utils.files import parse_json, read_json, read_limited
 from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
@@ -196,7 +197,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    value = parse_json(path.read_text(encoding="utf-8"))
+    value = parse_json(read_limited(path))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
@@ -243,5 +244,5 @@ def _pairs(path: Path) -> PairScores:
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    lines = csv.DictReader(io.StringIO(read_limited(path), newline=""))
+    return [{name: float(value) for name, value in row.items() if value} for row in lines]

@@ -1,15 +1,20 @@
 """Faults that people met at the edges of the product: signals, secrets, strangers, shells, terminals, servers."""
 
+import csv
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-from commands import FAST, clean_environment, dcdt, on
+from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
+from fastapi.testclient import TestClient
 from omegaconf import OmegaConf
+from reporting.run_folders import write_run
 from support import make_collection
 
 from dcdt.config import config_folder, validate
@@ -17,7 +22,11 @@ from dcdt.config.validation import _shown
 from dcdt.embeddings.config import OpenAIEmbedderConfig
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.runs.reader import first_line
+from dcdt.serve import LOOPBACK
+from dcdt.serving.app import make_app
+from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import MAX_JSON_BYTES
 from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -171,6 +180,121 @@ def test_every_field_given_to_wandb_is_redacted(tmp_path, monkeypatch):
     fields = {name: f"{ADDRESS} {KEY}" for name in ("name", "group", "project", "job_type", "notes")}
     start_run(tmp_path, "offline", False, console=False, machine=False, tags=[KEY], config={KEY: [KEY]}, **fields)
     assert KEY not in f"{given} {sys.argv}" and PASSWORD not in str(given) and given["tags"] == ["***"]
+
+
+# ---- strangers
+
+EVIL = "\x1b[2J\x1b]0;pwned\x1b\\ \u202egnp.exe\u202c \x9b31m [/red]"
+FORMULA = '=HYPERLINK("http://evil","x")'
+
+
+def is_harmless(text):
+    return not set(text) & set("\x1b\x9b\u202e\u202c\r")
+
+
+def test_titles_questions_and_names_of_strangers_steer_no_terminal(own_copy, tmp_path):
+    run = own_copy("model=bm25")
+    given = ["--title", f"{EVIL} zebraquark", "--text", "zebraquark", "--meta", f"series={EVIL}"]
+    done = dcdt("index", run, "add", "--id", "e1", *given)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "q.csv").write_text(f"question\nzebraquark {EVIL}\n")
+    question = f"zebraquark {EVIL}"
+    for arguments in ([question], [question, "--explain"], [question, "--json"], ["--batch", tmp_path / "q.csv"]):
+        done = dcdt("recommend", run, *arguments, "-k", 1)
+        assert done.returncode == 0, done.stderr
+        assert is_harmless(done.stdout) and "gnp.exe" in done.stdout
+    answer = json.loads(dcdt("recommend", run, question, "--json", "-k", 1).stdout)
+    assert answer["question"] == question and answer["answer"][0]["series"] == EVIL.strip()
+
+
+def test_a_run_of_a_collection_with_an_evil_name_prints_it_escaped(tmp_path):
+    folder = make_collection(tmp_path / "c")
+    (folder / "collection.yaml").write_text('name: "evil\\e[31m [/red]"\n')
+    done = dcdt("run", *on(folder, tmp_path), *FAST[:-1], "model=zero_shot", f"hydra.run.dir={tmp_path}/r")
+    assert done.returncode == 0, done.stderr
+    assert is_harmless(done.stdout + done.stderr) and "evil\\x1b[31m [/red]" in done.stdout
+    assert is_harmless(dcdt("collection", "check", folder).stdout)
+
+
+def test_a_report_of_strangers_runs_holds_no_steering_character_and_no_formula(tmp_path):
+    for model in ("dcdt", "zero_shot"):
+        kinds, provenance = (FORMULA, f"kind {EVIL}"), {"collection": EVIL}
+        write_run(tmp_path / "s", model, n=60, kinds=kinds, provenance=provenance, overrides={"loss.name": EVIL})
+    done = dcdt("report", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert is_harmless(done.stdout + done.stderr)
+    texts = {path.name: path.read_text() for path in (tmp_path / "s" / "report").iterdir() if path.suffix != ".png"}
+    assert (
+        "gnp.exe" in texts["table.md"] and "gnp.exe" in texts["index.html"] and "HYPERLINK" in texts["breakdowns.csv"]
+    )
+    assert [name for name, text in texts.items() if not is_harmless(text)] == []
+    json.loads(texts["table.json"])
+    for name in ("table.csv", "tests.csv", "breakdowns.csv", "cost.csv"):
+        cells = [cell for row in csv.reader(io.StringIO(texts[name])) for cell in row]
+        assert [cell for cell in cells if cell.startswith("=")] == [], name
+
+
+@pytest.mark.parametrize("link", ["serving", "serving/build", "report", "report/deep"])
+def test_a_link_that_leads_out_of_a_run_is_refused_and_nothing_is_written_there(own_copy, tmp_path, link):
+    run, outside = own_copy("model=bm25"), tmp_path / "outside"
+    outside.mkdir()
+    if link == "serving":
+        shutil.rmtree(run / "serving")
+    (run / link).parent.mkdir(exist_ok=True)
+    (run / link).symlink_to(outside)
+    inside = run / "link"  # one that stays is left alone
+    inside.symlink_to(run / "config.yaml")
+    done = dcdt("report", run) if link.startswith("report") else dcdt("index", run, "add", "--id", "a", "--title", "b")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: {run / link} is a link that leads out of {run}" in done.stderr
+    assert list(outside.iterdir()) == []
+
+
+def test_a_run_with_checkpoints_elsewhere_is_not_resumed(own_copy, tmp_path):
+    run = own_copy("model=dcdt", "model.width=4")
+    shutil.rmtree(run / "checkpoints")
+    (run / "status.json").write_text(json.dumps(json.loads((run / "status.json").read_text()) | {"status": "running"}))
+    (run / "checkpoints").symlink_to(tmp_path)
+    mended(dcdt("run", f"resume={run}"), "is a link that leads out")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "status.json", "config.yaml", "history.csv", "link"])
+def test_a_file_that_fills_the_memory_is_refused(tmp_path, name):
+    run = write_run(tmp_path)
+    if name == "link":
+        name = "metrics.json"
+        (run / name).unlink()
+        (run / name).symlink_to("/dev/zero")
+    else:
+        (run / name).touch()
+        os.truncate(run / name, MAX_JSON_BYTES + 1)  # sparse
+    mended(dcdt("report", run), f"{run / name} has more than")
+
+
+HOSTS = ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"]
+
+
+def test_a_local_service_answers_only_its_own_names_and_head_requests(make_run, monkeypatch):
+    given = {}
+    monkeypatch.setattr("dcdt.serving.app.make_app", lambda *_, **options: given.update(options))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    for arguments, hosts in (
+        ([], LOOPBACK),
+        (["--host", "127.0.0.2"], (*LOOPBACK, "127.0.0.2")),
+        (["--host", "0.0.0.0"], ("*",)),
+        (["--allow-host", "*.school.org"], ("*.school.org", *LOOPBACK)),
+    ):
+        done = dcdt("serve", make_run("model=bm25"), "--port", 0, *arguments)
+        assert done.returncode == 0 and set(given["hosts"]) == set(hosts), done.stderr
+    assert dcdt("serve", "RUN", "--allow-host", "a*b").returncode == 2
+    app = make_app([ReloadingRecommender(make_run("model=bm25"))], hosts=LOOPBACK)
+    with TestClient(app) as client:
+        assert {client.get("/healthz", headers={"host": host}).status_code for host in HOSTS} == {200}
+        for path in ("/", "/healthz", "/search?q=rank"):
+            assert client.get(path, headers={"host": "evil.example:8000"}).status_code == 400
+            head, get = (client.request(method, path, headers={"host": "localhost"}) for method in ("HEAD", "GET"))
+            assert head.status_code == 200 and head.content == b"" and get.content
+            assert head.headers["content-type"] == get.headers["content-type"]
 
 
 # ---- terminals
