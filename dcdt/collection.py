@@ -10,8 +10,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
@@ -20,8 +22,7 @@ from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
@@ -131,14 +132,14 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary.statistics:
-        table.add_row(name, value)
+        table.add_row(name, escape(printable(value)))
     console.print(table)
     console.print("\nvideos by words of their description")
     longest = max(n for _, n in summary.lengths)
     for label, n in summary.lengths:
         console.print(f"  {label:>12} {'█' * round(40 * n / longest)} {n:,}")
     for warning in [*warnings, *summary.warnings]:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(printable(warning))}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -165,9 +166,9 @@ def make_parser() -> argparse.ArgumentParser:
     return command
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    redact_output()
     options = make_parser().parse_args(arguments)
     with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []

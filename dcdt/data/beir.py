@@ -19,7 +19,7 @@ from dcdt.data.next_video import next_video_queries
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import join_names, one_line, pluralize
+from dcdt.utils.text import join_names, one_line, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
@@ -66,7 +66,7 @@ def load_collection(path: str | Path) -> Collection:
         given_sides = {}
     collection = Collection(
         path=folder,
-        name=str(settings.get("name", folder.resolve().name)),
+        name=printable(str(settings.get("name", folder.resolve().name))),
         videos=videos,
         queries=queries,
         judgments=judgments,
