@@ -58,15 +58,15 @@ def prepare_hydra() -> None:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.config.command_line import load_plugins
+    from dcdt.config.command_line import load_plugins, quote_texts
     from dcdt.config.renames import rename_overrides
     from dcdt.utils.errors import exit_on_user_error
 
     refuse_arguments(sys.argv[1:])
     with exit_on_user_error():
         load_plugins(sys.argv[1:])
+        sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))
         check_choices(sys.argv[1:])
-        sys.argv[1:] = rename_overrides(sys.argv[1:])
     register_resolvers()
 
 

@@ -17,7 +17,14 @@ from dcdt.cli import command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
-from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
+from dcdt.data.importer import (
+    COLUMN_NAMES,
+    ImportedRecords,
+    add_interactions,
+    add_judgments,
+    add_queries,
+    add_videos,
+)
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.weak_queries import KINDS, add_weak_queries
@@ -43,6 +50,12 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
     add_videos(records, options.videos, names, options.keep)
     if options.queries:
         add_queries(records, options.queries, names)
+    if options.judgments:
+        add_judgments(records, options.judgments, names)
+    unjudged = len(records.queries.keys() - {query for query, _ in records.grades})
+    if unjudged:
+        total = len(records.queries)
+        records.warnings.append(f"queries without a judgment: {unjudged} of {total}; they are left out.")
     if options.interactions:
         add_interactions(records, options.interactions, names)
     if options.bootstrap_queries:
@@ -52,7 +65,7 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
     if records.queries and not records.grades:
         raise UserError(
             f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
-            "Name the column of their ids: --video-column NAME; or add --bootstrap-queries titles."
+            "Name the column of their ids: --video-column NAME; or a table of them: --judgments FILE."
         )
     if not records.queries:
         raise UserError(
@@ -150,6 +163,9 @@ def make_parser() -> argparse.ArgumentParser:
     make.add_argument("folder", type=Path)
     make.add_argument("--videos", type=Path, required=True, metavar="FILE", help="id, title, description, ...")
     make.add_argument("--queries", type=Path, metavar="FILE", help="question, id of a video that answers it, grade")
+    make.add_argument(
+        "--judgments", type=Path, metavar="FILE", help="query id, video id, grade, where --queries has none"
+    )
     make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
     for role, names in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
