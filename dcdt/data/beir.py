@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dcdt.data.next_video import next_video_queries
+from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
 from dcdt.utils.text import join_names, one_line, pluralize
 from dcdt.utils.yaml import read_yaml
 
@@ -100,41 +100,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(settings.get(key, []), list):
             raise UserError(f"{path}: {key} must be a list, such as [en].")
     return settings
-
-
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Read number and text of the lines of a UTF-8 file, with line ends; blank lines only if `blank`.
-
-    Raises:
-        UserError: the file cannot be read, or a line is not UTF-8.
-    """
-    number = 0
-    try:
-        with path.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if blank or line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read line number and object of each line of a JSON-lines file that is not blank.
-
-    Raises:
-        UserError: a line is not a JSON object, with file and line.
-    """
-    for number, line in read_lines(path):
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
-        yield number, record
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
