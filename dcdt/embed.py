@@ -54,7 +54,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
         _print(f"{added:,} vectors imported; {skipped:,} rows left out, their texts have a vector already")
     else:
         collection.check_fields(settings.fields)
-        fields = [text for name in settings.fields for text in collection.field_texts(name)]
+        fields = [text for name in settings.vector_fields for text in collection.vector_texts(name)]
         queries = collection.queries.texts if collection.has_questions else []
         result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
         if not result.embedded and not job.dry_run:

@@ -75,8 +75,18 @@ class Settings:
 
     @property
     def fields(self) -> list[str]:
-        """Fields whose vectors the model reads; title and text where it reads none."""
+        """Fields that the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
+
+    @property
+    def vector_fields(self) -> list[str]:
+        """Fields whose vectors are loaded: those that the model reads, but for transcripts that are read as words."""
+        return vector_fields(self.model)
+
+
+def vector_fields(model: Named) -> list[str]:
+    """Return the fields of a model whose vectors are loaded; title and text where it reads none."""
+    return list(getattr(model, "vector_fields", getattr(model, "fields", ("title", "text"))))
 
 
 def parse(config: DictConfig) -> Settings:

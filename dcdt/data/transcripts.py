@@ -47,6 +47,11 @@ class Moments:
     video: NDArray[np.int64]
     seconds: NDArray[np.float64]
 
+    @property
+    def columns(self) -> tuple[list[int], list[int], list[float]]:
+        """Query rows, video rows and seconds."""
+        return self.query.tolist(), self.video.tolist(), self.seconds.tolist()
+
 
 def read_transcripts(path: Path, row_of: Mapping[str, int]) -> Transcripts:
     """Read a file of `_id` and `text` or `segments` (start, end, text) in each line.

@@ -81,7 +81,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
     halves = all(look_up(MODELS, name).supports_half_precision for name in names)  # else float32
     return vector_tables.load_tables(
         collection,
-        settings.fields,
+        settings.vector_fields,
         settings.embedder,
         settings.data.cache,
         settings.callbacks.progress,
