@@ -136,7 +136,8 @@ def video_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
 
 def passage_texts(collection: Collection, fields: Sequence[str]) -> list[str]:
     """Join each passage, (P,), and the other fields of its video to one text."""
-    video = collection.passages.video.tolist()
+    offsets = collection.passages.offsets
+    video = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)).tolist()
     columns = {name: collection.field_texts(name) for name in fields if name != TRANSCRIPT}
     spread = {name: [texts[row] for row in video] for name, texts in columns.items()}
     return join_fields([spread.get(name, collection.passages.texts) for name in fields])

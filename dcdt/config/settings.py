@@ -78,14 +78,9 @@ class Settings:
         """Fields that the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
 
-    @property
-    def vector_fields(self) -> list[str]:
-        """Fields whose vectors are loaded: those that the model reads, but for transcripts that are read as words."""
-        return vector_fields(self.model)
-
 
 def vector_fields(model: Named) -> list[str]:
-    """Return the fields of a model whose vectors are loaded; title and text where it reads none."""
+    """Return the fields of a model whose vectors are loaded: all but transcripts that are read as words."""
     return list(getattr(model, "vector_fields", getattr(model, "fields", ("title", "text"))))
 
 

@@ -16,7 +16,6 @@ from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
 
 ENDINGS = (".vtt", ".srt", ".json3")
-MIN_GROWING_WORDS = 3  # of a line that the next one begins with, as in live captions
 _TIME = r"(?:\d+:)?\d{1,2}:\d{1,2}[.,]\d{1,3}"
 _START, _BOTH = re.compile(rf"\s*({_TIME})\s*-->"), re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?!\d)")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # of WebVTT, its word times, SubStation's in SRT
@@ -60,29 +59,21 @@ def read_caption_file(path: Path, odd: Counter[str]) -> list[Record]:
         UserError: the file is broken, with the line where it is.
     """
     cues = _read_json3(path) if path.suffix.lower() == ".json3" else _read_cues(path, odd)
-    segments: list[Record] = []
-    before: list[str] = []  # lines of the cue before
+    segments, before = [], list[str]()  # lines of the cue before
     for start, end, text in cues:
-        lines = [
-            line for line in (" ".join(unescape(_TAG.sub("", line)).split()) for line in text.splitlines()) if line
-        ]
-        repeated = next(
-            n for n in range(min(len(lines), len(before)), -1, -1) if before[len(before) - n :] == lines[:n]
-        )
-        fresh = lines[repeated:]
-        if fresh and before and _grows(before[-1], fresh[0]):
-            fresh[0] = fresh[0][len(before[-1]) :].strip()
-            repeated += 1
+        lines = [line for line in map(_clean, text.splitlines()) if line]
+        repeated = next(n for n in range(len(lines), -1, -1) if before[len(before) - n :] == lines[:n])
         odd["repeated lines, left out"] += repeated
         before = lines or before
-        if fresh:
-            segments.append({"start": start, "end": end, "text": " ".join(fresh)})
+        if repeated < len(lines):
+            segments.append({"start": start, "end": end, "text": " ".join(lines[repeated:])})
             odd["captions without an end"] += end is None
     return segments
 
 
-def _grows(line: str, longer: str) -> bool:
-    return longer.startswith(f"{line} ") and len(line.split()) >= MIN_GROWING_WORDS
+def _clean(line: str) -> str:
+    """Remove tags, entities and repeated spaces."""
+    return " ".join(unescape(_TAG.sub("", line)).split())
 
 
 def _read_cues(path: Path, odd: Counter[str]) -> Iterator[tuple[float, float | None, str]]:
@@ -108,21 +99,16 @@ def _read_cues(path: Path, odd: Counter[str]) -> Iterator[tuple[float, float | N
 
 
 def _check_timing(line: str, location: str) -> str:
-    """Mend a line with an arrow: an end that is missing becomes the start, an arrow in a text another character.
-
-    Raises:
-        UserError: times that cannot be read.
-    """
+    """Mend a line with an arrow: a missing end becomes the start, an arrow in a text another character."""
+    start = _START.match(line)
     if "-->" not in line or _BOTH.match(line):
         return line
-    if not re.match(r"\s*[\d:.,]+\s*-->", line):
-        return line.replace("-->", "→")
-    match = _START.match(line)
-    if match is None or re.match(r"\s*\d", line[match.end() :]):
-        raise UserError(
-            f"{location}: the times '{one_line(line)}' cannot be read; write 00:01:02.500 --> 00:01:04.000."
-        )
-    return f"{match[0]} {match[1]}"
+    if start is not None and not re.match(r"\s*\d", line[start.end() :]):
+        return f"{start[0]} {start[1]}"
+    if re.match(r"[\d:.,\s]+-->", line):
+        problem = f"{location}: the times '{one_line(line)}' cannot be read"
+        raise UserError(f"{problem}; write 00:01:02.500 --> 00:01:04.000.")
+    return line.replace("-->", "→")
 
 
 def _read_json3(path: Path) -> Iterator[tuple[float, float | None, str]]:
@@ -138,4 +124,4 @@ def _read_json3(path: Path) -> Iterator[tuple[float, float | None, str]]:
                 yield start / 1000, (start + duration) / 1000 if duration else None, text
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"{path}: not YouTube's json3 ({reason}); it holds events with tStartMs and segs.") from error
+        raise UserError(f"{path}: not YouTube's json3 ({reason}), which has events with tStartMs and segs.") from error

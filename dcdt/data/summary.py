@@ -113,10 +113,10 @@ def _transcript_statistics(collection: Collection) -> list[tuple[str, str]]:
     transcripts, passages = collection.transcripts.segments, collection.passages
     hours = sum(segments[-1].end or segments[-1].start or 0 for segments in transcripts if segments) / 3600
     counts = f"{sum(map(bool, transcripts)):,} of {len(transcripts):,} videos, {hours:,.0f} hours"
-    statistics = [("transcripts", f"{counts}, {len(passages.texts):,} passages")]
-    if collection.moments is not None:
-        statistics.append(("moments", f"{len(collection.moments.seconds):,}"))
-    return statistics
+    return [
+        ("transcripts", f"{counts}, {len(passages.texts):,} passages"),
+        ("moments", f"{len(collection.moments):,}"),
+    ]
 
 
 def _format_day(time: float) -> str:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line
@@ -37,20 +34,6 @@ class Transcripts:
     def texts(self) -> list[str]:
         """The whole transcript of each video, empty without one."""
         return [" ".join(segment.text for segment in segments) for segments in self.segments]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Seconds of a video that queries ask about, as parallel arrays (M,) of rows and seconds."""
-
-    query: NDArray[np.int64]
-    video: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-
-    @property
-    def columns(self) -> tuple[list[int], list[int], list[float]]:
-        """Query rows, video rows and seconds."""
-        return self.query.tolist(), self.video.tolist(), self.seconds.tolist()
 
 
 def read_transcripts(path: Path, row_of: Mapping[str, int]) -> Transcripts:
@@ -137,13 +120,15 @@ def format_odd(subject: str, odd: Mapping[str, int]) -> str:
     return f"{subject}: {counts}." if counts else ""
 
 
-def read_moments(path: Path, query_rows: Mapping[str, int], video_rows: Mapping[str, int]) -> Moments:
-    """Read a file of query-id, corpus-id and seconds, separated by tabs, below a header.
+def read_moments(
+    path: Path, query_rows: Mapping[str, int], video_rows: Mapping[str, int]
+) -> list[tuple[int, int, float]]:
+    """Read query row, video row and seconds from a file of query-id, corpus-id and seconds, separated by tabs.
 
     Raises:
         UserError: a line is invalid, with file and line.
     """
-    rows: dict[tuple[int, int], float] = {}
+    moments: dict[tuple[int, int], float] = {}
     for number, line in read_lines(path):
         columns = [column.strip() for column in line.rstrip("\r\n").split("\t")]
         location = f"{path}:{number}"
@@ -152,23 +137,16 @@ def read_moments(path: Path, query_rows: Mapping[str, int], video_rows: Mapping[
         query, video, seconds = columns
         if number == 1 and seconds == "seconds":
             continue
-        for name, known in ((query, query_rows), (video, video_rows)):
-            if name not in known:
-                kind = "query" if known is query_rows else "video"
+        for kind, name, rows in (("query", query, query_rows), ("video", video, video_rows)):
+            if name not in rows:
                 raise UserError(f"{location}: there is no {kind} '{one_line(name)}'; correct or remove this line.")
         pair = query_rows[query], video_rows[video]
-        if pair in rows:
+        if pair in moments:
             raise UserError(f"{location}: this query and video have a moment already; give one.")
-        rows[pair] = _parse_moment(seconds, location)
-    pairs = np.array(list(rows), dtype=np.int64).reshape(-1, 2)
-    return Moments(pairs[:, 0], pairs[:, 1], np.array(list(rows.values()), dtype=np.float64))
-
-
-def _parse_moment(text: str, location: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UserError(f"{location}: '{one_line(text)}' is no number of seconds from 0.")
-    return seconds
+        try:
+            moments[pair] = float(seconds)
+        except ValueError:
+            moments[pair] = math.nan
+        if not 0 <= moments[pair] < math.inf:
+            raise UserError(f"{location}: '{one_line(seconds)}' is no number of seconds from 0.")
+    return [(query, video, seconds) for (query, video), seconds in moments.items()]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.data.passages import Passages, make_passages
-from dcdt.data.transcripts import MOMENTS, TRANSCRIPT, TRANSCRIPTS, Moments, Transcripts, read_moments, read_transcripts
+from dcdt.data.transcripts import MOMENTS, TRANSCRIPT, TRANSCRIPTS, Transcripts, read_moments, read_transcripts
 from dcdt.utils.errors import MissingField, UserError
 from dcdt.utils.text import one_line, pluralize
 
@@ -148,14 +148,14 @@ class Collection:
         return self.passages.texts if name == TRANSCRIPT and self.transcripts is not None else self.field_texts(name)
 
     @cached_property
-    def moments(self) -> Moments | None:
-        """The seconds that queries ask about, read at first use; None without moments.tsv.
+    def moments(self) -> list[tuple[int, int, float]]:
+        """Query row, video row and the second asked about, read at first use; none without moments.tsv.
 
         Raises:
             UserError: a line is invalid, with file and line.
         """
         path = self.path / MOMENTS
-        return read_moments(path, self.queries.row_of, self.videos.row_of) if path.is_file() else None
+        return read_moments(path, self.queries.row_of, self.videos.row_of) if path.is_file() else []
 
     def field_texts(self, name: str) -> list[str]:
         """Return the text of every video for one tower: `title`, `text`, `transcript`, or a metadata key as `tags`.

@@ -125,16 +125,9 @@ class PairRecommender(Recommender):
     def _draw_passages(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw for each pair the passages that the present model finds best: of positives and of hard negatives alike.
 
-        The CPU waits for the device, as the number of distinct passages is not known before.
-
-        Args:
-            queries: (B, D) frozen query vectors.
-            videos: (U,) the distinct videos of the batch.
-            position: (B, C) of the videos of each query among them; None: all of them.
-
         Returns:
             Field vectors of the distinct passages (F, U', D), the position of the passages of each pair (B, C * M), and
-            which of them are there (B, C, M).
+            which of them are there (B, C, M). The CPU waits for the device, to count the distinct ones.
         """
         assert self.pooling is not None and self.tables.passages is not None
         n_drawn, passages, found = self.pooling.n_drawn, self.tables.passages, []

@@ -72,11 +72,11 @@ def write_moments(folder: RunFolder, model: Recommender, data: RankingDataModule
     Nothing is written without moments.tsv, or where the model does not tell passages apart.
     """
     collection, tested, rows = data.collection, set(data.sides["test"].queries.tolist()), []
-    moments, passages = collection.moments, collection.passages
-    for query, video, seconds in zip(*moments.columns, strict=True) if moments is not None else ():
+    for query, video, seconds in collection.moments:
         queries = query_batch(collection, model.tables, torch.tensor([query]))
         scores = model.passage_scores(queries, video) if query in tested else None
         if scores is not None:
+            passages = collection.passages
             start = passages.starts[passages.offsets[video] + int(scores[0].argmax())]
             names = collection.queries.ids[query], collection.videos.ids[video]
             rows.append((*names, seconds, float(start), data.units[query]))
