@@ -20,7 +20,6 @@ from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
