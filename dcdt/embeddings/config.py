@@ -1,6 +1,7 @@
 """Schemas of the embedders, and of what `dcdt.embed` does beside filling a cache."""
 
 import os
+import shlex
 from dataclasses import field
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -136,7 +137,7 @@ def refuse_foreign_base_url(config: Any) -> None:  # noqa: ANN401 - any embedder
     if url is not None and url != os.environ.get(BASE_URL_VARIABLE):
         raise UserError(
             f"this run's vectors come from {url}, to which what you ask and your key would be sent.\n"
-            f"If that is yours: export {BASE_URL_VARIABLE}={url}"
+            f"If that is yours: export {BASE_URL_VARIABLE}={shlex.quote(url)}"
         )
 
 

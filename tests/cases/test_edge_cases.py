@@ -4,22 +4,28 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
 from fastapi.testclient import TestClient
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
 from support import make_collection
 
-from dcdt.config import config_folder, validate
+from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
+from dcdt.config.plugins import load_plugin
 from dcdt.config.validation import _shown
-from dcdt.embeddings.config import OpenAIEmbedderConfig
+from dcdt.data.config import DataConfig
+from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.runs.reader import first_line
 from dcdt.serve import LOOPBACK
@@ -27,6 +33,7 @@ from dcdt.serving.app import make_app
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import MAX_JSON_BYTES
+from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -295,6 +302,122 @@ def test_a_local_service_answers_only_its_own_names_and_head_requests(make_run, 
             head, get = (client.request(method, path, headers={"host": "localhost"}) for method in ("HEAD", "GET"))
             assert head.status_code == 200 and head.content == b"" and get.content
             assert head.headers["content-type"] == get.headers["content-type"]
+
+
+# ---- paths and printed commands
+
+
+def arguments_of(line):
+    """The arguments with which a shell would start a printed command."""
+    command, *rest = line.split("python -m dcdt.")[-1].split(" ", 1)
+    return [command, *shlex.split(*rest)]
+
+
+ODD_NAMES = ["my videos (1)", "a=b", "课程", "2024_01", "$HOME `x` 'y' \"z\"", "back\\", "true", "~", "a,b", "-rf"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_override_is_read_by_hydra_and_the_shell_as_it_was_meant(name):
+    [command, text] = arguments_of(shell_command("run", override("data.path", name)))
+    assert command == "run"
+    parsed = OverridesParser.create().parse_override(text)
+    assert parsed.key_or_group == "data.path" and parsed.value() == name
+
+
+def test_the_commands_of_a_collection_with_an_odd_name_can_be_pasted(tmp_path):
+    name = ODD_NAMES[0]
+    make_collection(tmp_path / name)
+    done = dcdt("collection", "check", name, cwd=tmp_path)
+    command, *arguments = arguments_of(done.stdout.splitlines()[-1])
+    assert arguments == ["data=files", f'data.path="{name}"', "experiment=best"]
+    given = [*arguments[:-1], "model=zero_shot", f"data.cache='{name}/embeddings'"]
+    done = dcdt(command, *given, "hydra.run.dir='my out'", "logger=csv", "trainer=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert arguments_of(done.stdout.splitlines()[-1]) == ["recommend", str(tmp_path / "my out"), "a question"]
+
+
+def test_a_strangers_address_is_quoted_in_the_command_that_trusts_it(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(UserError, match=r"export OPENAI_BASE_URL='http://x/\$\(rm -rf ~\)'"):
+        refuse_foreign_base_url(SimpleNamespace(base_url="http://x/$(rm -rf ~)"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("dcdt index", "dcdt index RUN info"), ("dcdt/index.py", "python -m dcdt.index RUN info")]
+)
+def test_a_command_is_answered_as_it_was_typed(monkeypatch, typed, expected):
+    monkeypatch.setattr(sys, "argv", [typed])
+    assert shell_command("index", "RUN", "info") == expected
+    assert str(UserError("Run: python -m dcdt.index RUN info")) == f"Run: {expected}"
+
+
+def test_the_installed_command_answers_with_its_own_name(tmp_path, monkeypatch, capsys):
+    from dcdt import cli
+
+    for arguments, expected in (
+        (["index", "--help"], "usage: dcdt index"),
+        (["index", "x", "info"], "dcdt run printed"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["bin/dcdt", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert expected in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "RUN", "delete", "-aBc"],
+        ["index", "RUN", "update", "--id", "-aBc"],
+        ["recommend", "RUN", "-derivative"],
+    ],
+)
+def test_a_value_that_begins_with_a_minus_is_explained(arguments):
+    done = dcdt(*arguments)
+    assert done.returncode == 2 and "--option=-value, or after all options: -- -value" in done.stderr
+    assert "begins with a minus" not in dcdt("recommend", "RUN", "-k", "1").stderr
+
+
+def test_an_id_that_begins_with_a_minus_is_changed_in_the_explained_forms(own_copy):
+    run = own_copy("model=bm25")
+    for arguments in (
+        ["add", "--id=-aBc", "--title=New"],
+        ["update", "--id=-aBc", "--title=-x"],
+        ["delete", "--", "-aBc"],
+    ):
+        done = dcdt("index", run, *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["~/videos", "'~/videos'", '"~/videos"'])
+def test_a_home_in_an_override_is_expanded(folder, tmp_path, path):
+    shutil.copytree(folder, tmp_path / "videos")
+    given = ["data=files", f"data.path={path}", "dry_run=true", "model=zero_shot"]
+    done = dcdt("embed", *given, HOME=str(tmp_path), DCDT_CACHE="~/cache")
+    assert done.returncode == 0, done.stderr
+    assert "100 cached" in done.stdout  # in the vectors that the folder brings
+
+
+def test_a_home_in_variables_options_files_and_resolvers_is_expanded(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DCDT_OUTPUTS", "~/runs")
+    monkeypatch.setenv("DCDT_CACHE", "~/cache")
+    assert (outputs_root(), cache_root(), cache_home()) == (tmp_path / "runs", tmp_path / "cache", tmp_path / "cache")
+    assert validate(DataConfig, {"name": "files", "path": "~/c", "cache": "~/v"}, "data").path == f"{tmp_path}/c"
+    (tmp_path / "plugin.py").write_text("")
+    assert load_plugin("~/plugin.py").__file__ == str(tmp_path / "plugin.py")
+    done = dcdt("report", "RUN", "--out=~/out")
+    assert "RUN is not a folder" in done.stderr
+    assert user_path("~/x") == tmp_path / "x" and user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path, command):
+    shutil.copytree(folder, tmp_path / "videos")
+    given = ["data=files", "data.path=videos", "data.cache=videos/embeddings", "model=zero_shot", "logger=csv"]
+    done = dcdt(command, *given, "hydra.job.chdir=true", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert command == "embed" or (tmp_path / "out" / "metrics.json").is_file()
 
 
 # ---- terminals

@@ -1,6 +1,7 @@
 """Weights & Biases: one run a job, closed on every path, mirrored from what the run's folder holds."""
 
 import logging
+import shlex
 import sys
 import tempfile
 import time
@@ -104,9 +105,9 @@ class WandbRun(RunLogger):
             run.define_metric(name, step_metric="epoch", summary="none")
         run.define_metric(config.primary_metric, step_metric="epoch", summary="max")
         if mode == "offline" and (sweep is None or is_first):
-            wandb_folder = path.parent / "wandb"
+            wandb_folder = shlex.quote(str(path.parent / "wandb"))
             subject = offline_subject("this run" if sweep is None else "this sweep", self.options.mode)
-            unsent = files if sweep is None else f"{wandb_folder}/offline-run-*"
+            unsent = shlex.quote(str(files)) if sweep is None else f"{wandb_folder}/offline-run-*"
             log.warning(
                 "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s", subject, wandb_folder, unsent
             )
