@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hosts = [*args.allow_host, *([*LOOPBACK, args.host] if args.host.startswith(("127.", *LOOPBACK)) else [])] or ["*"]
     if not all(re.fullmatch(r"(\*\.)?[^*]+|\*", name) for name in hosts):
         parser.error("--allow-host takes a name, *.NAME for all below it, or *")
-    if not 0 <= args.port <= 65535:
-        parser.error(f"--port is {args.port}; give 0 to 65535")
+    for name, value, limits in (("port", args.port, (0, 65535)), ("threads", args.threads, (1, 1024))):
+        if not limits[0] <= value <= limits[1]:
+            parser.error(f"--{name} is {value}; give {limits[0]} to {limits[1]}")
     _log_to_stderr()
     with exit_on_user_error():
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
 from fastapi.testclient import TestClient
@@ -302,6 +303,74 @@ def test_a_local_service_answers_only_its_own_names_and_head_requests(make_run, 
             head, get = (client.request(method, path, headers={"host": "localhost"}) for method in ("HEAD", "GET"))
             assert head.status_code == 200 and head.content == b"" and get.content
             assert head.headers["content-type"] == get.headers["content-type"]
+
+
+# ---- values handed to other libraries
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("trainer.accelerator=tpu", "choose one of auto, cpu, gpu, cuda, mps"),
+        ("trainer.accelerator=mps", "this machine has no GPU"),
+        ("trainer.precision=fp16", "choose one of 32-true, bf16-mixed, 16-mixed"),
+        ("trainer.threads=100000", "from 0 to 1,024"),
+        ("logger.project=a/b", "be a name of at most 128 characters"),
+        (f"logger.project={'x' * 129}", "be a name of at most 128 characters"),
+    ],
+)
+def test_a_value_that_a_library_refuses_is_refused_in_words(folder, tmp_path, change, expected):
+    mended(dcdt("run", *on(folder, tmp_path), "model=dcdt", "logger=wandb", change), expected)
+
+
+def test_names_and_tags_are_cut_to_the_limits_of_wandb(tmp_path, monkeypatch):
+    from dcdt.training.loggers.wandb import start_run
+
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **options: given.update(options))
+    names, tags = dict.fromkeys(("name", "job_type"), "n" * 200), ["t" * 70, "t" * 80, "u"]
+    start_run(tmp_path, "offline", False, console=False, machine=False, group=None, tags=tags, **names)
+    assert given["tags"] == ["t" * 64, "u"] and given["group"] is None
+    assert given["name"] == given["job_type"] == "n" * 128
+    wandb.Settings(run_tags=given["tags"])  # as wandb checks them
+
+
+@pytest.mark.parametrize("message", ["base64 encoding is not currently supported", "unknown encoding_format"])
+def test_a_server_without_base64_is_asked_for_numbers(monkeypatch, message):
+    def misbehave(server, number, payload):
+        if payload["encoding_format"] != "float":
+            raise Trouble(400, message)
+
+    with Loopback(misbehave, width=16) as server:
+        found = embedder(server, monkeypatch).embed([f"text {n}" for n in range(40)])
+    assert found.shape == (40, 16) and [payload["encoding_format"] for payload in server.requests].count("base64") == 1
+
+
+def test_an_address_of_azure_keeps_its_version_behind_the_path(monkeypatch):
+    with Loopback(width=16) as server:
+        version = "?api-version=2024-02-01"
+        assert embedder(server, monkeypatch, base_url=f" {server.url}/{version}\n").embed(["a"]).shape == (1, 16)
+    assert server.paths == [f"/v1/embeddings{version}"] and server.headers[0]["api-key"] == KEY
+
+
+@pytest.mark.parametrize("url", ["", "  ", None])
+def test_an_empty_address_counts_as_unset(monkeypatch, url):
+    assert embedder(SimpleNamespace(url=url), monkeypatch, model="text-embedding-3-small").config.base_url is None
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:99999", "http://host:0", "ftp://host", "http://h/?key=a"])
+def test_what_is_no_address_is_refused(monkeypatch, url):
+    with pytest.raises(UserError, match=r"embedder\.base_url"):
+        embedder(SimpleNamespace(url=url), monkeypatch)
+
+
+@pytest.mark.parametrize("proxy", ["foo://localhost:1", f"socks4://me:{PASSWORD}@localhost:1"])
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
+    asking = embedder(SimpleNamespace(url="http://host.example/v1"), monkeypatch)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match="proxies of the environment") as error:
+        asking.embed(["a"])
+    assert PASSWORD not in str(error.value)
 
 
 # ---- paths and printed commands

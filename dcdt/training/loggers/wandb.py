@@ -34,6 +34,7 @@ from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
 INIT_SECONDS = 30  # to wait for W&B at the start of a run
+MAX_NAME_CHARS, MAX_TAG_CHARS = 128, 64  # that W&B takes
 
 
 class WandbRun(RunLogger):
@@ -276,6 +277,9 @@ def start_run(
     )
     settings.init_timeout = settings.login_timeout = INIT_SECONDS
     init_options, sys.argv[1:] = redact_values(init_options), redact_values(sys.argv[1:])  # wandb records both
+    for name in init_options.keys() & {"name", "group", "job_type"}:
+        init_options[name] = init_options[name] and init_options[name][:MAX_NAME_CHARS]
+    init_options["tags"] = list(dict.fromkeys(tag[:MAX_TAG_CHARS] for tag in init_options.get("tags", [])))
     try:
         run = wandb.init(
             dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **init_options
