@@ -1,8 +1,9 @@
 """Schemas of collections and splits."""
 
+from os.path import expanduser
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dcdt.config.registry import GROUPS, Entry
 from dcdt.config.validation import schema
@@ -13,8 +14,8 @@ class DataConfig:
     """Paths of the collection and of its vectors."""
 
     name: str
-    path: str
-    cache: str
+    path: Annotated[str, AfterValidator(expanduser)]
+    cache: Annotated[str, AfterValidator(expanduser)]
 
 
 @schema
