@@ -9,8 +9,9 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
+from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
-from dcdt.models.recommender import Recommender, score_vectors
+from dcdt.models.recommender import Recommender
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.precision import HALF_DTYPES
 
@@ -32,6 +33,7 @@ class ZeroShot(Recommender):
     def __init__(self, config: ZeroShotConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.register_buffer("whitening", torch.eye(tables.width) if config.whiten == "soft" else None)
+        self.pooling = make_pooling(config.passages, tables)
         self.needs_question = config.history == "none"
         self.histories = None if self.needs_question else Histories()
 
@@ -69,11 +71,11 @@ class ZeroShot(Recommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries against all N videos, (B, N)."""
-        videos, query_vectors = self.video_vectors(), self.encode_queries(queries.vectors)
+        query_vectors = self.encode_queries(queries.vectors)
         if self.histories is not None:
             watched = self.histories.last(queries.users, queries.times)
-            query_vectors = nn.functional.normalize(query_vectors + pool_history(videos, watched), dim=-1)
-        return score_vectors(query_vectors, videos)
+            query_vectors = nn.functional.normalize(query_vectors + pool_history(self.video_vectors(), watched), dim=-1)
+        return self.score_encoded(query_vectors)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the histories of all learners, if they are used."""

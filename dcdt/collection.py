@@ -10,10 +10,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
+from dcdt.data.captions import read_captions
 from dcdt.data.config import SplitConfig
 from dcdt.data.importer import (
     COLUMN_NAMES,
@@ -25,10 +28,10 @@ from dcdt.data.importer import (
 )
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
+from dcdt.data.transcripts import TRANSCRIPTS
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
@@ -44,9 +47,31 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
         UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
+    records = _read_records(options)
+    settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
+    if options.languages:
+        settings["languages"] = options.languages
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        draft = Path(temporary) / "collection"
+        _write(draft, records, settings)
+        try:
+            check_collection(draft)  # before it is renamed into place
+        except UserError as error:
+            raise UserError(str(error).replace(str(draft), str(folder))) from None
+        _rename_draft(draft, folder)
+    return records.warnings
+
+
+def _read_records(options: argparse.Namespace) -> ImportedRecords:
+    """Read the tables that the options name."""
     names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
     records = ImportedRecords()
-    add_videos(records, options.videos, names, options.keep)
+    add_videos(records, options.videos, names, options.keep, options.transcript)
+    if options.captions:
+        captions, note = read_captions(options.captions, records.videos.keys())
+        records.transcripts |= captions
+        records.warnings += [note] if note else []
     if options.queries:
         add_queries(records, options.queries, names)
     if options.judgments:
@@ -71,19 +96,7 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
             "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
             "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
         )
-    settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
-    if options.languages:
-        settings["languages"] = options.languages
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        draft = Path(temporary) / "collection"
-        _write(draft, records, settings)
-        try:
-            check_collection(draft)  # before it is renamed into place
-        except UserError as error:
-            raise UserError(str(error).replace(str(draft), str(folder))) from None
-        _rename_draft(draft, folder)
-    return records.warnings
+    return records
 
 
 def check_collection(folder: Path) -> CollectionSummary:
@@ -113,8 +126,9 @@ def copy_demo(folder: Path) -> None:
 
 def _write(folder: Path, records: ImportedRecords, settings: dict[str, object]) -> None:
     (folder / "qrels").mkdir(parents=True)
-    for name, entries in (("corpus", records.videos), ("queries", records.queries)):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+    files = {"corpus.jsonl": records.videos, "queries.jsonl": records.queries, TRANSCRIPTS: records.transcripts}
+    for name, entries in files.items() if records.transcripts else list(files.items())[:2]:
+        with (folder / name).open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in entries.values())
     with (folder / "qrels" / "all.tsv").open("w", encoding="utf-8") as lines:
         lines.write("query-id\tcorpus-id\tscore\n")
@@ -144,14 +158,14 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary.statistics:
-        table.add_row(name, value)
+        table.add_row(name, escape(printable(value)))
     console.print(table)
     console.print("\nvideos by words of their description")
     longest = max(n for _, n in summary.lengths)
     for label, n in summary.lengths:
         console.print(f"  {label:>12} {'█' * round(40 * n / longest)} {n:,}")
     for warning in [*warnings, *summary.warnings]:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(printable(warning))}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -168,6 +182,8 @@ def make_parser() -> argparse.ArgumentParser:
     make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
     for role, names in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
+    make.add_argument("--captions", type=Path, metavar="FOLDER", help="files ID.vtt, ID.en.srt, ID.json3, ...")
+    make.add_argument("--transcript", metavar="COLUMN", help="of the videos: what is said in them")
     make.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the videos to keep as metadata (all)")
     make.add_argument("--name", help="of the collection (the folder's)")
     make.add_argument("--positive-grade", type=float, default=1.0, metavar="G", help="least grade of a positive (1)")
@@ -181,9 +197,9 @@ def make_parser() -> argparse.ArgumentParser:
     return command
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    redact_output()
     options = make_parser().parse_args(arguments)
     with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from dcdt.cli import prepare_hydra
-from dcdt.config import Settings, config_folder, parse
+from dcdt.cli import command, prepare_hydra
+from dcdt.config import Settings, config_folder, parse, vector_fields
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.signals import Interrupted
 
 if TYPE_CHECKING:
     from dcdt.embeddings.cache import VectorCache
@@ -54,7 +55,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
         _print(f"{added:,} vectors imported; {skipped:,} rows left out, their texts have a vector already")
     else:
         collection.check_fields(settings.fields)
-        fields = [text for name in settings.fields for text in collection.field_texts(name)]
+        fields = [text for name in vector_fields(settings.model) for text in collection.vector_texts(name)]
         queries = collection.queries.texts if collection.has_questions else []
         result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
         if not result.embedded and not job.dry_run:
@@ -90,11 +91,12 @@ def job(config: DictConfig) -> None:
             raise
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; what was embedded is stored, and the same command continues from there", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
+    except Interrupted as error:
+        error.advice = "what was embedded is stored, and the same command continues from there."
+        raise
 
 
+@command
 def main() -> None:
     """The command."""
     prepare_hydra()

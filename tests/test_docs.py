@@ -114,6 +114,11 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.collection new my_videos --videos videos.csv --queries asked.csv --captions",
+        how="tests/test_collection_command.py reads captions and a column of transcripts",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from dcdt.utils.errors import UserError
+from dcdt.utils.redaction import redact
 
 MAX_WIDTH = 65_536  # numbers of a layer; a million would take gigabytes a layer
 MAX_WHOLE = 2**31 - 1  # of a whole number without a limit of its own
@@ -179,4 +180,4 @@ def _shown(value: Any, types: set[Any]) -> str:  # noqa: ANN401
     if isinstance(value, int | str) and not isinstance(value, bool) and float in types and not {int, str} & types:
         with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
-    return repr(value)[:80]
+    return redact(repr(value))[:80]

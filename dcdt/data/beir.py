@@ -20,7 +20,7 @@ from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import join_names, one_line, parse_number, pluralize
+from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
@@ -76,7 +76,7 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
         given_sides = {}
     collection = Collection(
         path=folder,
-        name=settings.get("name") or folder.resolve().name,
+        name=printable(settings.get("name") or folder.resolve().name),
         videos=videos,
         queries=queries,
         judgments=judgments,

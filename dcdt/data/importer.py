@@ -1,6 +1,7 @@
 """Turn exported tables into the records of a collection; every error names file and line."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -10,6 +11,7 @@ from typing import Any
 from dcdt.data.beir import parse_grade
 from dcdt.data.table_reader import Row, cell_id, cell_text, find_column, read_rows
 from dcdt.data.times import to_seconds
+from dcdt.data.transcripts import check_segments
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line, parse_number
 
@@ -39,6 +41,7 @@ class ImportedRecords:
         videos, queries: records of corpus.jsonl and queries.jsonl by id.
         grades: of (query id, video id).
         watches: user id, video id, seconds.
+        transcripts: records of transcripts.jsonl by the id of the video.
         warnings: what may be unintended, a sentence each.
     """
 
@@ -46,11 +49,16 @@ class ImportedRecords:
     queries: dict[str, Record] = field(default_factory=dict)
     grades: dict[tuple[str, str], float] = field(default_factory=dict)
     watches: list[tuple[str, str, float]] = field(default_factory=list)
+    transcripts: dict[str, Record] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
-def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[str] | None = None) -> None:
+def add_videos(
+    records: ImportedRecords, path: Path, names: Names, keep: list[str] | None = None, transcript: str | None = None
+) -> None:
     """Read the videos of a file: id, title, description, and the other columns (or those to keep) as metadata.
+
+    `transcript` names a column of transcripts: texts, or lists of segments with start, end and text.
 
     Raises:
         UserError: no column of ids, of titles or descriptions; an id is empty or occurs twice; a video has no text.
@@ -60,7 +68,8 @@ def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[st
     if of_id is None or (of_title is None and of_text is None):
         missing = [role for role, column in (("id", of_id), ("title", of_title), ("text", of_text)) if column is None]
         raise _missing_column(path, columns, missing)
-    others = [column for column in columns if column and column not in (of_id, of_title, of_text)]
+    of_transcript = find_column(columns, transcript, (), "--transcript")
+    others = [column for column in columns if column and column not in (of_id, of_title, of_text, of_transcript)]
     metadata_columns = others if keep is None else [find_column(columns, column, (), "--keep") for column in keep]
     first_location: dict[str, str] = {}
     for location, row in rows:
@@ -85,6 +94,10 @@ def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[st
         records.videos[name] = {"_id": name, "title": title, "text": text} | (
             {"metadata": metadata} if metadata else {}
         )
+        if of_transcript and (spoken := row.get(of_transcript)):
+            content = {"segments": spoken} if isinstance(spoken, list) else {"text": cell_text(spoken)}
+            check_segments(content, location, Counter())
+            records.transcripts[name] = {"_id": name, **content}
     if not records.videos:
         raise UserError(f"{path} holds no video.")
 

@@ -75,6 +75,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         ("sealed quarter", f"{sum(map(is_sealed, distinct_queries)):,} distinct queries"),
         ("splits of its own", ", ".join(collection.given_sides) if len(collection.given_sides) > 1 else "none"),
         *_interaction_statistics(interactions),
+        *_transcript_statistics(collection),
     ]
     n_short, n_unanswered = sum(0 < n < MIN_DESCRIPTION_WORDS for n in word_counts), len(queries) - judged
     n_few, kinds = judged if judged < MIN_JUDGED_QUERIES else 0, _weak_kinds(collection)
@@ -95,6 +96,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
     warnings = [
         *collection.left_out,
         *_compare_times(collection, interactions),
+        *([collection.transcripts.note] if collection.transcripts and collection.transcripts.note else []),
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
     return CollectionSummary(statistics, _length_histogram(word_counts), warnings)
@@ -120,6 +122,18 @@ def _interaction_statistics(interactions: Interactions | None) -> list[tuple[str
     return [
         ("interactions", f"{len(interactions):,} of {len(interactions.users):,} learners, {first} to {last}"),
         ("watches a learner", _format_percentiles(np.bincount(interactions.user).tolist())),
+    ]
+
+
+def _transcript_statistics(collection: Collection) -> list[tuple[str, str]]:
+    if collection.transcripts is None:
+        return [("transcripts", "none")]
+    transcripts, passages = collection.transcripts.segments, collection.passages
+    hours = sum(segments[-1].end or segments[-1].start or 0 for segments in transcripts if segments) / 3600
+    counts = f"{sum(map(bool, transcripts)):,} of {len(transcripts):,} videos, {hours:,.0f} hours"
+    return [
+        ("transcripts", f"{counts}, {len(passages.texts):,} passages"),
+        ("moments", f"{len(collection.moments):,}"),
     ]
 
 

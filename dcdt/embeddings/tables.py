@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.passages import Passages
+from dcdt.data.tables import BLOCK, PassageVectors, Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.config import EmbedderConfig
@@ -30,6 +32,7 @@ def load_tables(
     progress: bool = True,
     dtype: torch.dtype = torch.float32,
     mapped: bool = False,
+    keep_passages: bool = True,
 ) -> Tables:
     """Load the vectors of all queries and of every field of all videos; missing ones are embedded first.
 
@@ -41,12 +44,13 @@ def load_tables(
         progress: whether to show the progress of embedding.
         dtype: of the vectors; half precision halves the memory.
         mapped: keep the vectors in a memory-mapped file, for catalogues larger than the memory.
+        keep_passages: keep the vectors of the passages, and not only the mean of each video's.
 
     Raises:
         UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
-    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
+    field_texts = {name: collection.vector_texts(name) for name in dict.fromkeys([*fields, *frozen])}
     query_texts = collection.queries.texts if collection.has_questions else []
     texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
     remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
@@ -60,11 +64,17 @@ def load_tables(
     else:
         queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
     videos = allocate((len(fields), n, width), dtype, map_folder)
+    passages = None
     for layer, name in zip(videos, fields, strict=True):
-        _read_vectors(cache, [field_texts[name]], layer)
+        if name == TRANSCRIPT and collection.transcripts is not None:
+            table = allocate((len(field_texts[name]), width), dtype, map_folder) if keep_passages else None
+            passages = _read_passages(cache, collection.passages, layer, table)
+        else:
+            _read_vectors(cache, [field_texts[name]], layer)
     summed = allocate((n, width), dtype, map_folder)
     _read_vectors(cache, [field_texts[name] for name in frozen], summed)
-    return Tables(queries, videos, normalise_rows(summed) if dtype in HALF_DTYPES else summed, fields)
+    frozen_vectors = normalise_rows(summed) if dtype in HALF_DTYPES else summed
+    return Tables(queries, videos, frozen_vectors, fields, passages)
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:
@@ -102,3 +112,18 @@ def _read_vectors(cache: VectorCache, columns: Sequence[Sequence[str]], table: T
     for start in range(0, len(table), BLOCK):
         blocks = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
         table[start : start + BLOCK] = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+
+
+def _read_passages(
+    cache: VectorCache, passages: Passages, layer: Tensor, table: Tensor | None
+) -> PassageVectors | None:
+    """Fill a table (P, D) with the vectors of passages, and a layer (N, D) with the directions of their means."""
+    offsets = passages.offsets.tolist()
+    ragged = PassageVectors.of(layer if table is None else table, offsets)
+    for videos, rows in ragged.blocks(BLOCK):
+        vectors = torch.from_numpy(cache.vectors(passages.texts[rows]))  # (r, D)
+        sums = torch.zeros(videos.stop - videos.start, layer.shape[1])
+        layer[videos] = nn.functional.normalize(sums.index_add_(0, ragged.video[rows] - videos.start, vectors), dim=-1)
+        if table is not None:
+            table[rows] = vectors
+    return None if table is None else ragged

@@ -1,6 +1,7 @@
 """Read the folders of runs, finished or not; errors name the file."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
+from dcdt.utils.files import parse_json, read_json, read_limited
+from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
 
@@ -25,6 +27,9 @@ Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
 MAX_ERROR_CHARS = 200
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
+
+
+MOMENT_METRICS = {"within_30": 30, "within_60": 60, "within_120": 120}  # seconds
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Run:
         metrics, provenance, cost: as in the files of those names; empty unless finished.
         sides: per-query values by side, without validation.
         pairs: the pair protocol of the test side, or None.
+        moments: how far from the second asked about the best passage starts, and MOMENT_METRICS; or None.
         history: loss and validation per epoch.
         trials: configurations compared on validation.
     """
@@ -76,6 +82,7 @@ class Run:
     cost: dict[str, Any] = field(default_factory=dict)
     sides: dict[str, SideScores] = field(default_factory=dict)
     pairs: PairScores | None = None
+    moments: SideScores | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     trials: int = 1
 
@@ -132,7 +139,9 @@ def _run_paths(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     files = RunFiles(folder)
-    return files.status.is_file() or files.config.is_file()
+    if files.config.is_file():
+        return True
+    return files.status.is_file() and read_json(files.status).get("status") != "failed"  # its configuration was refused
 
 
 def _read(folder: Path) -> Run:
@@ -143,6 +152,7 @@ def _read(folder: Path) -> Run:
         "failed": FAILED,
         "not_applicable": NOT_APPLICABLE,
         "running": UNFINISHED,
+        "interrupted": UNFINISHED,
     }.get(str(recorded.get("status")))
     if status is None:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
@@ -158,6 +168,7 @@ def _read(folder: Path) -> Run:
         cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
         sides=_guarded(files.per_query, _per_query),
         pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
+        moments=_guarded(files.moments, _moments) if files.moments.is_file() else None,
         history=_guarded(files.history, _history) if files.history.is_file() else [],
         trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
     )
@@ -169,7 +180,7 @@ def first_line(error: str) -> str:
     >>> first_line("UserError: /home/me/data/khan has no queries.jsonl.\nAdd one.")
     'UserError: khan has no queries.jsonl.'
     """
-    line = _PATH.sub(r"\1", (error.splitlines() or [""])[0].strip())
+    line = _PATH.sub(r"\1", (redact(error).splitlines() or [""])[0].strip())
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 1]}…"
 
 
@@ -192,7 +203,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    value = parse_json(path.read_text(encoding="utf-8"))
+    value = parse_json(read_limited(path))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
@@ -238,6 +249,18 @@ def _pairs(path: Path) -> PairScores:
     return PairScores(queries, labels, scores, accepted)
 
 
+def _moments(path: Path) -> SideScores:
+    table = pq.read_table(path, columns=["query_id", "video_id", "seconds", "start", "unit"])
+    error = np.abs(table["start"].to_numpy() - table["seconds"].to_numpy()).astype(np.float64)  # (M,)
+    if not np.isfinite(error).all():
+        raise ValueError("a second is not finite")
+    pairs = zip(table["query_id"].to_pylist(), table["video_id"].to_pylist(), strict=True)
+    ids = [f"{query} {video}" for query, video in pairs]
+    values = {name: (error <= seconds).astype(np.float64) for name, seconds in MOMENT_METRICS.items()}
+    blank = [""] * len(ids)
+    return SideScores(ids, blank, blank, {"error": error, **values}, list(map(str, table["unit"].to_pylist())))
+
+
 def _history(path: Path) -> list[dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    lines = csv.DictReader(io.StringIO(read_limited(path), newline=""))
+    return [{name: float(value) for name, value in row.items() if value} for row in lines]

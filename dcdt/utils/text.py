@@ -1,8 +1,23 @@
 """Format numbers and names in messages."""
 
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 from math import nan
+
+from dcdt.utils.redaction import redact
+
+# Characters that steer a terminal, a line or the direction of what follows, and half surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Escape characters that a stranger's text could steer a terminal with; JSON stays JSON.
+
+    >>> printable("\x1b[2J title\u202e"), printable("标题　1")
+    ('\\x1b[2J title\\u202e', '标题　1')
+    """
+    return _UNPRINTABLE.sub(lambda match: f"\\{'x%02x' if match[0] < ' ' else 'u%04x'}" % ord(match[0]), text)
 
 
 def pluralize(n: int, singular: str, plural: str | None = None) -> str:
@@ -38,12 +53,12 @@ def parse_number(text: str) -> float:
 
 
 def one_line(text: object, max_chars: int = 80) -> str:
-    r"""Convert a value to text on one line of at most `max_chars` characters.
+    r"""Convert a value to text on one line of at most `max_chars` characters, printable and without secrets.
 
     >>> one_line("two\nlines"), one_line(ValueError("no number"), 4)
     ('two lines', 'no n')
     """
-    return " ".join(str(text).split())[:max_chars]
+    return printable(" ".join(redact(str(text)).split()))[:max_chars]
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_limited
 from dcdt.utils.text import one_line
 
 MAX_YAML_BYTES = 1 << 20  # typical configurations have a few thousand
@@ -25,10 +26,7 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
         UserError: it cannot be read, is no YAML of keys and values, or has aliases, which can exhaust memory.
     """
     try:
-        content = path.read_bytes()
-        if len(content) > MAX_YAML_BYTES:
-            raise UserError(f"{path} has {len(content):,} bytes; at most {MAX_YAML_BYTES:,} are read.")
-        text = content.decode("utf-8")
+        text = read_limited(path, MAX_YAML_BYTES)
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
         settings = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))  # also refuses keys that occur twice
