@@ -1,8 +1,10 @@
 """Small inputs that people really have, and the values that a reader would expect of them."""
 
+import contextlib
 import csv
 import json
 
+import numpy as np
 import pytest
 from commands import dcdt, mended, on
 from support import make_collection, write_folder
@@ -14,6 +16,9 @@ from dcdt.data.datamodule import side_tensors
 from dcdt.data.interactions import load_interactions
 from dcdt.data.pairs import unrelated_videos
 from dcdt.data.splits import make_split
+from dcdt.embeddings import fill as filling
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
 
@@ -213,3 +218,35 @@ def test_a_query_that_is_a_video_does_not_find_itself(tmp_path, own_video, n):
         for video in [own[row][1]]
     ]
     assert sum(removed) == sum((*own[row], 0.0) in excluded for row in test.queries.tolist())
+
+
+class Lengths(LocalRunner):
+    """One-hot vectors of a text's length; NaN for a text with `bad`, and one vector for all of `same`."""
+
+    def embed(self, texts, progress=None):
+        vectors = np.eye(64, dtype=np.float32)[[0 if "same" in text else len(text) for text in texts]]
+        vectors[["bad" in text for text in texts]] = np.nan
+        return vectors
+
+
+def filled(tmp_path, monkeypatch, texts):
+    cache = VectorCache(tmp_path, Space("test", "lengths", 64, "l2"))
+    monkeypatch.setattr(filling, "make_embedder", lambda config: Lengths())
+    with pytest.raises(UserError) if any("bad" in text for text in texts) else contextlib.nullcontext() as caught:
+        filling.fill(cache, texts, None, progress=False)
+    return cache, str(caught.value) if caught else ""
+
+
+def test_a_vector_that_is_not_finite_discards_itself_alone(tmp_path, monkeypatch):
+    texts = ["a" * n for n in range(1, 60)]
+    cache, said = filled(tmp_path, monkeypatch, [*texts, "a bad text"])
+    assert cache.missing([*texts, "a bad text"]) == ["a bad text"]
+    assert "no vector for 1 of 60 texts" in said and "zero, not finite or not of length 1: 'a bad text'" in said
+    cache, said = filled(tmp_path / "all", monkeypatch, ["bad", "bad too"])  # a model that gives nothing right
+    assert "2 of 2 vectors are zero" in said and not len(cache)
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(["same 1", "same 2"], True), (["a", "ab"], False), (["same"], False)])
+def test_one_vector_for_all_texts_is_warned_of(tmp_path, monkeypatch, caplog, texts, warned):
+    filled(tmp_path, monkeypatch, texts)
+    assert any("one vector for all their texts" in text for text in caplog.messages) == warned
