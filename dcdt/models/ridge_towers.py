@@ -138,9 +138,9 @@ class RidgeTowers(Recommender):
     def _best_passages(self, query: int, videos: list[int]) -> Tensor:
         """Return the vectors (n, D), on the CPU, of the passage of each video that is nearest to a query."""
         assert self.tables.passages is not None
-        vector = self.tables.queries[query] @ self.whitening  # (D,)
+        vector = self.tables.queries[query : query + 1] @ self.whitening  # (1, D)
         passages = [self.passage_vectors(self.tables.passages.rows_of(video)) for video in videos]  # (p, D) each
-        return torch.stack([rows[(rows @ vector).argmax()] for rows in passages]).cpu()
+        return torch.cat([rows[(vector @ rows.T).argmax(1)] for rows in passages]).cpu()
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries by towers fitted without each, right after `prepare` only; other queries as usual: (B, N)."""
