@@ -1,7 +1,14 @@
 """The `dcdt` command of an installed package: `dcdt run ...` is `python -m dcdt.run ...`, and so for the others."""
 
+import io
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
+from typing import Any
+
+from dcdt.utils.redaction import redact_output, refuse_arguments
+from dcdt.utils.signals import Interrupted, interruptible
 
 COMMANDS = {
     "run": "train and test one configuration, or a sweep with -m",
@@ -25,24 +32,41 @@ HELP = "\n".join(
 )
 
 
+def command(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorate the `main` of a command: redact its output, print on any terminal, end in one line at a signal."""
+
+    @wraps(main)
+    def run(*arguments: Any) -> None:  # noqa: ANN401 - of the command
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        redact_output()
+        try:
+            with interruptible():
+                main(*arguments)
+        except Interrupted as error:
+            advice = error.advice or "no file is half written; the same command starts again."
+            print(f"{error}; {advice}", file=sys.stderr)  # noqa: T201 - the command's own message
+            raise
+
+    return run
+
+
 def prepare_hydra() -> None:
-    """Prepare `run` and `embed`: redact output, check the command line, register resolvers.
+    """Prepare `run` and `embed`: check the command line, register resolvers.
 
     Raises:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.config.command_line import load_plugins
+    from dcdt.config.command_line import load_plugins, quote_texts
     from dcdt.config.renames import rename_overrides
     from dcdt.utils.errors import exit_on_user_error
-    from dcdt.utils.redaction import redact_output, refuse_arguments
 
-    redact_output()
     refuse_arguments(sys.argv[1:])
     with exit_on_user_error():
         load_plugins(sys.argv[1:])
+        sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))
         check_choices(sys.argv[1:])
-        sys.argv[1:] = rename_overrides(sys.argv[1:])
     register_resolvers()
 
 

@@ -10,20 +10,28 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.captions import read_captions
 from dcdt.data.config import SplitConfig
-from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
+from dcdt.data.importer import (
+    COLUMN_NAMES,
+    ImportedRecords,
+    add_interactions,
+    add_judgments,
+    add_queries,
+    add_videos,
+)
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.transcripts import TRANSCRIPTS
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
 --title-column "course name" --text-column blurb. Each further column of the videos is kept as metadata."""
@@ -39,31 +47,7 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
         UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
-    names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
-    records = ImportedRecords()
-    add_videos(records, options.videos, names, options.keep, options.transcript)
-    if options.captions:
-        captions, note = read_captions(options.captions, records.videos.keys())
-        records.transcripts |= captions
-        records.warnings += [note] if note else []
-    if options.queries:
-        add_queries(records, options.queries, names)
-    if options.interactions:
-        add_interactions(records, options.interactions, names)
-    if options.bootstrap_queries:
-        n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
-        sentence = pluralize(n_weak, "weak query was", "weak queries were")
-        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
-    if records.queries and not records.grades:
-        raise UserError(
-            f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
-            "Name the column of their ids: --video-column NAME; or add --bootstrap-queries titles."
-        )
-    if not records.queries:
-        raise UserError(
-            "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
-            "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
-        )
+    records = _read_records(options)
     settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
     if options.languages:
         settings["languages"] = options.languages
@@ -77,6 +61,42 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
         _rename_draft(draft, folder)
     return records.warnings
+
+
+def _read_records(options: argparse.Namespace) -> ImportedRecords:
+    """Read the tables that the options name."""
+    names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
+    records = ImportedRecords()
+    add_videos(records, options.videos, names, options.keep, options.transcript)
+    if options.captions:
+        captions, note = read_captions(options.captions, records.videos.keys())
+        records.transcripts |= captions
+        records.warnings += [note] if note else []
+    if options.queries:
+        add_queries(records, options.queries, names)
+    if options.judgments:
+        add_judgments(records, options.judgments, names)
+    unjudged = len(records.queries.keys() - {query for query, _ in records.grades})
+    if unjudged:
+        total = len(records.queries)
+        records.warnings.append(f"queries without a judgment: {unjudged} of {total}; they are left out.")
+    if options.interactions:
+        add_interactions(records, options.interactions, names)
+    if options.bootstrap_queries:
+        n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
+        sentence = pluralize(n_weak, "weak query was", "weak queries were")
+        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
+    if records.queries and not records.grades:
+        raise UserError(
+            f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
+            "Name the column of their ids: --video-column NAME; or a table of them: --judgments FILE."
+        )
+    if not records.queries:
+        raise UserError(
+            "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
+            "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
+        )
+    return records
 
 
 def check_collection(folder: Path) -> CollectionSummary:
@@ -138,14 +158,14 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary.statistics:
-        table.add_row(name, value)
+        table.add_row(name, escape(printable(value)))
     console.print(table)
     console.print("\nvideos by words of their description")
     longest = max(n for _, n in summary.lengths)
     for label, n in summary.lengths:
         console.print(f"  {label:>12} {'█' * round(40 * n / longest)} {n:,}")
     for warning in [*warnings, *summary.warnings]:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(printable(warning))}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -156,6 +176,9 @@ def make_parser() -> argparse.ArgumentParser:
     make.add_argument("folder", type=Path)
     make.add_argument("--videos", type=Path, required=True, metavar="FILE", help="id, title, description, ...")
     make.add_argument("--queries", type=Path, metavar="FILE", help="question, id of a video that answers it, grade")
+    make.add_argument(
+        "--judgments", type=Path, metavar="FILE", help="query id, video id, grade, where --queries has none"
+    )
     make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
     for role, names in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
@@ -174,9 +197,9 @@ def make_parser() -> argparse.ArgumentParser:
     return command
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    redact_output()
     options = make_parser().parse_args(arguments)
     with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []

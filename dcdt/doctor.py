@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dcdt.utils.redaction import redact_output
+from dcdt.cli import command
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -104,9 +104,9 @@ def _sizes(folder: Path) -> Iterator[int]:
             continue
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; exit code 2 where a run is not possible."""
-    redact_output()
     parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
     parser.parse_args(arguments)
     lines, problems = packages()

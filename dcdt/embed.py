@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from dcdt.cli import prepare_hydra
+from dcdt.cli import command, prepare_hydra
 from dcdt.config import Settings, config_folder, parse, vector_fields
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.signals import Interrupted
 
 if TYPE_CHECKING:
     from dcdt.embeddings.cache import VectorCache
@@ -90,11 +91,12 @@ def job(config: DictConfig) -> None:
             raise
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; what was embedded is stored, and the same command continues from there", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
+    except Interrupted as error:
+        error.advice = "what was embedded is stored, and the same command continues from there."
+        raise
 
 
+@command
 def main() -> None:
     """The command."""
     prepare_hydra()

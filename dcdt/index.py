@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 
 def _read_videos(served: ServedRecommender, args: argparse.Namespace) -> Documents:
@@ -101,20 +101,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     args = _parser().parse_args(arguments)
     with exit_on_user_error():
         if args.action == "build":
             from dcdt.serving.export import build
 
             build(args.run, _print_progress, args.catalogue)
-            print(_info(ServedRecommender(args.run)))  # noqa: T201
+            print(printable(_info(ServedRecommender(args.run))))  # noqa: T201
             return
         served = load(args.run, _print_progress)
         if args.action == "info":
-            print(_info(served))  # noqa: T201
+            print(printable(_info(served)))  # noqa: T201
         elif args.action == "export":
             from dcdt.serving.parquet import write_parquet
 

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dcdt.cli import command
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import escape_cell, write_text
-from dcdt.utils.redaction import redact_output
-from dcdt.utils.text import join_names, pluralize
+from dcdt.utils.text import join_names, pluralize, printable
 
 QUESTION_COLUMNS = ("question", "query", "text")
 CSV_COLUMNS = ("question", "rank", "score", "id", "title", "series", "link")
@@ -28,18 +28,23 @@ BATCH_SIZE = 64  # questions that are embedded together
 MAX_QUESTIONS = 100_000  # questions of a batch file
 
 
+def cell(text: str) -> str:
+    """Escape a stranger's text for a table of the terminal."""
+    return escape(printable(text))
+
+
 def answer_table(question: str, answer: list[Recommendation], explained: bool) -> Table:
     """An answer as a table."""
-    result = Table(title=escape(question), title_justify="left")
+    result = Table(title=cell(question), title_justify="left")
     for name in ("rank", "score"):
         result.add_column(name, justify="right")
     optional = [name for name in ("series", "link") if any(getattr(item, name) for item in answer)]
     for name in ("title", *optional, *(["why"] if explained else [])):
         result.add_column(name, overflow="fold")
     for item in answer:
-        cells = [str(item.rank), f"{item.score:.4f}", escape(item.title or item.text[:80])]
-        cells += [escape(getattr(item, name) or "") for name in optional]
-        result.add_row(*cells, *([escape(format_reasons(item.why))] if explained else []))
+        cells = [str(item.rank), f"{item.score:.4f}", cell(item.title or item.text[:80])]
+        cells += [cell(getattr(item, name) or "") for name in optional]
+        result.add_row(*cells, *([cell(format_reasons(item.why))] if explained else []))
     return result
 
 
@@ -63,7 +68,8 @@ def format_reasons(why: dict[str, Any] | None) -> str:
 
 def to_json(question: str, answer: list[Recommendation]) -> str:
     """An answer as one line of JSON."""
-    return json.dumps({"question": question, "answer": [item.as_dict() for item in answer]}, ensure_ascii=False)
+    content = {"question": question, "answer": [item.as_dict() for item in answer]}
+    return printable(json.dumps(content, ensure_ascii=False))
 
 
 def read_questions(path: Path, column: str | None = None) -> list[str]:
@@ -98,10 +104,8 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argpa
                 yield to_json(question, answer) + "\n"
                 continue
             for item in answer:
-                texts = (item.id, item.title, item.series or "", item.link or "")
-                yield _csv_line(
-                    (escape_cell(question), item.rank, f"{item.score:.6g}", *map(escape_cell, texts))
-                )  # of a stranger's catalogue: what a spreadsheet opens must not be a formula
+                texts = map(escape_cell, (item.title, item.series or "", item.link or ""))  # may be a stranger's
+                yield _csv_line((escape_cell(question), item.rank, f"{item.score:.6g}", item.id, *texts))
 
 
 def answer_one(served: ServedRecommender, question: str, args: argparse.Namespace, console: Console) -> None:
@@ -131,9 +135,9 @@ def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: C
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
     )

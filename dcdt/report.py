@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
@@ -12,8 +13,10 @@ from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
-from dcdt.utils.files import atomic_write, write_text
-from dcdt.utils.redaction import redact_output
+from dcdt.utils.files import atomic_write, refuse_outside_links, write_text
+from dcdt.utils.shell import shell_command
+from dcdt.utils.signals import Interrupted
+from dcdt.utils.text import printable
 
 FIGURES = ("loss", "scores", "differences", "learning")
 
@@ -37,6 +40,8 @@ def report(
     Raises:
         UserError: nothing has finished, a file is corrupt, runs that cannot be compared, or an unknown label.
     """
+    if out.parent in folders:
+        refuse_outside_links(out, out.parent)
     result = make_report(read_runs(folders), metric, against)
     pair = compared_models(result, compare)
     quality = [*result.tables, *([result.failures] if result.failures.rows else [])]
@@ -54,7 +59,7 @@ def report(
         "index.html": page(result, out, pair),
     }
     for name, text in texts.items():
-        write_text(out / name, text)
+        write_text(out / name, printable(text))
     figures = make_figures(result)
     for name in FIGURES:
         path = out / f"{name}.png"
@@ -79,7 +84,7 @@ def publish(
         UserError: as `report`; or W&B refuses.
     """
     result = report(folders, out, compare, metric, against)
-    print(render.summary(result))  # noqa: T201 - the command's own message
+    print(printable(render.summary(result)))  # noqa: T201 - the command's own message
     print(f"report: {out / 'index.html'}")  # noqa: T201
     if to_wandb:
         from dcdt.training.loggers.wandb_report import log_report
@@ -89,17 +94,16 @@ def publish(
 
 def report_sweep(folder: Path, to_wandb: bool) -> None:
     """Report a sweep that has just ended; an error is printed in one line, with the command that repeats it."""
+    repeat = shell_command("report", folder, *(["--wandb"] if to_wandb else []))
     try:
         publish([folder], folder / "report", to_wandb)
-    except (Exception, KeyboardInterrupt) as error:  # the sweep has not failed
-        reason = (
-            format_error(error)
-            if isinstance(error, Exception) and is_user_error(error)
-            else f"{type(error).__name__}: {error}"
-        )
-        command = f"python -m dcdt.report {folder}{' --wandb' if to_wandb else ''}"
+    except Interrupted as error:
+        error.advice = f"the report is not complete. Repeat: {repeat}"
+        raise
+    except Exception as error:  # the sweep has not failed
+        reason = format_error(error) if is_user_error(error) else f"{type(error).__name__}: {error}"
         reason = first_line(reason).rstrip(".: ")
-        print(f"the report is not complete: {reason}. Repeat: {command}", file=sys.stderr)  # noqa: T201
+        print(f"the report is not complete: {reason}. Repeat: {repeat}", file=sys.stderr)  # noqa: T201
 
 
 def compared_models(result: Report, labels: Sequence[str]) -> tuple[Variant, Variant] | None:
@@ -116,9 +120,9 @@ def compared_models(result: Report, labels: Sequence[str]) -> tuple[Variant, Var
     return (result.best, other) if other else None
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.report",
         description="Tables, tests and figures of finished runs.",

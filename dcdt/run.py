@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dcdt.cli import prepare_hydra
+from dcdt.cli import command, prepare_hydra
 from dcdt.config import config_folder, parse, relevant_overrides
 from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
@@ -26,6 +26,9 @@ from dcdt.training.rank import adopt_srun, global_rank
 from dcdt.training.resume import resumed_config, should_resume
 from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user_error
 from dcdt.utils.redaction import redact
+from dcdt.utils.shell import override, shell_command
+from dcdt.utils.signals import Interrupted, interruptible
+from dcdt.utils.text import printable
 
 log = logging.getLogger("dcdt")
 METRICS: dict[Path, float] = {}  # primary metric of each job of the sweep that this process has run, NaN without one
@@ -44,9 +47,10 @@ class Job:
         launcher: of Hydra.
         resume: the run to resume, or None.
         logger: that receives the run.
-        status: finished, failed or not_applicable.
+        status: finished, failed, interrupted or not_applicable.
         reason: why it failed.
         metric: the primary metric.
+        accepted: whether the configuration has been checked; one that is refused is not stored.
     """
 
     config: DictConfig
@@ -60,6 +64,7 @@ class Job:
     status: str = "failed"
     reason: str = "interrupted"
     metric: float = float("nan")
+    accepted: bool = False
 
     @classmethod
     def from_hydra(cls, config: DictConfig) -> "Job":
@@ -91,7 +96,7 @@ def run_job(config: DictConfig) -> float:
     job = Job.from_hydra(config)
     path = job.folder.path
     if not job.sweeping or path not in METRICS:  # else the same job again: its model does not read what differs
-        with record_end(job):
+        with interruptible(), record_end(job):  # in a worker of a launcher, too
             job.metric = train_and_test(job)
         METRICS[path] = job.metric
     return METRICS[path]
@@ -116,9 +121,10 @@ def train_and_test(job: Job) -> float:
         if done is not None:
             log.warning("done already: %s", run_folder.path.name)
             return done
+    settings = parse(job.config)
+    job.accepted = True
     if not global_rank():
         job.logger = choose_logger(job.config, run_folder, job.choices)
-    settings = parse(job.config)
     settings.callbacks.progress &= not job.sweeping  # a sweep has one line for all its jobs
     if job.launcher == "processes":
         claim_gpus(settings.trainer)
@@ -141,6 +147,14 @@ def record_end(job: Job) -> Iterator[None]:
     try:
         yield
         job.status = "finished"
+    except Interrupted as error:
+        job.status, job.reason = "interrupted", str(error)
+        job.folder.withdraw(error)
+        go_on = f"continue it: {shell_command('run', override('resume', job.folder.path))}"
+        error.advice = f"the run is kept; {go_on}" if job.folder.started else "nothing is written yet."
+        if job.sweeping:
+            error.advice = "finished jobs are kept, and the same command continues the sweep."
+        raise
     except Exception as error:
         if job.sweeping and isinstance(error, NotApplicable | MissingField):
             job.status, job.reason = "not_applicable", str(error).splitlines()[0]
@@ -153,16 +167,17 @@ def record_end(job: Job) -> Iterator[None]:
             job.folder.withdraw(error)
             print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise SystemExit(2) from None
-        job.folder.fail(job.config, error)
+        job.folder.fail(job.config if job.accepted else None, error)
         if not job.sweeping:
             raise
         details = job.reason if is_user_mistake else traceback.format_exc()
-        log.error("failed: %s: %s", job.folder.path.name, redact(details))
+        log.error("failed: %s: %s", job.folder.path.name, printable(redact(details)))
     finally:
         job.logger.close(job.status, job.reason)
         job.folder.unlock()
 
 
+@command
 def main() -> None:
     """The command."""
     prepare_hydra()

@@ -4,14 +4,18 @@ import argparse
 import errno
 import json
 import logging
+import re
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcdt.cli import command
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.redaction import redact_output
+from dcdt.utils.text import printable
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class JsonLines(logging.Formatter):
@@ -27,7 +31,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return printable(json.dumps(line, ensure_ascii=False))
 
 
 def _log_to_stderr() -> None:
@@ -39,9 +43,9 @@ def _log_to_stderr() -> None:
         logger.setLevel(level)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    redact_output()
     parser = argparse.ArgumentParser(
         prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
     )
@@ -55,7 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--engine", choices=("memory", "lance"), default="memory", help="lance: search the table, hold no vectors"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the embedder, for one question (default: 1)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which browsers may reach the service, such as *.example.org (default: this machine's own; any "
+        "with another --host)",
+    )
     args = parser.parse_args(arguments)
+    hosts = [*args.allow_host, *([*LOOPBACK, args.host] if args.host.startswith(("127.", *LOOPBACK)) else [])] or ["*"]
+    if not all(re.fullmatch(r"(\*\.)?[^*]+|\*", name) for name in hosts):
+        parser.error("--allow-host takes a name, *.NAME for all below it, or *")
     if not 0 <= args.port <= 65535:
         parser.error(f"--port is {args.port}; give 0 to 65535")
     _log_to_stderr()
@@ -73,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recommenders = [ReloadingRecommender(run, args.threads, args.engine) for run in runs]
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(recommenders, args.abstain, args.log_questions),
+                make_app(recommenders, args.abstain, args.log_questions, hosts=hosts),
                 host=args.host,
                 port=args.port,
                 log_config=None,

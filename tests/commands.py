@@ -63,7 +63,7 @@ def dcdt(command, *arguments, stdin="", cwd=None, **environment):
     """
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     with same_process_afterwards(), logging_of_a_new_process(streams[1]):
-        sys.argv = [f"dcdt {command}", *map(str, arguments)]
+        sys.argv = [f"dcdt/{command}.py", *map(str, arguments)]  # as of python -m
         sys.stdin, (sys.stdout, sys.stderr) = io.StringIO(stdin), streams
         replace_environment(clean_environment(**environment))
         os.chdir(cwd or os.curdir)

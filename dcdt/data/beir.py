@@ -17,9 +17,10 @@ import numpy as np
 
 from dcdt.data.next_video import next_video_queries
 from dcdt.data.table_reader import read_json_lines, read_lines
+from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.types import Collection, Documents, Judgments, Rows
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import join_names, one_line, pluralize
+from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
@@ -66,14 +67,14 @@ def load_collection(path: str | Path) -> Collection:
         given_sides = {}
     collection = Collection(
         path=folder,
-        name=str(settings.get("name", folder.resolve().name)),
+        name=printable(settings.get("name") or folder.resolve().name),
         videos=videos,
         queries=queries,
         judgments=judgments,
         given_sides=given_sides,
-        positive_grade=float(settings.get("positive_grade", 1)),
-        languages=[str(language) for language in settings.get("languages", [])],
-        simulated=[str(source) for source in settings.get("simulated", [])],
+        positive_grade=parse_number(settings.get("positive_grade", "1")),
+        languages=settings.get("languages", []),
+        simulated=settings.get("simulated", []),
         has_questions=has_questions,
         excluded=excluded,
         left_out=tuple(left_out),
@@ -89,15 +90,18 @@ def load_collection(path: str | Path) -> Collection:
 def _read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    settings = read_yaml(path)
+    settings = read_yaml(path, as_text=True)
     unknown = sorted(settings.keys() - set(SETTING_KEYS))
     if unknown:
         raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTING_KEYS)}.")
-    grade = settings.get("positive_grade", 1)
-    if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
-        raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
+    grade = settings.get("positive_grade", "1")
+    if not isinstance(grade, str) or not 0 < parse_number(grade) < np.inf:
+        raise UserError(f"{path}: positive_grade is {one_line(grade)}; it must be a number above 0.")
+    if not isinstance(settings.get("name", ""), str):
+        raise UserError(f"{path}: name must be a text.")
     for key in ("languages", "simulated"):
-        if not isinstance(settings.get(key, []), list):
+        values = settings.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise UserError(f"{path}: {key} must be a list, such as [en].")
     return settings
 
@@ -108,7 +112,8 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for number, record in read_json_lines(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
-            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
+            hint = "\nTables with other columns: python -m dcdt.collection new FOLDER" if identifier is None else ""
+            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.{hint}")
         name = _check_encodable(str(identifier).strip(), f"{path}:{number}")
         if any(unicodedata.category(char) == "Cc" for char in name):
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
@@ -180,7 +185,7 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
 
 
 def _read_queries(path: Path) -> Documents:
-    documents = Documents([], [], [], [])
+    documents, times = Documents([], [], [], []), list[float]()
     for number, name, record in _records(path):
         location = f"{path}:{number}"
         text = _read_text(record, "text", location)
@@ -191,9 +196,15 @@ def _read_queries(path: Path) -> Documents:
         documents.ids.append(name)
         documents.titles.append("")
         documents.texts.append(text)
-        documents.metadata.append(_read_metadata(record, location))
+        metadata = _read_metadata(record, location)
+        time = metadata.get("timestamp")
+        if isinstance(time, int | float) and not isinstance(time, bool):
+            times.append(to_seconds(time, location))
+            metadata = {**metadata, "timestamp": times[-1]}
+        documents.metadata.append(metadata)
     if not documents.ids:
         raise UserError(f"{path} holds no query.")
+    refuse_dates(times, path)
     return documents
 
 
@@ -217,7 +228,7 @@ def _read_qrels(
             if (
                 number == 1
                 and len(columns) == 3
-                and not _is_number(columns[2])
+                and not np.isfinite(parse_number(columns[2]))
                 and columns[0].strip() not in queries.row_of
             ):
                 continue  # BEIR's header
@@ -263,16 +274,10 @@ def parse_grade(text: str, name: str, location: str) -> float:
     Raises:
         UserError: it is not a finite number, or above MAX_GRADE.
     """
-    if not _is_number(text):
+    number = parse_number(text)
+    if not np.isfinite(number):
         problem = f"{location}: the {name} '{one_line(text)}' is not a finite number"
         raise UserError(f"{problem}; 0 is not relevant, higher is better.")
-    if abs(float(text)) > MAX_GRADE:
+    if abs(number) > MAX_GRADE:
         raise UserError(f"{location}: the {name} '{one_line(text)}' is out of range; at most {MAX_GRADE:,} is read.")
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+    return number

@@ -163,7 +163,12 @@ def csv_long(tables: Sequence[Table]) -> str:
             for key, cell in row.cells.items():
                 if isinstance(cell, Number):
                     lines.append(
-                        [table.name, escape_cell(row.name), key, *_values(cell, ("value", "low", "high", "spread"))]
+                        [
+                            table.name,
+                            escape_cell(row.name),
+                            escape_cell(key),
+                            *_values(cell, ("value", "low", "high", "spread")),
+                        ]
                     )
     return _csv(lines)
 
@@ -183,7 +188,7 @@ def _number_fields(table: Table, key: str) -> tuple[str, ...]:
 
 
 def _headings(key: str, names: tuple[str, ...]) -> list[str]:
-    return [key if name == "value" else f"{key}_{name}" for name in names] or [key]
+    return [escape_cell(key if name == "value" else f"{key}_{name}") for name in names] or [escape_cell(key)]
 
 
 def _values(cell: Cell, names: tuple[str, ...]) -> list[str]:

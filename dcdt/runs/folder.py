@@ -18,6 +18,7 @@ from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json, write_text
 from dcdt.utils.lock import lock_path
+from dcdt.utils.signals import Interrupted
 from dcdt.utils.yaml import read_yaml, refuse_interpolations
 
 log = logging.getLogger("dcdt")
@@ -35,7 +36,7 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.status = folder / "status.json"  # running, finished, failed or not_applicable, with the error
+        self.status = folder / "status.json"  # running, finished, failed, interrupted or not_applicable, with the error
         self.config = folder / "config.yaml"  # the resolved configuration
         self.provenance = folder / "provenance.json"  # code, packages, data, split and command
         self.metrics = folder / "metrics.json"  # name to value
@@ -197,10 +198,11 @@ class RunFolder:
         self._write_status({"status": "finished", "finished": _now()})
         self.delete_states()
 
-    def fail(self, config: DictConfig, error: BaseException) -> None:
-        """Write why the run failed, as far as that can be written; its message only, no traceback."""
+    def fail(self, config: DictConfig | None, error: BaseException) -> None:
+        """Write why the run failed, as far as that can be written, and its configuration unless that was refused."""
         with contextlib.suppress(OSError):
-            self._write_config(config)
+            if config is not None:
+                self._write_config(config)
             self._write_failure(error)
 
     def mark_not_applicable(self, config: DictConfig, reason: str) -> None:
@@ -209,7 +211,7 @@ class RunFolder:
         self._write_status({"status": "not_applicable", "error": reason, "finished": _now()})
 
     def withdraw(self, error: BaseException) -> None:
-        """Delete what a run that never began has written; of one that did, write why it failed, where possible."""
+        """Delete what a run that never began has written; of one that did, write why it ended, where possible."""
         with contextlib.suppress(OSError):
             if self.started:
                 self._write_failure(error)
@@ -232,7 +234,10 @@ class RunFolder:
         write_json(self.files.status, {**lasting, **values})
 
     def _write_failure(self, error: BaseException) -> None:
-        self._write_status({"status": "failed", "error": f"{type(error).__name__}: {error}", "finished": _now()})
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+        if isinstance(error, Interrupted):
+            status, reason = "interrupted", str(error)
+        self._write_status({"status": status, "error": reason, "finished": _now()})
 
     # States of a training in progress, from which it can be resumed.
 

@@ -1,6 +1,7 @@
 """Read the folders of runs, finished or not; errors name the file."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
+from dcdt.utils.files import parse_json, read_json, read_limited
+from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
 
@@ -137,7 +139,9 @@ def _run_paths(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     files = RunFiles(folder)
-    return files.status.is_file() or files.config.is_file()
+    if files.config.is_file():
+        return True
+    return files.status.is_file() and read_json(files.status).get("status") != "failed"  # its configuration was refused
 
 
 def _read(folder: Path) -> Run:
@@ -148,6 +152,7 @@ def _read(folder: Path) -> Run:
         "failed": FAILED,
         "not_applicable": NOT_APPLICABLE,
         "running": UNFINISHED,
+        "interrupted": UNFINISHED,
     }.get(str(recorded.get("status")))
     if status is None:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
@@ -175,7 +180,7 @@ def first_line(error: str) -> str:
     >>> first_line("UserError: /home/me/data/khan has no queries.jsonl.\nAdd one.")
     'UserError: khan has no queries.jsonl.'
     """
-    line = _PATH.sub(r"\1", (error.splitlines() or [""])[0].strip())
+    line = _PATH.sub(r"\1", (redact(error).splitlines() or [""])[0].strip())
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 1]}…"
 
 
@@ -198,7 +203,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    value = parse_json(path.read_text(encoding="utf-8"))
+    value = parse_json(read_limited(path))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
@@ -257,5 +262,5 @@ def _moments(path: Path) -> SideScores:
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    lines = csv.DictReader(io.StringIO(read_limited(path), newline=""))
+    return [{name: float(value) for name, value in row.items() if value} for row in lines]

@@ -24,6 +24,7 @@ from dcdt.runs.folder import run_folders
 from dcdt.runs.sweep_progress import SweepProgress
 from dcdt.utils.errors import exit_on_user_error
 from dcdt.utils.files import read_json, write_json
+from dcdt.utils.text import printable
 
 register_resolvers()  # a worker of a launcher unpickles the callback below before it reads the configuration
 
@@ -112,7 +113,7 @@ def summarise(config: DictConfig) -> None:
     counts = Counter(statuses.values())
     log.warning("sweep: %s", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     for name in failed:
-        log.warning("  %s: %s", name, recorded[name].get("error", "did not finish"))
+        log.warning("  %s: %s", name, printable(str(recorded[name].get("error", "did not finish"))))
     report = bool(OmegaConf.select(config, "sweep.report", default=True))
     if not finished:
         log.warning("no report: no job has finished")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import MAX_USER_CHARS
@@ -66,7 +67,11 @@ class Health(BaseModel):
 
 
 def make_app(
-    recommenders: list[ReloadingRecommender], abstain: bool = False, log_questions: bool = False, workers: int = 2
+    recommenders: list[ReloadingRecommender],
+    abstain: bool = False,
+    log_questions: bool = False,
+    workers: int = 2,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """The service over one run, or over two side by side.
 
@@ -75,6 +80,7 @@ def make_app(
         abstain: whether "nothing here fits" is answered below the threshold.
         log_questions: whether questions are logged.
         workers: threads that answer.
+        hosts: names in a request's `Host` that are answered, so that no page of another site reaches a local service.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="answer")
     pending = asyncio.Semaphore(MAX_PENDING)
@@ -96,6 +102,7 @@ def make_app(
         redoc_url=None,
     )
 
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(RequestLog, max_question_chars=MAX_QUESTION_CHARS if log_questions else 0)
     _add_pages(app, recommenders)
 

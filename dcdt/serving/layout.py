@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import read_json, write_json
+from dcdt.utils.files import read_json, refuse_outside_links, write_json
 
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
@@ -88,11 +88,12 @@ def exclusive_lock(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of a run's catalogue, which dies with its process.
 
     Raises:
-        UserError: another process holds it for too long, or the folder cannot be written.
+        UserError: another process holds it for too long, or the folder cannot be written or leads out of the run.
     """
     folder = run / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_outside_links(folder, run)
         handle = (folder / LOCK).open("w")
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error

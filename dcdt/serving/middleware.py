@@ -41,7 +41,10 @@ class RequestLog:
                 raise
 
         try:
-            await self.app(scope, receive, send_logged)
+            method = (
+                "GET" if scope["method"] == "HEAD" else scope["method"]
+            )  # the server sends its answer without a body
+            await self.app({**scope, "method": method}, receive, send_logged)
         except Exception:
             if is_lost:
                 log.info("a connection was lost", extra={"fields": {"path": scope["path"]}})

@@ -13,6 +13,7 @@ from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.training.rank import global_rank
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import refuse_outside_links
 
 log = logging.getLogger("dcdt")
 
@@ -60,6 +61,7 @@ def should_resume(folder: RunFolder, config: DictConfig, settings: Settings, nam
     if global_rank():  # the first process decides; the folder of this one holds copies
         return named
     if named:
+        refuse_outside_links(folder.path, folder.path)
         refuse_foreign_base_url(settings.embedder)
         if folder.fingerprint is None:
             raise UserError(f"{folder.files.status} is corrupt: it does not say which run this is. Start a new run.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dcdt.config import Settings
@@ -14,7 +15,7 @@ from dcdt.data.types import Collection
 from dcdt.evaluation.statistics import mean_interval
 from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import pluralize, printable
 
 
 def print_summary(
@@ -46,7 +47,7 @@ def print_summary(
             f"{best} ({settings.primary_metric} {trained.value:.3f})."
         )
     for note in [*_notes(data.collection, data.split, settings), *notes]:
-        console.print(note)
+        console.print(escape(printable(note)))
     console.print(f"run folder: {folder}", soft_wrap=True)
     console.print(f'ask it: python -m dcdt.recommend {folder} "a question"', soft_wrap=True, markup=False)
 
@@ -56,7 +57,7 @@ def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideRes
     units = [data.units[row] for row in ours.queries.tolist()]
     n, n_videos = len(ours.queries), data.sides[side].n_candidates
     counts = f"{pluralize(n, 'query', 'queries')}, {pluralize(n_videos, 'video')} ranked"
-    table = Table(title=f"{data.collection.name}, {side}: {counts}", title_justify="left")
+    table = Table(title=f"{escape(data.collection.name)}, {side}: {counts}", title_justify="left")
     table.add_column("metric")
     for column in (settings.option, "zero_shot", "difference, 95 % interval"):
         table.add_column(column, justify="right")

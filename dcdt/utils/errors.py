@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dcdt.utils.text import format_number
+from dcdt.utils.redaction import redact
+from dcdt.utils.text import format_number, printable
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
@@ -18,12 +19,12 @@ MAX_LINE_CHARS = 1000
 class UserError(Exception):
     """A mistake of the user: one or two lines that name the value, the limit and the remedy.
 
-    The commands print it without a traceback and exit with code 2. Control characters of quoted text are escaped, and
-    lines are cut to MAX_LINE_CHARS.
+    The commands print it without a traceback and exit with code 2. Secrets are redacted, control characters of quoted
+    text are escaped, and lines are cut to MAX_LINE_CHARS.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(_printable(line) for line in message.split("\n")))
+        super().__init__("\n".join(map(_cut, printable(redact(message)).split("\n"))))
 
 
 class MissingField(UserError):
@@ -52,7 +53,7 @@ def format_error(error: Exception) -> str:
     """
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    prefix = f"{error.filename}: " if error.filename else ""
+    prefix = f"{printable(str(error.filename))}: " if error.filename else ""
     if error.errno in _NO_SPACE:
         remedy = "\nFree some space, then give the same command again; existing files are unchanged."
     elif error.errno in _NO_PERMISSION:
@@ -83,13 +84,5 @@ def exit_on_user_error() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def _printable(line: str) -> str:
-    r"""Escape the unprintable characters of a line.
-
-    >>> _printable("the id 'a\x1b[2J' is odd")
-    "the id 'a\\x1b[2J' is odd"
-    """
-    text = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line[:MAX_LINE_CHARS]
-    )
-    return text if len(line) <= MAX_LINE_CHARS else f"{text}\u2026"
+def _cut(line: str) -> str:
+    return line if len(line) <= MAX_LINE_CHARS else f"{line[:MAX_LINE_CHARS]}\u2026"

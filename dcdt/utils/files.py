@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcdt.utils.errors import UserError
 from dcdt.utils.redaction import redact
+from dcdt.utils.text import printable
 
+MAX_JSON_BYTES = 1 << 26  # the largest are tokenizers, of some 20 MB
 FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # with the full-width forms of East Asia
 
 
@@ -59,14 +62,44 @@ def escape_cell(text: str) -> str:
     >>> escape_cell("=HYPERLINK(1)"), escape_cell("\t@SUM(A1)"), escape_cell("dcdt")
     ("'=HYPERLINK(1)", "'@SUM(A1)", 'dcdt')
     """
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return f"'{line}" if line.startswith(FORMULA_STARTS) else line
 
 
+def read_limited(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """Read a text file, which may be a link of a stranger's to something endless.
+
+    Raises:
+        UserError: it has more bytes.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UserError(f"{path} has more than {max_bytes:,} bytes, at which reading stops.")
+    return content.decode("utf-8")
+
+
+def refuse_outside_links(folder: Path, root: Path) -> None:
+    """Refuse to write into a folder of `root` that is, or holds, a link which leads out of `root`.
+
+    Raises:
+        UserError: names the link.
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            raise UserError(
+                f"{path} is a link that leads out of {root}, and nothing is written there. Remove the link."
+            )
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON object in `path`; {} if there is none."""
+    """Read the JSON object in `path`; {} if there is none.
+
+    Raises:
+        UserError: the file is too large.
+    """
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(read_limited(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

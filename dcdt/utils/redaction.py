@@ -1,4 +1,4 @@
-"""Redact the keys and tokens of the environment from logs, files and the terminal."""
+"""Redact the keys and tokens of the environment, and passwords in addresses, from logs, files and the terminal."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from typing import Any, TextIO
 SECRET_NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
 MIN_SECRET_CHARS = 8  # shorter values occur in too many other words
 MASK = "***"
+_PASSWORD = re.compile(r"(://[^\s/@:\"'<>,]*:)[^\s/\"'<>,]+@")  # of an address
 
 
 def secret_values() -> list[str]:
@@ -19,16 +20,18 @@ def secret_values() -> list[str]:
 
 
 def redact(text: str) -> str:
-    """Replace every secret of the environment in a text.
+    """Replace every secret of the environment, and the passwords of addresses, in a text.
 
     >>> os.environ["DOCTEST_API_KEY"] = "sk-of-the-doctest"
     >>> redact("Authorization: Bearer sk-of-the-doctest")
     'Authorization: Bearer ***'
     >>> del os.environ["DOCTEST_API_KEY"]
+    >>> redact("http://me:hunter2@host:8000/v1")
+    'http://me:***@host:8000/v1'
     """
     for value in secret_values():
         text = text.replace(value, MASK)
-    return text
+    return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
 def redact_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can hold
@@ -72,17 +75,17 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
     """
     if any(redact(text) != text for text in arguments):
         print(  # noqa: T201 - the command's own message
-            "error: the command line holds a key. Leave it out: keys are read from the environment only.",
+            "error: the command line holds a key or a password. Leave it out: keys are read from the environment only.",
             file=sys.stderr,
         )
         raise SystemExit(2)
 
 
 def redact_output() -> None:
-    """Redact what this process prints, with tracebacks and logs; nothing changes if no secret is set."""
+    """Redact what this process prints, with tracebacks and logs."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if secret_values() and stream is not None and not isinstance(stream, RedactedStream):
+        if stream is not None and not isinstance(stream, RedactedStream):
             setattr(sys, name, RedactedStream(stream))
 
 

@@ -1,7 +1,23 @@
 """Format numbers and names in messages."""
 
+import re
 from collections.abc import Iterable
 from decimal import Decimal
+from math import nan
+
+from dcdt.utils.redaction import redact
+
+# Characters that steer a terminal, a line or the direction of what follows, and half surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Escape characters that a stranger's text could steer a terminal with; JSON stays JSON.
+
+    >>> printable("\x1b[2J title\u202e"), printable("标题　1")
+    ('\\x1b[2J title\\u202e', '标题　1')
+    """
+    return _UNPRINTABLE.sub(lambda match: f"\\{'x%02x' if match[0] < ' ' else 'u%04x'}" % ord(match[0]), text)
 
 
 def pluralize(n: int, singular: str, plural: str | None = None) -> str:
@@ -24,13 +40,25 @@ def format_number(value: float) -> str:
     return str(Decimal(repr(float(value))).normalize()).lower().replace("e+", "e").replace("infinity", "inf")
 
 
+def parse_number(text: str) -> float:
+    """Parse a number as tables and commands write it; NaN if the text is none.
+
+    >>> parse_number("1e3"), parse_number("2024_01"), parse_number("")
+    (1000.0, nan, nan)
+    """
+    try:
+        return nan if "_" in text else float(text)  # Python's underscores between digits are for names
+    except ValueError:
+        return nan
+
+
 def one_line(text: object, max_chars: int = 80) -> str:
-    r"""Convert a value to text on one line of at most `max_chars` characters.
+    r"""Convert a value to text on one line of at most `max_chars` characters, printable and without secrets.
 
     >>> one_line("two\nlines"), one_line(ValueError("no number"), 4)
     ('two lines', 'no n')
     """
-    return " ".join(str(text).split())[:max_chars]
+    return printable(" ".join(redact(str(text)).split()))[:max_chars]
 
 
 def join_names(names: Iterable[str]) -> str:

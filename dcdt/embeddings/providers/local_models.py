@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
+from dcdt.utils.files import parse_json, read_limited
 
 
 class Package(NamedTuple):
@@ -136,14 +136,14 @@ def file_hash(*paths: Path) -> str:
 def _hidden_size(folder: Path) -> int:
     path = folder / "config.json"
     try:
-        return int(parse_json(path.read_text(encoding="utf-8"))["hidden_size"])
+        return int(parse_json(read_limited(path))["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not say the model's hidden_size ({error}).") from error
 
 
 def _json(path: Path, default: Any) -> Any:  # noqa: ANN401 - whatever the file says
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path))
     except FileNotFoundError:
         return default
     except (OSError, ValueError) as error:

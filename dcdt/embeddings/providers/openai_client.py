@@ -164,8 +164,7 @@ class Connection:
 
     def _message_of(self, error: Any) -> str:  # noqa: ANN401
         body = error.body if isinstance(error.body, dict) else {}
-        text = _first_line(body.get("message") or error.message)
-        return text.replace(self.key, "***") if self.key else text
+        return _first_line(body.get("message") or error.message)
 
     @property
     def _server(self) -> str:

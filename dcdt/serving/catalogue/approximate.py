@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcdt.serving.arrow import Matrix
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import atomic_write, parse_json, write_json
+from dcdt.utils.files import atomic_write, parse_json, read_limited, write_json
 
 EXACT_CELLS = 16_000_000  # numbers up to which a catalogue is searched exactly: 64 MB of fp32, a few milliseconds
 NARROW = 256  # width of the vectors that are searched first
@@ -206,7 +206,7 @@ class ApproximateIndex:
         import faiss
 
         try:
-            info = IndexInfo(**parse_json(path.with_suffix(".json").read_text(encoding="utf-8")))
+            info = IndexInfo(**parse_json(read_limited(path.with_suffix(".json"))))
             index = faiss.read_index(str(path))
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
                 learned = {name: arrays[name] for name in ("mean", "moment", "project")}

@@ -12,7 +12,7 @@ from dcdt.utils.redaction import unredacted
 
 
 def choose_logger(config: DictConfig, folder: RunFolder, overrides: Sequence[str] | None) -> RunLogger:
-    """The logger of a job, whose configuration need not be checked yet: its mistakes are logged as well.
+    """The logger of a job.
 
     Args:
         config: as composed.

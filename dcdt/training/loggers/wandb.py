@@ -1,6 +1,7 @@
 """Weights & Biases: one run a job, closed on every path, mirrored from what the run's folder holds."""
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from dcdt.training.loggers.wandb_summary import summary_of, val_mrr_chart, varia
 from dcdt.training.outcome import Outcome
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
-from dcdt.utils.redaction import redact, redact_values
+from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
 INIT_SECONDS = 30  # to wait for W&B at the start of a run
@@ -88,7 +89,7 @@ class WandbRun(RunLogger):
             job_type=self.option,
             tags=[tag for tag in (config.get("experiment_name"), Path(config.data.path).name) if tag],
             config={
-                **redact_values(OmegaConf.to_container(config, resolve=True)),
+                **cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
                 "variant": variant_of(config, own),
                 "fold": OmegaConf.select(config, "split.index"),
                 "folder": str(path.resolve()),
@@ -149,7 +150,7 @@ class WandbRun(RunLogger):
 
     def close(self, status: str, reason: str = "") -> None:
         """Close the run with the exit code of its status; a job of a sweep that never opened one gets one now."""
-        if not self.start_attempted and self.overrides is not None:
+        if not self.start_attempted and self.overrides is not None and status != "interrupted":
             try:
                 self.start([], resuming=False)
             except UserError:  # a mistake in the logger cannot be logged
@@ -157,7 +158,7 @@ class WandbRun(RunLogger):
         if self.run is not None:
             self.run.summary["status"] = status
             if status in ("failed", "not_applicable"):
-                self.run.summary["error"] = redact(first_line(reason))
+                self.run.summary["error"] = first_line(reason)
             self.run.finish(exit_code=0 if status in ("finished", "not_applicable") else 1)
             self.run = None
 
@@ -273,6 +274,7 @@ def start_run(
         silent=True, console="wrap" if console else "off", x_save_requirements=False, x_disable_stats=not machine
     )
     settings.init_timeout = settings.login_timeout = INIT_SECONDS
+    init_options, sys.argv[1:] = redact_values(init_options), redact_values(sys.argv[1:])  # wandb records both
     try:
         run = wandb.init(
             dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **init_options

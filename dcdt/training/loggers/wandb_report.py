@@ -17,7 +17,6 @@ from dcdt.runs.reader import Run
 from dcdt.training.loggers.wandb import start_run
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
 from dcdt.utils.files import read_json
-from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
 RUN_KEYS = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
@@ -51,7 +50,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
         name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
-        run_options = {"name": variant.label, "job_type": "variant", "config": redact_values(config)}
+        run_options = {"name": variant.label, "job_type": "variant", "config": config}
         mode = _send(folder, mode, {}, values[variant.label], **run_options, **common)
     mode = _send(  # last, so that the newest run is the report
         folder,
