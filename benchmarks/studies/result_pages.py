@@ -10,8 +10,10 @@ A page says what stands where in comments that stay; everything up to the next `
     <!-- tests towers_khan_math [ROW] -->      every paired test, or those of one row
     <!-- curve curve_khan_math -->             differences to zero_shot by number of training queries
     <!-- verdicts khan_math ... -->            tests whose verdict by queries was another one
+    <!-- collections linear_algebra ... -->    MRR of each model, a column for each report
 
-A table whose report is not there stays as it is, and is named at the end. Reports are read by their table.json.
+README.md at the top is a page too. A table whose report is not there stays as it is, and is named at the end. Reports
+are read by their table.json.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[2]
 PART = re.compile(r"(<!-- (\w+) ([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MEASURED = re.compile(r"^<!-- measured -->.*$", re.MULTILINE)
 METRICS = {"mrr": "MRR", "ndcg@10": "nDCG@10"}
@@ -102,6 +104,25 @@ def verdicts(reports: dict[str, Report]) -> str:
     return grid(head, rows) if rows else "\nNone.\n\n"
 
 
+def collections(reports: dict[str, Report]) -> str:
+    """The primary metric of every model, a row for each model of the first report."""
+    columns = {name: dict(rows_of(report, "main")) for name, report in reports.items()}
+    models = list(dict.fromkeys(model for column in columns.values() for model in column))
+    metric = next(iter(reports.values()))["primary_metric"]
+    rows = [
+        [
+            model,
+            *(
+                interval(column[model][metric]) if metric in column.get(model, {}) else ""
+                for column in columns.values()
+            ),
+        ]
+        for model in models
+    ]
+    queries = {name: report["facts"]["queries"].split()[0] for name, report in reports.items()}
+    return grid([METRICS.get(metric, metric), *(f"{name} ({queries[name]})" for name in reports)], rows)
+
+
 def parts(folder: Path, report: Report, names: list[str]) -> str:
     """Tables of table.md, chosen by name, without the title of the first and with all headings a level lower."""
     text = (folder / "table.md").read_text(encoding="utf-8")
@@ -112,6 +133,7 @@ def parts(folder: Path, report: Report, names: list[str]) -> str:
 
 
 FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests": tests, "curve": curve}
+TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {"verdicts": verdicts, "collections": collections}
 
 
 def filled(text: str, tables: Path, missing: set[str]) -> str:
@@ -120,18 +142,18 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
     def replace(found: re.Match[str]) -> str:
         head, form, arguments, _, end = found.groups()
         name, *rest = arguments.split()
-        names = arguments.split() if form == "verdicts" else [name]
+        names = arguments.split() if form in TOGETHER else [name]
         absent = {one for one in names if not (tables / one / "table.json").is_file()}
         missing.update(absent)
-        if absent and form != "verdicts":
+        if absent and (form not in TOGETHER or len(absent) == len(names)):
             return found[0]
         reports = {
             one: json.loads((tables / one / "table.json").read_text(encoding="utf-8"))
             for one in names
             if one not in absent
         }
-        if form == "verdicts":
-            return head + verdicts(reports) + end
+        if form in TOGETHER:
+            return head + TOGETHER[form](reports) + end
         if form == "report":
             whole = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
             return head + "\n" + "\n\n".join(whole) + "\n\n" + end
@@ -153,7 +175,7 @@ def main() -> None:
     line = (
         f"<!-- measured -->{given.date}, 2 CPU cores shared with other work, no GPU, one thread; commit {given.commit}."
     )
-    for path in sorted(PAGES.glob("*.md")):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))):
         before, missing = path.read_text(encoding="utf-8"), set[str]()
         after = before if given.pages and path.stem not in given.pages else filled(before, given.tables, missing)
         if after != before:
