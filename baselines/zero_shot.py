@@ -24,10 +24,12 @@ class ZeroShot(Recommender):
     It costs nothing and is what a trained model must beat. `whiten=soft` maps all vectors
     by a matrix computed from the catalogue's vectors, without judgments and without held-out videos.
     `history=mean` adds to the query the direction of the mean of the videos that the asking learner watched strictly
-    before, and works without a question.
+    before, and works without a question. The cosine with the best passage of a transcript is added to that with the sum
+    of the other fields.
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    adds_passages: ClassVar[bool] = True
     whitening: Tensor | None
 
     def __init__(self, config: ZeroShotConfig, tables: Tables) -> None:

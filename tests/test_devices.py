@@ -134,15 +134,18 @@ def outcome(settings, folder, state, accelerator, monkeypatch, dtype=torch.float
     )
 
 
-def check(settings, folder, tmp_path, monkeypatch, **options):
-    """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits."""
+def check(settings, folder, tmp_path, monkeypatch, waits=False, **options):
+    """Run on both devices: the results are the CPU's, nothing mixes devices, and the CPU hardly waits.
+
+    In training it may wait if `waits`, as where passages are drawn.
+    """
     monkeypatch.setattr(datamodule, "MAX_CHUNK_SCORES", 24 * 7)  # chunks of seven queries
     expected = outcome(settings, folder, tmp_path / "cpu", "cpu", monkeypatch, **options)
     with separate():
         found = outcome(settings, folder, tmp_path / "device", NAME, monkeypatch, **options)
     for name in ("history", "value", "statistics", "sides", "reference", "predicted"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
-    assert not any(found.counter.training), found.counter.training
+    assert waits or not any(found.counter.training), found.counter.training
     assert len(found.counter.chunks) > 5
     assert max(map(len, found.counter.chunks)) <= 1, found.counter.chunks
 
@@ -173,6 +176,20 @@ def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, mode
 @pytest.mark.parametrize("loss", slow_but(["infonce"], LOSSES[:3]))
 def test_the_joint_head(small, tmp_path, monkeypatch, loss):
     check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=zero_shot_transcript", "model.passages=softmax"),
+        ("model=dcdt_ridge_transcript",),
+        ("model=dcdt", "model.fields=[title,text,transcript]", "model.passages=softmax", *WIDTHS["dcdt"]),
+        ("model=dcdt_residual", "model.fields=[transcript]", "sampler=catalogue", *WIDTHS["dcdt_residual"]),
+    ],
+)
+def test_passages(tmp_path, monkeypatch, overrides):
+    folder = make_collection(tmp_path / "c", n_videos=24, n_queries=60, spoken=20)
+    check(configured(*overrides), folder, tmp_path, monkeypatch, waits="model=dcdt" in overrides[0])
 
 
 # All videos are candidates, or the held-out ones.

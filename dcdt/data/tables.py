@@ -114,9 +114,8 @@ class Tables:
         """Return tables with some of the fields, in this order."""
         if list(fields) == self.fields:
             return self
-        layers = [self.fields.index(name) for name in fields]
-        passages = self.passages if TRANSCRIPT in fields else None
-        return Tables(self.queries, self.videos[layers], self.frozen, fields, passages)
+        layers = torch.stack([self.videos[self.fields.index(name)] for name in fields])
+        return Tables(self.queries, layers, self.frozen, fields, self.passages if TRANSCRIPT in fields else None)
 
     @property
     def width(self) -> int:

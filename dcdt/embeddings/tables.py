@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.passages import Passages
 from dcdt.data.tables import BLOCK, PassageVectors, Tables
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Collection
@@ -33,7 +32,6 @@ def load_tables(
     progress: bool = True,
     dtype: torch.dtype = torch.float32,
     mapped: bool = False,
-    keep_passages: bool = True,
 ) -> Tables:
     """Load the vectors of all queries and of every field of all videos; missing ones are embedded first.
 
@@ -45,7 +43,6 @@ def load_tables(
         progress: whether to show the progress of embedding.
         dtype: of the vectors; half precision halves the memory.
         mapped: keep the vectors in a memory-mapped file, for catalogues larger than the memory.
-        keep_passages: keep the vectors of the passages, and not only the mean of each video's.
 
     Raises:
         UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
@@ -69,8 +66,9 @@ def load_tables(
     passages = None
     for layer, name in zip(videos, fields, strict=True):
         if name == TRANSCRIPT and collection.transcripts is not None:
-            table = allocate((len(field_texts[name]), width), dtype, map_folder) if keep_passages else None
-            passages = _read_passages(cache, collection.passages, layer, table)
+            table = allocate((len(field_texts[name]), width), dtype, map_folder)
+            passages = PassageVectors.of(table, collection.passages.offsets.tolist())
+            _read_passages(cache, field_texts[name], passages, layer)
         else:
             _read_vectors(cache, [field_texts[name]], layer)
     summed = allocate((n, width), dtype, map_folder)
@@ -116,16 +114,10 @@ def _read_vectors(cache: VectorCache, columns: Sequence[Sequence[str]], table: T
         table[start : start + BLOCK] = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
 
 
-def _read_passages(
-    cache: VectorCache, passages: Passages, layer: Tensor, table: Tensor | None
-) -> PassageVectors | None:
-    """Fill a table (P, D) with the vectors of passages, and a layer (N, D) with the directions of their means."""
-    offsets = passages.offsets.tolist()
-    ragged = PassageVectors.of(layer if table is None else table, offsets)
-    for videos, rows in ragged.blocks(BLOCK):
-        vectors = torch.from_numpy(cache.vectors(passages.texts[rows]))  # (r, D)
+def _read_passages(cache: VectorCache, texts: Sequence[str], passages: PassageVectors, layer: Tensor) -> None:
+    """Fill the vectors of passages (P, D), and a layer (N, D) with the direction of the mean of each video's."""
+    for videos, rows in passages.blocks(BLOCK):
+        vectors = torch.from_numpy(cache.vectors(texts[rows]))  # (r, D)
         sums = torch.zeros(videos.stop - videos.start, layer.shape[1])
-        layer[videos] = nn.functional.normalize(sums.index_add_(0, ragged.video[rows] - videos.start, vectors), dim=-1)
-        if table is not None:
-            table[rows] = vectors
-    return None if table is None else ragged
+        sums.index_add_(0, passages.video[rows] - videos.start, vectors)
+        passages.vectors[rows], layer[videos] = vectors, nn.functional.normalize(sums, dim=-1)

@@ -16,6 +16,7 @@ from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.histories import Histories
 from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores
 from dcdt.models import hyperparameters
@@ -58,6 +59,7 @@ class Recommender(L.LightningModule):
     needs_question: bool = True
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
+    adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     histories: Histories | None = None  # of all learners, where they are read
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
     neighbour_weight: float = 0.0
@@ -174,7 +176,11 @@ class Recommender(L.LightningModule):
 
     def encode_passages(self, rows: slice | Tensor) -> Tensor:
         """Encode passages, each with the other fields of its video: (r, W)."""
-        return self.encode_videos(self.tables.passage_rows(rows))
+        fields, own = self.tables.passage_rows(rows), self.tables.fields.index(TRANSCRIPT)  # (F, r, D)
+        if not self.adds_passages or len(fields) == 1:
+            return self.encode_videos(fields)
+        others = torch.cat([fields[:own], fields[own + 1 :]])
+        return self.encode_videos(others) + self.encode_videos(fields[own : own + 1])
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries of rows (B,), which the model may have been fitted on, as if it had not: (B, N).

@@ -44,6 +44,7 @@ class RidgeTowers(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    adds_passages: ClassVar[bool] = True
     whitening: Tensor
     query_map: Tensor
     penalty: Tensor
@@ -127,20 +128,20 @@ class RidgeTowers(Recommender):
         return self._vectors
 
     def encode_passages(self, rows: slice | Tensor) -> Tensor:
-        """Encode passages (r, D), each smoothed with the neighbours of its video."""
+        """Encode passages (r, D), each with the neighbours of its video added."""
         vectors = super().encode_passages(rows)
         assert self.tables.passages is not None
         if self._neighbours is None:
             own = self.encode_videos(self.tables.videos)
             self._neighbours = neighbour_directions(own, self.neighbours) * self.neighbour_weight
-        return nn.functional.normalize(vectors + self._neighbours[self.tables.passages.video[rows]], dim=-1)
+        return vectors + self._neighbours[self.tables.passages.video[rows]]
 
     def _best_passages(self, query: int, videos: list[int]) -> Tensor:
         """Return the vectors (n, D), on the CPU, of the passage of each video that is nearest to a query."""
         assert self.tables.passages is not None
-        vector = self.tables.queries[query] @ self.whitening  # (D,)
+        vector = self.tables.queries[query : query + 1] @ self.whitening  # (1, D)
         passages = [self.passage_vectors(self.tables.passages.rows_of(video)) for video in videos]  # (p, D) each
-        return torch.stack([rows[(rows @ vector).argmax()] for rows in passages]).cpu()
+        return torch.cat([rows[(vector @ rows.T).argmax(1)] for rows in passages]).cpu()
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries by towers fitted without each, right after `prepare` only; other queries as usual: (B, N)."""
