@@ -33,7 +33,9 @@ from dcdt.data.config import DataConfig
 from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.embeddings.shards import open_shard
+from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line, read_runs
+from dcdt.runs.sweep import mark_interrupted
 from dcdt.serve import LOOPBACK
 from dcdt.serving.app import make_app
 from dcdt.serving.export import _export_graph
@@ -43,6 +45,7 @@ from dcdt.training.checkpoint import read_state
 from dcdt.utils.errors import UserError, format_error, is_user_error
 from dcdt.utils.files import MAX_JSON_BYTES
 from dcdt.utils.shell import override, shell_command, user_path
+from dcdt.utils.signals import Interrupted, interruptible
 from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -92,6 +95,18 @@ def test_a_signal_ends_a_sweep_at_once(folder, tmp_path, monkeypatch, number, co
     assert json.loads(status.read_text())["status"] == "interrupted"
 
 
+def test_jobs_of_workers_that_ended_with_the_sweep_are_marked_and_others_are_not(tmp_path):
+    for name, status in (("dead", "running"), ("alive", "running"), ("done", "finished")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text(f'{{"status": "{status}"}}')
+    alive = RunFolder(tmp_path / "alive")
+    alive.lock(wait=False)
+    mark_interrupted(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}), Interrupted(signal.SIGTERM))
+    alive.unlock()
+    found = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.glob("*/status.json")}
+    assert found == {"dead": "interrupted", "alive": "running", "done": "finished"}
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize(
     ("command", "arguments", "work"),
@@ -116,7 +131,6 @@ def test_a_signal_ends_every_command_in_one_line(tmp_path, monkeypatch, command,
 
 def test_a_signal_during_the_report_of_a_sweep_prints_the_command_that_repeats_it(tmp_path, monkeypatch):
     from dcdt.report import report_sweep
-    from dcdt.utils.signals import Interrupted, interruptible
 
     monkeypatch.setattr("dcdt.report.report", raising(signal.SIGTERM))
     with interruptible(), pytest.raises(Interrupted) as error:
@@ -559,6 +573,15 @@ def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path
     done = dcdt(command, *given, "hydra.job.chdir=true", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert command == "embed" or (tmp_path / "out" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("experiment", ["two_stage", "comparison", "search"])
+def test_an_experiment_of_several_runs_refuses_a_single_one_and_prints_its_command(tmp_path, experiment):
+    chosen = [f"experiment={experiment}", "data.path='my videos'"]
+    done = dcdt("run", *chosen, "data=files", f"hydra.run.dir={tmp_path}/r")
+    mended(done, f"experiment={experiment} is a sweep of several runs. Give -m:")
+    assert arguments_of(done.stderr.splitlines()[-1]) == ["run", "-m", *chosen, "data=files"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- terminals
