@@ -91,7 +91,7 @@ def job(config: DictConfig) -> None:
     try:
         own, rest = take_embed_job(config)
         run(parse(rest), own)
-    except (UserError, OSError) as error:
+    except Exception as error:
         if not is_user_error(error):
             raise
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201

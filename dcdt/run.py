@@ -18,7 +18,7 @@ from dcdt.cli import command, prepare_hydra
 from dcdt.config import config_folder, parse, relevant_overrides
 from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
-from dcdt.runs.sweep import ENDED, STARTED, summarise, without_unread
+from dcdt.runs.sweep import ENDED, STARTED, mark_interrupted, summarise, without_unread
 from dcdt.training import distributed, experiment
 from dcdt.training.devices import claim_gpus
 from dcdt.training.loggers import choose_logger
@@ -154,8 +154,6 @@ def record_end(job: Job) -> Iterator[None]:
         job.folder.withdraw(error)
         go_on = f"continue it: {shell_command('run', override('resume', job.folder.path))}"
         error.advice = f"the run is kept; {go_on}" if job.folder.started else "nothing is written yet."
-        if job.sweeping:
-            error.advice = "finished jobs are kept, and the same command continues the sweep."
         raise
     except Exception as error:
         if job.sweeping and isinstance(error, NotApplicable | MissingField):
@@ -189,6 +187,8 @@ def main() -> None:
     try:
         run_job()  # an interruption ends the command here
     except SystemExit as end:
+        if isinstance(end, Interrupted) and STARTED:
+            mark_interrupted(STARTED[0], end)
         if end.code != 1 or not STARTED or ENDED or not isinstance(end.__context__, Exception):
             raise
         code = 1  # Hydra's code where the launcher failed: a worker was killed, say

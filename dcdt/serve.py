@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             import uvicorn
 
             from dcdt.serving.app import make_app
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         from dcdt.serving.blas_threads import one_thread
         from dcdt.serving.hot_reload import ReloadingRecommender

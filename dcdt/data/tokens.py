@@ -84,7 +84,7 @@ def _make_stemmer() -> Callable[[str], str]:
     """Make a cached stemmer of English (Porter 2)."""
     try:
         import snowballstemmer
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(
             "stemming needs the package snowballstemmer: pip install 'dcdt[stem]', or choose model.stem=false."
         ) from error

@@ -26,6 +26,7 @@ from dcdt.utils.yaml import read_yaml
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
 MAX_ERROR_CHARS = 200
+_REMEDY = "\nDelete the run's folder and repeat the command that made it."
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
 
 
@@ -196,10 +197,9 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
     except FileNotFoundError:
-        reason = "is missing, though the run is marked as finished"
+        raise UserError(f"{path} is missing, though the run is marked as finished.{_REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = f"is corrupt ({one_line(error, 120)})"
-    raise UserError(f"{path} {reason}.\nDelete the run's folder and repeat the command that made it.")
+        raise UserError(f"{path} is corrupt ({one_line(error, 120)}).{_REMEDY}") from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:

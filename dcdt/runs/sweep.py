@@ -1,5 +1,6 @@
 """Sweeps: the names of their jobs, their progress, and a summary at the end."""
 
+import contextlib
 import logging
 import tempfile
 from collections import Counter
@@ -20,11 +21,12 @@ from rich.console import Console
 
 from dcdt.config import depends_on, job_name, register_resolvers
 from dcdt.config.renames import rename_overrides
-from dcdt.runs.folder import run_folders
+from dcdt.runs.folder import FolderInUse, run_folders
 from dcdt.runs.sweep_progress import SweepProgress
-from dcdt.utils.errors import exit_on_user_error
+from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import read_json, write_json
 from dcdt.utils.shell import shell_command
+from dcdt.utils.signals import Interrupted
 from dcdt.utils.text import printable
 
 register_resolvers()  # a worker of a launcher unpickles the callback below before it reads the configuration
@@ -66,7 +68,7 @@ class SweepSummary(Callback):
         return {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Check that the run's folder can be written; Hydra would show a traceback."""
+        """Refuse a sweep without -m, and a folder that cannot be written; Hydra would show a traceback."""
         try:
             folder = Path(config.hydra.run.dir)
         except OmegaConfBaseException:  # reported where the configuration is checked
@@ -74,6 +76,10 @@ class SweepSummary(Callback):
         if folder == Path():  # of a command that has no folder of its own
             return
         with exit_on_user_error():
+            if config.hydra.sweeper.get("params"):
+                command = shell_command("run", "-m", *config.hydra.overrides.task)
+                name = config.hydra.runtime.choices.get("experiment")
+                raise UserError(f"experiment={name} is a sweep of several runs. Give -m:\n{command}")
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
 
@@ -122,6 +128,18 @@ def summarise(config: DictConfig) -> None:
         log.warning("tables: %s", shell_command("report", folder))
     on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
     ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
+
+
+def mark_interrupted(config: DictConfig, error: Interrupted) -> None:
+    """Mark the jobs that workers of this sweep were running, and say how it continues."""
+    error.advice = "finished jobs are kept, and the same command continues the sweep."
+    for job in run_folders(Path(config.hydra.sweep.dir)):
+        if job.read_status().get("status") == "running":
+            with contextlib.suppress(FolderInUse):  # by a worker that has not ended
+                job.lock(wait=False)
+                job.started = True
+                job.withdraw(error)
+                job.unlock()
 
 
 def own_choices(overrides: Sequence[str], folder: Path) -> list[str]:

@@ -221,7 +221,7 @@ def _export_graph(path: Path, graph: Graph) -> None:
                 module, (example,), path, dynamo=True, external_data=False, input_names=[graph.input],
                 output_names=graph.outputs, dynamic_shapes={"rows": {example.ndim - 2: torch.export.Dim("batch")}},
             )  # fmt: skip
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError("exporting a run needs the extra 'serve': pip install 'dcdt[serve]'.") from error
     exported_graph = session(path)
     for rows in (example, example.narrow(example.ndim - 2, 0, 1)):

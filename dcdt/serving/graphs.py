@@ -113,7 +113,7 @@ def session(path: Path) -> Any:  # noqa: ANN401
     """
     try:
         from onnxruntime import InferenceSession, SessionOptions
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError("answering needs the extra 'serve': pip install 'dcdt[serve]'.") from error
     options = SessionOptions()
     options.intra_op_num_threads = 1

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.data.beir import check_encodable
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
@@ -323,11 +324,11 @@ def check_question(text: str) -> str:
     """Return a question with its blanks normalised.
 
     Raises:
-        UserError: it is empty, too long, or no text.
+        UserError: it is empty, too long, no text, or not of UTF-8.
     """
     if not isinstance(text, str):
         raise UserError(f"a question is {type(text).__name__}; it must be a text.")
-    question = " ".join(text.split())
+    question = check_encodable(" ".join(text.split()), "the question")
     if not question:
         raise UserError("the question is empty; ask something.")
     if len(question) > MAX_QUESTION_CHARS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dcdt.data.beir import read_videos
+from dcdt.data.beir import check_encodable, read_videos
 from dcdt.data.importer import ImportedRecords, add_videos, plain_value
 from dcdt.data.types import Documents
 from dcdt.utils.errors import UserError
@@ -115,13 +115,15 @@ def one_video(identifier: str, title: str, text: str, metadata: Sequence[str]) -
 
 
 def checked_videos(videos: Documents, source: str) -> Documents:
-    """Return the videos, unless one has no id or no text, is too long, or occurs twice.
+    """Return the videos, unless one has no id or no text, is too long, not of UTF-8, or occurs twice.
 
     Raises:
         UserError: says which video and why.
     """
     seen: set[str] = set()
     for name, title, text in zip(videos.ids, videos.titles, videos.texts, strict=True):
+        for value in (name, title, text):
+            check_encodable(value, source)
         if not 0 < len(name) <= MAX_ID_CHARS:
             raise UserError(
                 f"{source}: the id {name[:40]!r} has {len(name)} characters; 1 to {MAX_ID_CHARS} are allowed."

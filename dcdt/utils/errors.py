@@ -2,17 +2,21 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dcdt.utils.redaction import redact
 from dcdt.utils.shell import program
-from dcdt.utils.text import format_number, printable
+from dcdt.utils.text import format_number, one_line, printable
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+_NO_MEMORY = re.compile("out of memory|allocate memory|memory allocation|map segment|bad_alloc", re.IGNORECASE)
+_BLAMES = re.compile("corrupt|[Dd]elete|install|anew")  # a file or a package
 
 MAX_LINE_CHARS = 1000
 
@@ -21,10 +25,14 @@ class UserError(Exception):
     """A mistake of the user: one or two lines that name the value, the limit and the remedy.
 
     The commands print it without a traceback and exit with code 2. Secrets are redacted, control characters of quoted
-    text are escaped, and lines are cut to MAX_LINE_CHARS.
+    text are escaped, and lines are cut to MAX_LINE_CHARS. Made while an error of the system is handled (no permission,
+    no memory), it says that instead of blaming a file or a package.
     """
 
     def __init__(self, message: str) -> None:
+        cause = sys.exc_info()[1]  # what is being handled
+        if isinstance(cause, Exception) and _BLAMES.search(message) and _is_of_system(cause):
+            message = format_error(cause)
         message = message.replace("python -m dcdt.", program(""))
         super().__init__("\n".join(map(_cut, printable(redact(message)).split("\n"))))
 
@@ -53,6 +61,8 @@ def format_error(error: Exception) -> str:
     table.md: No space left on device.
     Free some space, then give the same command again; existing files are unchanged.
     """
+    if is_out_of_memory(error):
+        return f"not enough memory: {one_line(error) or type(error).__name__}.\nFree some, or lower batch_size."
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     prefix = f"{printable(str(error.filename))}: " if error.filename else ""
@@ -65,15 +75,28 @@ def format_error(error: Exception) -> str:
     return f"{prefix}{os.strerror(error.errno)}.{remedy}"
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one behind it, is a lack of memory, which libraries report in many ways."""
+    while error is not None:
+        is_named = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+        if is_named or _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_of_system(error: Exception) -> bool:
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in (None, errno.ENOENT))
+
+
 def is_user_error(error: Exception) -> bool:
-    """Return whether the user can fix an error: a mistake, a full disk, or a folder without permission.
+    """Return whether the user can fix an error: a mistake, a full disk or memory, or a folder without permission.
 
     >>> is_user_error(OSError(28, "No space left on device")), is_user_error(ValueError("x"))
     (True, False)
     """
-    return isinstance(error, UserError) or (
-        isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NO_PERMISSION, *_BAD_PATH)
-    )
+    is_of_path = isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NO_PERMISSION, *_BAD_PATH)
+    return isinstance(error, UserError) or is_of_path or is_out_of_memory(error)
 
 
 @contextmanager
@@ -81,7 +104,9 @@ def exit_on_user_error() -> Iterator[None]:
     """End the command with a message on stderr and exit code 2 at a mistake of the user or an error of the system."""
     try:
         yield
-    except (UserError, OSError) as error:
+    except Exception as error:
+        if not is_user_error(error) and not isinstance(error, OSError):
+            raise
         print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201 - the command's own message
         raise SystemExit(2) from None
 

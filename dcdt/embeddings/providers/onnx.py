@@ -37,7 +37,7 @@ class OnnxEmbedder(LocalRunner):
         try:
             from onnxruntime import InferenceSession, SessionOptions
             from tokenizers import Tokenizer
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
         self.config = config
         recipe = read_json(Path(folder) / RECIPE)

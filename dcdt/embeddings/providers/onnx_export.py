@@ -125,7 +125,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
                 output_names=["layers"],
                 dynamic_shapes={"input_ids": {0: batch, 1: tokens}, "attention_mask": {0: batch, 1: tokens}},
             )
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
     except torch.onnx.OnnxExporterError as error:
         raise UserError(

@@ -83,9 +83,7 @@ class Connection:
                 http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._record_problem]}),
             )
         except Exception as error:  # of httpx: a proxy of another kind, or one that needs another package
-            raise UserError(
-                f"no request can be sent with the proxies of the environment: {_first_line(error)}"
-            ) from error
+            raise UserError(f"the proxies of the environment cannot be used: {_first_line(error)}") from error
         self.encoding: Literal["base64", "float"] = "base64"
         self.tokens = self.answers = 0
         self.answered = time.monotonic()

@@ -53,7 +53,7 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError("embedder=local needs the extra 'local': pip install 'dcdt[local]'.") from error
     check_weights(config.package)
     check_length(config)

@@ -50,7 +50,7 @@ class VideoTable:
             os.environ.setdefault(name, "error")
         try:
             import lancedb
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError("the catalogue needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         with self._user_errors():
             self._database = lancedb.connect(url, storage_options=STORAGE | (NETWORK if "://" in url else {}))
