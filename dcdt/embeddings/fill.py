@@ -149,7 +149,7 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
     if constant:
         counted = sum(map(len, constant)), one_line(constant[0][0])
         log.warning(
-            "%d requests gave one vector for all their texts (%d, as '%s'); see the model", len(constant), *texts
+            "%d requests gave one vector for all their texts (%d, as '%s'); see the model", len(constant), *counted
         )
 
 
