@@ -64,6 +64,7 @@ class Tables:
             them, and hard negatives and the pair file are drawn with them, so that these do not depend on the model.
         passages: of the transcripts, whose layer of `videos` is the direction of the mean of a video's; None where
             they are not read one by one.
+        digest: hash of the cached vectors of queries, titles and texts, or None.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Tables:
         self.frozen = frozen if is_half else nn.functional.normalize(frozen, dim=-1)
         self.fields = list(fields)
         self.passages = passages
+        self.digest: str | None = None
         self._gather_queries, self._gather_videos = Gather(), Gather()
 
     @property

@@ -124,6 +124,19 @@ class VectorCache:
             result, texts, self.space, f"{self.folder}", f"Delete the cache folder, then {self.remedy}"
         )
 
+    def digest(self, texts: Sequence[str]) -> str:
+        """Compute a hash of the stored vectors of texts, whatever their order and their shards."""
+        positions, start, sums = np.unique(self.find(texts)), 0, np.zeros(self.space.dimensions, dtype=np.int64)
+        for shard in self.shards:
+            rows = positions[(positions >= start) & (positions < start + len(shard.keys))] - start
+            start += len(shard.keys)
+            try:
+                sums += shard.vectors()[rows].view(np.int16).sum(0, dtype=np.int64)
+            except FileNotFoundError:  # merged by another process meanwhile
+                self.refresh()
+                return self.digest(texts)
+        return hashlib.sha256(sums.data).hexdigest()[:16]
+
     def add(self, texts: Sequence[str], vectors: NDArray[np.floating]) -> None:
         """Append vectors (n, D) of distinct new texts as one shard, atomically.
 

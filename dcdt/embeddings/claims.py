@@ -12,6 +12,11 @@ from pathlib import Path
 
 from dcdt.embeddings.shards import text_keys
 
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
 OWNER_BYTES = 100  # of the line that says who began to fill a cache last
 
 
@@ -47,20 +52,18 @@ class Claims:
         return (self._before if line == self._own else line).decode(errors="replace").strip() or "another process"
 
     def _lock(self, text: str, wait: bool = False) -> bool:
+        if fcntl is None:
+            return True
         try:
-            import fcntl
-
             fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, _offset(text))
         except (BlockingIOError, PermissionError):
             return False
-        except (ImportError, OSError):  # a system or a file system without locks
+        except OSError:  # a file system without locks
             pass
         return True
 
     def _unlock(self) -> None:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
+        if fcntl is not None:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 

@@ -30,6 +30,9 @@ MIN_SHARDS_TO_MERGE = 128
 MAX_TEMPORARY_SECONDS = 24 * 3600  # age after which a temporary file is abandoned
 
 
+_VERIFIED: set[tuple[Path, int]] = set()  # files, with their times, that this process found to be as written
+
+
 @dataclass(frozen=True)
 class Shard:
     """A shard file: its keys, and the offset of its vectors."""
@@ -38,10 +41,24 @@ class Shard:
     keys: Keys
     width: int
     start: int
+    remedy: str = "python -m dcdt.embed"
 
     def vectors(self) -> Halves:
-        """Return all vectors (n, D), memory-mapped; delete them to close the file."""
-        return np.memmap(self.path, "<f2", "r", self.start, (len(self.keys), self.width))
+        """Return all vectors (n, D), memory-mapped; delete them to close the file.
+
+        Raises:
+            UserError: at the first use in this process, the content is not what the file's name says.
+        """
+        vectors = np.memmap(self.path, "<f2", "r", self.start, (len(self.keys), self.width))
+        version = self.path, self.path.stat().st_mtime_ns
+        if version not in _VERIFIED:
+            if content_name(self.keys, vectors) != self.path.stem:
+                raise UserError(
+                    f"{self.path} is corrupt: it has changed since it was written.\n"
+                    f"Delete this file, then {self.remedy}; other vectors are kept."
+                )
+            _VERIFIED.add(version)
+        return vectors
 
     @property
     def size(self) -> int:
@@ -83,7 +100,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
         raise UserError(
             f"{path} is corrupt ({error}).\nDelete this file, then {remedy}; other vectors are kept."
         ) from error
-    return Shard(path, keys, width, vectors_offset)
+    return Shard(path, keys, width, vectors_offset, remedy)
 
 
 def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:
@@ -101,7 +118,9 @@ def write_shard(folder: Path, keys: Keys, vectors: Halves) -> Path:
 
 def content_name(keys: Keys, vectors: Halves) -> str:
     """Compute the name of a shard: a hash of its content."""
-    return hashlib.sha256(keys.tobytes() + vectors.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(np.ascontiguousarray(keys).data)
+    digest.update(np.ascontiguousarray(vectors).data)
+    return digest.hexdigest()[:16]
 
 
 def merge_small(folder: Path, shards: Sequence[Shard], min_shards: int = MIN_SHARDS_TO_MERGE) -> int:

@@ -74,7 +74,9 @@ def load_tables(
     summed = allocate((n, width), dtype, map_folder)
     _read_vectors(cache, [field_texts[name] for name in frozen], summed)
     frozen_vectors = normalise_rows(summed) if dtype in HALF_DTYPES else summed
-    return Tables(queries, videos, frozen_vectors, fields, passages)
+    tables = Tables(queries, videos, frozen_vectors, fields, passages)
+    tables.digest = cache.digest([*query_texts, *(text for name in frozen for text in field_texts[name])])
+    return tables
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcdt.embeddings.cache import VectorCache, check_vectors
-from dcdt.embeddings.shards import content_name, open_shard
+from dcdt.embeddings.shards import open_shard
 from dcdt.utils.errors import UserError
 
 
@@ -30,8 +30,6 @@ def verify(cache: VectorCache) -> VerificationResult:
         try:
             shard = open_shard(path, cache.space.dimensions, cache.remedy)
             vectors = shard.vectors()
-            if content_name(shard.keys, vectors) != path.stem:
-                raise UserError(f"{path} does not hold what its name says: it has changed since it was written.")
             texts = [f"vector {row}" for row in range(len(vectors))]
             check_vectors(vectors.astype(np.float32), texts, cache.space, str(path), "")
             keys.append(shard.keys)

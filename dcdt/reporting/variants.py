@@ -83,6 +83,7 @@ def check_comparable(runs: list[Run]) -> None:
     done = [run for run in runs if run.status == FINISHED]
     for name, label in (("collection_fingerprint", "collection"), ("embeddings", "embedding space")):
         _check_equal(label, ((run, str(run.provenance.get(name))) for run in done))
+    _check_equal("vectors", ((run, run.provenance["vectors"]) for run in done if run.provenance.get("vectors")))
     for fold, subset in sorted({(run.fold, _training_subset(run)) for run in done}):
         fingerprints = (
             (run, str(run.provenance.get("split_fingerprint")))

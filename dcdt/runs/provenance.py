@@ -21,7 +21,7 @@ from dcdt.data.types import Collection
 PACKAGES = ("dcdt", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "rank-bm25", "implicit")
 
 
-def provenance(collection: Collection, split: Split, space: str) -> dict[str, Any]:
+def provenance(collection: Collection, split: Split, space: str, vectors: str | None) -> dict[str, Any]:
     """Values to repeat a result by; of the machine's names and paths only those in the command."""
     return {
         **code_version(),
@@ -32,6 +32,7 @@ def provenance(collection: Collection, split: Split, space: str) -> dict[str, An
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "embeddings": space,
+        "vectors": vectors,
         "split_fingerprint": split.fingerprint,
         "simulated": collection.simulated,
         "weak": weak_counts(collection, split),

@@ -3,7 +3,7 @@
 from typing import Any
 
 GROUPS = ("model", "loss", "sampler", "data", "split", "embedder", "trainer", "logger", "optimizer", "callbacks")
-TEXTS = ("collection", "collection_fingerprint", "split_fingerprint", "embeddings", "code", "commit")
+TEXTS = ("collection", "collection_fingerprint", "split_fingerprint", "embeddings", "vectors", "code", "commit")
 COUNTS = ("queries", "candidates", "weak")
 MAX_NUMBER = 1e300  # beyond it no mean can be taken
 Values = dict[str, Any]

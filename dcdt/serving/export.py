@@ -36,6 +36,7 @@ from dcdt.serving.layout import (
     exclusive_lock,
     fingerprint,
     read_pointer,
+    write_checksums,
     write_pointer,
 )
 from dcdt.serving.learners import LEARNERS, save_learners
@@ -154,6 +155,7 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
         "threshold": threshold,
         "approximate": approximate,
     }
+    write_checksums(folder)
     write_json(folder / MODEL, Manifest.model_validate(manifest).model_dump(mode="json"))
     return version
 

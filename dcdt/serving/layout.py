@@ -2,6 +2,7 @@
 
 serving/current.json     which build, which version of its catalogue; replaced whole, so it is what a change commits to
 serving/<build>/         model.json, *.onnx, embedder/, catalogue/ (LanceDB), snapshot-<version>.arrow, *.faiss
+serving/<build>/checksums.json   of the graphs, arrays, indexes and snapshots, compared when they are opened
 serving/.lock            held by the one process that changes the catalogue
 """
 
@@ -9,18 +10,19 @@ import fcntl
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import read_json, refuse_outside_links, write_json
+from dcdt.utils.files import checksum, read_json, refuse_outside_links, write_json
 from dcdt.utils.shell import shell_command
 
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
 )  # fmt: skip
+CHECKSUMS = "checksums.json"
 LOCK_SECONDS = 10.0
 BUILD = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")  # a name, never a path
 
@@ -82,6 +84,30 @@ def read_pointer(run: Path) -> Pointer | None:
 def write_pointer(run: Path, pointer: Pointer) -> None:
     """Make a build or a version the current one, at once for all readers."""
     write_json(run / FOLDER / POINTER, asdict(pointer))
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the checksums of the files of a build beside them; only those of snapshots ever change."""
+    lasting = {name: sum_ for name, sum_ in read_json(folder / CHECKSUMS).items() if not name.startswith("snapshot-")}
+    sums = {path.name: lasting.get(path.name) or checksum(path) for path in _checked_files(folder)}
+    write_json(folder / CHECKSUMS, sums)
+
+
+def check_files(folder: Path, is_checked: Callable[[str], bool]) -> None:
+    """Compare files of a build with their checksums, those whose name `is_checked`.
+
+    Raises:
+        UserError: one has changed since it was written.
+    """
+    sums = read_json(folder / CHECKSUMS)
+    for path in _checked_files(folder):
+        if is_checked(path.name) and path.name in sums and sums[path.name] != checksum(path):
+            raise UserError(f"{path} is corrupt: its checksum has changed since it was written.")
+
+
+def _checked_files(folder: Path) -> list[Path]:
+    """Return graphs, arrays, indexes and snapshots of a build; JSON and the catalogue are checked as they are read."""
+    return [path for path in folder.iterdir() if path.suffix not in (".json", "", ".tmp") and path.is_file()]
 
 
 @contextmanager

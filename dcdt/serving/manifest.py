@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, fi
 
 from dcdt.config.registry import GROUPS
 from dcdt.serving.catalogue.snapshot import Snapshot
-from dcdt.serving.layout import FOLDER, MODEL, Pointer, fingerprint
+from dcdt.serving.layout import FOLDER, MODEL, Pointer, check_files, fingerprint
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import (
     Count,
@@ -156,6 +156,10 @@ def read_manifest(run: Path, pointer: Pointer) -> Manifest:
             f"this run's is {own}).\n{remedy}"
         )
     refuse_interpolations(values, path)
+    try:
+        check_files(path.parent, lambda name: not name.startswith("snapshot-"))
+    except UserError as error:
+        raise UserError(f"{error}\n{remedy}") from error
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:

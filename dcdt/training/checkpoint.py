@@ -5,6 +5,7 @@ Every file loads with `weights_only=True`; configuration and weights are data, c
 
 import contextlib
 import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def read_weights(folder: RunFolder) -> dict[str, Any]:
         name = path.relative_to(folder.path)
         raise UserError(f"{folder.path} has no saved state ({name}). Train it again: python -m dcdt.run.")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        weights = _load_checked(path)["state_dict"]
     except Exception as error:  # torch, zip and pickle each have their own kinds
         reason = one_line(error, 120)
         raise UserError(f"{path} is corrupt or holds more than tensors and plain values ({reason}).") from error
@@ -118,10 +119,18 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with state_errors(path):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _load_checked(path)
         if not isinstance(state, dict):
             raise TypeError("no dictionary")
         return state
+
+
+def _load_checked(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Load tensors and plain values, after the checksums of the file, which torch writes and does not compare."""
+    with zipfile.ZipFile(path) as file:
+        if (changed := file.testzip()) is not None:
+            raise ValueError(f"the checksum of {changed} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from commands import dcdt, mended, on
 from support import make_collection, write_folder
 
@@ -20,6 +21,7 @@ from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.samplers.pool import training_pool
+from dcdt.training.checkpoint import read_state, write_state
 from dcdt.utils.errors import UserError
 
 VIDEOS = [{"_id": f"v{n}", "title": f"Lecture {n}", "text": f"All about topic {n}"} for n in range(30)]
@@ -250,3 +252,44 @@ def test_a_vector_that_is_not_finite_discards_itself_alone(tmp_path, monkeypatch
 def test_one_vector_for_all_texts_is_warned_of(tmp_path, monkeypatch, caplog, texts, warned):
     filled(tmp_path, monkeypatch, texts)
     assert any("one vector for all their texts" in text for text in caplog.messages) == warned
+
+
+def flip(path, at):
+    """Flip the sign of a number: its length stays."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x80
+    path.write_bytes(content)
+
+
+def test_a_flipped_sign_in_a_cached_vector_is_found_when_it_is_read_or_merged(tmp_path):
+    space = Space("test", "m", 8, "l2")
+    cache = VectorCache(tmp_path, space, "REMEDY")
+    cache.add(["a", "b"], np.eye(2, 8))
+    cache.add(["c"], np.eye(1, 8))
+    shard = cache.shards[0]
+    flip(shard.path, shard.start + 1)
+    said = f"{shard.path.name} is corrupt: it has changed since it was written.\nDelete this file, then REMEDY"
+    for work in (lambda cache: cache.vectors(["a", "b", "c"]), lambda cache: cache.merge(2)):
+        with pytest.raises(UserError, match=said):
+            work(VectorCache(tmp_path, space, "REMEDY"))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
+    write_state({"weights": torch.ones(1000)}, tmp_path / "last.ckpt")
+    assert read_state(tmp_path / "last.ckpt")
+    content = (tmp_path / "last.ckpt").read_bytes()
+    flip(tmp_path / "last.ckpt", content.index(b"\x00\x00\x80?" * 100) + 403)
+    with pytest.raises(UserError, match=r"last.ckpt is corrupt.*checksum"):
+        read_state(tmp_path / "last.ckpt")
+
+
+def test_the_digest_of_vectors_changes_with_a_bit_and_not_with_shards_or_order(tmp_path):
+    space, vectors = Space("test", "m", 8, "l2"), np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    digests = []
+    for name, sign in (("one", 1), ("two", 1), ("other", -1)):
+        cache = VectorCache(tmp_path / name, space)
+        cache.add(["a", "b"], vectors[:2] * [[1], [sign]])
+        cache.add(["c"], vectors[2:3])
+        digests.append(cache.digest(["c", "a", "b", "c"] if name == "two" else ["a", "b", "c"]))
+        assert cache.merge(2) == 2 and cache.digest(["a", "b", "c"]) == digests[-1]
+    assert digests[0] == digests[1] != digests[2]

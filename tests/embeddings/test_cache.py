@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.shards import content_name, open_shard
 from dcdt.utils.errors import UserError
 
 SPACE = Space("test", "seeded/v1", 8, "l2")
@@ -131,6 +132,10 @@ def test_a_stored_vector_that_is_not_of_length_one_is_refused(cache, value):
     assert np.linalg.norm(vector.astype(float)) == pytest.approx(1, abs=1e-3)
     data[start : start + 16] = (vector * np.float16(value)).tobytes()
     path.write_bytes(data)
+    shard = open_shard(path, 8, REMEDY)  # written so: its name is that of its content
+    path.rename(
+        path.with_stem(content_name(shard.keys, np.memmap(path, "<f2", "r", shard.start, (len(shard.keys), 8))))
+    )
     with pytest.raises(UserError, match=r"1 of 6 vectors .*not of length 1") as caught:
         VectorCache(cache.root, SPACE, REMEDY).vectors(names(6))
     assert REMEDY in str(caught.value)

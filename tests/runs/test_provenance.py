@@ -10,11 +10,12 @@ from dcdt.runs import provenance
 def test_what_a_result_comes_from(small, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/somebody/dcdt/run.py", "split=video"])
     made = prepare(small, SplitConfig("video", 1, 10, "all"))
-    values = provenance.provenance(made.collection, made.split, "space")
+    values = provenance.provenance(made.collection, made.split, "space", "digest")
     assert values["command"] == ["python", "-m", "dcdt.run", "split=video"]
     assert values["packages"]["dcdt"] == dcdt.__version__
     assert None not in values["packages"].values()
-    assert (values["collection"], values["embeddings"], values["simulated"]) == ("small", "space", [])
+    assert (values["collection"], values["embeddings"], values["vectors"]) == ("small", "space", "digest")
+    assert values["simulated"] == []
     assert values["collection_fingerprint"] == made.collection.fingerprint
     assert values["split_fingerprint"] == made.split.fingerprint
     sides = {name: len(side.queries) for name, side in made.split.sides.items()}

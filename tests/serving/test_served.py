@@ -303,9 +303,24 @@ def test_corrupt_arrays_of_a_tower_are_refused(own_copy, harm):
     folder = own_copy(*RIDGE)
     path = next((folder / "serving").glob("*/arrays_1.safetensors"))
     change, said = ARRAYS[harm]
+    path.with_name("checksums.json").unlink()  # as whoever makes such a file would
     path.write_bytes(change(load_file(path)))
     with pytest.raises(UserError, match=said):
         load(folder).recommend("span")
+
+
+@pytest.mark.parametrize("name", ["arrays_1.safetensors", "snapshot-*.arrow", "*.onnx", "embedder/model.onnx"])
+def test_a_flipped_bit_in_a_build_is_found_when_it_is_opened(own_copy, name):
+    folder = own_copy(*RIDGE)
+    paths = list((folder / "serving").glob(f"*/{name}"))
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x80
+        path.unlink()  # it may be a link to the file of another run
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="checksum") as caught:
+        load(folder).recommend("span")
+    assert any(str(path.parent) in str(caught.value) for path in paths)
 
 
 DESCRIPTIONS = {

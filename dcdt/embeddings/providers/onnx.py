@@ -15,7 +15,7 @@ from dcdt.config.validation import MAX_WHOLE, MAX_WIDTH
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, embed_batches
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import read_json
+from dcdt.utils.files import checksum, read_json
 from dcdt.utils.text import one_line
 
 MODEL, TOKENIZER, RECIPE = "model.onnx", "tokenizer.json", "recipe.json"
@@ -49,6 +49,8 @@ class OnnxEmbedder(LocalRunner):
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads keep spinning after a text
         path = str(Path(folder) / MODEL)
         try:
+            if recipe.get("checksum") not in (None, checksum(Path(path))):
+                raise ValueError(f"the checksum of {MODEL} is wrong")
             self.hidden, self.pad = int(recipe["hidden_size"]), int(recipe["pad_token_id"])
             if not (0 < self.hidden <= MAX_WIDTH and 0 <= self.pad <= MAX_WHOLE):
                 raise ValueError(f"hidden_size {self.hidden}, pad_token_id {self.pad}")

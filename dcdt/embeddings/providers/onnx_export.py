@@ -24,7 +24,7 @@ from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import model_folder, pooling_of, weights_hash
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import write_json
+from dcdt.utils.files import checksum, write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
@@ -146,6 +146,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
         "pooling": model.pooling,
         "hidden_size": described.hidden_size,
         "pad_token_id": tokenizer.pad_token_id or 0,
+        "checksum": checksum(folder / MODEL),
     }
     write_json(folder / RECIPE, recipe)
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dcdt.serving.catalogue.base import Catalogue, VectorQuery
 from dcdt.serving.catalogue.filters import Condition
 from dcdt.serving.catalogue.snapshot import Snapshot
-from dcdt.serving.layout import FOLDER, Pointer, exclusive_lock, write_pointer
+from dcdt.serving.layout import FOLDER, Pointer, check_files, exclusive_lock, write_checksums, write_pointer
 from dcdt.utils.errors import UserError
 
 SNAPSHOT_ROWS = 50_000  # videos up to which the snapshot's file follows every change
@@ -97,6 +97,7 @@ class MemoryCatalogue(Catalogue):
             if len(snapshot) <= SNAPSHOT_ROWS:
                 new = replace(new, snapshot=version)
                 snapshot.save(self.folder / new.snapshot_name)
+                write_checksums(self.folder)
             write_pointer(self.run, new)
             self.pointer, self._snapshot = new, snapshot
             for path in self.folder.glob("snapshot-*.arrow"):
@@ -111,7 +112,9 @@ class MemoryCatalogue(Catalogue):
         """The state at a version: that in memory or the file's, whichever is newer, and what changed since."""
         snapshot = self._snapshot
         if snapshot is None or not pointer.snapshot <= snapshot.version <= version:
-            snapshot = Snapshot.load(self.run / FOLDER / pointer.build / pointer.snapshot_name)
+            folder = self.run / FOLDER / pointer.build
+            check_files(folder, lambda name: name == pointer.snapshot_name)
+            snapshot = Snapshot.load(folder / pointer.snapshot_name)
         if snapshot.version == version:
             return snapshot
         self.table.checkout(version)
