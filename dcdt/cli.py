@@ -1,13 +1,16 @@
 """The `dcdt` command of an installed package: `dcdt run ...` is `python -m dcdt.run ...`, and so for the others."""
 
+import argparse
 import io
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from dcdt.utils.redaction import redact_output, refuse_arguments
+from dcdt.utils.shell import expand_overrides, program
 from dcdt.utils.signals import Interrupted, interruptible
 
 COMMANDS = {
@@ -30,6 +33,24 @@ HELP = "\n".join(
         "Models and losses of your own: dcdt run plugins=[mine.py] model=mine (docs/extending.md).",
     ]
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command without overrides.
+
+    Args:
+        command: its name.
+        options: of argparse.
+    """
+
+    def __init__(self, command: str = "", **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(**{"prog": program(command), **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Explain how to give a value that begins with a minus."""
+        if any(re.match("-[^-].", text) for text in sys.argv[1:]):
+            message += "\nWrite a value that begins with a minus as --option=-value, or after all options: -- -value"
+        super().error(message)
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
@@ -63,6 +84,7 @@ def prepare_hydra() -> None:
     from dcdt.utils.errors import exit_on_user_error
 
     refuse_arguments(sys.argv[1:])
+    sys.argv[1:] = expand_overrides(sys.argv[1:])
     with exit_on_user_error():
         load_plugins(sys.argv[1:])
         sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))

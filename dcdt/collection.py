@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.captions import read_captions
@@ -31,6 +31,7 @@ from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.transcripts import TRANSCRIPTS
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.text import pluralize, printable
 
 EPILOG = """Files are .csv, .tsv, .jsonl or .parquet. A column is found by its usual name; otherwise name it, such as
@@ -170,19 +171,21 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's arguments."""
-    command = argparse.ArgumentParser(prog="python -m dcdt.collection", description="Collections: make, check, copy.")
+    command = Parser("collection", description="Collections: make, check, copy.")
     actions = command.add_subparsers(dest="action", required=True)
     make = actions.add_parser("new", help="write a collection from exported tables", epilog=EPILOG)
-    make.add_argument("folder", type=Path)
-    make.add_argument("--videos", type=Path, required=True, metavar="FILE", help="id, title, description, ...")
-    make.add_argument("--queries", type=Path, metavar="FILE", help="question, id of a video that answers it, grade")
+    make.add_argument("folder", type=user_path)
+    make.add_argument("--videos", type=user_path, required=True, metavar="FILE", help="id, title, description, ...")
     make.add_argument(
-        "--judgments", type=Path, metavar="FILE", help="query id, video id, grade, where --queries has none"
+        "--queries", type=user_path, metavar="FILE", help="question, id of a video that answers it, grade"
     )
-    make.add_argument("--interactions", type=Path, metavar="FILE", help="learner, video, time")
+    make.add_argument(
+        "--judgments", type=user_path, metavar="FILE", help="query id, video id, grade, where --queries has none"
+    )
+    make.add_argument("--interactions", type=user_path, metavar="FILE", help="learner, video, time")
     for role, names in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
-    make.add_argument("--captions", type=Path, metavar="FOLDER", help="files ID.vtt, ID.en.srt, ID.json3, ...")
+    make.add_argument("--captions", type=user_path, metavar="FOLDER", help="files ID.vtt, ID.en.srt, ID.json3, ...")
     make.add_argument("--transcript", metavar="COLUMN", help="of the videos: what is said in them")
     make.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the videos to keep as metadata (all)")
     make.add_argument("--name", help="of the collection (the folder's)")
@@ -193,7 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("check", "validate a collection and print what it holds"),
         ("demo", "copy the 46-video set"),
     ):
-        actions.add_parser(name, help=help_text).add_argument("folder", type=Path)
+        actions.add_parser(name, help=help_text).add_argument("folder", type=user_path)
     return command
 
 
@@ -206,8 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.action == "demo":
             copy_demo(options.folder)
         print_summary(check_collection(options.folder), warnings)
-    run = f"python -m dcdt.run data=files data.path={options.folder}"
-    print(f"\n{options.folder} is a collection. Train on it: {run} experiment=best")  # noqa: T201
+    run = shell_command("run", "data=files", override("data.path", options.folder), "experiment=best")
+    print(f"\n{options.folder} is a collection. Train on it: {run}")  # noqa: T201
 
 
 if __name__ == "__main__":

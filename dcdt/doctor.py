@@ -1,6 +1,5 @@
 """Versions, devices, keys and folders, and what to fix: `python -m dcdt.doctor`. No key is ever printed."""
 
-import argparse
 import os
 import platform
 import re
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
+from dcdt.utils.shell import program
 
 KEYS = {
     "OPENAI_API_KEY": "embedder=openai needs it; embedder=local does not",
@@ -107,7 +107,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; exit code 2 where a run is not possible."""
-    parser = argparse.ArgumentParser(prog="python -m dcdt.doctor", description=__doc__)
+    parser = Parser("doctor", description=__doc__)
     parser.parse_args(arguments)
     lines, problems = packages()
     lines += keys()
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fix: {problem}")  # noqa: T201
     if problems:
         raise SystemExit(2)
-    print("nothing stands in the way of a run: python -m dcdt.run")  # noqa: T201
+    print(f"nothing stands in the way of a run: {program('run')}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -5,17 +5,20 @@ verify=true                                 check every vector of the cache
 import.vectors=FILE [import.names=FILE]     bring in vectors that are there already
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dcdt.cli import command, prepare_hydra
 from dcdt.config import Settings, config_folder, parse, vector_fields
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.shell import override, shell_command
 from dcdt.utils.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -35,8 +38,9 @@ def run(settings: Settings, job: EmbedJob) -> None:
     from dcdt.embeddings.vector_import import import_vectors
 
     collection = load_collection(settings.data.path)
-    choice = "" if settings.embedder.name == "local" else f" embedder={settings.embedder.name}"
-    remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={settings.data.cache}{choice}"
+    folders = override("data.path", collection.path), override("data.cache", settings.data.cache)
+    choice = [] if settings.embedder.name == "local" else [override("embedder", settings.embedder.name)]
+    remedy = shell_command("embed", "data=files", *folders, *choice)
     space = space_of(settings.embedder)
     if job.verify:
         _verify(VectorCache(settings.data.cache, space, remedy, lazy=True))
@@ -83,6 +87,7 @@ def _print(line: str) -> None:
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="embed")
 def job(config: DictConfig) -> None:
     """One job of Hydra."""
+    os.chdir(HydraConfig.get().runtime.cwd)  # relative paths start where the user stands, whatever hydra.job.chdir says
     try:
         own, rest = take_embed_job(config)
         run(parse(rest), own)

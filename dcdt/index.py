@@ -5,14 +5,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
 from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.shell import user_path
 from dcdt.utils.text import pluralize, printable
 
 
@@ -73,10 +73,8 @@ def _print_progress(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dcdt.index", description="The catalogue that a finished run recommends from."
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    parser = Parser("index", description="The catalogue that a finished run recommends from.")
+    parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
     actions = parser.add_subparsers(dest="action", required=True)
     build = actions.add_parser("build", help="export the run and index its collection anew")
     build.add_argument(
@@ -86,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in (("add", "add new videos"), ("update", "put edited videos in the place of old ones")):
         change = actions.add_parser(name, help=about)
         change.add_argument(
-            "--videos", type=Path, metavar="FILE", help=".jsonl like corpus.jsonl, or a table: .csv, .tsv, .parquet"
+            "--videos",
+            type=user_path,
+            metavar="FILE",
+            help=".jsonl like corpus.jsonl, or a table: .csv, .tsv, .parquet",
         )
         for role in ("id", "title", "text"):
             change.add_argument(f"--{role}-column", metavar="NAME", help="of the table, where it has no usual name")
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     delete = actions.add_parser("delete", help="remove videos")
     delete.add_argument("ids", nargs="+", metavar="ID")
     export = actions.add_parser("export", help="vectors and metadata as Parquet, for another vector database")
-    export.add_argument("out", type=Path, metavar="FILE.parquet")
+    export.add_argument("out", type=user_path, metavar="FILE.parquet")
     return parser
 
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import escape_cell, write_text
+from dcdt.utils.shell import user_path
 from dcdt.utils.text import join_names, pluralize, printable
 
 QUESTION_COLUMNS = ("question", "query", "text")
@@ -138,10 +139,8 @@ def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: C
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dcdt.recommend", description="Videos that answer a question, from a finished run of any model."
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    parser = Parser("recommend", description="Videos that answer a question, from a finished run of any model.")
+    parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
     parser.add_argument("question", nargs="?", help="in words; in quotes, so that the shell leaves it whole")
     parser.add_argument("-k", type=int, default=10, help="how many videos (default: 10)")
     parser.add_argument("--filter", default="", help="such as level=intro,duration_s<600")
@@ -150,9 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--explain", action="store_true", help="what made up each score")
     parser.add_argument("--abstain", action="store_true", help="leave out what scores below validation's threshold")
     parser.add_argument("--interactive", action="store_true", help="answer one question a line, from standard input")
-    parser.add_argument("--batch", type=Path, metavar="CSV", help="answer the questions of a table")
+    parser.add_argument("--batch", type=user_path, metavar="CSV", help="answer the questions of a table")
     parser.add_argument("--query-column", metavar="NAME", help="of --batch (default: question, query or text)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a batch here")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="write the answers to a batch here")
     args = parser.parse_args(arguments)
     if sum([args.question is not None, args.interactive, args.batch is not None]) != 1:
         parser.error('give one of: "a question", --interactive, --batch CSV')

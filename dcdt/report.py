@@ -1,11 +1,10 @@
 """Finished runs -> tables, statistics, figures and one page: `python -m dcdt.report DIR [DIR ...] [--out DIR]`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
 from dcdt.reporting.page import page
@@ -14,7 +13,7 @@ from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
 from dcdt.utils.files import atomic_write, refuse_outside_links, write_text
-from dcdt.utils.shell import shell_command
+from dcdt.utils.shell import shell_command, user_path
 from dcdt.utils.signals import Interrupted
 from dcdt.utils.text import printable
 
@@ -123,13 +122,13 @@ def compared_models(result: Report, labels: Sequence[str]) -> tuple[Variant, Var
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dcdt.report",
+    parser = Parser(
+        "report",
         description="Tables, tests and figures of finished runs.",
         epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
     )
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a run's folder or a sweep's")
-    parser.add_argument("--out", type=Path, help="where the files go (default: report/ in the first DIR)")
+    parser.add_argument("folders", metavar="DIR", nargs="+", type=user_path, help="a run's folder or a sweep's")
+    parser.add_argument("--out", type=user_path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
     parser.add_argument("--against", metavar="MODEL", help="test every other row against this one (default: zero_shot)")

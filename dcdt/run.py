@@ -1,6 +1,7 @@
 """Run one job of Hydra, or a sweep: `python -m dcdt.run [group=option ...] [key=value ...] [-m]`."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ class Job:
 def run_job(config: DictConfig) -> float:
     """Run one job of Hydra; returns its primary metric, so that sweepers can search."""
     adopt_srun()
+    os.chdir(HydraConfig.get().runtime.cwd)  # relative paths start where the user stands, whatever hydra.job.chdir says
     job = Job.from_hydra(config)
     path = job.folder.path
     if not job.sweeping or path not in METRICS:  # else the same job again: its model does not read what differs

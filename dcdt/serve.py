@@ -1,6 +1,5 @@
 """HTTP API and search page over a finished run: `python -m dcdt.serve RUN [--host 127.0.0.1] [--port 8000]`."""
 
-import argparse
 import errno
 import json
 import logging
@@ -9,10 +8,10 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from dcdt.cli import command
+from dcdt.cli import Parser, command
 from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.shell import user_path
 from dcdt.utils.text import printable
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -46,13 +45,13 @@ def _log_to_stderr() -> None:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dcdt.serve", description="Answer questions over HTTP, read-only, from a finished run."
+    parser = Parser("serve", description="Answer questions over HTTP, read-only, from a finished run.")
+    parser.add_argument(
+        "run", metavar="RUN", type=user_path, help="the run's folder, or a link to it that may be moved"
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, or a link to it that may be moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--beside", type=Path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--beside", type=user_path, metavar="RUN", help="a second run, shown side by side on the page")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--log-questions", action="store_true", help="write what was asked to the log")
     parser.add_argument(
@@ -71,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hosts = [*args.allow_host, *([*LOOPBACK, args.host] if args.host.startswith(("127.", *LOOPBACK)) else [])] or ["*"]
     if not all(re.fullmatch(r"(\*\.)?[^*]+|\*", name) for name in hosts):
         parser.error("--allow-host takes a name, *.NAME for all below it, or *")
-    if not 0 <= args.port <= 65535:
-        parser.error(f"--port is {args.port}; give 0 to 65535")
+    for name, value, limits in (("port", args.port, (0, 65535)), ("threads", args.threads, (1, 1024))):
+        if not limits[0] <= value <= limits[1]:
+            parser.error(f"--{name} is {value}; give {limits[0]} to {limits[1]}")
     _log_to_stderr()
     with exit_on_user_error():
         try:

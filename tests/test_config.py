@@ -414,7 +414,7 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("trainer.precision=8", "trainer.precision is '8'"),
         ("trainer.max_epochs=0", "trainer.max_epochs is 0"),
         ("trainer.validate_every=0", "trainer.validate_every is 0"),
-        ("trainer.threads=-1", "trainer.threads is -1; it must be a number of at least 0"),
+        ("trainer.threads=-1", "trainer.threads is -1; it must be a whole number from 0 to 1,024"),
         ("logger.mode=on", "logger.mode"),
         ("callbacks.patience=0", "callbacks.patience is 0"),
         ("callbacks.collapse_cosine=0", "callbacks.collapse_cosine is 0.0"),

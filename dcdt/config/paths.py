@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from dcdt.utils.shell import user_path
+
 
 def config_folder() -> Path:
     """Folder of the configuration files: conf/ of the checkout, or the copy inside an installed package."""
@@ -27,14 +29,14 @@ def demo_collection() -> Path:
 def cache_home() -> Path:
     """Folder of what can be made again: $DCDT_CACHE, or dcdt in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcdt"
-    return Path(os.environ.get("DCDT_CACHE") or default)
+    return user_path(os.environ.get("DCDT_CACHE") or default)
 
 
 def cache_root() -> Path:
     """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
-    return Path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
+    return user_path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
 
 
 def outputs_root() -> Path:
     """Folder of runs: $DCDT_OUTPUTS, or outputs/ of the checkout, or where the user stands."""
-    return Path(os.environ.get("DCDT_OUTPUTS") or project_root() / "outputs")
+    return user_path(os.environ.get("DCDT_OUTPUTS") or project_root() / "outputs")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import user_path
 from dcdt.utils.text import one_line
 
 VARIABLE = "DCDT_PLUGINS"
@@ -34,7 +35,7 @@ def _installed() -> tuple[str, ...]:
 
 def add_plugins(names: Iterable[str]) -> None:
     """Name plugins in $DCDT_PLUGINS, which workers and other processes have too; files by their whole path."""
-    paths = [str(Path(name).resolve()) if name.endswith(".py") else name for name in names]
+    paths = [str(user_path(name).resolve()) if name.endswith(".py") else name for name in names]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*paths, *plugin_names()]))
 
 
@@ -48,7 +49,7 @@ def load_plugin(name: str) -> ModuleType:
         UserError: it is missing or cannot be imported.
     """
     try:
-        return _import_file(Path(name)) if name.endswith(".py") else import_module(name)
+        return _import_file(user_path(name)) if name.endswith(".py") else import_module(name)
     except UserError as error:
         raise UserError(f"the plugin {name} is refused: {error}") from error
     except Exception as error:  # whatever a user's file raises

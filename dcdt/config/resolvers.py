@@ -12,6 +12,7 @@ from dcdt.config.job_names import folder_name, job_name, sweep_name
 from dcdt.config.options import model_option
 from dcdt.config.paths import cache_root, demo_collection, outputs_root, project_root
 from dcdt.config.plugins import plugin_folders, plugin_names
+from dcdt.utils.shell import user_path
 
 
 def register_resolvers() -> None:
@@ -38,7 +39,7 @@ def register_resolvers() -> None:
 
 def _vectors_of(path: str) -> str:
     """Cache of a collection: the vectors it brings, else the user's cache."""
-    own = Path(path) / "embeddings"
+    own = user_path(path) / "embeddings"
     return str(own if os.path.isdir(own) else cache_root())  # false also for what no path can be
 
 

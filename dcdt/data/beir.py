@@ -18,7 +18,7 @@ import numpy as np
 from dcdt.data.next_video import next_video_queries
 from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
-from dcdt.data.types import Collection, Documents, Judgments, Rows
+from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
@@ -28,8 +28,13 @@ MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
-def load_collection(path: str | Path) -> Collection:
+def load_collection(path: str | Path, own_video: str = "same_text") -> Collection:
     """Read and check a collection folder.
+
+    Args:
+        path: of the folder.
+        own_video: which video a query is itself and is therefore not ranked for it, unless it is judged relevant: that
+            with its id and its text (`same_text`), that with its id (`same_id`), or none (`keep`).
 
     Raises:
         UserError: a file is missing or a line is invalid, with file and line.
@@ -62,6 +67,10 @@ def load_collection(path: str | Path) -> Collection:
         if unknown:
             count = pluralize(len(unknown), "judgment is", "judgments are")
             left_out.append(f"{count} of an unknown id and left out, the first at {unknown[0]}.")
+        excluded = _own_videos(queries, videos, judgments, own_video)
+        if excluded is not None:
+            count = pluralize(len(excluded), "query is a video", "queries are videos")
+            left_out.append(f"{count} too, left out of the own ranking (data.own_video={own_video}).")
     else:
         queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
         given_sides = {}
@@ -85,6 +94,25 @@ def load_collection(path: str | Path) -> Collection:
             "lower positive_grade in collection.yaml or add judgments."
         )
     return collection
+
+
+def _own_videos(queries: Documents, videos: Documents, judgments: Judgments, own_video: str) -> Judgments | None:
+    """Find the queries that are videos themselves, as in sets of arguments; None if there are none."""
+    judged = judgments.where(judgments.grade > 0)
+    related = set(zip(judged.query.tolist(), judged.video.tolist(), strict=True))
+    rows: list[tuple[int, int]] = []
+    for query, name in enumerate(queries.ids if own_video != "keep" else []):
+        video = videos.row_of.get(name)
+        if video is None or (query, video) in related:
+            continue
+        texts = videos.titles[video], videos.texts[video], f"{videos.titles[video]} {videos.texts[video]}"
+        text = normalise_text(queries.texts[query])
+        if own_video == "same_id" or any(text == normalise_text(one) for one in texts):
+            rows.append((query, video))
+    if not rows:
+        return None
+    own = np.array(rows, dtype=np.int64)
+    return Judgments(own[:, 0], own[:, 1], np.zeros(len(rows), dtype=np.float32))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Schemas of collections and splits."""
 
+from os.path import expanduser
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dcdt.config.registry import GROUPS, Entry
 from dcdt.config.validation import schema
@@ -10,11 +11,12 @@ from dcdt.config.validation import schema
 
 @schema
 class DataConfig:
-    """Paths of the collection and of its vectors."""
+    """Paths of the collection and of its vectors; which queries have a video of their own, which is not ranked."""
 
     name: str
-    path: str
-    cache: str
+    path: Annotated[str, AfterValidator(expanduser)]
+    cache: Annotated[str, AfterValidator(expanduser)]
+    own_video: Literal["same_text", "same_id", "keep"] = "same_text"
 
 
 @schema

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import one_line
+from dcdt.utils.text import one_line, parse_number
 
 TRANSCRIPTS, MOMENTS = "transcripts.jsonl", "moments.tsv"
 TRANSCRIPT = "transcript"  # name of the field
@@ -139,10 +139,7 @@ def read_moments(
         pair = query_rows[query], video_rows[video]
         if pair in moments:
             raise UserError(f"{location}: this query and video have a moment already; give one.")
-        try:
-            moments[pair] = float(seconds)
-        except ValueError:
-            moments[pair] = math.nan
+        moments[pair] = parse_number(seconds)
         if not 0 <= moments[pair] < math.inf:
             raise UserError(f"{location}: '{one_line(seconds)}' is no number of seconds from 0.")
     return [(query, video, seconds) for (query, video), seconds in moments.items()]

@@ -71,7 +71,7 @@ class Collection:
     languages: list[str] = field(default_factory=list)
     simulated: list[str] = field(default_factory=list)
     has_questions: bool = True  # false: a query is a learner's next video (`next_video.py`)
-    excluded: Judgments | None = None  # pairs that are not ranked: watched already
+    excluded: Judgments | None = None  # pairs that are not ranked: watched already, or a question that is a video too
     left_out: tuple[str, ...] = ()  # what no run reads, a sentence each
 
     @property
@@ -86,8 +86,16 @@ class Collection:
 
     @cached_property
     def related(self) -> Judgments:
-        """Judgments of any grade above 0: these videos are never a negative."""
+        """Judgments of any grade above 0."""
         return self.judgments.where(self.judgments.grade > 0)
+
+    @cached_property
+    def never_negative(self) -> Judgments:
+        """Pairs that are never drawn as negatives: related ones, and a question and its own video."""
+        own = self.excluded if self.has_questions else None
+        parts = [self.related] if own is None else [self.related, own]
+        columns = zip(*((part.query, part.video, part.grade) for part in parts), strict=True)
+        return Judgments(*map(np.concatenate, columns))
 
     @cached_property
     def duplicates(self) -> dict[int, list[int]]:
@@ -121,6 +129,8 @@ class Collection:
         hashes = [_file_hash(self.path / name) for name in ("interactions.csv", TRANSCRIPTS, MOMENTS)]
         files = hashes[: 1 if hashes[1:] == [None, None] else 3]  # without transcripts as in version 0.1
         content = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), *files]
+        if self.has_questions and self.excluded is not None:
+            content.append([self.queries.ids[row] for row in self.excluded.query])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property

@@ -1,12 +1,13 @@
 """Schemas of the embedders, and of what `dcdt.embed` does beside filling a cache."""
 
 import os
+import shlex
 from dataclasses import field
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dcdt.config.registry import GROUPS, Entry
 from dcdt.config.validation import Count, Width, schema, validate
@@ -42,7 +43,7 @@ class MultilingualEmbedderConfig:
     """Google's multilingual sentence encoder, run here."""
 
     name: str
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=1024)]
 
 
 class KnownModel(NamedTuple):
@@ -69,7 +70,7 @@ class OpenAIEmbedderConfig:
     dimensions: Width | None
     shorten: bool
     normalise: bool
-    base_url: str | None
+    base_url: Annotated[str | None, BeforeValidator(lambda url: (url or "").strip() or None)]
     max_tokens: Count
     request_inputs: Count
     request_tokens: Count
@@ -116,12 +117,16 @@ def _check_base_url(url: str | None) -> None:
     """
     if url is None:
         return
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets or the port
+        is_address = False
+    if not is_address:
         raise UserError("embedder.base_url must be an address such as http://127.0.0.1:8000/v1.")
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or dict(parse_qsl(parts.query)).keys() - {"api-version"}:
         raise UserError(
-            "embedder.base_url holds a user, a password or a query, and is written to every run's files.\n"
+            "embedder.base_url holds a user, a password or a query beside api-version, and is in every run's files.\n"
             "Give the key in the environment instead: export OPENAI_API_KEY=..."
         )
 
@@ -133,10 +138,10 @@ def refuse_foreign_base_url(config: Any) -> None:  # noqa: ANN401 - any embedder
         UserError: it is neither OpenAI's nor the one in $OPENAI_BASE_URL.
     """
     url = getattr(config, "base_url", None)
-    if url is not None and url != os.environ.get(BASE_URL_VARIABLE):
+    if url is not None and url != os.environ.get(BASE_URL_VARIABLE, "").strip():
         raise UserError(
             f"this run's vectors come from {url}, to which what you ask and your key would be sent.\n"
-            f"If that is yours: export {BASE_URL_VARIABLE}={url}"
+            f"If that is yours: export {BASE_URL_VARIABLE}={shlex.quote(url)}"
         )
 
 

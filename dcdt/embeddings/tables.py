@@ -19,6 +19,7 @@ from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import space_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.precision import HALF_DTYPES
+from dcdt.utils.shell import override, shell_command
 
 FROZEN_FIELDS = ("title", "text")
 
@@ -50,7 +51,8 @@ def load_tables(
     field_texts = {name: collection.vector_texts(name) for name in dict.fromkeys([*fields, *frozen])}
     query_texts = collection.queries.texts if collection.has_questions else []
     texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
-    remedy = f"python -m dcdt.embed data=files data.path={collection.path} data.cache={cache_folder}"
+    folders = override("data.path", collection.path), override("data.cache", cache_folder)
+    remedy = shell_command("embed", "data=files", *folders)
     cache = VectorCache(cache_folder, space_of(embedder), remedy)
     fill(cache, texts, embedder, progress)
     width, n = cache.space.dimensions, len(collection.videos)

@@ -169,7 +169,7 @@ class RunFolder:
         if status.get("status") != "finished":
             return None
         try:
-            collection = load_collection(str(config.data.path)).fingerprint
+            collection = load_collection(str(config.data.path), config.data.get("own_video", "same_text")).fingerprint
             key, metric = fingerprint(config, collection, code_version()["code"]), str(config.primary_metric)
         except (OmegaConfBaseException, KeyError, TypeError):  # reported where the configuration is checked
             return None

@@ -24,6 +24,7 @@ from dcdt.runs.folder import run_folders
 from dcdt.runs.sweep_progress import SweepProgress
 from dcdt.utils.errors import exit_on_user_error
 from dcdt.utils.files import read_json, write_json
+from dcdt.utils.shell import shell_command
 from dcdt.utils.text import printable
 
 register_resolvers()  # a worker of a launcher unpickles the callback below before it reads the configuration
@@ -118,7 +119,7 @@ def summarise(config: DictConfig) -> None:
     if not finished:
         log.warning("no report: no job has finished")
     elif not report:
-        log.warning("tables: python -m dcdt.report %s", folder)
+        log.warning("tables: %s", shell_command("report", folder))
     on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
     ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from dcdt.serving.layout import read_pointer
 from dcdt.serving.load import load
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import shell_command
 
 log = logging.getLogger("dcdt.serve")
 POLL_SECONDS = 0.5
@@ -57,7 +58,7 @@ class ReloadingRecommender:
             state = self.served.catalogue.refresh() if target == self.target else "other"
             if state == "other":
                 if read_pointer(target) is None:  # a service that only reads builds nothing
-                    raise UserError(f"{target} has no index; make it: python -m dcdt.index {target} build")
+                    raise UserError(f"{target} has no index; make it: {shell_command('index', target, 'build')}")
                 self._load(target)
             if state != "same":
                 pointer = self.served.catalogue.pointer

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, refuse_outside_links, write_json
+from dcdt.utils.shell import shell_command
 
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
@@ -73,7 +74,7 @@ def read_pointer(run: Path) -> Pointer | None:
     ):
         raise UserError(
             f"{path} is corrupt: it names no build of this folder.\n"
-            f"Put the old file back. Else python -m dcdt.index {run} build begins anew, without the changes since."
+            f"Put the old file back. Else {shell_command('index', run, 'build')} starts anew, without later changes."
         )
     return Pointer(build, version, snapshot)
 

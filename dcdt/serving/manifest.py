@@ -23,6 +23,7 @@ from dcdt.serving.scorers.two_stage import Head
 from dcdt.serving.videos import BASE, TYPES
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
+from dcdt.utils.shell import shell_command
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import refuse_interpolations
 
@@ -144,7 +145,7 @@ def read_manifest(run: Path, pointer: Pointer) -> Manifest:
     Raises:
         UserError: it is missing, corrupt, of another version of dcdt, or of another run.
     """
-    path, remedy = run / FOLDER / pointer.build / MODEL, f"Run: python -m dcdt.index {run} build"
+    path, remedy = run / FOLDER / pointer.build / MODEL, f"Run: {shell_command('index', run, 'build')}"
     values = read_json(path)
     if values.get("format") != FORMAT:
         raise UserError(f"{path} is missing, corrupt or of another version. {remedy}")
@@ -178,7 +179,7 @@ def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Pat
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not fit its catalogue ({one_line(f'{type(error).__name__} {error}', 120)}).\n"
-            f"It may be corrupt. Run: python -m dcdt.index {run} build"
+            f"It may be corrupt. Run: {shell_command('index', run, 'build')}"
         ) from error
 
 

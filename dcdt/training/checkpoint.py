@@ -48,7 +48,7 @@ def restore(run: Path) -> Restored:
     folder = RunFolder(run)
     settings = run_settings(run)
     weights = read_weights(folder)
-    collection = load_collection(settings.data.path)
+    collection = load_collection(settings.data.path, settings.data.own_video)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
             f"the collection {settings.data.path} is not the one {run} was trained on: its fingerprint is "

@@ -10,6 +10,10 @@ from dcdt.config.validation import Count, schema
 from dcdt.utils.errors import UserError
 
 Amount = Annotated[int, Field(ge=0)]
+Project = Annotated[
+    str,
+    Field(pattern=r"^[^/\\#?%:]{1,128}$", description="be a name of at most 128 characters without any of /\\#?%:"),
+]
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # short names
 
 
@@ -23,7 +27,7 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_epochs: Count
     validate_every: Count
-    threads: Amount
+    threads: Annotated[int, Field(ge=0, le=1024)]
     strategy: Literal["auto", "ddp"] = "auto"
     num_nodes: Count = 1
     embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -86,7 +90,7 @@ class LoggerConfig:
     """Options of a logger of curves and tables."""
 
     name: str
-    project: str = "dcdt"
+    project: Project = "dcdt"
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
     samples: Amount = 20

@@ -29,7 +29,7 @@ def run(
         UserError: a mistake that the user can correct.
         NotApplicable: the collection lacks what the model needs.
     """
-    collection = load_collection(settings.data.path)
+    collection = load_collection(settings.data.path, settings.data.own_video)
     collection.check_fields(settings.fields)
     split = make_split(collection, settings.split)
 

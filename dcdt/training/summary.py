@@ -15,6 +15,7 @@ from dcdt.data.types import Collection
 from dcdt.evaluation.statistics import mean_interval
 from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
+from dcdt.utils.shell import shell_command
 from dcdt.utils.text import pluralize, printable
 
 
@@ -49,7 +50,7 @@ def print_summary(
     for note in [*_notes(data.collection, data.split, settings), *notes]:
         console.print(escape(printable(note)))
     console.print(f"run folder: {folder}", soft_wrap=True)
-    console.print(f'ask it: python -m dcdt.recommend {folder} "a question"', soft_wrap=True, markup=False)
+    console.print(f'ask it: {shell_command("recommend", folder)} "a question"', soft_wrap=True, markup=False)
 
 
 def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideResult, theirs: SideResult) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dcdt.utils.redaction import redact
+from dcdt.utils.shell import program
 from dcdt.utils.text import format_number, printable
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,6 +25,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
+        message = message.replace("python -m dcdt.", program(""))
         super().__init__("\n".join(map(_cut, printable(redact(message)).split("\n"))))
 
 

@@ -1,12 +1,29 @@
-"""Commands of the package as a user can paste them into a shell."""
+"""What a shell does: commands as a user can paste them, and ~ in paths."""
 
+import os
 import re
 import shlex
 import sys
+from pathlib import Path
 
 _PLAIN = re.compile(
     r"(?!(true|false|null|nan|inf)$)[a-z/][\w/.+-]*", re.IGNORECASE | re.ASCII
 )  # Hydra reads it as text
+
+
+def user_path(text: str | Path) -> Path:
+    """A path with ~ expanded, which shells do not do in --out=~/x, in overrides and in variables."""
+    return Path(os.path.expanduser(text))
+
+
+def expand_overrides(arguments: list[str]) -> list[str]:
+    """Expand ~ in the values of overrides.
+
+    >>> expand_overrides(["data.path=a~/b", "~data.path", "x=~"])[:2]
+    ['data.path=a~/b', '~data.path']
+    """
+    home = re.compile(r"""(?<=[=,\[])(["']?)~(?=[/,\]"']|$)""")
+    return [home.sub(lambda match: match[1] + os.path.expanduser("~"), text) for text in arguments]
 
 
 def program(command: str) -> str:

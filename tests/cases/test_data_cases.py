@@ -1,15 +1,25 @@
 """Small inputs that people really have, and the values that a reader would expect of them."""
 
+import contextlib
 import csv
 import json
 
+import numpy as np
 import pytest
 from commands import dcdt, mended, on
 from support import make_collection, write_folder
 
 from dcdt.config.command_line import quote_texts
 from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
+from dcdt.data.datamodule import side_tensors
 from dcdt.data.interactions import load_interactions
+from dcdt.data.pairs import unrelated_videos
+from dcdt.data.splits import make_split
+from dcdt.embeddings import fill as filling
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.providers.batching import LocalRunner
+from dcdt.samplers.pool import training_pool
 from dcdt.utils.errors import UserError
 
 VIDEOS = [{"_id": f"v{n}", "title": f"Lecture {n}", "text": f"All about topic {n}"} for n in range(30)]
@@ -178,3 +188,65 @@ def test_judgments_are_a_table_of_their_own(tmp_path, videos):
     written(judged, json.dumps({"qid": "q99", "doc_id": "v0"}) + "\n")
     done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked, "--judgments", judged)
     mended(done, "judged.jsonl:1: the query 'q99' is not among the 9 queries")
+
+
+@pytest.mark.parametrize(("own_video", "n"), [("same_text", 18), ("same_id", 28), ("keep", 0)])
+def test_a_query_that_is_a_video_does_not_find_itself(tmp_path, own_video, n):
+    """q0 to q19 are videos; v20 to v29 have the id of one by chance; q0 and q1 are judged to answer themselves."""
+    twins = [{"_id": query["_id"], "title": "", "text": query["text"].upper()} for query in QUERIES[:20]]
+    by_chance = [{**query, "_id": f"v{n}"} for n, query in enumerate(QUERIES) if n >= 20]
+    judged = [*(f"{query['_id']}\tv1\t1" for query in [*QUERIES[:20], *by_chance]), "q0\tq0\t1", "q1\tq1\t1"]
+    folder = write_folder(tmp_path / "c", [*VIDEOS, *twins], [*QUERIES[:20], *by_chance], all=judged)
+    collection = load_collection(folder, own_video)
+    split = make_split(collection, SplitConfig("query", 0, 1, "all"))
+    own = [(row, collection.videos.row_of[name]) for row, name in enumerate(collection.queries.ids)]
+    excluded = set() if collection.excluded is None else set(zip(*vars(collection.excluded).values(), strict=True))
+    assert len(excluded) == n and len(collection.left_out) == (n > 0)
+    pool = training_pool(collection, split)
+    for row, video in own:
+        if (row, video, 0.0) in excluded:
+            assert video not in unrelated_videos(collection, row, split.test.candidates)
+            at = (pool.queries == row).nonzero().flatten()
+            assert (
+                not len(at)
+                or (pool.candidates[pool.forbidden[at[0]].clamp(max=len(pool.candidates) - 1)] == video).any()
+            )
+    test = side_tensors("test", split.test, collection)
+    removed = [
+        video in test.removed[place].tolist()
+        for place, row in enumerate(test.queries.tolist())
+        for video in [own[row][1]]
+    ]
+    assert sum(removed) == sum((*own[row], 0.0) in excluded for row in test.queries.tolist())
+
+
+class Lengths(LocalRunner):
+    """One-hot vectors of a text's length; NaN for a text with `bad`, and one vector for all of `same`."""
+
+    def embed(self, texts, progress=None):
+        vectors = np.eye(64, dtype=np.float32)[[0 if "same" in text else len(text) for text in texts]]
+        vectors[["bad" in text for text in texts]] = np.nan
+        return vectors
+
+
+def filled(tmp_path, monkeypatch, texts):
+    cache = VectorCache(tmp_path, Space("test", "lengths", 64, "l2"))
+    monkeypatch.setattr(filling, "make_embedder", lambda config: Lengths())
+    with pytest.raises(UserError) if any("bad" in text for text in texts) else contextlib.nullcontext() as caught:
+        filling.fill(cache, texts, None, progress=False)
+    return cache, str(caught.value) if caught else ""
+
+
+def test_a_vector_that_is_not_finite_discards_itself_alone(tmp_path, monkeypatch):
+    texts = ["a" * n for n in range(1, 60)]
+    cache, said = filled(tmp_path, monkeypatch, [*texts, "a bad text"])
+    assert cache.missing([*texts, "a bad text"]) == ["a bad text"]
+    assert "no vector for 1 of 60 texts" in said and "zero, not finite or not of length 1: 'a bad text'" in said
+    cache, said = filled(tmp_path / "all", monkeypatch, ["bad", "bad too"])  # a model that gives nothing right
+    assert "2 of 2 vectors are zero" in said and not len(cache)
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(["same 1", "same 2"], True), (["a", "ab"], False), (["same"], False)])
+def test_one_vector_for_all_texts_is_warned_of(tmp_path, monkeypatch, caplog, texts, warned):
+    filled(tmp_path, monkeypatch, texts)
+    assert any("one vector for all their texts" in text for text in caplog.messages) == warned

@@ -4,22 +4,29 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import wandb
 from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
 from fastapi.testclient import TestClient
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
 from support import make_collection
 
-from dcdt.config import config_folder, validate
+from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
+from dcdt.config.plugins import load_plugin
 from dcdt.config.validation import _shown
-from dcdt.embeddings.config import OpenAIEmbedderConfig
+from dcdt.data.config import DataConfig
+from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.runs.reader import first_line
 from dcdt.serve import LOOPBACK
@@ -27,6 +34,7 @@ from dcdt.serving.app import make_app
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import MAX_JSON_BYTES
+from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.text import one_line
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -295,6 +303,190 @@ def test_a_local_service_answers_only_its_own_names_and_head_requests(make_run, 
             head, get = (client.request(method, path, headers={"host": "localhost"}) for method in ("HEAD", "GET"))
             assert head.status_code == 200 and head.content == b"" and get.content
             assert head.headers["content-type"] == get.headers["content-type"]
+
+
+# ---- values handed to other libraries
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("trainer.accelerator=tpu", "choose one of auto, cpu, gpu, cuda, mps"),
+        ("trainer.accelerator=mps", "this machine has no GPU"),
+        ("trainer.precision=fp16", "choose one of 32-true, bf16-mixed, 16-mixed"),
+        ("trainer.threads=100000", "from 0 to 1,024"),
+        ("logger.project=a/b", "be a name of at most 128 characters"),
+        (f"logger.project={'x' * 129}", "be a name of at most 128 characters"),
+    ],
+)
+def test_a_value_that_a_library_refuses_is_refused_in_words(folder, tmp_path, change, expected):
+    mended(dcdt("run", *on(folder, tmp_path), "model=dcdt", "logger=wandb", change), expected)
+
+
+def test_names_and_tags_are_cut_to_the_limits_of_wandb(tmp_path, monkeypatch):
+    from dcdt.training.loggers.wandb import start_run
+
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **options: given.update(options))
+    names, tags = dict.fromkeys(("name", "job_type"), "n" * 200), ["t" * 70, "t" * 80, "u"]
+    start_run(tmp_path, "offline", False, console=False, machine=False, group=None, tags=tags, **names)
+    assert given["tags"] == ["t" * 64, "u"] and given["group"] is None
+    assert given["name"] == given["job_type"] == "n" * 128
+    wandb.Settings(run_tags=given["tags"])  # as wandb checks them
+
+
+@pytest.mark.parametrize("message", ["base64 encoding is not currently supported", "unknown encoding_format"])
+def test_a_server_without_base64_is_asked_for_numbers(monkeypatch, message):
+    def misbehave(server, number, payload):
+        if payload["encoding_format"] != "float":
+            raise Trouble(400, message)
+
+    with Loopback(misbehave, width=16) as server:
+        found = embedder(server, monkeypatch).embed([f"text {n}" for n in range(40)])
+    assert found.shape == (40, 16) and [payload["encoding_format"] for payload in server.requests].count("base64") == 1
+
+
+def test_an_address_of_azure_keeps_its_version_behind_the_path(monkeypatch):
+    with Loopback(width=16) as server:
+        version = "?api-version=2024-02-01"
+        assert embedder(server, monkeypatch, base_url=f" {server.url}/{version}\n").embed(["a"]).shape == (1, 16)
+    assert server.paths == [f"/v1/embeddings{version}"] and server.headers[0]["api-key"] == KEY
+
+
+@pytest.mark.parametrize("url", ["", "  ", None])
+def test_an_empty_address_counts_as_unset(monkeypatch, url):
+    assert embedder(SimpleNamespace(url=url), monkeypatch, model="text-embedding-3-small").config.base_url is None
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:99999", "http://host:0", "ftp://host", "http://h/?key=a"])
+def test_what_is_no_address_is_refused(monkeypatch, url):
+    with pytest.raises(UserError, match=r"embedder\.base_url"):
+        embedder(SimpleNamespace(url=url), monkeypatch)
+
+
+@pytest.mark.parametrize("proxy", ["foo://localhost:1", f"socks4://me:{PASSWORD}@localhost:1"])
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
+    asking = embedder(SimpleNamespace(url="http://host.example/v1"), monkeypatch)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match="proxies of the environment") as error:
+        asking.embed(["a"])
+    assert PASSWORD not in str(error.value)
+
+
+# ---- paths and printed commands
+
+
+def arguments_of(line):
+    """The arguments with which a shell would start a printed command."""
+    command, *rest = line.split("python -m dcdt.")[-1].split(" ", 1)
+    return [command, *shlex.split(*rest)]
+
+
+ODD_NAMES = ["my videos (1)", "a=b", "课程", "2024_01", "$HOME `x` 'y' \"z\"", "back\\", "true", "~", "a,b", "-rf"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_override_is_read_by_hydra_and_the_shell_as_it_was_meant(name):
+    [command, text] = arguments_of(shell_command("run", override("data.path", name)))
+    assert command == "run"
+    parsed = OverridesParser.create().parse_override(text)
+    assert parsed.key_or_group == "data.path" and parsed.value() == name
+
+
+def test_the_commands_of_a_collection_with_an_odd_name_can_be_pasted(tmp_path):
+    name = ODD_NAMES[0]
+    make_collection(tmp_path / name)
+    done = dcdt("collection", "check", name, cwd=tmp_path)
+    command, *arguments = arguments_of(done.stdout.splitlines()[-1])
+    assert arguments == ["data=files", f'data.path="{name}"', "experiment=best"]
+    given = [*arguments[:-1], "model=zero_shot", f"data.cache='{name}/embeddings'"]
+    done = dcdt(command, *given, "hydra.run.dir='my out'", "logger=csv", "trainer=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert arguments_of(done.stdout.splitlines()[-1]) == ["recommend", str(tmp_path / "my out"), "a question"]
+
+
+def test_a_strangers_address_is_quoted_in_the_command_that_trusts_it(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(UserError, match=r"export OPENAI_BASE_URL='http://x/\$\(rm -rf ~\)'"):
+        refuse_foreign_base_url(SimpleNamespace(base_url="http://x/$(rm -rf ~)"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("dcdt index", "dcdt index RUN info"), ("dcdt/index.py", "python -m dcdt.index RUN info")]
+)
+def test_a_command_is_answered_as_it_was_typed(monkeypatch, typed, expected):
+    monkeypatch.setattr(sys, "argv", [typed])
+    assert shell_command("index", "RUN", "info") == expected
+    assert str(UserError("Run: python -m dcdt.index RUN info")) == f"Run: {expected}"
+
+
+def test_the_installed_command_answers_with_its_own_name(tmp_path, monkeypatch, capsys):
+    from dcdt import cli
+
+    for arguments, expected in (
+        (["index", "--help"], "usage: dcdt index"),
+        (["index", "x", "info"], "dcdt run printed"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["bin/dcdt", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert expected in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "RUN", "delete", "-aBc"],
+        ["index", "RUN", "update", "--id", "-aBc"],
+        ["recommend", "RUN", "-derivative"],
+    ],
+)
+def test_a_value_that_begins_with_a_minus_is_explained(arguments):
+    done = dcdt(*arguments)
+    assert done.returncode == 2 and "--option=-value, or after all options: -- -value" in done.stderr
+    assert "begins with a minus" not in dcdt("recommend", "RUN", "-k", "1").stderr
+
+
+def test_an_id_that_begins_with_a_minus_is_changed_in_the_explained_forms(own_copy):
+    run = own_copy("model=bm25")
+    for arguments in (
+        ["add", "--id=-aBc", "--title=New"],
+        ["update", "--id=-aBc", "--title=-x"],
+        ["delete", "--", "-aBc"],
+    ):
+        done = dcdt("index", run, *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["~/videos", "'~/videos'", '"~/videos"'])
+def test_a_home_in_an_override_is_expanded(folder, tmp_path, path):
+    shutil.copytree(folder, tmp_path / "videos")
+    given = ["data=files", f"data.path={path}", "dry_run=true", "model=zero_shot"]
+    done = dcdt("embed", *given, HOME=str(tmp_path), DCDT_CACHE="~/cache")
+    assert done.returncode == 0, done.stderr
+    assert "100 cached" in done.stdout  # in the vectors that the folder brings
+
+
+def test_a_home_in_variables_options_files_and_resolvers_is_expanded(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DCDT_OUTPUTS", "~/runs")
+    monkeypatch.setenv("DCDT_CACHE", "~/cache")
+    assert (outputs_root(), cache_root(), cache_home()) == (tmp_path / "runs", tmp_path / "cache", tmp_path / "cache")
+    assert validate(DataConfig, {"name": "files", "path": "~/c", "cache": "~/v"}, "data").path == f"{tmp_path}/c"
+    (tmp_path / "plugin.py").write_text("")
+    assert load_plugin("~/plugin.py").__file__ == str(tmp_path / "plugin.py")
+    done = dcdt("report", "RUN", "--out=~/out")
+    assert "RUN is not a folder" in done.stderr
+    assert user_path("~/x") == tmp_path / "x" and user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path, command):
+    shutil.copytree(folder, tmp_path / "videos")
+    given = ["data=files", "data.path=videos", "data.cache=videos/embeddings", "model=zero_shot", "logger=csv"]
+    done = dcdt(command, *given, "hydra.job.chdir=true", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert command == "embed" or (tmp_path / "out" / "metrics.json").is_file()
 
 
 # ---- terminals

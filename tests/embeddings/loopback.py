@@ -40,13 +40,14 @@ class Loopback:
     Attributes:
         requests: payloads in the order of arrival.
         headers: of each request.
+        paths: asked for, with their queries.
         answered: how often vectors of each text were sent in full.
     """
 
     def __init__(self, misbehave=None, width=1536, longest=32_000, latency=0.0, cheap=False):
         self.cheap = self.row(0, "", width, "base64")["embedding"] if cheap else None
         self.misbehave, self.width, self.longest, self.latency = misbehave, width, longest, latency
-        self.requests, self.headers, self.answered = [], [], Counter()
+        self.requests, self.headers, self.paths, self.answered = [], [], [], Counter()
         self.lock = threading.Lock()
         server = Server(("127.0.0.1", 0), handler_of(self))
         self.server = server
@@ -106,7 +107,8 @@ def handler_of(loopback):
             payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
             status, headers = 200, {}
             try:
-                if self.path != "/v1/embeddings":
+                loopback.paths.append(self.path)
+                if self.path.partition("?")[0] != "/v1/embeddings":
                     raise Trouble(404, f"no route {self.path}")
                 rows = loopback.rows(payload, {name.lower(): value for name, value in self.headers.items()})
                 counted = 7 * len(payload["input"])

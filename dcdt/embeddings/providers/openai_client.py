@@ -4,9 +4,12 @@ import asyncio
 import base64
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from dcdt.utils.text import one_line
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RETRIES = 4  # of the client, with growing pauses and Retry-After; then again, until patience ends
+REFUSED_ENCODING = re.compile("base64|encoding", re.IGNORECASE)  # some servers have numbers alone
 REFUSED_STATUSES = (400, 413, 422)  # the server rejects the texts
 RETRY_STATUSES = (408, 409, 429)
 QUOTA_CODE = b"insufficient_quota"
@@ -67,13 +71,22 @@ class Connection:
         if not os.environ.get("OPENAI_LOG"):  # the client's own switch for these lines
             for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
-        self.client = AsyncOpenAI(
-            api_key=self.key or "none",
-            base_url=config.base_url or "https://api.openai.com/v1",
-            max_retries=MAX_RETRIES,
-            timeout=config.timeout,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._record_problem]}),
-        )
+        address = urlsplit(config.base_url or "https://api.openai.com/v1")
+        try:
+            self.client = AsyncOpenAI(
+                api_key=self.key or "none",
+                base_url=address._replace(query="").geturl(),
+                default_query=dict(parse_qsl(address.query)),
+                default_headers={"api-key": self.key} if address.query else {},  # Azure's
+                max_retries=MAX_RETRIES,
+                timeout=config.timeout,
+                http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._record_problem]}),
+            )
+        except Exception as error:  # of httpx: a proxy of another kind, or one that needs another package
+            raise UserError(
+                f"no request can be sent with the proxies of the environment: {_first_line(error)}"
+            ) from error
+        self.encoding: Literal["base64", "float"] = "base64"
         self.tokens = self.answers = 0
         self.answered = time.monotonic()
         self.trouble = "nothing came back"
@@ -91,6 +104,10 @@ class Connection:
             try:
                 return await self._ask(texts)
             except APIStatusError as error:
+                refuses = error.status_code in REFUSED_STATUSES and REFUSED_ENCODING.search(self._message_of(error))
+                if refuses and self.encoding == "base64":
+                    self.encoding = "float"
+                    continue
                 pause = self._pause_after(error)
             except APIConnectionError as error:  # also a time-out
                 self.trouble, pause = f"{type(error).__name__}: {_first_line(error.__cause__ or error)}", 1.0
@@ -114,7 +131,7 @@ class Connection:
             {"dimensions": dimensions} if (dimensions := requested_dimensions(self.config)) else {}
         )
         answer = await self.client.embeddings.create(
-            model=self.config.model, input=list(texts), encoding_format="base64", **options
+            model=self.config.model, input=list(texts), encoding_format=self.encoding, **options
         )
         rows = {item.index: _decode_vector(item.embedding) for item in answer.data}
         if len(answer.data) != len(texts) or rows.keys() != set(range(len(texts))):
@@ -148,8 +165,7 @@ class Connection:
         if status == 429 and QUOTA_CODE in error.response.content:
             raise UserError("the quota of this key is used up (429 insufficient_quota). Raise it in your account.")
         if status in RETRY_STATUSES or status >= 500:
-            waits = error.response.headers.get("retry-after", "")
-            return float(waits) if waits.replace(".", "", 1).isdigit() else 1.0
+            return _retry_seconds(error.response.headers.get("retry-after", ""), self.config.patience)
         if status in (401, 403):  # the server's message may repeat the key
             raise UserError(
                 f"{self._server} rejects the key ({status}). Set {KEY_VARIABLE} to a valid one, or use embedder=local."
@@ -176,6 +192,22 @@ def _decode_vector(embedding: str | list[float]) -> NDArray[np.float32]:
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
     return np.asarray(embedding, dtype=np.float32)
+
+
+def _retry_seconds(header: str, limit: float) -> float:
+    """Read a Retry-After header, a number or a date, up to a limit; 1 where it is neither.
+
+    >>> [_retry_seconds(text, 60) for text in ("2.5", "1e9", "²", "-1", "nan", "Fri, 01 Jan 2100 00:00:00 GMT", "")]
+    [2.5, 60, 1.0, 1.0, 1.0, 60, 1.0]
+    """
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            seconds = -1.0
+    return min(seconds, limit) if seconds >= 0 else 1.0
 
 
 def _first_line(value: object) -> str:

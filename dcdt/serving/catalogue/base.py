@@ -16,6 +16,7 @@ from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.layout import CATALOGUE, FOLDER, Pointer, read_pointer
 from dcdt.serving.manifest import read_manifest
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import shell_command
 
 
 class VectorQuery(Protocol):
@@ -48,7 +49,7 @@ class Catalogue(ABC):
     @property
     def remedy(self) -> str:
         """The command that replaces a broken build."""
-        return f"Run: python -m dcdt.index {self.run} build"
+        return f"Run: {shell_command('index', self.run, 'build')}"
 
     @property
     def is_shared(self) -> bool:
@@ -130,5 +131,5 @@ class Catalogue(ABC):
     def _read_pointer(self) -> Pointer:
         pointer = read_pointer(self.run)
         if pointer is None:
-            raise UserError(f"{self.run} has no index yet. Run: python -m dcdt.index {self.run} build")
+            raise UserError(f"{self.run} has no index yet. {self.remedy}")
         return pointer

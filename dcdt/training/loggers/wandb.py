@@ -1,6 +1,7 @@
 """Weights & Biases: one run a job, closed on every path, mirrored from what the run's folder holds."""
 
 import logging
+import shlex
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from dcdt.utils.redaction import redact_values
 
 log = logging.getLogger("dcdt")
 INIT_SECONDS = 30  # to wait for W&B at the start of a run
+MAX_NAME_CHARS, MAX_TAG_CHARS = 128, 64  # that W&B takes
 
 
 class WandbRun(RunLogger):
@@ -104,9 +106,9 @@ class WandbRun(RunLogger):
             run.define_metric(name, step_metric="epoch", summary="none")
         run.define_metric(config.primary_metric, step_metric="epoch", summary="max")
         if mode == "offline" and (sweep is None or is_first):
-            wandb_folder = path.parent / "wandb"
+            wandb_folder = shlex.quote(str(path.parent / "wandb"))
             subject = offline_subject("this run" if sweep is None else "this sweep", self.options.mode)
-            unsent = files if sweep is None else f"{wandb_folder}/offline-run-*"
+            unsent = shlex.quote(str(files)) if sweep is None else f"{wandb_folder}/offline-run-*"
             log.warning(
                 "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s", subject, wandb_folder, unsent
             )
@@ -275,6 +277,9 @@ def start_run(
     )
     settings.init_timeout = settings.login_timeout = INIT_SECONDS
     init_options, sys.argv[1:] = redact_values(init_options), redact_values(sys.argv[1:])  # wandb records both
+    for name in init_options.keys() & {"name", "group", "job_type"}:
+        init_options[name] = init_options[name] and init_options[name][:MAX_NAME_CHARS]
+    init_options["tags"] = list(dict.fromkeys(tag[:MAX_TAG_CHARS] for tag in init_options.get("tags", [])))
     try:
         run = wandb.init(
             dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **init_options

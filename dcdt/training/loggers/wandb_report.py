@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         **common,
     )
     if mode == "offline":
-        files, subject = folder / "wandb", offline_subject("the report", logger.get("mode"))
+        files, subject = shlex.quote(str(folder / "wandb")), offline_subject("the report", logger.get("mode"))
         log.warning(
             "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", subject, files, files
         )
