@@ -111,11 +111,7 @@ def _parse_seconds(value: Any, name: str, location: str) -> float | None:  # noq
 
 
 def format_odd(subject: str, odd: Mapping[str, int]) -> str:
-    """Describe what was counted, in one sentence; empty where nothing was.
-
-    >>> format_odd("captions", {"empty": 2, "sorted": 0})
-    'captions: 2 empty.'
-    """
+    """Describe what was counted, in one sentence; empty where nothing was."""
     counts = ", ".join(f"{n:,} {name}" for name, n in odd.items() if n)
     return f"{subject}: {counts}." if counts else ""
 

@@ -26,7 +26,7 @@ from dcdt.models.passages import Pooling
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import ResultCollector, SideResult, best_candidates, rank_side
 from dcdt.utils.errors import Diverged, UserError
-from dcdt.utils.precision import HALF_DTYPES
+from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
 MAX_PASSAGE_ROWS, MAX_PASSAGE_SCORES = 4_096, 2**22  # of a block of passages: rows, and similarities with queries
 MAX_LOGGED_QUERIES = 64  # validation queries whose scores loggers are given, fewer in a large catalogue
@@ -154,7 +154,7 @@ class Recommender(L.LightningModule):
             similarity = queries @ self.passage_vectors(rows).T  # (B, r)
             video = passages.video[rows] - videos.start
             scores[:, videos] = self.pooling(similarity, video, videos.stop - videos.start)
-        return scores
+        return scores + queries @ self.other_vectors().T if self.adds_passages else scores
 
     def passage_scores(self, queries: QueryBatch, video: int) -> Tensor | None:
         """Score the passages of one video, (B, p); None where the model does not tell them apart."""
@@ -175,12 +175,17 @@ class Recommender(L.LightningModule):
         return self._passages[1][rows]
 
     def encode_passages(self, rows: slice | Tensor) -> Tensor:
-        """Encode passages, each with the other fields of its video: (r, W)."""
-        fields, own = self.tables.passage_rows(rows), self.tables.fields.index(TRANSCRIPT)  # (F, r, D)
-        if not self.adds_passages or len(fields) == 1:
-            return self.encode_videos(fields)
-        others = torch.cat([fields[:own], fields[own + 1 :]])
-        return self.encode_videos(others) + self.encode_videos(fields[own : own + 1])
+        """Encode passages (r, W), each with the other fields of its video unless their similarity is added."""
+        if self.adds_passages and self.tables.passages is not None:
+            return self.encode_videos(at_least_float32(self.tables.passages.vectors[rows]).unsqueeze(0))
+        return self.encode_videos(self.tables.passage_rows(rows))
+
+    def other_vectors(self) -> Tensor:
+        """Encode the fields of all videos beside the transcript, (N, W); zeros where there are none."""
+        names = zip(self.tables.videos, self.tables.fields, strict=True)
+        layers = [layer for layer, name in names if name != TRANSCRIPT] or [torch.zeros_like(self.tables.videos[0])]
+        blocks = torch.split(torch.stack(layers), BLOCK, dim=1)
+        return torch.cat([self.encode_videos(at_least_float32(block)) for block in blocks])
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries of rows (B,), which the model may have been fitted on, as if it had not: (B, N).

@@ -56,7 +56,7 @@ class RidgeTowers(Recommender):
         self.pooling = make_pooling(config.passages, tables)
         self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight
         self.reads_validation = config.fit_on == "judged"
-        self._neighbours: Tensor | None = None  # (N, D) what is added to the passages of each video
+        self._others: Tensor | None = None  # of `other_vectors`
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
         self.register_buffer("penalty", torch.tensor(float("inf")))
@@ -123,25 +123,23 @@ class RidgeTowers(Recommender):
         """Return the vectors of the whole catalogue (N, D), smoothed with their neighbours."""
         if self._vectors is None:
             videos = self.encode_videos(self.tables.videos)
-            self._neighbours = None
+            self._others = None
             self._vectors = smooth_with_neighbours(videos, self.neighbours, self.neighbour_weight)
         return self._vectors
 
-    def encode_passages(self, rows: slice | Tensor) -> Tensor:
-        """Encode passages (r, D), each with the neighbours of its video added."""
-        vectors = super().encode_passages(rows)
-        assert self.tables.passages is not None
-        if self._neighbours is None:
-            own = self.encode_videos(self.tables.videos)
-            self._neighbours = neighbour_directions(own, self.neighbours) * self.neighbour_weight
-        return vectors + self._neighbours[self.tables.passages.video[rows]]
+    def other_vectors(self) -> Tensor:
+        """Encode the fields of all videos beside the transcript, smoothed with their neighbours: (N, D)."""
+        if self._others is None:
+            self._others = smooth_with_neighbours(super().other_vectors(), self.neighbours, self.neighbour_weight)
+        return self._others
 
     def _best_passages(self, query: int, videos: list[int]) -> Tensor:
-        """Return the vectors (n, D), on the CPU, of the passage of each video that is nearest to a query."""
+        """Return the vectors (n, D), on the CPU, of videos with the passage that is nearest to a query."""
         assert self.tables.passages is not None
         vector = self.tables.queries[query : query + 1] @ self.whitening  # (1, D)
         passages = [self.passage_vectors(self.tables.passages.rows_of(video)) for video in videos]  # (p, D) each
-        return torch.cat([rows[(vector @ rows.T).argmax(1)] for rows in passages]).cpu()
+        best = torch.cat([rows[(vector @ rows.T).argmax(1)] for rows in passages])
+        return (best + self.other_vectors()[to_device(torch.tensor(videos), best.device)]).cpu()
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries by towers fitted without each, right after `prepare` only; other queries as usual: (B, N)."""
@@ -159,22 +157,17 @@ def smooth_with_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1
 
     With fewer than k others, all of them count. Memory is bounded by chunk x N similarities.
     """
-    if min(k, len(videos) - 1) == 0 or weight == 0:
+    k = min(k, len(videos) - 1)
+    if k == 0 or weight == 0:
         return videos
-    return nn.functional.normalize(videos + weight * neighbour_directions(videos, k, chunk), dim=-1)
-
-
-def neighbour_directions(videos: Tensor, k: int, chunk: int = 1024) -> Tensor:
-    """Compute the direction of the mean of the k nearest others of each unit vector (N, D); 0 where there are none."""
-    k, means = min(k, len(videos) - 1), []
-    if k == 0:
-        return torch.zeros_like(videos)
+    means = []
     for start in range(0, len(videos), chunk):
         similarity = videos[start : start + chunk] @ videos.T  # (chunk, N)
         rows = torch.arange(len(similarity), device=similarity.device)
         similarity[rows, start + rows] = float("-inf")
         means.append(videos[similarity.topk(k, dim=1).indices].mean(1))  # (chunk, k, D) -> (chunk, D)
-    return nn.functional.normalize(torch.cat(means), dim=-1)
+    directions = nn.functional.normalize(torch.cat(means), dim=-1)
+    return nn.functional.normalize(videos + weight * directions, dim=-1)
 
 
 def fitted_sides(data: RankingDataModule, fit_on: str) -> list[SideTensors]:

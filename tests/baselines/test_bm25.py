@@ -200,3 +200,35 @@ def test_a_saved_model_scores_the_same(changes):
 def test_values_out_of_range_are_named(changes, said):
     with pytest.raises(UserError, match=said):
         validate(BM25Config, {**vars(make_model(prepared=False).config), **changes}, "model")
+
+
+@pytest.mark.parametrize("backend", ["rank_bm25", "bm25s"])
+@pytest.mark.parametrize("fields", [["transcript"], ["title", "transcript"]])
+def test_the_best_passage_scores_a_video(tmp_path, backend, fields):
+    collection = load_collection(make_collection(tmp_path / "c", n_videos=8, spoken=6))
+    config = BM25Config("bm25", fields, backend, "plus", 1.5, 0.75, None, False, False, "max")
+    n = len(collection.videos)
+    model = BM25(config, Tables(torch.zeros(1, 2), torch.zeros(1, n, 2), torch.zeros(n, 2), ["text"]))
+    model.prepare(SimpleNamespace(collection=collection))
+    documents, owners = [], []
+    for video in range(n):
+        for row in range(*collection.passages.offsets[video : video + 2]):
+            title = collection.videos.titles[video]
+            spoken = collection.passages.texts[row]
+            both = f"{title} {spoken}" if "title" in fields and spoken != title else spoken
+            documents.append(tokenizer()(both))
+            owners.append(video)
+    assert len(documents) > 2 * n
+    reference, queries = rank_bm25.BM25Plus(documents), ["rank of a basis", "shear s3", "nothing"]
+    scores = scores_of(model, queries)
+    for row, query in enumerate(queries):
+        words = [word for word in tokenizer()(query) if any(word in document for document in documents)]
+        by_document = reference.get_scores(words) if words else [0.0] * len(documents)
+        for video in range(n):
+            own = [score for score, owner in zip(by_document, owners, strict=True) if owner == video]
+            assert scores[row, video] == pytest.approx(max(own), rel=1e-5)
+            one = QueryBatch(torch.zeros(1, 2), [query], [None], [None])
+            assert model.passage_scores(one, video)[0].tolist() == pytest.approx(own, rel=1e-5)
+    restored = BM25(config, model.tables)
+    restored.load_state_dict(model.state_dict())
+    assert torch.equal(scores_of(restored, queries), scores)

@@ -6,7 +6,7 @@ import torch
 from hydra import compose
 from support import prepare, quiet_trainer
 
-from baselines.hybrid import WEIGHTS, Hybrid, candidate_ranks, fuse, validate_weights, z_scores
+from baselines.hybrid import WEIGHTS, Hybrid, _scores_for_side, candidate_ranks, fuse, validate_weights, z_scores
 from dcdt.config import parse
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
@@ -237,6 +237,18 @@ def test_validation_is_scored_as_left_out_where_a_part_reads_it(made):
     mask = found.isfinite()
     torch.testing.assert_close(found[mask], model.score_left_out(queries, rows)[mask])
     assert not torch.allclose(found[mask], model.score(queries)[mask])
+
+
+def test_a_part_that_is_a_hybrid_leaves_training_queries_out_of_its_own_parts(made):
+    overrides = ("model@model.second=hybrid_towers", "model.tune_on=judged", "model.second.second.fit_on=train")
+    model = prepared(made, *overrides, "model.second.second.penalty=0.01")
+    rows, inner = torch.from_numpy(made.split.train.queries), model.second
+    queries = query_batch(made.collection, made.tables, rows)
+    parts = inner.first.score(queries), inner.second.score_left_out(queries, rows)
+    found = _scores_for_side(inner, queries, rows, "train")
+    torch.testing.assert_close(found, fuse(*parts, inner.weight, None))
+    assert not torch.allclose(found, inner.score(queries))
+    assert {"hybrid/weight", "second/hybrid/weight", "dcdt_ridge/penalty"} <= model.statistics().keys()
 
 
 def test_tune_on_judged_needs_parts_that_can_leave_out(made):

@@ -4,20 +4,24 @@ import itertools
 
 import pytest
 import torch
+from support import make_collection, prepare
 from torch.nn.functional import normalize
 
 from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
+from dcdt.data.config import SplitConfig
+from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.tables import PassageVectors, Tables
 from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models import recommender
-from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig
+from dcdt.models.config import DCDTConfig, DCDTResidualConfig, OptimizerConfig, RidgeConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.passages import Pooling, best_rows
-from dcdt.models.query_batch import QueryBatch
+from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.residual import ResidualTowers
+from dcdt.models.ridge_towers import RidgeTowers, fitted_sides, fitting_targets, ridge, smooth_with_neighbours
 from dcdt.samplers.base import explicit_batch
 
 COUNTS, N_QUERIES, WIDTH = [3, 1, 5, 2, 4, 1], 4, 12
@@ -172,6 +176,50 @@ def test_every_parameter_learns_and_the_loss_falls(kind):
         assert ("pooling.log_temperature" in model.state_dict()) == (kind == "softmax")
 
 
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folder = make_collection(tmp_path_factory.mktemp("spoken") / "c", spoken=15)
+    parts = prepare(folder, SplitConfig("query", 0, 10, "all"), FIELDS, width=32)
+    parts.data = RankingDataModule(parts.collection, parts.split, parts.pairs, None, 16, 0)
+    return parts
+
+
+def ridge_towers(spoken, weight, penalty):
+    model = RidgeTowers(RidgeConfig("dcdt_ridge", FIELDS, "soft", 3, weight, "train", penalty), spoken.tables)
+    model.prepare(spoken.data)
+    return model
+
+
+def test_ridge_towers_start_from_the_untrained_cosine(spoken):
+    untrained = ZeroShot(ZeroShotConfig("zero_shot", FIELDS, "soft"), spoken.tables)
+    untrained.prepare(spoken.data)
+    queries = query_batch(spoken.collection, spoken.tables, torch.from_numpy(spoken.split.test.queries))
+    scores = ridge_towers(spoken, 0.0, float("inf")).score(queries)
+    torch.testing.assert_close(scores, untrained.score(queries), atol=1e-5, rtol=0)
+    assert not torch.allclose(ridge_towers(spoken, 0.3, float("inf")).score(queries), scores, atol=1e-3)
+
+
+def test_ridge_towers_are_fitted_on_the_best_passages_of_positives(spoken):
+    model, tables, collection = ridge_towers(spoken, 0.3, 10.0), spoken.tables, spoken.collection
+    sides = fitted_sides(spoken.data, "train")
+    groups, targets = fitting_targets(collection, sides, model.video_vectors(), model._best_passages)
+    positives = {}
+    for query, video in zip(collection.positives.query.tolist(), collection.positives.video.tolist(), strict=True):
+        positives.setdefault(query, set()).add(video)
+    for rows, target in zip(groups, targets, strict=True):
+        vectors = []
+        for video in sorted(set().union(*(positives[row] for row in rows))):
+            passages = normalize(tables.passages.vectors[tables.passages.rows_of(video)] @ model.whitening, dim=-1)
+            cosines = [float(tables.queries[rows[0]] @ model.whitening @ passage) for passage in passages]
+            vectors.append(passages[cosines.index(max(cosines))] + model.other_vectors()[video])
+        torch.testing.assert_close(target, normalize(torch.stack(vectors).mean(0), dim=-1), atol=1e-5, rtol=0)
+    inputs = normalize(tables.queries[[rows[0] for rows in groups]] @ model.whitening, dim=-1)
+    expected = model.whitening + model.whitening @ ridge(inputs, targets).matrix(10.0)
+    torch.testing.assert_close(model.query_map, expected, atol=1e-4, rtol=1e-4)
+    text = normalize(tables.videos[:2].sum(0) @ model.whitening, dim=-1)
+    torch.testing.assert_close(model.other_vectors(), smooth_with_neighbours(text, 3, 0.3))
+
+
 def test_vectors_of_passages_follow_the_weights():
     model = next(models("max"))
     first = model.score(batch_of(model.tables))
@@ -187,4 +235,5 @@ def test_passage_scores_of_a_video():
     model = ZeroShot(ZeroShotConfig("zero_shot", FIELDS, "none"), tables)
     scores = model.passage_scores(batch_of(tables), 2)
     assert scores.shape == (N_QUERIES, 5)
-    torch.testing.assert_close(scores.amax(1), model.score(batch_of(tables))[:, 2])
+    others = tables.queries @ normalize(tables.videos[:2].sum(0), dim=-1)[2]
+    torch.testing.assert_close(scores.amax(1) + others, model.score(batch_of(tables))[:, 2])
