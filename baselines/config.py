@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from dcdt.config import vector_fields
 from dcdt.config.registry import FITTED, MODELS, UNTRAINED, Entry, SearchSpace, model_part
 from dcdt.config.validation import Count, Dropout, Fields, Width, schema
-from dcdt.models.config import TOWERS_SPACE
+from dcdt.data.transcripts import TRANSCRIPT
+from dcdt.models.config import TOWERS_SPACE, Passages
 
 Positive = Annotated[float, Field(gt=0)]
 BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
@@ -21,6 +23,7 @@ class ZeroShotConfig:
     fields: Fields
     whiten: Literal["none", "soft"]
     history: Literal["none", "mean"] = "none"
+    passages: Passages = "max"
 
 
 @schema
@@ -46,6 +49,12 @@ class BM25Config:
     delta: Annotated[float, Field(ge=0)] | None
     stem: bool
     stop_words: bool
+    passages: Literal["whole", "max"] = "whole"
+
+    @property
+    def vector_fields(self) -> list[str]:
+        """Fields whose vectors are loaded, though none are read: transcripts would take hours to embed."""
+        return [name for name in self.fields if name != TRANSCRIPT] or ["title", "text"]
 
     @field_validator("variant")
     @classmethod
@@ -77,14 +86,19 @@ class HybridConfig:
     fusion: Literal["convex", "rrf"]
     tune_on: Literal["val", "judged"]
     k: Count
-    first: Annotated[Any, model_part("hybrid")]
-    second: Annotated[Any, model_part("hybrid")]
+    first: Annotated[Any, model_part()]
+    second: Annotated[Any, model_part()]
 
     @property
     def fields(self) -> list[str]:
         """Fields whose vectors either part reads."""
         parts = (getattr(part, "fields", ["title", "text"]) for part in (self.first, self.second))
         return list(dict.fromkeys(name for names in parts for name in names))
+
+    @property
+    def vector_fields(self) -> list[str]:
+        """Fields whose vectors are loaded."""
+        return list(dict.fromkeys(name for part in (self.first, self.second) for name in vector_fields(part)))
 
 
 SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1

@@ -20,7 +20,7 @@ WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weigh
 
 
 class Hybrid(Recommender):
-    """Fuse the scores of two models, neither of which is trained.
+    """Fuse the scores of two models, neither of which is trained; either may be a hybrid itself.
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
     to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
@@ -69,8 +69,11 @@ class Hybrid(Recommender):
 
     def statistics(self) -> dict[str, float]:
         """Return the chosen weight of the first component, and the figures of both."""
-        weight = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
-        return weight | self.first.statistics() | self.second.statistics()
+        statistics = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
+        for name, component in (("first", self.first), ("second", self.second)):
+            for key, value in component.statistics().items():
+                statistics[f"{name}/{key}" if key in statistics else key] = value  # a hybrid in a hybrid
+        return statistics
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries, (B, N); only the scores of candidates are meaningful."""
@@ -85,6 +88,17 @@ class Hybrid(Recommender):
         """Compute the fused scores and those of each component, (B, N) each; with `rows` (B,) by fits without them."""
         scores = [component.component_scores(queries, rows)[0].float() for component in (self.first, self.second)]
         return [self._fuse(scores[0], scores[1], queries), *scores]
+
+    def passage_scores(self, queries: QueryBatch, video: int) -> Tensor | None:
+        """Sum the weighted z-scores, over the passages of one video, of the components that score passages: (B, p)."""
+        weights = (float(self.weight), 1 - float(self.weight)) if self.config.fusion == "convex" else (0.5, 0.5)
+        total: Tensor | None = None
+        for component, weight in zip((self.first, self.second), weights, strict=True):
+            scores = component.passage_scores(queries, video)
+            if scores is not None:
+                z = weight * z_scores(scores, None).to(self.weight.device)
+                total = z if total is None else total + z
+        return total
 
     def _fuse(self, first: Tensor, second: Tensor, queries: QueryBatch) -> Tensor:
         first, second = first.float(), second.float()
@@ -119,7 +133,7 @@ def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
 
 def _scores_for_side(component: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:
     left_out = side == "train" or component.reads_validation
-    return (component.score_left_out(queries, rows) if left_out else component.score(queries)).float()
+    return (component.component_scores(queries, rows)[0] if left_out else component.score(queries)).float()
 
 
 def fuse(first: Tensor, second: Tensor, weight: float | Tensor, candidates: Tensor | None) -> Tensor:

@@ -9,8 +9,9 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
+from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
-from dcdt.models.recommender import Recommender, score_vectors
+from dcdt.models.recommender import Recommender
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.precision import HALF_DTYPES
 
@@ -23,15 +24,18 @@ class ZeroShot(Recommender):
     It costs nothing and is what a trained model must beat. `whiten=soft` maps all vectors
     by a matrix computed from the catalogue's vectors, without judgments and without held-out videos.
     `history=mean` adds to the query the direction of the mean of the videos that the asking learner watched strictly
-    before, and works without a question.
+    before, and works without a question. The cosine with the best passage of a transcript is added to that with the sum
+    of the other fields.
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    adds_passages: ClassVar[bool] = True
     whitening: Tensor | None
 
     def __init__(self, config: ZeroShotConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.register_buffer("whitening", torch.eye(tables.width) if config.whiten == "soft" else None)
+        self.pooling = make_pooling(config.passages, tables)
         self.needs_question = config.history == "none"
         self.histories = None if self.needs_question else Histories()
 
@@ -69,11 +73,11 @@ class ZeroShot(Recommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries against all N videos, (B, N)."""
-        videos, query_vectors = self.video_vectors(), self.encode_queries(queries.vectors)
+        query_vectors = self.encode_queries(queries.vectors)
         if self.histories is not None:
             watched = self.histories.last(queries.users, queries.times)
-            query_vectors = nn.functional.normalize(query_vectors + pool_history(videos, watched), dim=-1)
-        return score_vectors(query_vectors, videos)
+            query_vectors = nn.functional.normalize(query_vectors + pool_history(self.video_vectors(), watched), dim=-1)
+        return self.score_encoded(query_vectors)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the histories of all learners, if they are used."""

@@ -79,7 +79,7 @@ def prepare_hydra() -> None:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.config.command_line import load_plugins
+    from dcdt.config.command_line import load_plugins, quote_texts
     from dcdt.config.renames import rename_overrides
     from dcdt.utils.errors import exit_on_user_error
 
@@ -87,8 +87,8 @@ def prepare_hydra() -> None:
     sys.argv[1:] = expand_overrides(sys.argv[1:])
     with exit_on_user_error():
         load_plugins(sys.argv[1:])
+        sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))
         check_choices(sys.argv[1:])
-        sys.argv[1:] = rename_overrides(sys.argv[1:])
     register_resolvers()
 
 

@@ -16,10 +16,19 @@ from rich.table import Table
 from dcdt.cli import Parser, command
 from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
+from dcdt.data.captions import read_captions
 from dcdt.data.config import SplitConfig
-from dcdt.data.importer import COLUMN_NAMES, ImportedRecords, add_interactions, add_queries, add_videos
+from dcdt.data.importer import (
+    COLUMN_NAMES,
+    ImportedRecords,
+    add_interactions,
+    add_judgments,
+    add_queries,
+    add_videos,
+)
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
+from dcdt.data.transcripts import TRANSCRIPTS
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.shell import override, shell_command, user_path
@@ -39,27 +48,7 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
         UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
-    names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
-    records = ImportedRecords()
-    add_videos(records, options.videos, names, options.keep)
-    if options.queries:
-        add_queries(records, options.queries, names)
-    if options.interactions:
-        add_interactions(records, options.interactions, names)
-    if options.bootstrap_queries:
-        n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
-        sentence = pluralize(n_weak, "weak query was", "weak queries were")
-        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
-    if records.queries and not records.grades:
-        raise UserError(
-            f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
-            "Name the column of their ids: --video-column NAME; or add --bootstrap-queries titles."
-        )
-    if not records.queries:
-        raise UserError(
-            "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
-            "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
-        )
+    records = _read_records(options)
     settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
     if options.languages:
         settings["languages"] = options.languages
@@ -73,6 +62,42 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
             raise UserError(str(error).replace(str(draft), str(folder))) from None
         _rename_draft(draft, folder)
     return records.warnings
+
+
+def _read_records(options: argparse.Namespace) -> ImportedRecords:
+    """Read the tables that the options name."""
+    names = {role: value for role in COLUMN_NAMES if (value := getattr(options, f"{role.replace('-', '_')}_column"))}
+    records = ImportedRecords()
+    add_videos(records, options.videos, names, options.keep, options.transcript)
+    if options.captions:
+        captions, note = read_captions(options.captions, records.videos.keys())
+        records.transcripts |= captions
+        records.warnings += [note] if note else []
+    if options.queries:
+        add_queries(records, options.queries, names)
+    if options.judgments:
+        add_judgments(records, options.judgments, names)
+    unjudged = len(records.queries.keys() - {query for query, _ in records.grades})
+    if unjudged:
+        total = len(records.queries)
+        records.warnings.append(f"queries without a judgment: {unjudged} of {total}; they are left out.")
+    if options.interactions:
+        add_interactions(records, options.interactions, names)
+    if options.bootstrap_queries:
+        n_weak = add_weak_queries(records, options.bootstrap_queries, options.positive_grade)
+        sentence = pluralize(n_weak, "weak query was", "weak queries were")
+        records.warnings.append(f"{sentence} made from {options.bootstrap_queries}; they have no human judgments.")
+    if records.queries and not records.grades:
+        raise UserError(
+            f"{options.queries}: no row names a video that answers its question, so nothing can be learnt or tested.\n"
+            "Name the column of their ids: --video-column NAME; or a table of them: --judgments FILE."
+        )
+    if not records.queries:
+        raise UserError(
+            "without queries there is nothing to train on or to test. Give --queries FILE, a question and the id of a\n"
+            "video that answers it in each row; or --bootstrap-queries titles, which makes weak ones of the titles."
+        )
+    return records
 
 
 def check_collection(folder: Path) -> CollectionSummary:
@@ -102,8 +127,9 @@ def copy_demo(folder: Path) -> None:
 
 def _write(folder: Path, records: ImportedRecords, settings: dict[str, object]) -> None:
     (folder / "qrels").mkdir(parents=True)
-    for name, entries in (("corpus", records.videos), ("queries", records.queries)):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+    files = {"corpus.jsonl": records.videos, "queries.jsonl": records.queries, TRANSCRIPTS: records.transcripts}
+    for name, entries in files.items() if records.transcripts else list(files.items())[:2]:
+        with (folder / name).open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in entries.values())
     with (folder / "qrels" / "all.tsv").open("w", encoding="utf-8") as lines:
         lines.write("query-id\tcorpus-id\tscore\n")
@@ -153,9 +179,14 @@ def make_parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--queries", type=user_path, metavar="FILE", help="question, id of a video that answers it, grade"
     )
+    make.add_argument(
+        "--judgments", type=user_path, metavar="FILE", help="query id, video id, grade, where --queries has none"
+    )
     make.add_argument("--interactions", type=user_path, metavar="FILE", help="learner, video, time")
     for role, names in COLUMN_NAMES.items():
         make.add_argument(f"--{role}-column", metavar="NAME", help=f"found as {', '.join(names[:4])}")
+    make.add_argument("--captions", type=user_path, metavar="FOLDER", help="files ID.vtt, ID.en.srt, ID.json3, ...")
+    make.add_argument("--transcript", metavar="COLUMN", help="of the videos: what is said in them")
     make.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the videos to keep as metadata (all)")
     make.add_argument("--name", help="of the collection (the folder's)")
     make.add_argument("--positive-grade", type=float, default=1.0, metavar="G", help="least grade of a positive (1)")

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dcdt.cli import command, prepare_hydra
-from dcdt.config import Settings, config_folder, parse
+from dcdt.config import Settings, config_folder, parse, vector_fields
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.utils.errors import UserError, format_error, is_user_error
 from dcdt.utils.shell import override, shell_command
@@ -59,7 +59,7 @@ def run(settings: Settings, job: EmbedJob) -> None:
         _print(f"{added:,} vectors imported; {skipped:,} rows left out, their texts have a vector already")
     else:
         collection.check_fields(settings.fields)
-        fields = [text for name in settings.fields for text in collection.field_texts(name)]
+        fields = [text for name in vector_fields(settings.model) for text in collection.vector_texts(name)]
         queries = collection.queries.texts if collection.has_questions else []
         result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
         if not result.embedded and not job.dry_run:

@@ -105,10 +105,8 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argpa
                 yield to_json(question, answer) + "\n"
                 continue
             for item in answer:
-                texts = (item.id, item.title, item.series or "", item.link or "")
-                yield _csv_line(
-                    (escape_cell(question), item.rank, f"{item.score:.6g}", *map(escape_cell, texts))
-                )  # of a stranger's catalogue: what a spreadsheet opens must not be a formula
+                texts = map(escape_cell, (item.title, item.series or "", item.link or ""))  # may be a stranger's
+                yield _csv_line((escape_cell(question), item.rank, f"{item.score:.6g}", item.id, *texts))
 
 
 def answer_one(served: ServedRecommender, question: str, args: argparse.Namespace, console: Console) -> None:

@@ -26,7 +26,9 @@ EMBEDDER = validate(LocalEmbedderConfig, OmegaConf.load(config_folder() / "embed
 WORDS = ["span", "rank", "basis", "pivot", "kernel", "image", "norm", "angle", "eigen", "trace", "shear", "plane"]
 
 
-def make_collection(folder, n_videos=20, n_queries=60, *, grades=(1,), positive_grade=1, twins=0, repeats=0, seed=0):
+def make_collection(
+    folder, n_videos=20, n_queries=60, *, grades=(1,), positive_grade=1, twins=0, repeats=0, seed=0, spoken=0
+):
     """Write a BEIR folder and, at `<folder>/embeddings`, a vector for each of its texts in the default local space.
 
     Every query has one to three judged videos, the first of the highest grade, and its vector lies near that video's.
@@ -40,6 +42,7 @@ def make_collection(folder, n_videos=20, n_queries=60, *, grades=(1,), positive_
         twins: the last so many videos have the text of the first ones, under another title.
         repeats: the last so many queries ask what the first ones ask, with other capitals and punctuation.
         seed: of texts, judgments and vectors.
+        spoken: the first so many videos have a transcript of one to five minutes, and moments are asked about in them.
 
     Returns:
         The folder.
@@ -61,8 +64,12 @@ def make_collection(folder, n_videos=20, n_queries=60, *, grades=(1,), positive_
     write_folder(folder, videos, queries, qrels=[f"q{query}\tv{video}\t{grade}" for query, video, grade in qrels])
     (folder / "collection.yaml").write_text(f"positive_grade: {positive_grade}\n")
 
+    if spoken:
+        write_transcripts(folder, spoken, qrels)
     width = space_of(EMBEDDER).dimensions
-    vectors = {text: rng.normal(size=width) for text in dict.fromkeys([*texts, *(video["title"] for video in videos)])}
+    passages = load_collection(folder).passages.texts if spoken else []
+    titles = (video["title"] for video in videos)
+    vectors = {text: rng.normal(size=width) for text in dict.fromkeys([*texts, *titles, *passages])}
     for text, found in zip(asked, related, strict=True):
         near = vectors[texts[found[0]]] + vectors[f"Title {found[0]}"]
         vectors[text.strip()] = near + 30 * rng.normal(size=width)
@@ -70,6 +77,22 @@ def make_collection(folder, n_videos=20, n_queries=60, *, grades=(1,), positive_
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     VectorCache(folder / "embeddings", space_of(EMBEDDER)).add(list(vectors), matrix)
     return folder
+
+
+def write_transcripts(folder, n_videos, qrels):
+    """Write transcripts.jsonl of the first videos, in segments of five seconds, and a moment for their judgments."""
+    rng = np.random.default_rng(0)
+    with (folder / "transcripts.jsonl").open("w") as lines:
+        for video in range(n_videos):
+            starts = 5.0 * np.arange(rng.integers(12, 60))
+            segments = [
+                {"start": start, "end": start + 5, "text": " ".join([*rng.choice(WORDS, 9), f"s{video}"])}
+                for start in starts.tolist()
+            ]
+            lines.write(json.dumps({"_id": f"v{video}", "segments": segments}) + "\n")
+    moments = [(query, video) for query, video, _ in qrels if video < n_videos]
+    lines = [f"q{query}\tv{video}\t{rng.integers(0, 60)}\n" for query, video in moments]
+    (folder / "moments.tsv").write_text("query-id\tcorpus-id\tseconds\n" + "".join(lines))
 
 
 def write_folder(folder, videos, queries, **qrels):
@@ -135,7 +158,10 @@ def prepare(folder, split, fields=("title", "text"), pairs=True, width=None):
     division = make_split(collection, split)
     tables = load_tables(collection, list(fields), EMBEDDER, str(folder / "embeddings"), progress=False)
     if width is not None:
-        tables = Tables(*(part[..., :width] for part in (tables.queries, tables.videos, tables.frozen)), tables.fields)
+        if passages := tables.passages:
+            passages.vectors = passages.vectors[:, :width]
+        parts = (part[..., :width] for part in (tables.queries, tables.videos, tables.frozen))
+        tables = Tables(*parts, tables.fields, passages)
     vectors = tables.queries.numpy(), tables.frozen.numpy()
     pairs = load_pairs(folder / "pairs", collection, division, *vectors, space=f"test{width}") if pairs else {}
     return SimpleNamespace(collection=collection, split=division, tables=tables, pairs=pairs)

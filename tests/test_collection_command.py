@@ -168,3 +168,38 @@ def test_the_survey_counts_and_warns(tmp_path):
     assert dict(found.lengths)["0"] == 1 and dict(found.lengths)["1 to 4"] == 3
     assert sum(n for _, n in found.lengths) == 4
     assert [warning.split(" ")[0] for warning in found.warnings] == ["1", "1", "1", "3", "1", "1"]
+
+
+def test_captions_and_a_column_of_transcripts_become_transcripts(tmp_path, tables):
+    rows = [json.dumps({"Clip Nr": f"V{n}", "Course Name": f"Lesson {n}", "said": "spoken words"}) for n in range(40)]
+    (tmp_path / "videos.jsonl").write_text("\n".join(rows))
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "V3.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nanother text\n")
+    new = ["new", tmp_path / "mine", "--videos", tmp_path / "videos.jsonl", *columns()[:4], *queries(tables)]
+    code, out, err = command(*new, "--transcript", "said", "--captions", tmp_path / "captions")
+    assert (code, err) == (0, "")
+    assert "transcripts                40 of 40 videos, 0 hours, 40 passages" in out
+    assert f"warning: {tmp_path / 'captions'}: 39 videos without captions." in out
+    collection = load_collection(tmp_path / "mine")
+    assert collection.transcripts.texts[2:4] == ["spoken words", "another text"]
+    assert collection.passages.starts[3] == 1.0
+    assert collection.videos.metadata[0] == {}
+    assert collection.field_texts("transcript")[3] == "another text" and "transcript" in collection.fields
+    code, out, err = command("new", tmp_path / "other", *new[2:], "--transcript", "told")
+    assert code == 2 and "--transcript 'told': there is no such column" in err
+
+
+def test_a_broken_transcript_is_named_by_the_check(tmp_path, small):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in small.glob("*.jsonl"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "qrels").mkdir()
+    for path in (small / "qrels").iterdir():
+        (folder / "qrels" / path.name).write_bytes(path.read_bytes())
+    before = load_collection(folder).fingerprint
+    (folder / "transcripts.jsonl").write_text('{"_id": "v0", "text": "said"}\n')
+    assert load_collection(folder).fingerprint != before
+    (folder / "transcripts.jsonl").write_text('{"_id": "v0", "text": "said"}\n{"_id": "v1"}\n')
+    code, _, err = command("check", folder)
+    assert code == 2 and "transcripts.jsonl:2: 'text' is 'None'" in err

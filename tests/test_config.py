@@ -275,6 +275,12 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
         "model": ["zero_shot", "dcdt"],
         "sampler": ["random", "hard_10", "hard_30", "hard_50", "hard_100"],
     },
+    "ablation_transcript": {
+        "model": [
+            *("zero_shot", "zero_shot_transcript", "bm25", "bm25_transcript", "bm25_passages", "hybrid_passages"),
+            *("hybrid_transcript", "hybrid_towers", "hybrid_towers_transcript", "dcdt_ridge", "dcdt_ridge_transcript"),
+        ]
+    },
     "comparison": {
         "model": [
             *("zero_shot", "zero_shot_whitened", "bm25", "hybrid", "collaborative"),

@@ -10,7 +10,7 @@ from dcdt.config.options import as_text, flatten, model_option, model_presets
 from dcdt.config.paths import cache_home, cache_root, config_folder, demo_collection, outputs_root
 from dcdt.config.registry import depends_on, search_space
 from dcdt.config.resolvers import register_resolvers
-from dcdt.config.settings import Named, Settings, parse
+from dcdt.config.settings import Named, Settings, parse, vector_fields
 from dcdt.config.validation import schema, validate
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "schema",
     "search_space",
     "validate",
+    "vector_fields",
 ]

@@ -1,10 +1,15 @@
 """Check the choices of a command line and load its plugins, before Hydra composes the configuration."""
 
+from types import NoneType
+
 from dcdt.config.paths import config_folder
 from dcdt.config.plugins import add_plugins, load_plugin, plugin_names
-from dcdt.config.registry import load
+from dcdt.config.registry import GROUPS, SINGLE, load
+from dcdt.config.settings import Settings
+from dcdt.config.validation import field_types
 from dcdt.utils.errors import UserError
 
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 MAX_KEY_CHARS = 200
 
 
@@ -30,6 +35,39 @@ def check_choices(arguments: list[str]) -> None:
         if (config_folder() / group).is_dir() and not isinstance(value, str | list | Sweep | None):
             options = ", ".join(sorted(path.stem for path in (config_folder() / group).glob("*.yaml")))
             raise UserError(f"{group}={value} chooses no option; choose one of {options}.")
+
+
+def quote_texts(arguments: list[str]) -> list[str]:
+    """Quote what Hydra would change where a text or the name of an option is expected.
+
+    >>> quote_texts(["experiment_name=2024_01", "data.path=a,1.50", "seed=1_000", "hydra.run.dir=1e3", "-m"])
+    ["experiment_name='2024_01'", "data.path=a,'1.50'", 'seed=1_000', "hydra.run.dir='1e3'", '-m']
+    """
+    quoted = []
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if equals and _expects_text(key.lstrip("+")):
+            text = f"{key}=" + ",".join(f"'{part}'" if _is_number(part) else part for part in value.split(","))
+        quoted.append(text)
+    return quoted
+
+
+def _is_number(text: str) -> bool:
+    """Return whether Hydra reads a text as a number or as yes or no."""
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return text.lower() in ("true", "false")
+
+
+def _expects_text(key: str) -> bool:
+    """Return whether a key of the command line holds a text, a folder or the name of an option."""
+    group, _, name = key.rpartition(".")
+    schemas = [entry.schema for entry in GROUPS[group].values()] if group in GROUPS else []
+    schemas += [SINGLE[group].schema] if group in SINGLE else []
+    schemas += [] if group else [Settings]
+    is_text = any({str} <= field_types(schema, name) <= {str, NoneType, None} for schema in schemas)
+    return is_text or key in HYDRA_FOLDERS or (config_folder() / key).is_dir()
 
 
 def load_plugins(arguments: list[str]) -> None:

@@ -45,7 +45,7 @@ def job_name(overrides: Sequence[str], model: object = None, trials: object = 1)
 def sweep_name(arguments: list[str]) -> str:
     """Name the folder of a sweep: its experiment and a hash of the command line, so that a repeated one finds it."""
     overrides = [item for item in arguments if not item.startswith(("-", "hydra", *IGNORED))]
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    given = dict(override.replace("'", "").split("=", 1) for override in overrides if "=" in override)
     path = Path(given.get("data.path", given.get("data", "linear_algebra"))).name
     return f"{folder_name(given.get('experiment', 'sweep'))}_{folder_name(path)}_{_digest(sorted(overrides))}"
 

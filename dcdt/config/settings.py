@@ -75,8 +75,13 @@ class Settings:
 
     @property
     def fields(self) -> list[str]:
-        """Fields whose vectors the model reads; title and text where it reads none."""
+        """Fields that the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
+
+
+def vector_fields(model: Named) -> list[str]:
+    """Return the fields of a model whose vectors are loaded: all but transcripts that are read as words."""
+    return list(getattr(model, "vector_fields", getattr(model, "fields", ("title", "text"))))
 
 
 def parse(config: DictConfig) -> Settings:

@@ -43,7 +43,7 @@ def schema(cls: type[T]) -> type[T]:
     """
     cls._check_type = field_validator("*", mode="before")(classmethod(_check_type))  # type: ignore[attr-defined]
     return dataclass(  # type: ignore[return-value]
-        config=ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        config=ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     )(cls)
 
 
@@ -104,7 +104,13 @@ class _Limits:
         if self.description:
             return self.description
         number = "whole number" if int in self.types and float not in self.types else "number"
-        words = {str: "a text", bool: "true or false", list: "a list of plain values", int: number, float: number}
+        words = {
+            str: "a text; quote what looks like a number",
+            bool: "true or false",
+            list: "a list of plain values",
+            int: number,
+            float: number,
+        }
         if other_type and not self.bounds:
             return "be " + next((word for kind, word in words.items() if kind in self.types), "a plain value")
         if number == "whole number" and self.bounds.keys() == {"ge", "le"}:
@@ -117,6 +123,11 @@ class _Limits:
 @cache
 def _limits(schema: Any, name: str) -> _Limits:  # noqa: ANN401
     return _Limits(schema.__pydantic_fields__[name])
+
+
+def field_types(schema: Any, name: str) -> set[Any]:  # noqa: ANN401
+    """The plain types of a field, with the origins of those that have one; empty if the schema has no such field."""
+    return _limits(schema, name).types if name in schema.__pydantic_fields__ else set()
 
 
 def _plain_types(annotation: Any, metadata: list[Any]) -> Iterator[tuple[Any, list[Any]]]:  # noqa: ANN401

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from dcdt.data.next_video import next_video_queries
-from dcdt.data.types import Collection, Documents, Judgments, Rows
+from dcdt.data.table_reader import read_json_lines, read_lines
+from dcdt.data.times import refuse_dates, to_seconds
+from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json
-from dcdt.utils.text import join_names, one_line, pluralize, printable
+from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
@@ -27,8 +28,13 @@ MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
-def load_collection(path: str | Path) -> Collection:
+def load_collection(path: str | Path, own_video: str = "same_text") -> Collection:
     """Read and check a collection folder.
+
+    Args:
+        path: of the folder.
+        own_video: which video a query is itself and is therefore not ranked for it, unless it is judged relevant: that
+            with its id and its text (`same_text`), that with its id (`same_id`), or none (`keep`).
 
     Raises:
         UserError: a file is missing or a line is invalid, with file and line.
@@ -61,19 +67,23 @@ def load_collection(path: str | Path) -> Collection:
         if unknown:
             count = pluralize(len(unknown), "judgment is", "judgments are")
             left_out.append(f"{count} of an unknown id and left out, the first at {unknown[0]}.")
+        excluded = _own_videos(queries, videos, judgments, own_video)
+        if excluded is not None:
+            count = pluralize(len(excluded), "query is a video", "queries are videos")
+            left_out.append(f"{count} too, left out of the own ranking (data.own_video={own_video}).")
     else:
         queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
         given_sides = {}
     collection = Collection(
         path=folder,
-        name=printable(str(settings.get("name", folder.resolve().name))),
+        name=printable(settings.get("name") or folder.resolve().name),
         videos=videos,
         queries=queries,
         judgments=judgments,
         given_sides=given_sides,
-        positive_grade=float(settings.get("positive_grade", 1)),
-        languages=[str(language) for language in settings.get("languages", [])],
-        simulated=[str(source) for source in settings.get("simulated", [])],
+        positive_grade=parse_number(settings.get("positive_grade", "1")),
+        languages=settings.get("languages", []),
+        simulated=settings.get("simulated", []),
         has_questions=has_questions,
         excluded=excluded,
         left_out=tuple(left_out),
@@ -86,55 +96,42 @@ def load_collection(path: str | Path) -> Collection:
     return collection
 
 
+def _own_videos(queries: Documents, videos: Documents, judgments: Judgments, own_video: str) -> Judgments | None:
+    """Find the queries that are videos themselves, as in sets of arguments; None if there are none."""
+    judged = judgments.where(judgments.grade > 0)
+    related = set(zip(judged.query.tolist(), judged.video.tolist(), strict=True))
+    rows: list[tuple[int, int]] = []
+    for query, name in enumerate(queries.ids if own_video != "keep" else []):
+        video = videos.row_of.get(name)
+        if video is None or (query, video) in related:
+            continue
+        texts = videos.titles[video], videos.texts[video], f"{videos.titles[video]} {videos.texts[video]}"
+        text = normalise_text(queries.texts[query])
+        if own_video == "same_id" or any(text == normalise_text(one) for one in texts):
+            rows.append((query, video))
+    if not rows:
+        return None
+    own = np.array(rows, dtype=np.int64)
+    return Judgments(own[:, 0], own[:, 1], np.zeros(len(rows), dtype=np.float32))
+
+
 def _read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    settings = read_yaml(path)
+    settings = read_yaml(path, as_text=True)
     unknown = sorted(settings.keys() - set(SETTING_KEYS))
     if unknown:
         raise UserError(f"{path}: unknown key {join_names(unknown)}; known are {join_names(SETTING_KEYS)}.")
-    grade = settings.get("positive_grade", 1)
-    if isinstance(grade, bool) or not isinstance(grade, int | float) or grade <= 0:
-        raise UserError(f"{path}: positive_grade is {grade!r}; it must be a number above 0.")
+    grade = settings.get("positive_grade", "1")
+    if not isinstance(grade, str) or not 0 < parse_number(grade) < np.inf:
+        raise UserError(f"{path}: positive_grade is {one_line(grade)}; it must be a number above 0.")
+    if not isinstance(settings.get("name", ""), str):
+        raise UserError(f"{path}: name must be a text.")
     for key in ("languages", "simulated"):
-        if not isinstance(settings.get(key, []), list):
+        values = settings.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise UserError(f"{path}: {key} must be a list, such as [en].")
     return settings
-
-
-def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Read number and text of the lines of a UTF-8 file, with line ends; blank lines only if `blank`.
-
-    Raises:
-        UserError: the file cannot be read, or a line is not UTF-8.
-    """
-    number = 0
-    try:
-        with path.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if blank or line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read line number and object of each line of a JSON-lines file that is not blank.
-
-    Raises:
-        UserError: a line is not a JSON object, with file and line.
-    """
-    for number, line in read_lines(path):
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
-        yield number, record
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -143,7 +140,8 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for number, record in read_json_lines(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
-            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.")
+            hint = "\nTables with other columns: python -m dcdt.collection new FOLDER" if identifier is None else ""
+            raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.{hint}")
         name = check_encodable(str(identifier).strip(), f"{path}:{number}")
         if any(unicodedata.category(char) == "Cc" for char in name):
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
@@ -215,7 +213,7 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
 
 
 def _read_queries(path: Path) -> Documents:
-    documents = Documents([], [], [], [])
+    documents, times = Documents([], [], [], []), list[float]()
     for number, name, record in _records(path):
         location = f"{path}:{number}"
         text = _read_text(record, "text", location)
@@ -226,9 +224,15 @@ def _read_queries(path: Path) -> Documents:
         documents.ids.append(name)
         documents.titles.append("")
         documents.texts.append(text)
-        documents.metadata.append(_read_metadata(record, location))
+        metadata = _read_metadata(record, location)
+        time = metadata.get("timestamp")
+        if isinstance(time, int | float) and not isinstance(time, bool):
+            times.append(to_seconds(time, location))
+            metadata = {**metadata, "timestamp": times[-1]}
+        documents.metadata.append(metadata)
     if not documents.ids:
         raise UserError(f"{path} holds no query.")
+    refuse_dates(times, path)
     return documents
 
 
@@ -252,7 +256,7 @@ def _read_qrels(
             if (
                 number == 1
                 and len(columns) == 3
-                and not _is_number(columns[2])
+                and not np.isfinite(parse_number(columns[2]))
                 and columns[0].strip() not in queries.row_of
             ):
                 continue  # BEIR's header
@@ -298,16 +302,10 @@ def parse_grade(text: str, name: str, location: str) -> float:
     Raises:
         UserError: it is not a finite number, or above MAX_GRADE.
     """
-    if not _is_number(text):
+    number = parse_number(text)
+    if not np.isfinite(number):
         problem = f"{location}: the {name} '{one_line(text)}' is not a finite number"
         raise UserError(f"{problem}; 0 is not relevant, higher is better.")
-    if abs(float(text)) > MAX_GRADE:
+    if abs(number) > MAX_GRADE:
         raise UserError(f"{location}: the {name} '{one_line(text)}' is out of range; at most {MAX_GRADE:,} is read.")
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+    return number

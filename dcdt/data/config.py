@@ -11,11 +11,12 @@ from dcdt.config.validation import schema
 
 @schema
 class DataConfig:
-    """Paths of the collection and of its vectors."""
+    """Paths of the collection and of its vectors; which queries have a video of their own, which is not ranked."""
 
     name: str
     path: Annotated[str, AfterValidator(expanduser)]
     cache: Annotated[str, AfterValidator(expanduser)]
+    own_video: Literal["same_text", "same_id", "keep"] = "same_text"
 
 
 @schema

@@ -1,15 +1,19 @@
 """Turn exported tables into the records of a collection; every error names file and line."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from dcdt.data.beir import parse_grade
-from dcdt.data.table_reader import Row, cell_text, find_column, read_rows
+from dcdt.data.table_reader import Row, cell_id, cell_text, find_column, read_rows
+from dcdt.data.times import to_seconds
+from dcdt.data.transcripts import check_segments
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import join_names, one_line
+from dcdt.utils.text import join_names, one_line, parse_number
 
 COLUMN_NAMES = {  # common names of a column, by role
     "id": ("_id", "id", "video_id", "item_id", "course_id", "doc_id", "youtube_id"),
@@ -19,7 +23,7 @@ COLUMN_NAMES = {  # common names of a column, by role
     "query": ("query", "question", "text", "search"),
     "video": ("video_id", "corpus_id", "item_id", "course_id", "video", "doc_id", "_id", "id"),
     "item": ("item_id", "video_id", "course_id", "item", "video", "doc_id"),
-    "grade": ("grade", "score", "relevance", "label"),
+    "grade": ("grade", "score", "relevance", "label", "rel"),
     "asker": ("user_id", "learner_id", "user", "learner", "asker"),
     "asked": ("timestamp", "time", "asked_at", "date", "created_at"),
     "user": ("user_id", "learner_id", "user", "learner", "student_id"),
@@ -37,6 +41,7 @@ class ImportedRecords:
         videos, queries: records of corpus.jsonl and queries.jsonl by id.
         grades: of (query id, video id).
         watches: user id, video id, seconds.
+        transcripts: records of transcripts.jsonl by the id of the video.
         warnings: what may be unintended, a sentence each.
     """
 
@@ -44,11 +49,16 @@ class ImportedRecords:
     queries: dict[str, Record] = field(default_factory=dict)
     grades: dict[tuple[str, str], float] = field(default_factory=dict)
     watches: list[tuple[str, str, float]] = field(default_factory=list)
+    transcripts: dict[str, Record] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
-def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[str] | None = None) -> None:
+def add_videos(
+    records: ImportedRecords, path: Path, names: Names, keep: list[str] | None = None, transcript: str | None = None
+) -> None:
     """Read the videos of a file: id, title, description, and the other columns (or those to keep) as metadata.
+
+    `transcript` names a column of transcripts: texts, or lists of segments with start, end and text.
 
     Raises:
         UserError: no column of ids, of titles or descriptions; an id is empty or occurs twice; a video has no text.
@@ -58,11 +68,12 @@ def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[st
     if of_id is None or (of_title is None and of_text is None):
         missing = [role for role, column in (("id", of_id), ("title", of_title), ("text", of_text)) if column is None]
         raise _missing_column(path, columns, missing)
-    others = [column for column in columns if column and column not in (of_id, of_title, of_text)]
+    of_transcript = find_column(columns, transcript, (), "--transcript")
+    others = [column for column in columns if column and column not in (of_id, of_title, of_text, of_transcript)]
     metadata_columns = others if keep is None else [find_column(columns, column, (), "--keep") for column in keep]
     first_location: dict[str, str] = {}
     for location, row in rows:
-        name = cell_text(row.get(of_id))
+        name = cell_id(row.get(of_id), location)
         if not name:
             raise UserError(f"{location}: the id in column '{one_line(of_id)}' is empty; every video needs one.")
         if name in first_location:
@@ -78,17 +89,21 @@ def add_videos(records: ImportedRecords, path: Path, names: Names, keep: list[st
         metadata = {
             column: value
             for column in metadata_columns
-            if (value := _metadata_value(row.get(str(column)))) not in (None, "", [])
+            if (value := plain_value(row.get(str(column)))) not in (None, "", [])
         }
         records.videos[name] = {"_id": name, "title": title, "text": text} | (
             {"metadata": metadata} if metadata else {}
         )
+        if of_transcript and (spoken := row.get(of_transcript)):
+            content = {"segments": spoken} if isinstance(spoken, list) else {"text": cell_text(spoken)}
+            check_segments(content, location, Counter())
+            records.transcripts[name] = {"_id": name, **content}
     if not records.videos:
         raise UserError(f"{path} holds no video.")
 
 
 def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
-    """Read queries and, where a column names a video, one judgment a row.
+    """Read queries and, where a column names a video (or a list of them), the judgments of each row.
 
     Rows with the same query id (without such a column: the same text) are one query. A pair that is judged twice keeps
     its highest grade; without a column of grades each row is a 1.
@@ -111,7 +126,7 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
             raise UserError(
                 f"{location}: the query in column '{one_line(of_text)}' is empty; give it a text or remove the row."
             )
-        name = cell_text(row.get(of_id)) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
+        name = cell_id(row.get(of_id), location) if of_id else by_text.setdefault(text, f"q{len(by_text) + 1}")
         if not name:
             raise UserError(f"{location}: the query id in column '{one_line(of_id)}' is empty; every query needs one.")
         record = records.queries.setdefault(name, {"_id": name, "text": text})
@@ -119,22 +134,56 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
             raise UserError(
                 f"{location}: the query id '{one_line(name)}' is used above with another text; one id, one text."
             )
-        metadata: Record = {"user_id": cell_text(row.get(of_user))} if of_user else {}
+        metadata: Record = {"user_id": cell_id(row.get(of_user), location)} if of_user else {}
         if of_time and cell_text(row.get(of_time)):
             metadata["timestamp"] = parse_time(row[of_time], location)
         if metadata:
             record.setdefault("metadata", metadata)
-        video = cell_text(row.get(of_video)) if of_video else ""
-        if video:
-            grade = parse_grade(cell_text(row.get(of_grade)) if of_grade else "1", "grade", location)
-            _check_known_video(records, video, location)
-            repeated += (name, video) in records.grades
-            records.grades[name, video] = max(grade, records.grades.get((name, video), grade))
+        repeated += _add_grades(records, name, row, of_video, of_grade, location)
+    _warn_of_repeated(records, path, repeated)
+
+
+def add_judgments(records: ImportedRecords, path: Path, names: Names) -> None:
+    """Read judgments of known queries: query id, video id (or a list of ids) and, where there is one, a grade.
+
+    Raises:
+        UserError: a column is missing, a query or a video is unknown, or a grade cannot be read.
+    """
+    rows, columns = _read_table(path)
+    of_query = _required_column(path, columns, names, "query-id")
+    of_video = _required_column(path, columns, names, "video", {of_query})
+    of_grade, repeated = _column(columns, names, "grade"), 0
+    for location, row in rows:
+        query = cell_id(row.get(of_query), location)
+        if query not in records.queries:
+            raise UserError(
+                f"{location}: the query '{one_line(query)}' is not among the {len(records.queries)} queries."
+            )
+        repeated += _add_grades(records, query, row, of_video, of_grade, location)
+    _warn_of_repeated(records, path, repeated)
+
+
+def _add_grades(
+    records: ImportedRecords,
+    query: str,
+    row: Mapping[str, Any],
+    of_video: str | None,
+    of_grade: str | None,
+    location: str,
+) -> int:
+    """Add the judgments of a row, one for each video that it names; return how many were there already."""
+    cell, repeated = row.get(of_video) if of_video else None, 0
+    for video in filter(None, (cell_id(item, location) for item in (cell if isinstance(cell, list) else [cell]))):
+        grade = parse_grade(cell_text(row.get(of_grade)) if of_grade else "1", "grade", location)
+        _check_known_video(records, video, location)
+        repeated += (query, video) in records.grades
+        records.grades[query, video] = max(grade, records.grades.get((query, video), grade))
+    return repeated
+
+
+def _warn_of_repeated(records: ImportedRecords, path: Path, repeated: int) -> None:
     if repeated:
         records.warnings.append(f"{path}: pairs judged more than once: {repeated}; the highest grade is kept.")
-    total, judged = len(records.queries), len({query for query, _ in records.grades})
-    if judged < total:
-        records.warnings.append(f"{path}: queries without a judgment: {total - judged} of {total}; they are left out.")
 
 
 def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None:
@@ -147,7 +196,7 @@ def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None
     of_user, of_item, of_time = (_required_column(path, columns, names, role) for role in ("user", "item", "time"))
     unknown: list[tuple[str, str]] = []
     for location, row in rows:
-        user, item = cell_text(row.get(of_user)), cell_text(row.get(of_item))
+        user, item = (cell_id(row.get(column), location) for column in (of_user, of_item))
         if not user:
             raise UserError(f"{location}: the learner in column '{one_line(of_user)}' is empty.")
         if item not in records.videos:
@@ -163,10 +212,10 @@ def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None
 
 
 def parse_time(value: Any, location: str) -> float | int:  # noqa: ANN401 - whatever a cell holds
-    """Parse a time in seconds: a number as it is, else a date or date and time in ISO 8601 (UTC by default).
+    """Parse a time in seconds: a number of any unit, else a date or date and time in ISO 8601 (UTC by default).
 
     Raises:
-        UserError: neither a finite number nor such a date.
+        UserError: neither such a date nor a number of seconds, milli-, micro- or nanoseconds.
 
     >>> parse_time("1700000000", "a.csv:2"), parse_time("1970-01-01T01:00:00+01:00", "a.csv:3")
     (1700000000, 0)
@@ -178,10 +227,12 @@ def parse_time(value: Any, location: str) -> float | int:  # noqa: ANN401 - what
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime(value.year, value.month, value.day)
         when = value if isinstance(value, datetime) else None
-        number = float(text) if when is None and _is_number(text) else None
-        if number is None:
+        number = parse_number(text) if when is None else math.nan
+        if math.isnan(number):
             when = when or datetime.fromisoformat(text)
             number = when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+        else:
+            number = to_seconds(number, location)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -207,8 +258,8 @@ def _column(columns: list[str], names: Names, role: str, used: set[str] | None =
     )
 
 
-def _required_column(path: Path, columns: list[str], names: Names, role: str) -> str:
-    column = _column(columns, names, role)
+def _required_column(path: Path, columns: list[str], names: Names, role: str, used: set[str] | None = None) -> str:
+    column = _column(columns, names, role, used)
     if column is None:
         raise _missing_column(path, columns, [role])
     return column
@@ -229,15 +280,7 @@ def _check_known_video(records: ImportedRecords, video: str, location: str) -> N
         )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _metadata_value(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
+def plain_value(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
     """Convert a cell to JSON: texts that are numbers to numbers, dates to text, NaN to null."""
     if isinstance(value, str):
         text = value.strip()
@@ -251,5 +294,5 @@ def _metadata_value(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list | tuple):
-        return [_metadata_value(item) for item in value]
+        return [plain_value(item) for item in value]
     return value if isinstance(value, bool | int | float) or value is None else str(value)

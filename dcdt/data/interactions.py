@@ -1,17 +1,18 @@
 """Read interactions, who watched what and when: `interactions.csv` (user_id, item_id, timestamp in seconds)."""
 
-import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcdt.data.table_reader import read_rows
+from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
-from dcdt.utils.text import one_line
+from dcdt.utils.text import one_line, parse_number
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 
@@ -24,7 +25,7 @@ class Interactions:
         users: ids of the learners, ascending.
         user: (I,) position in `users`.
         item: (I,) row of the item.
-        time: (I,) seconds.
+        time: (I,) seconds; a file may also have milli-, micro- or nanoseconds.
     """
 
     users: list[str]
@@ -54,54 +55,30 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
         )
     watches = sorted(
         (user, time, item)
-        for location, row in _read_rows(path)
+        for location, row in read_rows(path)
         for user, item, time in [_parse_watch(row, location, items)]
     )
     if not watches:
         raise UserError(f"{path} holds no interaction; add lines of {','.join(COLUMNS)}, or remove the file.")
     names, times, ids = zip(*watches, strict=True)
+    refuse_dates(times, path)
     users, user = np.unique(np.array(names), return_inverse=True)
     item = np.array([items[name] for name in ids], dtype=np.int64)
     return Interactions(users.tolist(), user.reshape(-1).astype(np.int64), item, np.array(times))
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Read location and the three columns of each line."""
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
-                raise UserError(f"{path}:1: no column {', '.join(missing)}; the first line names {','.join(COLUMNS)}.")
-            columns = [header.index(name) for name in COLUMNS]
-            for row in reader:
-                number = reader.line_num
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) != len(header):
-                    raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
-                yield f"{path}:{number}", [row[column].strip() for column in columns]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 after line {number} ({error.reason}). Save the file as UTF-8.") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV after line {number} ({error}).") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def _parse_watch(row: list[str], location: str, items: Mapping[str, int]) -> tuple[str, str, float]:
+def _parse_watch(row: Mapping[str, str], location: str, items: Mapping[str, int]) -> tuple[str, str, float]:
     """Parse learner, item id and time of a line."""
-    user, item, timestamp = row
-    if not user:
-        raise UserError(f"{location}: the user_id is empty.")
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise UserError(f"{location}: no column {', '.join(missing)}; the first line names {','.join(COLUMNS)}.")
+    user, item, timestamp = (row[name].strip() for name in COLUMNS)
+    if not user or "\n" in user:
+        problem = f"'{one_line(user)}' has several lines" if user else "is empty"
+        raise UserError(f"{location}: the user_id {problem}.")
     if item not in items:
         raise UserError(f"{location}: the item id '{one_line(item)}' is not in corpus.jsonl.")
-    try:
-        time = float(timestamp)
-    except ValueError:
-        time = math.nan
+    time = parse_number(timestamp)
     if not math.isfinite(time):
         raise UserError(f"{location}: the timestamp '{one_line(timestamp)}' is not a finite number; give seconds.")
-    return user, item, time
+    return user, item, to_seconds(time, location)

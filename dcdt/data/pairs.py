@@ -83,7 +83,7 @@ def load_pairs(
 
 def unrelated_videos(collection: Collection, query: int, candidates: NDArray[np.bool_]) -> Rows:
     """Find candidate videos that are neither related to the query nor have the text of a related one."""
-    judged = collection.related
+    judged = collection.never_negative
     related = judged.video[judged.query == query].tolist()
     allowed = candidates.copy()
     allowed[[twin for video in related for twin in collection.duplicates.get(video, [video])]] = False

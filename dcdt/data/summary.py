@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dcdt.data.interactions import load_interactions
+from dcdt.data.interactions import Interactions, load_interactions
 from dcdt.data.splits import is_sealed
+from dcdt.data.times import SECONDS_PER_YEAR
 from dcdt.data.types import Collection, normalise_text
 from dcdt.utils.errors import NotApplicable
 from dcdt.utils.text import pluralize
@@ -19,6 +20,7 @@ from dcdt.utils.text import pluralize
 MIN_DESCRIPTION_WORDS = 5  # shorter descriptions are counted in a warning
 MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
 MAX_SAMPLED_TEXTS = 5_000  # texts whose language is detected
+MAX_GAP_SECONDS = 10 * SECONDS_PER_YEAR  # between interactions and questions
 WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
 
@@ -44,6 +46,10 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         UserError: interactions.csv is invalid.
     """
     videos, queries = collection.videos, collection.queries
+    try:
+        interactions = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
+    except NotApplicable:
+        interactions = None
     word_counts = [len(text.split()) for text in videos.texts]
     twins = _count_repeated([f"{title}\n{text}" for title, text in zip(videos.titles, videos.texts, strict=True)])
     distinct_queries = Counter(map(normalise_text, queries.texts))
@@ -68,7 +74,8 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         ("languages of queries", _format_languages(queries.texts)),
         ("sealed quarter", f"{sum(map(is_sealed, distinct_queries)):,} distinct queries"),
         ("splits of its own", ", ".join(collection.given_sides) if len(collection.given_sides) > 1 else "none"),
-        *_interaction_statistics(collection),
+        *_interaction_statistics(interactions),
+        *_transcript_statistics(collection),
     ]
     n_short, n_unanswered = sum(0 < n < MIN_DESCRIPTION_WORDS for n in word_counts), len(queries) - judged
     n_few, kinds = judged if judged < MIN_JUDGED_QUERIES else 0, _weak_kinds(collection)
@@ -88,20 +95,45 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
     ]
     warnings = [
         *collection.left_out,
+        *_compare_times(collection, interactions),
+        *([collection.transcripts.note] if collection.transcripts and collection.transcripts.note else []),
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
     return CollectionSummary(statistics, _length_histogram(word_counts), warnings)
 
 
-def _interaction_statistics(collection: Collection) -> list[tuple[str, str]]:
-    try:
-        interactions = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
-    except NotApplicable:
+def _compare_times(collection: Collection, interactions: Interactions | None) -> list[str]:
+    """Warn where the interactions lie all after the questions, or years before them, as with times of another unit."""
+    times = [metadata.get("timestamp") for metadata in collection.queries.metadata]
+    asked = [float(time) for time in times if isinstance(time, int | float)]
+    if interactions is None or not asked:
+        return []
+    first, last = float(interactions.time.min()), float(interactions.time.max())
+    if first < max(asked) and min(asked) - last < MAX_GAP_SECONDS:
+        return []
+    days = " to ".join(map(_format_day, (first, last))), " to ".join(map(_format_day, (min(asked), max(asked))))
+    return [f"The interactions are of {days[0]}, the questions of {days[1]}: are both times seconds since 1970?"]
+
+
+def _interaction_statistics(interactions: Interactions | None) -> list[tuple[str, str]]:
+    if interactions is None:
         return [("interactions", "none")]
     first, last = (_format_day(float(time)) for time in (interactions.time.min(), interactions.time.max()))
     return [
         ("interactions", f"{len(interactions):,} of {len(interactions.users):,} learners, {first} to {last}"),
         ("watches a learner", _format_percentiles(np.bincount(interactions.user).tolist())),
+    ]
+
+
+def _transcript_statistics(collection: Collection) -> list[tuple[str, str]]:
+    if collection.transcripts is None:
+        return [("transcripts", "none")]
+    transcripts, passages = collection.transcripts.segments, collection.passages
+    hours = sum(segments[-1].end or segments[-1].start or 0 for segments in transcripts if segments) / 3600
+    counts = f"{sum(map(bool, transcripts)):,} of {len(transcripts):,} videos, {hours:,.0f} hours"
+    return [
+        ("transcripts", f"{counts}, {len(passages.texts):,} passages"),
+        ("moments", f"{len(collection.moments):,}"),
     ]
 
 

@@ -1,18 +1,20 @@
 """Read the rows of an exported table: CSV, TSV, JSON lines or Parquet, each with its location."""
 
 import csv
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.data.beir import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
 from dcdt.utils.text import join_names, one_line
 
+log = logging.getLogger("dcdt")
 Row = tuple[str, dict[str, Any]]  # location ("videos.csv:12") and the values by column
 SEPARATORS = (",", ";", "\t", "|")
 MAX_CELL_CHARS = 10_000_000  # of a CSV cell; more means an unclosed quote
@@ -21,7 +23,8 @@ MAX_CELL_CHARS = 10_000_000  # of a CSV cell; more means an unclosed quote
 def read_rows(path: Path) -> Iterator[Row]:
     """Read every row of a file, whose format is that of its ending: .csv, .tsv, .jsonl or .parquet.
 
-    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line.
+    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line. Cells of CSV
+    may be quoted; where tabs separate them, a quote is a character like others.
 
     Raises:
         UserError: the file is missing, has another ending, or a row is invalid, with its location.
@@ -76,25 +79,90 @@ def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a cell holds
     return " ".join(str(value).split())
 
 
+def cell_id(value: Any, location: str) -> str:  # noqa: ANN401 - whatever a cell holds
+    """Convert a cell to an id, as it is written but for blanks at its ends; NaN and None become empty.
+
+    Raises:
+        UserError: it is a number with a fraction, yes or no, or a list, which would be written in another way.
+
+    >>> cell_id(" a  b ", "a.csv:2"), cell_id(7.0, "a.csv:3")
+    ('a  b', '7')
+    """
+    inexact = isinstance(value, float) and (value % 1 > 0 or abs(value) >= 2**53)
+    if inexact or isinstance(value, bool | list | tuple | dict):
+        raise UserError(f"{location}: the id {one_line(repr(value))} is no text; write it in quotes.")
+    return value.strip() if isinstance(value, str) else cell_text(value)
+
+
+def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Read number and text of the lines of a UTF-8 file, with line ends; blank lines only if `blank`.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not UTF-8.
+    """
+    number = 0
+    try:
+        with path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if blank or line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read line number and object of each line of a JSON-lines file that is not blank.
+
+    Raises:
+        UserError: a line is not a JSON object, with file and line.
+    """
+    for number, line in read_lines(path):
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        yield number, record
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARS)
-    number = 0
+    number, warned = 1, False
     lines = (line for _, line in read_lines(path, blank=True))
     try:
         first = next(lines, "")
-        separator = max(SEPARATORS, key=first.count)
-        header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        is_tsv = path.suffix.lower() == ".tsv"
+        separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv and not first.startswith('"') else csv.QUOTE_MINIMAL
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator, quoting=quoting), [])]
         _check_header(path, header)
-        reader = csv.reader(lines, delimiter=separator, strict=True)
+        reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
         for row in reader:
-            number = reader.line_num + 1  # after the header
+            start, number = number + 1, reader.line_num + 1  # after the header
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
-                raise UserError(f"{path}:{number}: {len(row)} columns; the header names {len(header)}.")
-            yield f"{path}:{number}", dict(zip(header, row, strict=True))
+                raise UserError(f"{path}:{start}: {len(row)} columns; the header names {len(header)}.")
+            if not warned and _swallows_rows(row, separator):
+                warned = True
+                log.warning("%s:%d: a quoted cell ends in line %d; is a quote not closed?", path, start, number)
+            yield f"{path}:{start}", dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}: not CSV after line {max(number, 1)} ({error}).") from error
+        raise UserError(f"{path}: not CSV after line {number} ({error}).") from error
+
+
+def _swallows_rows(row: Sequence[str], separator: str) -> bool:
+    """Return whether a cell goes over lines that look like rows, as behind a quote that is not closed."""
+    for column, cell in enumerate(row):
+        lines = cell.split("\n")[1:]
+        separators = [len(row) - 1] * (len(lines) - 1) + [column]  # of whole rows, then of one up to this column
+        if any(separators) and separators == [line.count(separator) for line in lines]:
+            return True
+    return False
 
 
 def _check_header(path: Path, header: list[str]) -> None:

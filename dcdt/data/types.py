@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcdt.data.passages import Passages, make_passages
+from dcdt.data.transcripts import MOMENTS, TRANSCRIPT, TRANSCRIPTS, Transcripts, read_moments, read_transcripts
 from dcdt.utils.errors import MissingField, UserError
 from dcdt.utils.text import one_line, pluralize
 
@@ -69,7 +71,7 @@ class Collection:
     languages: list[str] = field(default_factory=list)
     simulated: list[str] = field(default_factory=list)
     has_questions: bool = True  # false: a query is a learner's next video (`next_video.py`)
-    excluded: Judgments | None = None  # pairs that are not ranked: watched already
+    excluded: Judgments | None = None  # pairs that are not ranked: watched already, or a question that is a video too
     left_out: tuple[str, ...] = ()  # what no run reads, a sentence each
 
     @property
@@ -84,8 +86,16 @@ class Collection:
 
     @cached_property
     def related(self) -> Judgments:
-        """Judgments of any grade above 0: these videos are never a negative."""
+        """Judgments of any grade above 0."""
         return self.judgments.where(self.judgments.grade > 0)
+
+    @cached_property
+    def never_negative(self) -> Judgments:
+        """Pairs that are never drawn as negatives: related ones, and a question and its own video."""
+        own = self.excluded if self.has_questions else None
+        parts = [self.related] if own is None else [self.related, own]
+        columns = zip(*((part.query, part.video, part.grade) for part in parts), strict=True)
+        return Judgments(*map(np.concatenate, columns))
 
     @cached_property
     def duplicates(self) -> dict[int, list[int]]:
@@ -116,13 +126,49 @@ class Collection:
         metadata = [
             dict(zip(documents.ids, documents.metadata, strict=True)) for documents in (self.videos, self.queries)
         ]
-        path = self.path / "interactions.csv"
-        interactions = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        content = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), interactions]
+        hashes = [_file_hash(self.path / name) for name in ("interactions.csv", TRANSCRIPTS, MOMENTS)]
+        files = hashes[: 1 if hashes[1:] == [None, None] else 3]  # without transcripts as in version 0.1
+        content = [self.content_hash, sides, metadata, sorted(self.languages), sorted(self.simulated), *files]
+        if self.has_questions and self.excluded is not None:
+            content.append([self.queries.ids[row] for row in self.excluded.query])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def transcripts(self) -> Transcripts | None:
+        """What the videos say, read at first use; None without transcripts.jsonl.
+
+        Raises:
+            UserError: a line is invalid, with file and line.
+        """
+        path = self.path / TRANSCRIPTS
+        return read_transcripts(path, self.videos.row_of) if path.is_file() else None
+
+    @cached_property
+    def passages(self) -> Passages:
+        """The passages of the transcripts, cut at first use; of a video without one its title, or its text."""
+        segments = self.transcripts.segments if self.transcripts is not None else [[] for _ in self.videos.ids]
+        return make_passages(segments, with_fallback([""] * len(self.videos), self.videos))
+
+    def vector_texts(self, name: str) -> list[str]:
+        """Return the texts whose vectors are a field: passages (P,) of transcripts, else the text of every video.
+
+        Raises:
+            MissingField: no video has this key of metadata.
+        """
+        return self.passages.texts if name == TRANSCRIPT and self.transcripts is not None else self.field_texts(name)
+
+    @cached_property
+    def moments(self) -> list[tuple[int, int, float]]:
+        """Query row, video row and the second asked about, read at first use; none without moments.tsv.
+
+        Raises:
+            UserError: a line is invalid, with file and line.
+        """
+        path = self.path / MOMENTS
+        return read_moments(path, self.queries.row_of, self.videos.row_of) if path.is_file() else []
+
     def field_texts(self, name: str) -> list[str]:
-        """Return the text of every video for one tower: `title`, `text`, or a metadata key such as `tags`.
+        """Return the text of every video for one tower: `title`, `text`, `transcript`, or a metadata key as `tags`.
 
         The fallback of a missing field is the title, or the text without one.
 
@@ -131,7 +177,12 @@ class Collection:
         """
         if name not in TEXTS:
             self.check_fields([name])
-        return texts_with_fallback(self.videos, name)
+        return with_fallback(self._raw_texts(name), self.videos)
+
+    def _raw_texts(self, name: str) -> list[str]:
+        """Return a field of every video, empty if a video lacks it; transcripts.jsonl goes before metadata."""
+        is_transcript = name == TRANSCRIPT and self.transcripts is not None
+        return self.transcripts.texts if is_transcript else raw_texts(self.videos, name)  # type: ignore[union-attr]
 
     def check_fields(self, fields: Sequence[str]) -> None:
         """Refuse fields that no video has; of title and text one is enough, the fallback for the other.
@@ -139,7 +190,7 @@ class Collection:
         Raises:
             MissingField: no video has this key of metadata, or any of the fields.
         """
-        lacking = [name for name in fields if not any(raw_texts(self.videos, name))]
+        lacking = [name for name in fields if not any(self._raw_texts(name))]
         fatal = [name for name in lacking if name not in TEXTS or len(lacking) == len(fields)]
         if fatal:
             raise MissingField(
@@ -150,8 +201,8 @@ class Collection:
     def describe_fallbacks(self, fields: Sequence[str]) -> list[str]:
         """Describe to the user how many videos lack a title or a description, and the fallback, a sentence each."""
         sentences = []
-        for name, fallback in (("title", "description"), ("text", "title")):
-            n = raw_texts(self.videos, name).count("") if name in fields else 0
+        for name, fallback in (("title", "description"), ("text", "title"), (TRANSCRIPT, "title or description")):
+            n = self._raw_texts(name).count("") if name in fields else 0
             field_name = "description" if name == "text" else name
             if n:
                 sentences.append(
@@ -161,9 +212,10 @@ class Collection:
 
     @cached_property
     def fields(self) -> list[str]:
-        """The fields that some video has: title, text and the keys of the videos' metadata."""
+        """The fields that some video has: title, text, the keys of the videos' metadata, and transcript."""
         texts = {"title": self.videos.titles, "text": self.videos.texts}
-        return [name for name, values in texts.items() if any(values)] + _metadata_keys(self.videos)
+        names = [name for name, values in texts.items() if any(values)] + _metadata_keys(self.videos)
+        return list(dict.fromkeys([*names, *([TRANSCRIPT] if self.transcripts is not None else [])]))
 
     def slice_rows(self) -> dict[str, Rows]:
         """Group query rows by language, for languages outside `languages`: reported apart, never trained on."""
@@ -190,8 +242,12 @@ def raw_texts(videos: Documents, name: str) -> list[str]:
 
 def texts_with_fallback(videos: Documents, name: str) -> list[str]:
     """Return a field of every video, with the title (or the text) as fallback of a missing one."""
-    pairs = zip(raw_texts(videos, name), videos.titles, videos.texts, strict=True)
-    return [value or title or text for value, title, text in pairs]
+    return with_fallback(raw_texts(videos, name), videos)
+
+
+def with_fallback(values: Sequence[str], videos: Documents) -> list[str]:
+    """Replace empty values of videos by the title, or by the text without one."""
+    return [value or title or text for value, title, text in zip(values, videos.titles, videos.texts, strict=True)]
 
 
 def join_fields(columns: Sequence[Sequence[str]]) -> list[str]:
@@ -232,6 +288,10 @@ def positives_by_query(judgments: Judgments, n_queries: int) -> list[list[int]]:
     for query, video in zip(judgments.query.tolist(), judgments.video.tolist(), strict=True):
         rows[query].append(video)
     return rows
+
+
+def _file_hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _metadata_text(value: Any) -> str:  # noqa: ANN401 - metadata is whatever the user wrote

@@ -231,6 +231,18 @@ class _Index:
         return positions
 
 
+def invalid_vectors(vectors: Vectors, space: Space) -> tuple[NDArray[np.bool_], Vectors]:
+    """Mark vectors that are not finite, zero or (in an l2 space) off length 1 by 1e-3; return marks, lengths (n,)."""
+    norms = np.empty(len(vectors), dtype=np.float32)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = vectors[start : start + BLOCK_ROWS]
+        norms[start : start + BLOCK_ROWS] = np.sqrt(np.einsum("nd,nd->n", block, block))
+    bad = ~np.isfinite(norms) | (norms < 1e-6)
+    if space.normalisation == "l2":
+        bad |= np.abs(norms - 1) > 1e-3
+    return bad, norms
+
+
 def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: str, advice: str) -> Vectors:
     """Refuse vectors that are not finite, zero, of another width or (in an l2 space) off length 1 by 1e-3.
 
@@ -242,13 +254,7 @@ def check_vectors(vectors: Vectors, texts: Sequence[str], space: Space, source: 
     """
     if vectors.ndim != 2 or vectors.shape != (len(texts), space.dimensions):
         raise UserError(f"{source}: vectors of shape {vectors.shape}; ({len(texts)}, {space.dimensions}) is expected.")
-    norms = np.empty(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        block = vectors[start : start + BLOCK_ROWS]
-        norms[start : start + BLOCK_ROWS] = np.sqrt(np.einsum("nd,nd->n", block, block))
-    bad = ~np.isfinite(norms) | (norms < 1e-6)
-    if space.normalisation == "l2":
-        bad |= np.abs(norms - 1) > 1e-3
+    bad, norms = invalid_vectors(vectors, space)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(

@@ -2,11 +2,9 @@
 
 import contextlib
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +20,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dcdt.embeddings.cache import VectorCache
+from dcdt.embeddings.cache import VectorCache, invalid_vectors
+from dcdt.embeddings.claims import Claims
 from dcdt.embeddings.config import EmbedderConfig
 from dcdt.embeddings.cost_estimate import forecast, format_forecast
 from dcdt.embeddings.providers import Embedder, make_embedder
 from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE
 from dcdt.utils.errors import UserError
-from dcdt.utils.lock import lock_path
 from dcdt.utils.text import one_line
 
+INVALID = "a vector that is zero, not finite or not of length 1"
+CLAIMED_TEXTS = 4096  # at a time; more take long to lock
 log = logging.getLogger("dcdt")
 
 
@@ -43,7 +43,7 @@ class FillResult:
         embedded: of these, embedded now.
         shortened: of these, cut to the token limit.
         tokens: counted by the server, if there is one.
-        refused: texts that the server refused, with its reason.
+        refused: texts that the server refused, or that got no valid vector, with the reason.
     """
 
     texts: int
@@ -58,7 +58,8 @@ def fill(
 ) -> FillResult:
     """Embed the texts that the cache lacks; vectors are stored as soon as they are computed.
 
-    Two processes that fill one cache take turns, so that no text is paid for twice.
+    Processes that fill one cache leave each other the texts that they are embedding, so that none is paid for twice;
+    one that has nothing else to do waits for them.
 
     Args:
         cache: to fill.
@@ -82,20 +83,18 @@ def fill(
     except UserError as error:
         raise UserError(f"{len(missing)} of {done.texts} texts have no vector in {cache.folder}: {error}") from error
     cache.prepare()
-    with _lock_folder(cache.folder):
-        cache.refresh()
-        missing = cache.missing(missing)
-        _check_disk_space(cache, len(missing))
-        try:
-            _embed(cache, missing, embedder, done, progress)
-        finally:
-            done.shortened, done.tokens, done.refused = embedder.shortened, embedder.tokens, embedder.refused
+    _check_disk_space(cache, len(missing))
+    try:
+        _embed(cache, missing, embedder, done, progress)
+    finally:
+        done.shortened, done.tokens = embedder.shortened, embedder.tokens
+        done.refused += embedder.refused
     if progress:
         _print_result(done, config)
     if done.refused:
         text, reason = done.refused[0]
         raise UserError(
-            f"the server refuses {len(done.refused)} of {len(missing)} texts, "
+            f"no vector for {len(done.refused)} of {len(missing)} texts, "
             f"the first with {reason}: '{one_line(text)}'.\n"
             f"The other {done.embedded} are stored. Change or remove these texts, then run the same command again."
         )
@@ -116,13 +115,42 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
         task = bar.add_task("", total=len(missing))
 
         def store(texts: list[str], vectors: NDArray[np.float32]) -> None:
+            if len(texts) > 1 and (vectors == vectors[0]).all():
+                constant.append(texts)
+            bad = invalid_vectors(vectors, cache.space)[0]
+            if bad.any() and (done.embedded or not bad.all()):  # else nothing is right, and going on would be paid for
+                done.refused += [(text, INVALID) for text, is_bad in zip(texts, bad, strict=True) if is_bad]
+                texts = [text for text, is_bad in zip(texts, bad, strict=True) if not is_bad]
+                vectors = vectors[~bad]
             cache.add(texts, vectors)
             done.embedded += len(texts)
             if len(cache.shards) % MIN_SHARDS_TO_MERGE == 0:
                 cache.merge()
 
-        embedder.embed_each(missing, store, lambda n: bar.update(task, advance=n))
+        def advance(n: int) -> None:
+            bar.update(task, advance=n)
+
+        constant: list[list[str]] = []  # texts of each request with one vector for all
+        with contextlib.closing(Claims(cache.folder, len(missing))) as claims:
+            while missing:
+                later: list[str] = []
+                for start in range(0, len(missing), CLAIMED_TEXTS):
+                    with claims.take(missing[start : start + CLAIMED_TEXTS]) as (free, others):
+                        cache.refresh()
+                        texts = cache.missing(free)
+                        advance(len(free) - len(texts))
+                        embedder.embed_each(texts, store, advance)
+                    later += others
+                if later:
+                    log.warning("%s in %s; waiting for %d of them", claims.owner(), cache.folder, len(later))
+                    claims.wait(later[0])
+                missing = later
     cache.merge()
+    if constant:
+        counted = sum(map(len, constant)), one_line(constant[0][0])
+        log.warning(
+            "%d requests gave one vector for all their texts (%d, as '%s'); see the model", len(constant), *counted
+        )
 
 
 def _print_estimate(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
@@ -147,19 +175,6 @@ def _check_disk_space(cache: VectorCache, texts: int) -> None:
             f"{cache.folder}: {texts:,} vectors need {needed / 2**20:,.0f} MiB; {free / 2**20:,.0f} MiB are free.\n"
             "Free some space or name another folder: data.cache=FOLDER. Nothing was embedded."
         )
-
-
-@contextlib.contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes that fill it. The lock ends with its process, however that ends."""
-    path = folder / ".filling"
-    path.touch()
-    descriptor = lock_path(path, lambda: log.warning("another process fills %s; waiting for it", folder))
-    try:
-        yield
-    finally:
-        if descriptor is not None:  # without locks two processes may embed a text twice, and nothing worse
-            os.close(descriptor)
 
 
 class _Rate(ProgressColumn):

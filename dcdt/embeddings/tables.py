@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.tables import BLOCK, PassageVectors, Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache
 from dcdt.embeddings.config import EmbedderConfig
@@ -47,7 +48,7 @@ def load_tables(
         UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
-    field_texts = {name: collection.field_texts(name) for name in dict.fromkeys([*fields, *frozen])}
+    field_texts = {name: collection.vector_texts(name) for name in dict.fromkeys([*fields, *frozen])}
     query_texts = collection.queries.texts if collection.has_questions else []
     texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
     folders = override("data.path", collection.path), override("data.cache", cache_folder)
@@ -62,11 +63,18 @@ def load_tables(
     else:
         queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
     videos = allocate((len(fields), n, width), dtype, map_folder)
+    passages = None
     for layer, name in zip(videos, fields, strict=True):
-        _read_vectors(cache, [field_texts[name]], layer)
+        if name == TRANSCRIPT and collection.transcripts is not None:
+            table = allocate((len(field_texts[name]), width), dtype, map_folder)
+            passages = PassageVectors.of(table, collection.passages.offsets.tolist())
+            _read_passages(cache, field_texts[name], passages, layer)
+        else:
+            _read_vectors(cache, [field_texts[name]], layer)
     summed = allocate((n, width), dtype, map_folder)
     _read_vectors(cache, [field_texts[name] for name in frozen], summed)
-    return Tables(queries, videos, normalise_rows(summed) if dtype in HALF_DTYPES else summed, fields)
+    frozen_vectors = normalise_rows(summed) if dtype in HALF_DTYPES else summed
+    return Tables(queries, videos, frozen_vectors, fields, passages)
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:
@@ -104,3 +112,12 @@ def _read_vectors(cache: VectorCache, columns: Sequence[Sequence[str]], table: T
     for start in range(0, len(table), BLOCK):
         blocks = [torch.from_numpy(cache.vectors(texts[start : start + BLOCK])) for texts in columns]
         table[start : start + BLOCK] = blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+
+
+def _read_passages(cache: VectorCache, texts: Sequence[str], passages: PassageVectors, layer: Tensor) -> None:
+    """Fill the vectors of passages (P, D), and a layer (N, D) with the direction of the mean of each video's."""
+    for videos, rows in passages.blocks(BLOCK):
+        vectors = torch.from_numpy(cache.vectors(texts[rows]))  # (r, D)
+        sums = torch.zeros(videos.stop - videos.start, layer.shape[1])
+        sums.index_add_(0, passages.video[rows] - videos.start, vectors)
+        passages.vectors[rows], layer[videos] = vectors, nn.functional.normalize(sums, dim=-1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcdt.data.beir import read_lines
+from dcdt.data.table_reader import read_lines
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache, check_vectors
 from dcdt.utils.errors import UserError

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcdt.config import Named
+from dcdt.config import Named, vector_fields
 from dcdt.config.registry import MODELS, look_up
 from dcdt.data.tables import Tables
 from dcdt.evaluation.fusion import standardize
@@ -28,7 +28,7 @@ def make_component(config: Named, tables: Tables, option: str) -> Recommender:
             f"{option} takes models that need no epochs; {config.name} is trained.\n"
             "Choose among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."
         )
-    fields = list(getattr(config, "fields", tables.fields))
+    fields = vector_fields(config) if hasattr(config, "fields") else tables.fields
     missing = [name for name in fields if name not in tables.fields]
     if missing:
         raise UserError(

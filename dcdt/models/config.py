@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from dcdt.config import vector_fields
 from dcdt.config.registry import FITTED, MODELS, OPTIMIZERS, Entry, SearchSpace, model_part
 from dcdt.config.validation import Count, Dropout, Fields, Width, schema
 from dcdt.utils.errors import UserError
 
+Passages = Literal["max", "softmax", "mean"]  # how the passages of a transcript make one similarity
 Penalty = Annotated[
     float, Field(gt=0, allow_inf_nan=True, description="be above 0, or null to choose it by itself")
 ]  # inf: no correction
@@ -63,6 +65,7 @@ class DCDTConfig:
     dropout: Dropout
     attention: Literal["none", "query"]
     fusion: Literal["concat", "sum"]
+    passages: Passages = "max"
 
     @field_validator("fusion")
     @classmethod
@@ -81,6 +84,7 @@ class DCDTResidualConfig:
     dropout: Dropout
     attention: Literal["none", "query"]
     fusion: Literal["sum", "concat"]
+    passages: Passages = "max"
 
     @field_validator("fusion")
     @classmethod
@@ -122,6 +126,7 @@ class RidgeConfig:
     neighbour_weight: Annotated[float, Field(ge=0)]
     fit_on: Literal["train", "judged"]
     penalty: Penalty | None
+    passages: Passages = "max"
 
 
 @schema
@@ -140,6 +145,12 @@ class TwoStageConfig:
     def fields(self) -> list[str]:
         """Fields whose vectors the parts read."""
         parts = (getattr(part, "fields", []) for part in (self.recall, self.lexical))
+        return list(dict.fromkeys(name for names in parts for name in names))
+
+    @property
+    def vector_fields(self) -> list[str]:
+        """Fields whose vectors are loaded."""
+        parts = (vector_fields(part) for part in (self.recall, self.lexical) if part is not None)
         return list(dict.fromkeys(name for names in parts for name in names))
 
 

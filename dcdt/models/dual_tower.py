@@ -10,6 +10,7 @@ from dcdt.losses.distances import chord, euclidean
 from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
+from dcdt.models.passages import make_pooling
 from dcdt.models.towers import Tower
 from dcdt.utils.precision import at_least_float32
 
@@ -41,6 +42,7 @@ class DualTower(PairRecommender):
         self.summed = config.fusion == "sum"
         fused = config.attention == "none" and not self.summed
         self.fusion = nn.Linear(n_fields * config.width, config.width) if fused else None
+        self.pooling = make_pooling(config.passages, tables, learned=True)
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Encode frozen query vectors (B, D) as unit vectors (B, W), with attention (B, F * W)."""

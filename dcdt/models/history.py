@@ -87,7 +87,7 @@ class HistoryTowers(Recommender):
             if not len(examples.target):
                 raise NotApplicable("no learner watched a second video before the held-out queries")
             with torch.enable_grad():
-                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.excluded is None)
+                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.has_questions)
         for name, side in askers.items():
             users, times = zip(*side, strict=True)
             self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())

@@ -11,10 +11,13 @@ from dcdt.data.tables import Tables
 from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.config import OptimizerConfig
+from dcdt.models.passages import best_rows
 from dcdt.models.query_batch import query_batch
 from dcdt.models.recommender import Recommender
 from dcdt.utils.precision import at_least_float32, autocast_off
 from dcdt.utils.transfer import to_device
+
+MAX_DRAWN_VIDEOS = 128  # whose passages are scored at once in training
 
 
 class PairRecommender(Recommender):
@@ -72,9 +75,15 @@ class PairRecommender(Recommender):
         weight: Tensor | None,
         teacher: Tensor | None,
         n_positives: int | None = None,
+        drawn: Tensor | None = None,
     ) -> Tensor:
-        """Compute the mean loss of the inputs of `match`; without labels (B, C) the first column is positive."""
+        """Compute the mean loss of the inputs of `match`; without labels (B, C) the first column is positive.
+
+        Where passages were `drawn`, (B, C, M) false at padding, `match` measures M of each column.
+        """
         measured = at_least_float32(self.match(queries, videos, position))
+        if drawn is not None and self.pooling is not None:
+            measured = self.pooling.pool_drawn(measured, drawn, self.loss.measure == "distance")
         if label is None:
             label = torch.zeros_like(measured)  # (B, 1 + K)
             label[:, 0], n_positives = 1, 1
@@ -102,11 +111,41 @@ class PairRecommender(Recommender):
             rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)  # (B, 1 + K)
             position, video_rows = batch["position"], batch["distinct"]
         teacher = self._teacher_similarities(batch["query"], rows) if self.loss.needs_teacher else None
-        videos = self.tables.video_rows(video_rows)  # (F, U, D)
-        loss = self.objective(queries, videos, position, batch.get("label"), weight, teacher, batch.get("n_positives"))
+        if self.pooling is None:
+            videos, drawn = self.tables.video_rows(video_rows), None  # (F, U, D)
+        else:
+            videos, position, drawn = self._draw_passages(queries, video_rows, position)
+        label, n_positives = batch.get("label"), batch.get("n_positives")
+        loss = self.objective(queries, videos, position, label, weight, teacher, n_positives, drawn)
         share = batch.get("share", 1.0)
         self.record_loss(loss.detach(), len(queries) if share else 0)
         return loss * share if "share" in batch else loss
+
+    @torch.no_grad()
+    def _draw_passages(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw for each pair the passages that the present model finds best: of positives and of hard negatives alike.
+
+        Returns:
+            Field vectors of the distinct passages (F, U', D), the position of the passages of each pair (B, C * M), and
+            which of them are there (B, C, M). The CPU waits for the device, to count the distinct ones.
+        """
+        assert self.pooling is not None and self.tables.passages is not None
+        n_drawn, passages, found = self.pooling.n_drawn, self.tables.passages, []
+        self.eval()
+        query_vectors = at_least_float32(self.encode_queries(queries))  # (B, W)
+        for block in torch.split(videos, MAX_DRAWN_VIDEOS):
+            parts = [torch.arange(rows.start, rows.stop) for rows in map(passages.rows_of, block.tolist())]
+            video = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
+            rows = torch.cat(parts).to(videos.device)  # (r,)
+            scores = query_vectors @ at_least_float32(self.encode_passages(rows)).T  # (B, r)
+            best = best_rows(scores, video.to(videos.device), len(block), n_drawn)  # (B, b, M)
+            found.append(torch.where(best < 0, -1, rows[best]))
+        self.train()
+        drawn = torch.cat(found, dim=1)  # (B, U, M)
+        if position is not None:
+            drawn = drawn.gather(1, position.unsqueeze(-1).expand(-1, -1, n_drawn))  # (B, C, M)
+        distinct, where = torch.unique(drawn.clamp(min=0), return_inverse=True)
+        return self.tables.passage_rows(distinct), where.flatten(1), drawn >= 0
 
     def on_train_epoch_start(self) -> None:
         """Let the sampler mine with the current towers in the epochs in which it wants to."""

@@ -4,6 +4,7 @@ A model defines how it scores queries against the whole catalogue; everything af
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,16 +16,19 @@ from dcdt.config.registry import OPTIMIZERS, look_up
 from dcdt.data.datamodule import RankingDataModule, SideTensors
 from dcdt.data.histories import Histories
 from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.evaluation.metric import RankingMetrics
 from dcdt.evaluation.ranking import NaNScores
 from dcdt.models import hyperparameters
 from dcdt.models.config import OptimizerConfig
 from dcdt.models.optimizers import make_schedule
+from dcdt.models.passages import Pooling
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import ResultCollector, SideResult, best_candidates, rank_side
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.precision import HALF_DTYPES
 
+MAX_PASSAGE_ROWS, MAX_PASSAGE_SCORES = 4_096, 2**22  # of a block of passages: rows, and similarities with queries
 MAX_LOGGED_QUERIES = 64  # validation queries whose scores loggers are given, fewer in a large catalogue
 
 
@@ -55,6 +59,7 @@ class Recommender(L.LightningModule):
     needs_question: bool = True
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
+    adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     histories: Histories | None = None  # of all learners, where they are read
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
     neighbour_weight: float = 0.0
@@ -66,6 +71,8 @@ class Recommender(L.LightningModule):
         self.results: dict[str, SideResult] = {}
         self.logged_metrics: set[str] = set()  # validation metrics to log; empty: all
         self._vectors: Tensor | None = None
+        self.pooling: Pooling | None = None  # of the similarities of a video's passages; None: a video is one vector
+        self._passages: tuple[Tensor, Tensor] | None = None  # `_vectors` and the passages' (P, W) of the same weights
         self._losses: list[tuple[Tensor, int]] = []
         self.first_scores: Tensor | None = None  # (at most MAX_LOGGED_QUERIES, N) of the last validation
         self._is_prepared = self._is_loaded = False
@@ -134,7 +141,46 @@ class Recommender(L.LightningModule):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries against all N videos, (B, N) fp32: higher is better."""
-        return score_vectors(self.encode_queries(queries.vectors), self.video_vectors())
+        return self.score_encoded(self.encode_queries(queries.vectors))
+
+    def score_encoded(self, queries: Tensor) -> Tensor:
+        """Score encoded queries (B, W) against all N videos, (B, N); passages block by block, never (B, P) at once."""
+        if self.pooling is None:
+            return score_vectors(queries, self.video_vectors())
+        assert self.tables.passages is not None
+        passages = self.tables.passages
+        scores = queries.new_empty(len(queries), len(passages.offsets) - 1)
+        for videos, rows in passages.blocks(min(MAX_PASSAGE_ROWS, max(1, MAX_PASSAGE_SCORES // max(len(queries), 1)))):
+            similarity = queries @ self.passage_vectors(rows).T  # (B, r)
+            video = passages.video[rows] - videos.start
+            scores[:, videos] = self.pooling(similarity, video, videos.stop - videos.start)
+        return scores
+
+    def passage_scores(self, queries: QueryBatch, video: int) -> Tensor | None:
+        """Score the passages of one video, (B, p); None where the model does not tell them apart."""
+        if self.pooling is None or self.tables.passages is None:
+            return None
+        vectors = self.passage_vectors(self.tables.passages.rows_of(video))
+        return self.encode_queries(queries.vectors) @ vectors.T
+
+    def passage_vectors(self, rows: slice) -> Tensor:
+        """Return the vectors of passages (r, W), computed once until the weights change, unless of half precision."""
+        assert self.tables.passages is not None
+        if self.tables.videos.dtype in HALF_DTYPES:
+            return self.encode_passages(rows)
+        videos = self.video_vectors()
+        if self._passages is None or self._passages[0] is not videos:
+            n = len(self.tables.passages.vectors)
+            self._passages = videos, _encode_by_block(n, MAX_PASSAGE_ROWS, self.encode_passages)
+        return self._passages[1][rows]
+
+    def encode_passages(self, rows: slice | Tensor) -> Tensor:
+        """Encode passages, each with the other fields of its video: (r, W)."""
+        fields, own = self.tables.passage_rows(rows), self.tables.fields.index(TRANSCRIPT)  # (F, r, D)
+        if not self.adds_passages or len(fields) == 1:
+            return self.encode_videos(fields)
+        others = torch.cat([fields[:own], fields[own + 1 :]])
+        return self.encode_videos(others) + self.encode_videos(fields[own : own + 1])
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries of rows (B,), which the model may have been fitted on, as if it had not: (B, N).
@@ -179,19 +225,9 @@ class Recommender(L.LightningModule):
             if videos.dtype not in HALF_DTYPES:
                 self._vectors = self.encode_videos(videos)
             else:  # block by block, so that there is no second table in memory
-                self._vectors = self._encode_by_block(videos)
+                n = videos.shape[1]
+                self._vectors = _encode_by_block(n, BLOCK, lambda rows: self.encode_videos(videos[:, rows].float()))
         return self._vectors
-
-    def _encode_by_block(self, videos: Tensor) -> Tensor:
-        """Encode a table (F, N, D) of half precision in fp32, (N, W)."""
-        vectors: Tensor | None = None
-        for start in range(0, videos.shape[1], BLOCK):
-            block = self.encode_videos(videos[:, start : start + BLOCK].float())  # (b, W)
-            if vectors is None:
-                vectors = block.new_empty(videos.shape[1], block.shape[1])
-            vectors[start : start + BLOCK] = block
-        assert vectors is not None
-        return vectors
 
     def silent_towers(self) -> list[str]:
         """Return the names of towers that output only zeros; a model without towers has none."""
@@ -323,6 +359,18 @@ class Recommender(L.LightningModule):
             if self.optimizer_config is None:
                 raise
             raise Diverged.in_epoch(self.current_epoch, "the scores are NaN", self.optimizer_config.lr) from error
+
+
+def _encode_by_block(n: int, size: int, encode: Callable[[slice], Tensor]) -> Tensor:
+    """Encode n rows in blocks, (n, W)."""
+    vectors: Tensor | None = None
+    for start in range(0, n, size):
+        block = encode(slice(start, min(start + size, n)))  # (b, W)
+        if vectors is None:
+            vectors = block.new_empty(n, block.shape[1])
+        vectors[start : start + size] = block
+    assert vectors is not None
+    return vectors
 
 
 def score_vectors(queries: Tensor, videos: Tensor) -> Tensor:

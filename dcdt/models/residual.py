@@ -10,6 +10,7 @@ from dcdt.losses.distances import chord
 from dcdt.losses.similarities import pairwise_dot
 from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
+from dcdt.models.passages import make_pooling
 from dcdt.models.towers import LowRankMap
 from dcdt.utils.precision import at_least_float32
 
@@ -44,6 +45,7 @@ class ResidualTowers(PairRecommender):
         self.keys = nn.Parameter(torch.zeros(n_fields, width)) if config.attention == "query" else None
         fused = config.fusion == "concat"
         self.fusion = LowRankMap(n_fields * width, width, config.rank) if fused else None
+        self.pooling = make_pooling(config.passages, tables, learned=True)
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Encode frozen query vectors (B, D) as unit vectors (B, D); with attention (B, F * D), longer than 1."""

@@ -1,5 +1,6 @@
 """Linear towers that start from the identity and are fitted in closed form: DCDT for few judgments."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar
@@ -13,6 +14,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.evaluation.ranking import quality
 from dcdt.models.config import RidgeConfig
+from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
@@ -42,6 +44,7 @@ class RidgeTowers(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    adds_passages: ClassVar[bool] = True
     whitening: Tensor
     query_map: Tensor
     penalty: Tensor
@@ -50,8 +53,10 @@ class RidgeTowers(Recommender):
     def __init__(self, config: RidgeConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
+        self.pooling = make_pooling(config.passages, tables)
         self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight
         self.reads_validation = config.fit_on == "judged"
+        self._neighbours: Tensor | None = None  # (N, D) what is added to the passages of each video
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
         self.register_buffer("penalty", torch.tensor(float("inf")))
@@ -65,7 +70,8 @@ class RidgeTowers(Recommender):
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
         videos = self.video_vectors()
-        groups, targets = fitting_targets(data.collection, sides, videos)
+        best_passages = None if self.pooling is None else self._best_passages
+        groups, targets = fitting_targets(data.collection, sides, videos, best_passages)
         device = self.tables.device
         first = to_device(torch.tensor([rows[0] for rows in groups]), device)
         inputs = self.tables.queries[first] @ self.whitening  # (n, D)
@@ -117,8 +123,25 @@ class RidgeTowers(Recommender):
         """Return the vectors of the whole catalogue (N, D), smoothed with their neighbours."""
         if self._vectors is None:
             videos = self.encode_videos(self.tables.videos)
+            self._neighbours = None
             self._vectors = smooth_with_neighbours(videos, self.neighbours, self.neighbour_weight)
         return self._vectors
+
+    def encode_passages(self, rows: slice | Tensor) -> Tensor:
+        """Encode passages (r, D), each with the neighbours of its video added."""
+        vectors = super().encode_passages(rows)
+        assert self.tables.passages is not None
+        if self._neighbours is None:
+            own = self.encode_videos(self.tables.videos)
+            self._neighbours = neighbour_directions(own, self.neighbours) * self.neighbour_weight
+        return vectors + self._neighbours[self.tables.passages.video[rows]]
+
+    def _best_passages(self, query: int, videos: list[int]) -> Tensor:
+        """Return the vectors (n, D), on the CPU, of the passage of each video that is nearest to a query."""
+        assert self.tables.passages is not None
+        vector = self.tables.queries[query : query + 1] @ self.whitening  # (1, D)
+        passages = [self.passage_vectors(self.tables.passages.rows_of(video)) for video in videos]  # (p, D) each
+        return torch.cat([rows[(vector @ rows.T).argmax(1)] for rows in passages]).cpu()
 
     def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
         """Score queries by towers fitted without each, right after `prepare` only; other queries as usual: (B, N)."""
@@ -128,7 +151,7 @@ class RidgeTowers(Recommender):
     def _scores_left_out(self, rows: Tensor) -> Tensor:
         """Score fitted queries of rows (B,) by the fits without each: (B, N)."""
         groups = torch.tensor([self._group[row] for row in rows.tolist()], dtype=torch.int64)
-        return self._left_out[to_device(groups, self._left_out.device)] @ self.video_vectors().T
+        return self.score_encoded(self._left_out[to_device(groups, self._left_out.device)])
 
 
 def smooth_with_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1024) -> Tensor:
@@ -136,17 +159,22 @@ def smooth_with_neighbours(videos: Tensor, k: int, weight: float, chunk: int = 1
 
     With fewer than k others, all of them count. Memory is bounded by chunk x N similarities.
     """
-    k = min(k, len(videos) - 1)
-    if k == 0 or weight == 0:
+    if min(k, len(videos) - 1) == 0 or weight == 0:
         return videos
-    means = []
+    return nn.functional.normalize(videos + weight * neighbour_directions(videos, k, chunk), dim=-1)
+
+
+def neighbour_directions(videos: Tensor, k: int, chunk: int = 1024) -> Tensor:
+    """Compute the direction of the mean of the k nearest others of each unit vector (N, D); 0 where there are none."""
+    k, means = min(k, len(videos) - 1), []
+    if k == 0:
+        return torch.zeros_like(videos)
     for start in range(0, len(videos), chunk):
         similarity = videos[start : start + chunk] @ videos.T  # (chunk, N)
         rows = torch.arange(len(similarity), device=similarity.device)
         similarity[rows, start + rows] = float("-inf")
         means.append(videos[similarity.topk(k, dim=1).indices].mean(1))  # (chunk, k, D) -> (chunk, D)
-    directions = nn.functional.normalize(torch.cat(means), dim=-1)
-    return nn.functional.normalize(videos + weight * directions, dim=-1)
+    return nn.functional.normalize(torch.cat(means), dim=-1)
 
 
 def fitted_sides(data: RankingDataModule, fit_on: str) -> list[SideTensors]:
@@ -193,13 +221,19 @@ def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
     return Ridge(left, values, right, y - x, y)
 
 
-def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Tensor) -> tuple[list[list[int]], Tensor]:
+def fitting_targets(
+    collection: Collection,
+    sides: list[SideTensors],
+    videos: Tensor,
+    best_passages: Callable[[int, list[int]], Tensor] | None = None,
+) -> tuple[list[list[int]], Tensor]:
     """Group the queries of the sides by text, and compute the direction of the mean of their positives.
 
     Args:
         collection: the texts.
         sides: whose queries and positives are used.
         videos: (N, D) unit video vectors.
+        best_passages: from a query row and its positives to the vectors (k, D) that take the place of theirs.
 
     Returns:
         n groups of query rows, and targets (n, D) on the CPU.
@@ -213,6 +247,9 @@ def fitting_targets(collection: Collection, sides: list[SideTensors], videos: Te
             ]
     groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
     positives = [sorted({video for row in rows for video in positives_of[row]}) for rows in groups]
+    if best_passages is not None:
+        means = [best_passages(rows[0], videos_of).mean(0) for rows, videos_of in zip(groups, positives, strict=True)]
+        return groups, nn.functional.normalize(torch.stack(means), dim=-1)
     distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
     positions_of = position.split([len(videos_of) for videos_of in positives])
     vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer

@@ -19,7 +19,7 @@ from dcdt.reporting.table_types import (
     metric_name,
 )
 from dcdt.reporting.variants import Variant
-from dcdt.runs.reader import Run
+from dcdt.runs.reader import MOMENT_METRICS, Run
 
 MIN_BREAKDOWN_QUERIES = 30
 REPORTED_LOSS = {"single_tower": 0.0435, "dcdt": 0.0845}
@@ -132,6 +132,26 @@ def side_tables(variants: list[Variant], ranked: list[str]) -> Iterable[Table]:
             mark_best(rows, set(ranked), {variant.label for variant in variants}),
             CELL_NOTE,
         )
+
+
+def moments_table(variants: list[Variant]) -> Table:
+    """Make the table of how near the best passage of the right video is to the second that a query asks about."""
+    rows = []
+    for variant in variants:
+        runs = [replace(run, sides={"moments": run.moments}) for run in variant.runs if run.moments is not None]
+        errors = list(per_query(runs, "error", "moments").values())
+        numbers = {name: ranking_cell(runs, name, "moments") for name in MOMENT_METRICS}
+        cells: dict[str, Cell] = {name: number for name, number in numbers.items() if number}
+        if errors:
+            cells |= {"n": str(len(errors)), "error": Number(float(np.median(errors)), digits=0)}
+            rows.append(Row(variant.label, cells))
+    columns = {"n": "n", **{name: f"within {seconds} s" for name, seconds in MOMENT_METRICS.items()}}
+    caption = (
+        "Given the right video, the moment shown is the start of its best passage: the share of queries for which it "
+        f"is so near to the second that they name, and the median distance in seconds. {CELL_NOTE}"
+    )
+    rows = mark_best(rows, set(MOMENT_METRICS), {row.name for row in rows})
+    return Table("moments", "Moments", {**columns, "error": "Median error, s"}, rows, caption)
 
 
 def training_table(variants: list[Variant]) -> Table:

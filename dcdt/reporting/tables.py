@@ -11,6 +11,7 @@ from dcdt.reporting.breakdowns import (
     cost_table,
     failure_table,
     kinds_table,
+    moments_table,
     side_tables,
     training_table,
     warmth_parts,
@@ -119,6 +120,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
         _test_table(comparisons, metric, against, metadata["units"]),
         kinds_table(complete_variants, metric),
         *side_tables(complete_variants, ranked),
+        moments_table(variants),
         training_table(variants),
     ]
     return Report(

@@ -56,7 +56,7 @@ def load_unchanged_collection(run: Run) -> tuple[Collection | None, str]:
     """Load the collection of a run if it is unchanged at its path; else return why not."""
     path = Path(str(run.config["data"]["path"]))
     try:
-        collection = load_collection(path)
+        collection = load_collection(path, run.config["data"].get("own_video", "same_text"))
     except (UserError, OSError):
         return None, f"no collection can be read at {path}."
     if collection.fingerprint != run.provenance.get("collection_fingerprint"):

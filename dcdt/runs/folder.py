@@ -43,6 +43,7 @@ class RunFiles:
         self.per_query = folder / "per_query.parquet"  # one row a query and metric
         self.ranking = folder / "run.trec"  # the best videos of the test queries, as trec_eval reads them
         self.pairs = folder / "pairs.parquet"  # the pair protocol of the test side
+        self.moments = folder / "moments.parquet"  # the second of a video that a query asks about, and the one shown
         self.scores = folder / "scores.parquet"  # of every test query and video
         self.cost = folder / "cost.json"  # parameters and times, never the same twice
         self.history = folder / "history.csv"  # loss and validation per epoch
@@ -168,7 +169,7 @@ class RunFolder:
         if status.get("status") != "finished":
             return None
         try:
-            collection = load_collection(str(config.data.path)).fingerprint
+            collection = load_collection(str(config.data.path), config.data.get("own_video", "same_text")).fingerprint
             key, metric = fingerprint(config, collection, code_version()["code"]), str(config.primary_metric)
         except (OmegaConfBaseException, KeyError, TypeError):  # reported where the configuration is checked
             return None

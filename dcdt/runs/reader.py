@@ -30,6 +30,9 @@ _REMEDY = "\nDelete the run's folder and repeat the command that made it."
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
 
 
+MOMENT_METRICS = {"within_30": 30, "within_60": 60, "within_120": 120}  # seconds
+
+
 @dataclass(frozen=True)
 class SideScores:
     """Per-query values of one side in one run: n ids, their kinds and warmth, (n,) values by metric, and their units.
@@ -66,6 +69,7 @@ class Run:
         metrics, provenance, cost: as in the files of those names; empty unless finished.
         sides: per-query values by side, without validation.
         pairs: the pair protocol of the test side, or None.
+        moments: how far from the second asked about the best passage starts, and MOMENT_METRICS; or None.
         history: loss and validation per epoch.
         trials: configurations compared on validation.
     """
@@ -79,6 +83,7 @@ class Run:
     cost: dict[str, Any] = field(default_factory=dict)
     sides: dict[str, SideScores] = field(default_factory=dict)
     pairs: PairScores | None = None
+    moments: SideScores | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     trials: int = 1
 
@@ -164,6 +169,7 @@ def _read(folder: Path) -> Run:
         cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
         sides=_guarded(files.per_query, _per_query),
         pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
+        moments=_guarded(files.moments, _moments) if files.moments.is_file() else None,
         history=_guarded(files.history, _history) if files.history.is_file() else [],
         trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
     )
@@ -241,6 +247,18 @@ def _pairs(path: Path) -> PairScores:
     if not all(isinstance(name, str) for name in queries):
         raise ValueError("the id of a query is no text")
     return PairScores(queries, labels, scores, accepted)
+
+
+def _moments(path: Path) -> SideScores:
+    table = pq.read_table(path, columns=["query_id", "video_id", "seconds", "start", "unit"])
+    error = np.abs(table["start"].to_numpy() - table["seconds"].to_numpy()).astype(np.float64)  # (M,)
+    if not np.isfinite(error).all():
+        raise ValueError("a second is not finite")
+    pairs = zip(table["query_id"].to_pylist(), table["video_id"].to_pylist(), strict=True)
+    ids = [f"{query} {video}" for query, video in pairs]
+    values = {name: (error <= seconds).astype(np.float64) for name, seconds in MOMENT_METRICS.items()}
+    blank = [""] * len(ids)
+    return SideScores(ids, blank, blank, {"error": error, **values}, list(map(str, table["unit"].to_pylist())))
 
 
 def _history(path: Path) -> list[dict[str, float]]:

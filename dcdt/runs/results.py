@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,7 +14,9 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
+from dcdt.models.query_batch import query_batch
 from dcdt.models.ranking import MAX_STORED_SCORES, SideResult
+from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.utils.files import atomic_write, write_json, write_text
 
@@ -60,6 +63,27 @@ def write_results(
         return [f"scores.parquet is left out: {n:,} scores are above its limit of {MAX_STORED_SCORES:,}."]
     _write_parquet(files.scores, _scores(results["test"].queries, scores, collection, split))
     return []
+
+
+@torch.no_grad()
+def write_moments(folder: RunFolder, model: Recommender, data: RankingDataModule) -> None:
+    """Write moments.parquet: the second of a video that a test query asks about, and the start of its best passage.
+
+    Nothing is written without moments.tsv, or where the model does not tell passages apart.
+    """
+    collection, tested, rows = data.collection, set(data.sides["test"].queries.tolist()), []
+    for query, video, seconds in collection.moments:
+        queries = query_batch(collection, model.tables, torch.tensor([query]))
+        scores = model.passage_scores(queries, video) if query in tested else None
+        if scores is not None:
+            passages = collection.passages
+            start = passages.starts[passages.offsets[video] + int(scores[0].argmax())]
+            names = collection.queries.ids[query], collection.videos.ids[video]
+            rows.append((*names, seconds, float(start), data.units[query]))
+    rows = [row for row in rows if np.isfinite(row[3])]
+    if rows:
+        columns = ("query_id", "video_id", "seconds", "start", "unit")
+        _write_parquet(folder.files.moments, pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True))))
 
 
 def _pairs(results: dict[str, SideResult], threshold: float, data: RankingDataModule) -> pa.Table:

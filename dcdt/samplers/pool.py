@@ -72,9 +72,9 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
 
 
 def related_videos(collection: Collection, queries: Sequence[int]) -> list[set[int]]:
-    """Find for each query row the videos related to it at any grade, and those with the text of one."""
+    """Find for each query row the videos that are no negative of it, and those with the text of one."""
     twins = collection.duplicates
-    related = positives_by_query(collection.related, len(collection.queries))
+    related = positives_by_query(collection.never_negative, len(collection.queries))
     return [{twin for video in related[query] for twin in twins.get(video, [video])} for query in queries]
 
 

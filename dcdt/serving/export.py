@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dcdt.config.registry import MODELS, name_of
 from dcdt.data.tables import Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.providers.onnx import RECIPE
 from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
@@ -75,6 +76,10 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
     say("restoring the run")
     own = fingerprint(run)
     restored = restore(run)
+    if TRANSCRIPT in restored.settings.fields and restored.collection.transcripts is not None:
+        raise UserError(
+            f"{run} reads transcripts, which cannot be served yet.\nServe a run with model.fields=[title,text]."
+        )
     with exclusive_lock(run):
         folder = run / FOLDER
         temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))

@@ -5,7 +5,6 @@ each metadata key that holds plain values, and what the scorers add (`vector_0`,
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from dcdt.data.beir import check_encodable, read_videos
-from dcdt.data.importer import ImportedRecords, add_videos
+from dcdt.data.importer import ImportedRecords, add_videos, plain_value
 from dcdt.data.types import Documents
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import parse_json
-from dcdt.utils.text import one_line
+from dcdt.utils.text import one_line, parse_number
 
 BASE = {
     "id": "text", "title": "text", "text": "text", "series": "text", "level": "text", "link": "text",
@@ -111,7 +110,7 @@ def one_video(identifier: str, title: str, text: str, metadata: Sequence[str]) -
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UserError(f"--meta {item!r} has no key; write --meta KEY=VALUE.")
-        values[key] = _plain(value)
+        values[key] = plain_value(value)
     return checked_videos(Documents([identifier.strip()], [title.strip()], [text.strip()], [values]), "the video")
 
 
@@ -142,16 +141,6 @@ def checked_videos(videos: Documents, source: str) -> Documents:
     return videos
 
 
-def _plain(value: str) -> str | float | int:
-    for kind in (int, float):
-        try:
-            number = kind(value)
-        except ValueError:
-            continue
-        return number if math.isfinite(number) else value
-    return value
-
-
 def _first(metadata: Mapping[str, Any], keys: Sequence[str]) -> Any:  # noqa: ANN401 - metadata is whatever the user wrote
     return next((metadata[key] for key in keys if metadata.get(key) not in (None, "")), None)
 
@@ -167,8 +156,8 @@ def _text(value: Any) -> str | None:  # noqa: ANN401
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and abs(value) < 2.0**62 else None
+    number = parse_number(str(value))  # also of a text such as 1.50, which metadata keep as it is
+    return number if abs(number) < 2.0**62 else None
 
 
 def _list(value: Any) -> list[str] | None:  # noqa: ANN401

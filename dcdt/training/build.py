@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from dcdt.config import Settings
+from dcdt.config import Settings, vector_fields
 from dcdt.config.registry import MODELS, SAMPLERS, look_up
 from dcdt.data.datamodule import RankingDataModule, check_cutoffs
 from dcdt.data.pairs import load_pairs
@@ -81,7 +81,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
     halves = all(look_up(MODELS, name).supports_half_precision for name in names)  # else float32
     return vector_tables.load_tables(
         collection,
-        settings.fields,
+        vector_fields(settings.model),
         settings.embedder,
         settings.data.cache,
         settings.callbacks.progress,

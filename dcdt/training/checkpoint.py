@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dcdt.config import Settings, parse
+from dcdt.config import Settings, parse, vector_fields
 from dcdt.data.beir import load_collection
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
@@ -48,14 +48,14 @@ def restore(run: Path) -> Restored:
     folder = RunFolder(run)
     settings = run_settings(run)
     weights = read_weights(folder)
-    collection = load_collection(settings.data.path)
+    collection = load_collection(settings.data.path, settings.data.own_video)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
             f"the collection {settings.data.path} is not the one {run} was trained on: its fingerprint is "
             f"{collection.fingerprint}, the run's {folder.collection_fingerprint}.\n"
             "Put the old files back or train again; to change what is recommended, use python -m dcdt.index RUN add."
         )
-    tables = load_tables(collection, settings.fields, settings.embedder, settings.data.cache, False)
+    tables = load_tables(collection, vector_fields(settings.model), settings.embedder, settings.data.cache, False)
     model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     path = folder.files.checkpoint
     try:

@@ -29,14 +29,14 @@ def run(
         UserError: a mistake that the user can correct.
         NotApplicable: the collection lacks what the model needs.
     """
-    collection = load_collection(settings.data.path)
+    collection = load_collection(settings.data.path, settings.data.own_video)
     collection.check_fields(settings.fields)
     split = make_split(collection, settings.split)
 
     # torch and lightning take seconds to import: only after the configuration and the texts have been checked
     from dcdt.reporting.run_figures import run_figures
     from dcdt.runs.provenance import provenance
-    from dcdt.runs.results import summarise, write_results
+    from dcdt.runs.results import summarise, write_moments, write_results
     from dcdt.training import build, fit, summary, tuner
     from dcdt.training.outcome import Outcome
 
@@ -62,6 +62,7 @@ def run(
     metrics: dict[str, float] = summarise(results) | best.model.statistics()
     metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
     notes = write_results(folder, results, metrics, data)
+    write_moments(folder, best.model, data)
     write_json(folder.files.cost, fit.cost(best, seconds))
 
     figures = run_figures(best.history, results["test"].pairs, settings.option, metrics["zero_shot/val/mrr"])

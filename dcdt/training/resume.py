@@ -67,7 +67,7 @@ def should_resume(folder: RunFolder, config: DictConfig, settings: Settings, nam
             raise UserError(f"{folder.files.status} is corrupt: it does not say which run this is. Start a new run.")
     else:
         folder.require_empty(sweeping)
-    collection = load_collection(settings.data.path).fingerprint
+    collection = load_collection(settings.data.path, settings.data.own_video).fingerprint
     is_same = folder.fingerprint == fingerprint(config, collection, code_version()["code"])
     if named and not is_same:
         if folder.collection_fingerprint != collection:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from decimal import Decimal
+from math import nan
 
 from dcdt.utils.redaction import redact
 
@@ -37,6 +38,18 @@ def format_number(value: float) -> str:
     if float(value).is_integer() and abs(value) < 10_000:
         return str(int(value))
     return str(Decimal(repr(float(value))).normalize()).lower().replace("e+", "e").replace("infinity", "inf")
+
+
+def parse_number(text: str) -> float:
+    """Parse a number as tables and commands write it; NaN if the text is none.
+
+    >>> parse_number("1e3"), parse_number("2024_01"), parse_number("")
+    (1000.0, nan, nan)
+    """
+    try:
+        return nan if "_" in text else float(text)  # Python's underscores between digits are for names
+    except ValueError:
+        return nan
 
 
 def one_line(text: object, max_chars: int = 80) -> str:

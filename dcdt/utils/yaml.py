@@ -14,8 +14,12 @@ from dcdt.utils.text import one_line
 MAX_YAML_BYTES = 1 << 20  # typical configurations have a few thousand
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     """Read the keys and values of a YAML file.
+
+    Args:
+        path: of the file.
+        as_text: read every plain value as it is written, so that `no` and `2024_01` are neither false nor a number.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -25,7 +29,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = read_limited(path, MAX_YAML_BYTES)
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
-        settings = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        settings = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))  # also refuses keys that occur twice
+        if as_text and settings:
+            settings = yaml.load(text, yaml.BaseLoader)  # nosec B506 - it makes texts, lists and mappings
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # the YAML reader's errors share no base with OmegaConf's

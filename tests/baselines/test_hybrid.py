@@ -166,7 +166,7 @@ def test_parts_are_chosen_by_name_and_keep_their_own_values():
         config_of("model.first.k1=-1")
     with pytest.raises(UserError, match=r"model@model\.first=zero_shot"):
         config_of("model.first=zero_shot")
-    with pytest.raises(UserError, match=r"model\.first\.name is 'hybrid'"):
+    with pytest.raises(UserError, match=r"model\.first\.fusion is not set"):
         config_of("model.first.name=hybrid")
 
 

@@ -27,17 +27,41 @@ def test_what_the_csv_module_writes_is_read_back_whatever_the_separator(tmp_path
 def test_the_same_rows_in_every_format(tmp_path):
     rows = [{"id": "1", "title": "a, b"}, {"id": "2", "title": 'two\nlines "quoted"'}]
     with (tmp_path / "v.tsv").open("w", newline="") as lines:
-        csv.writer(lines, delimiter="\t").writerows([("id", "title"), *(tuple(row.values()) for row in rows)])
+        writer = csv.writer(lines, delimiter="\t", quoting=csv.QUOTE_ALL)
+        writer.writerows([("id", "title"), *(tuple(row.values()) for row in rows)])
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "v.parquet")
     for name in ("v.tsv", "v.jsonl", "v.parquet"):
         assert [row for _, row in read_rows(tmp_path / name)] == rows
 
 
-def test_a_place_is_the_line_where_a_row_ends(tmp_path):
+def test_a_quote_in_tsv_is_a_character(tmp_path):
+    titles = ["a", '"open', 'the "Oxford" comma', '"all"', 'close"', "1,5"]
+    (tmp_path / "v.tsv").write_text("id\ttitle\n" + "".join(f"{n}\t{title}\n" for n, title in enumerate(titles)))
+    assert [row["title"] for _, row in read_rows(tmp_path / "v.tsv")] == titles
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('id,title\n1,a\n2,"b\n3,c\n4,d"\n5,e\n', 3),  # two rows swallowed
+        ('id,title\n1,"a\n2,b"\n', 2),  # one row swallowed
+        ('title,id\n"a,1\nb,2\nc",3\n', 2),
+        ('id,title\n1,"a\nb"\n', None),
+        ('id,title\n1,"First, this.\nThen, that, too."\n', None),
+        ('title,id\n"a\nb",1\n', None),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_warned_of_with_its_line(tmp_path, caplog, content, line):
+    (tmp_path / "v.csv").write_text(content)
+    list(read_rows(tmp_path / "v.csv"))
+    assert [f"v.csv:{line}: a quoted cell" in text for text in caplog.messages] == ([True] if line else [])
+
+
+def test_a_place_is_the_line_where_a_row_begins(tmp_path):
     path = tmp_path / "v.csv"
     path.write_text('id,title\n1,"two\nlines"\n\n2,b\n')
-    assert [place for place, _ in read_rows(path)] == [f"{path}:3", f"{path}:5"]
+    assert [place for place, _ in read_rows(path)] == [f"{path}:2", f"{path}:5"]
 
 
 @pytest.mark.parametrize(

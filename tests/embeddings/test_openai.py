@@ -168,7 +168,7 @@ def test_one_bad_text_loses_no_other(tmp_path):
 
     texts = [*names(40), "a bad one", *(f"more {at}" for at in range(40))]
     with Loopback(misbehave) as server:
-        with pytest.raises(UserError, match="the server refuses 1 of 81 texts, the first with 400: this text is bad"):
+        with pytest.raises(UserError, match="no vector for 1 of 81 texts, the first with 400: this text is bad"):
             filled(tmp_path, server, texts)
         cache = VectorCache(tmp_path / "cache", space_of(config(base_url=server.url)))
         assert cache.missing(texts) == ["a bad one"]

@@ -45,7 +45,21 @@ def cut(source, folder):
         queries = [line for line in lines_of(source / "queries.jsonl") if str(json.loads(line)["_id"]) in asked]
         write(folder / "queries.jsonl", queries)
         write(folder / "qrels" / "all.tsv", ["query-id\tcorpus-id\tscore", *kept])
+        pairs = [line.split("\t")[:2] for line in kept]
+        write(folder / "moments.tsv", ["query-id\tcorpus-id\tseconds", *(f"{q}\t{v}\t61.5" for q, v in pairs)])
+    write(folder / "transcripts.jsonl", [json.dumps(spoken(json.loads(line))) for line in videos[1:]])
     return folder
+
+
+def spoken(video):
+    """The words of a video as a transcript: whole, or in segments with some ends."""
+    words = f"{video.get('title', '')} {video.get('text', '')}".split()
+    if len(words) % 3 == 0:
+        return {"_id": video["_id"], "text": " ".join(words)}
+    parts = [
+        {"start": at / 2, "end": at / 2 + 3, "text": " ".join(words[at : at + 5])} for at in range(0, len(words), 5)
+    ]
+    return {"_id": video["_id"], "segments": [{"start": 0.0, "text": "So."}, *parts]}
 
 
 def tables_of(folder, out):
@@ -56,6 +70,8 @@ def tables_of(folder, out):
     out.mkdir(parents=True)
     videos = [json.loads(line) for line in lines_of(folder / "corpus.jsonl")]
     rows = [{"Clip": item["_id"], "Name": item.get("title", ""), "Blurb": item.get("text", "")} for item in videos]
+    rows += [{"Clip": f"spoken{at}", "Name": "Spoken", "Blurb": ""} for at in range(3)]
+    write_captions(out / "captions", f"{rows[0]['Name']} {rows[0]['Blurb']}".split()[:60])
     for name, separator in (("videos.csv", ","), ("videos.tsv", "\t")):
         with (out / name).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
@@ -74,6 +90,20 @@ def tables_of(folder, out):
     shown = lines_of(folder / "interactions.csv")[1:] if watches else made
     write(out / "watches.csv", ["learner,clip,date", *shown])
     return out
+
+
+def write_captions(folder, words):
+    """The words as WebVTT whose lines repeat, as SRT, and as YouTube's json3."""
+    lines = [" ".join(words[at : at + 6]) for at in range(0, len(words), 6)]
+    times = [(f"00:00:{2 * at:02}", f"00:00:{2 * at + 2:02}") for at in range(len(lines))]
+    pairs = list(zip(times, lines, strict=True))
+    rolling = zip(pairs, ["<c>So</c>", *lines], strict=False)
+    vtt = [f"\n{one}.000 --> {other}.000 align:start\n{before}\n{line}" for ((one, other), line), before in rolling]
+    srt = [f"{at}\n{one},000 --> {other},500\n{line}\n" for at, ((one, other), line) in enumerate(pairs, 1)]
+    segments = [{"tStartMs": 900 * at, "dDurationMs": 800, "segs": [{"utf8": line}]} for at, line in enumerate(lines)]
+    write(folder / "spoken0.vtt", ["WEBVTT", *vtt])
+    write(folder / "spoken1.en.srt", srt)
+    write(folder / "spoken2.json3", [json.dumps({"events": segments})])
 
 
 def finished_run(folder, *overrides):

@@ -7,8 +7,8 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "reliability.md"
 START, END = "<!-- counts of the fuzzing: written by tests/fuzz/counts.py -->\n", "<!-- end of the counts -->\n"
 WHAT = {
-    "collection": "corpus.jsonl, queries.jsonl, qrels, collection.yaml, interactions.csv",
-    "tables": "CSV, TSV, JSONL and Parquet for `collection new`",
+    "collection": "corpus.jsonl, queries.jsonl, qrels, collection.yaml, interactions.csv, transcripts, moments",
+    "tables": "CSV, TSV, JSONL, Parquet, WebVTT, SRT and json3 for `collection new`",
     "vectors": "manifest and shards of a cache, `.npy`, `.parquet` and names of an import",
     "overrides": "command lines of `dcdt.run`",
     "http": "requests to the service",

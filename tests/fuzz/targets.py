@@ -130,11 +130,13 @@ def collection(place):
     from dcdt.data.beir import load_collection
     from dcdt.data.config import SplitConfig
     from dcdt.data.interactions import load_interactions
+    from dcdt.data.passages import cut_passages
     from dcdt.data.splits import make_split
     from dcdt.data.summary import summarise_collection
 
     bases = [cut(source, place / str(at)) for at, source in enumerate(real_folders())]
     names = ["corpus.jsonl", "queries.jsonl", "qrels/all.tsv", "collection.yaml", "interactions.csv"]
+    names += ["transcripts.jsonl", "moments.tsv"]
 
     def read(base, name):
         found = load_collection(base)
@@ -145,6 +147,13 @@ def collection(place):
         assert len(found.videos) == len(lines), "a video was dropped without a word"
         assert np.isfinite(found.judgments.grade).all()
         assert len(found.fingerprint) == 16
+        assert all(0 <= seconds < math.inf for _, _, seconds in found.moments)
+        if found.transcripts:
+            for segments in filter(None, found.transcripts.segments):
+                cut_texts = "".join("".join(text.split()) for _, text in cut_passages(segments))
+                assert len(cut_texts) >= sum(len("".join(segment.text.split())) for segment in segments)
+            "".join(found.passages.texts).encode()
+            assert len(found.passages.texts) == len(found.passages.starts) == found.passages.offsets[-1]
         summarise_collection(found)
         make_split(found, SplitConfig("query" if found.has_questions else "time", 0, 1, "all"))
         if (base / "interactions.csv").is_file():
@@ -164,6 +173,7 @@ def tables(place):
     folders = [tables_of(folder, place / "tables" / str(at)) for at, folder in enumerate(asked)]
     out = place / "made"
     names = ["videos.csv", "videos.tsv", "videos.jsonl", "videos.parquet", "queries.csv", "watches.csv"]
+    names += [f"captions/{name}" for name in ("spoken0.vtt", "spoken1.en.srt", "spoken2.json3")]
     columns = ["--id-column", "Clip", "--title-column", "Name", "--text-column", "Blurb", "--video-column", "clip"]
     columns += ["--query-column", "question", "--user-column", "learner", "--item-column", "clip"]
     columns += ["--time-column", "date"]
@@ -171,6 +181,7 @@ def tables(place):
     def read(base, name):
         videos = base / (name if name.startswith("videos") else "videos.csv")
         files = ["--videos", videos, "--queries", base / "queries.csv", "--interactions", base / "watches.csv"]
+        files += ["--captions", base / "captions"]
         given = make_parser().parse_args(["new", str(out), *map(str, files), *columns])
         shutil.rmtree(out, ignore_errors=True)
         try:

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
-from support import make_collection
+from support import make_collection, slow_but
 from test_lightning import parts
 
 from dcdt.training import build, fit
@@ -24,18 +24,18 @@ def trained(folder, tmp_path, *changes):
     return result, fit.test(result, data)[0]
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        "{gradient_clip_val: 0.1}",
-        "{accumulate_grad_batches: 4}",
-        "{fast_dev_run: true}",
-        "{overfit_batches: 1}",
-        "{profiler: simple}",
-        "{max_steps: 3}",
-        "{limit_train_batches: 2, detect_anomaly: true}",
-    ],
-)
+EXTRAS = [
+    "{gradient_clip_val: 0.1}",
+    "{accumulate_grad_batches: 4}",
+    "{fast_dev_run: true}",
+    "{overfit_batches: 1}",
+    "{profiler: simple}",
+    "{max_steps: 3}",
+    "{limit_train_batches: 2, detect_anomaly: true}",
+]
+
+
+@pytest.mark.parametrize("extra", slow_but([EXTRAS[0], EXTRAS[2], EXTRAS[4]], EXTRAS))
 def test_an_argument_of_lightnings_trainer_is_passed_on_and_every_query_is_tested(folder, tmp_path, extra, caplog):
     result, sides = trained(folder, tmp_path, f"trainer.extra={extra}")
     plain, plain_sides = trained(folder, tmp_path)

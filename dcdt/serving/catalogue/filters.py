@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcdt.serving.arrow import to_numpy
 from dcdt.utils.errors import UserError
-from dcdt.utils.text import join_names, one_line
+from dcdt.utils.text import join_names, one_line, parse_number
 
 MAX_CHARS, MAX_CONDITIONS = 1000, 20
 _CONDITION = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(<=|>=|!=|<|>|=|~)\s*(.*?)\s*", re.DOTALL)
@@ -94,10 +94,7 @@ def _parse_condition(text: str, kinds: Mapping[str, str]) -> Condition:
 
 
 def _parse_number(field: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    number = parse_number(value)
     if not math.isfinite(number):
         raise UserError(f"the filter compares '{one_line(field)}', a number, with {value!r}.")
     return number

@@ -1,0 +1,187 @@
+"""Fill the tables of docs/results from the reports that results.sh wrote, so that no figure is copied by hand.
+
+    python benchmarks/studies/result_pages.py $DCDT_OUTPUTS/tables [PAGE ...] [--date 2026-11-30]
+
+A page says what stands where in comments that stay; everything up to the next `<!-- end -->` is replaced:
+
+    <!-- report khan_math -->                  all of table.md and cost.md
+    <!-- table ablation_loss main tests -->    these tables of table.md, a level lower
+    <!-- scores towers_khan_math mrr ndcg@10 recall@5 -->
+    <!-- tests towers_khan_math [ROW] -->      every paired test, or those of one row
+    <!-- curve curve_khan_math -->             differences to zero_shot by number of training queries
+    <!-- verdicts khan_math ... -->            tests whose verdict by queries was another one
+    <!-- collections linear_algebra ... -->    MRR of each model, a column for each report
+
+README.md at the top is a page too. A table whose report is not there stays as it is, and is named at the end. Reports
+are read by their table.json.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PART = re.compile(r"(<!-- (\w+) ([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MEASURED = re.compile(r"^<!-- measured -->.*$", re.MULTILINE)
+METRICS = {"mrr": "MRR", "ndcg@10": "nDCG@10"}
+
+Report = dict[str, Any]  # table.json
+Rows = list[list[str]]
+
+
+def rows_of(report: Report, table: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and cells of each row of a table; none where the report has no such table."""
+    found = [one for one in report["tables"] if one["name"] == table]
+    return [(row["name"], row["cells"]) for one in found for row in one["rows"]]
+
+
+def interval(cell: dict[str, float], signed: bool = False) -> str:
+    """A value with its interval, to three places."""
+    value, low, high = (f"{cell[key]:{'+' if signed else ''}.3f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def probability(cell: dict[str, float]) -> str:
+    """A p-value as the reports print it."""
+    return "< 0.0001" if cell["value"] < 0.0001 else f"{cell['value']:.4f}"
+
+
+def grid(head: list[str], rows: Rows) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
+
+
+def scores(report: Report, metrics: list[str]) -> str:
+    """The cells of those of the metrics that the report has, without deviations."""
+    titles = next(one["columns"] for one in report["tables"] if one["name"] == "main")
+    known = [metric for metric in metrics if metric in titles]
+    rows = [[name, *(interval(cells[metric]) for metric in known)] for name, cells in rows_of(report, "main")]
+    return grid(["model", *(titles[metric] for metric in known)], rows)
+
+
+def tests(report: Report, only: list[str]) -> str:
+    """The paired tests."""
+    rows = [
+        [name, cells["against"], interval(cells["difference"], True), probability(cells["p"]), cells["verdict"]]
+        for name, cells in rows_of(report, "tests")
+        if not only or name in only
+    ]
+    metric = METRICS.get(report["primary_metric"], report["primary_metric"])
+    return grid(["model", "against", f"difference in {metric}", "p (Holm)", "verdict"], rows)
+
+
+def curve(report: Report, _: list[str]) -> str:
+    """Differences to the untrained cosine; a row for each number of training queries, a column for each model."""
+    points: dict[tuple[str, float], str] = {}
+    for name, cells in rows_of(report, "tests"):
+        number = re.search(r"train_queries=(\w+)", name)
+        if cells["against"] == report["zero_shot"] and number:
+            size = float("inf") if number[1] == "null" else float(number[1])
+            points[name.split(",")[0], size] = interval(cells["difference"], True)
+    models = sorted({name for name, _ in points})
+    sizes = sorted({size for _, size in points})
+    rows = [[f"{size:g}".replace("inf", "all"), *(points.get((name, size), "") for name in models)] for size in sizes]
+    return grid(["training queries", *models], rows)
+
+
+def verdicts(reports: dict[str, Report]) -> str:
+    """Tests whose verdict is another one than with queries as units."""
+    rows = [
+        [
+            *(name, METRICS.get(report["primary_metric"], report["primary_metric"]), row, cells["against"]),
+            *(interval(cells["difference"], True), cells["verdict_by_query"], cells["verdict"]),
+        ]
+        for name, report in reports.items()
+        for row, cells in rows_of(report, "tests")
+        if cells["verdict"] != cells["verdict_by_query"]
+    ]
+    head = ["report", "metric", "model", "against", "difference, by units", "verdict by queries", "verdict by units"]
+    return grid(head, rows) if rows else "\nNone.\n\n"
+
+
+def collections(reports: dict[str, Report]) -> str:
+    """The primary metric of every model, a row for each model of the first report."""
+    columns = {name: dict(rows_of(report, "main")) for name, report in reports.items()}
+    models = list(dict.fromkeys(model for column in columns.values() for model in column))
+    metric = next(iter(reports.values()))["primary_metric"]
+    rows = [
+        [
+            model,
+            *(
+                interval(column[model][metric]) if metric in column.get(model, {}) else ""
+                for column in columns.values()
+            ),
+        ]
+        for model in models
+    ]
+    queries = {name: report["facts"]["queries"].split()[0] for name, report in reports.items()}
+    return grid([METRICS.get(metric, metric), *(f"{name} ({queries[name]})" for name in reports)], rows)
+
+
+def parts(folder: Path, report: Report, names: list[str]) -> str:
+    """Tables of table.md, chosen by name, without the title of the first and with all headings a level lower."""
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    whole = {title.split("\n", 1)[0]: title for title in re.split(r"^## ", text, flags=re.MULTILINE) if title}
+    titles = [one["title"].replace("_", r"\_") for name in names for one in report["tables"] if one["name"] == name]
+    first, *others = (whole[title] for title in titles)
+    return "\n".join([first.split("\n", 1)[1], *(f"### {other}" for other in others)]).rstrip() + "\n\n"
+
+
+FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests": tests, "curve": curve}
+TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {"verdicts": verdicts, "collections": collections}
+
+
+def filled(text: str, tables: Path, missing: set[str]) -> str:
+    """A page with every table anew whose report is there."""
+
+    def replace(found: re.Match[str]) -> str:
+        head, form, arguments, _, end = found.groups()
+        name, *rest = arguments.split()
+        names = arguments.split() if form in TOGETHER else [name]
+        absent = {one for one in names if not (tables / one / "table.json").is_file()}
+        missing.update(absent)
+        if absent and (form not in TOGETHER or len(absent) == len(names)):
+            return found[0]
+        reports = {
+            one: json.loads((tables / one / "table.json").read_text(encoding="utf-8"))
+            for one in names
+            if one not in absent
+        }
+        if form in TOGETHER:
+            return head + TOGETHER[form](reports) + end
+        if form == "report":
+            whole = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
+            return head + "\n" + "\n\n".join(whole) + "\n\n" + end
+        if form == "table":
+            return head + parts(tables / name, reports[name], rest) + end
+        return head + FORMS[form](reports[name], rest) + end
+
+    return PART.sub(replace, text)
+
+
+def main() -> None:
+    """Fill the named pages, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", type=Path)
+    parser.add_argument("pages", nargs="*")
+    parser.add_argument("--date", default=str(date.today()), help="when the runs were made")
+    parser.add_argument("--commit", required=True, help="by which the runs were made")
+    given = parser.parse_args()
+    line = (
+        f"<!-- measured -->{given.date}, 2 CPU cores shared with other work, no GPU, one thread; commit {given.commit}."
+    )
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))):
+        before, missing = path.read_text(encoding="utf-8"), set[str]()
+        after = before if given.pages and path.stem not in given.pages else filled(before, given.tables, missing)
+        if after != before:
+            path.write_text(MEASURED.sub(line, after), encoding="utf-8")
+            print(f"{path.name}: filled" + (f", but for {', '.join(sorted(missing))}" if missing else ""))
+
+
+if __name__ == "__main__":
+    main()

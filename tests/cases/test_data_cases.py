@@ -1,0 +1,252 @@
+"""Small inputs that people really have, and the values that a reader would expect of them."""
+
+import contextlib
+import csv
+import json
+
+import numpy as np
+import pytest
+from commands import dcdt, mended, on
+from support import make_collection, write_folder
+
+from dcdt.config.command_line import quote_texts
+from dcdt.data.beir import load_collection
+from dcdt.data.config import SplitConfig
+from dcdt.data.datamodule import side_tensors
+from dcdt.data.interactions import load_interactions
+from dcdt.data.pairs import unrelated_videos
+from dcdt.data.splits import make_split
+from dcdt.embeddings import fill as filling
+from dcdt.embeddings.cache import Space, VectorCache
+from dcdt.embeddings.providers.batching import LocalRunner
+from dcdt.samplers.pool import training_pool
+from dcdt.utils.errors import UserError
+
+VIDEOS = [{"_id": f"v{n}", "title": f"Lecture {n}", "text": f"All about topic {n}"} for n in range(30)]
+QUERIES = [{"_id": f"q{n}", "text": f"what is topic {n}"} for n in range(30)]
+QRELS = [f"q{n}\tv{n}\t1" for n in range(30)]
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def videos(tmp_path):
+    return written(tmp_path / "videos.tsv", "id\ttitle\n" + "".join(f"v{n}\tLecture {n}\n" for n in range(30)))
+
+
+def made(tmp_path, *arguments):
+    """What `collection new` makes of these tables, and what it says."""
+    done = dcdt("collection", "new", tmp_path / "made", *arguments)
+    assert done.returncode == 0, done.stderr
+    return load_collection(tmp_path / "made"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", ['"a" of {n}', 'say "a', '"open {n}', 'close {n}"'])
+def test_tsv_has_no_quotes(tmp_path, videos, text):
+    rows = [f"v{n}\t{text.format(n=n) if n in (3, 9) else 'question'} {n}\n" for n in range(30)]
+    collection, _ = made(
+        tmp_path, "--videos", videos, "--queries", written(tmp_path / "asked.tsv", "video_id\tquery\n" + "".join(rows))
+    )
+    assert len(collection.queries) == 30 and f"{text.format(n=9)} 9" in collection.queries.texts
+
+
+def test_a_quote_that_takes_in_rows_is_named_by_its_line(tmp_path, videos):
+    rows = [f"v{n},question {n}\n" for n in range(30)]
+    rows[4], rows[8] = 'v4,"question 4\n', 'v8,question 8"\n'
+    asked = written(tmp_path / "asked.csv", "video_id,query\n" + "".join(rows))
+    assert f"{asked}:6: a quoted cell ends in line 10" in made(tmp_path, "--videos", videos, "--queries", asked)[1]
+
+
+def test_ids_are_kept_as_they_are_written(tmp_path):
+    names = ["-aB", "=bC", "a  b", "2024.10", "1_0", "007", "1e3"]
+    rows = [{"id": name, "title": f"Lecture {name}"} for name in names]
+    table = written(tmp_path / "v.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    asked = written(tmp_path / "asked.csv", "video_id,query\n" + "".join(f"{name},what is {name}\n" for name in names))
+    collection, _ = made(tmp_path, "--videos", table, "--queries", asked)
+    assert collection.videos.ids == names and len(collection.positives) == len(names)
+
+
+@pytest.mark.parametrize("name", [2024.1, True, [1]])
+def test_an_id_that_json_has_changed_is_refused(tmp_path, name):
+    table = written(tmp_path / "v.jsonl", json.dumps({"id": name, "title": "a"}) + "\n")
+    mended(dcdt("collection", "new", tmp_path / "made", "--videos", table), "v.jsonl:1: the id", "write it in quotes")
+
+
+@pytest.mark.slow
+def test_answers_to_a_batch_have_the_ids_of_the_catalogue(tmp_path):
+    folder = make_collection(tmp_path / "c")
+    names = {"v0": "-aB", "v1": "=bC", "v2": "a  b"}
+    for path in (folder / "corpus.jsonl", *folder.glob("qrels/*.tsv")):
+        text = path.read_text()
+        for old, new in names.items():
+            text = text.replace(f'"{old}"', f'"{new}"').replace(f"\t{old}\t", f"\t{new}\t")
+        path.write_text(text)
+    run = dcdt("run", "model=bm25", "logger=none", f"hydra.run.dir={tmp_path / 'run'}", *on(folder, tmp_path / "out"))
+    assert run.returncode == 0, run.stderr
+    asked = written(tmp_path / "asked.csv", "question\n=lesson\n")
+    assert (
+        dcdt("recommend", tmp_path / "run", "--batch", asked, "-k", 60, "--out", tmp_path / "out.csv").returncode == 0
+    )
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert {row["id"] for row in rows} == set(load_collection(folder).videos.ids) > set(names.values())
+    assert {row["question"] for row in rows} == {"'=lesson"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "languages"),
+    [
+        ("languages: [en, no]", "c", ["en", "no"]),
+        ("name: 2024_01", "2024_01", []),
+        ("name: No\nlanguages: [on, 'yes', 1_0]", "No", ["on", "yes", "1_0"]),
+        ("name: 1.50\npositive_grade: 1", "1.50", []),
+    ],
+)
+def test_collection_yaml_is_read_as_it_is_written(tmp_path, text, name, languages):
+    folder = write_folder(tmp_path / "c", VIDEOS, QUERIES, all=QRELS)
+    (folder / "collection.yaml").write_text(text)
+    assert (load_collection(folder).name, load_collection(folder).languages) == (name, languages)
+
+
+@pytest.mark.parametrize("override", ["data.path=2024_01", "experiment_name=1.50", "hydra.run.dir=1e3", "outputs=True"])
+def test_a_name_on_the_command_line_is_no_number(override):
+    key, value = override.split("=")
+    assert quote_texts([override, "seed=1_000"]) == [f"{key}='{value}'", "seed=1_000"]
+
+
+@pytest.mark.slow
+def test_a_folder_and_an_experiment_with_a_name_like_a_number(tmp_path):
+    make_collection(tmp_path / "2024_01")
+    done = dcdt(
+        "run",
+        "model=bm25",
+        "data=files",
+        "data.path=2024_01",
+        "experiment_name=1_0",
+        "logger=none",
+        "hydra.run.dir=2024_02",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "experiment_name: '1_0'" in (tmp_path / "2024_02" / "config.yaml").read_text()
+
+
+def test_a_number_where_a_file_should_have_a_text_is_refused(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    written(tmp_path / "experiment" / "mine.yaml", "# @package _global_\nexperiment_name: 2024_01\n")
+    done = dcdt("run", "--config-dir", tmp_path, "experiment=mine", "logger=none", f"outputs={tmp_path / 'out'}")
+    mended(done, "experiment_name is 202401; it must be a text; quote what looks like a number")
+
+
+@pytest.mark.parametrize("grade", ["1_0", "", "high"])
+def test_a_grade_is_a_number(tmp_path, grade):
+    with pytest.raises(UserError, match="is not a finite number"):
+        load_collection(write_folder(tmp_path / "c", VIDEOS, QUERIES, all=[f"q0\tv0\t{grade}"]))
+
+
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_times_of_any_unit_are_seconds(tmp_path, unit):
+    path = written(tmp_path / "w.csv", f"user_id,item_id,timestamp\nu,v0,{1_700_000_000 * unit}\n")
+    assert load_interactions(path, {"v0": 0}).time.tolist() == [1_700_000_000]
+    asked = [{**query, "metadata": {"timestamp": 1_700_000_000 * unit}} for query in QUERIES]
+    collection = load_collection(write_folder(tmp_path / "c", VIDEOS, asked, all=QRELS))
+    assert {metadata["timestamp"] for metadata in collection.queries.metadata} == {1_700_000_000}
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [("20231114", "write it as 2023-11-14"), ("1e25", "out of range|means the year"), ("1_7", "'1_7'")],
+)
+def test_a_time_of_no_unit_is_refused(tmp_path, time, said):
+    path = written(tmp_path / "w.csv", f"user_id,item_id,timestamp\nu,v0,{time}\n")
+    with pytest.raises(UserError, match=said):
+        load_interactions(path, {"v0": 0})
+
+
+@pytest.mark.parametrize(("first", "warned"), [(0, True), (1_699_990_000, False), (1_700_000_100, True)])
+def test_interactions_that_no_question_can_see_are_warned_of(tmp_path, first, warned):
+    asked = [{**query, "metadata": {"timestamp": 1_700_000_000}} for query in QUERIES]
+    folder = write_folder(tmp_path / "c", VIDEOS, asked, all=QRELS)
+    written(folder / "interactions.csv", f"user_id,item_id,timestamp\nu,v0,{first}\nu,v1,{first + 9}\n")
+    done = dcdt("collection", "check", folder)
+    assert ("are both times seconds since 1970?" in done.stdout) == warned
+
+
+def test_judgments_are_a_table_of_their_own(tmp_path, videos):
+    asked = written(
+        tmp_path / "asked.jsonl", "".join(json.dumps({"qid": f"q{n}", "query": f"topic {n}"}) + "\n" for n in range(9))
+    )
+    rows = [{"qid": f"q{n}", "doc_id": [f"v{n}", f"v{n + 1}"] if n else "v0", "rel": 2} for n in range(8)]
+    judged = written(tmp_path / "judged.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    collection, said = made(tmp_path, "--videos", videos, "--queries", asked, "--judgments", judged)
+    assert len(collection.judgments) == 1 + 2 * 7 and set(collection.judgments.grade.tolist()) == {2.0}
+    assert "queries without a judgment: 1 of 9" in said
+    done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked)
+    mended(done, "--judgments FILE")
+    written(judged, json.dumps({"qid": "q99", "doc_id": "v0"}) + "\n")
+    done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked, "--judgments", judged)
+    mended(done, "judged.jsonl:1: the query 'q99' is not among the 9 queries")
+
+
+@pytest.mark.parametrize(("own_video", "n"), [("same_text", 18), ("same_id", 28), ("keep", 0)])
+def test_a_query_that_is_a_video_does_not_find_itself(tmp_path, own_video, n):
+    """q0 to q19 are videos; v20 to v29 have the id of one by chance; q0 and q1 are judged to answer themselves."""
+    twins = [{"_id": query["_id"], "title": "", "text": query["text"].upper()} for query in QUERIES[:20]]
+    by_chance = [{**query, "_id": f"v{n}"} for n, query in enumerate(QUERIES) if n >= 20]
+    judged = [*(f"{query['_id']}\tv1\t1" for query in [*QUERIES[:20], *by_chance]), "q0\tq0\t1", "q1\tq1\t1"]
+    folder = write_folder(tmp_path / "c", [*VIDEOS, *twins], [*QUERIES[:20], *by_chance], all=judged)
+    collection = load_collection(folder, own_video)
+    split = make_split(collection, SplitConfig("query", 0, 1, "all"))
+    own = [(row, collection.videos.row_of[name]) for row, name in enumerate(collection.queries.ids)]
+    excluded = set() if collection.excluded is None else set(zip(*vars(collection.excluded).values(), strict=True))
+    assert len(excluded) == n and len(collection.left_out) == (n > 0)
+    pool = training_pool(collection, split)
+    for row, video in own:
+        if (row, video, 0.0) in excluded:
+            assert video not in unrelated_videos(collection, row, split.test.candidates)
+            at = (pool.queries == row).nonzero().flatten()
+            assert (
+                not len(at)
+                or (pool.candidates[pool.forbidden[at[0]].clamp(max=len(pool.candidates) - 1)] == video).any()
+            )
+    test = side_tensors("test", split.test, collection)
+    removed = [
+        video in test.removed[place].tolist()
+        for place, row in enumerate(test.queries.tolist())
+        for video in [own[row][1]]
+    ]
+    assert sum(removed) == sum((*own[row], 0.0) in excluded for row in test.queries.tolist())
+
+
+class Lengths(LocalRunner):
+    """One-hot vectors of a text's length; NaN for a text with `bad`, and one vector for all of `same`."""
+
+    def embed(self, texts, progress=None):
+        vectors = np.eye(64, dtype=np.float32)[[0 if "same" in text else len(text) for text in texts]]
+        vectors[["bad" in text for text in texts]] = np.nan
+        return vectors
+
+
+def filled(tmp_path, monkeypatch, texts):
+    cache = VectorCache(tmp_path, Space("test", "lengths", 64, "l2"))
+    monkeypatch.setattr(filling, "make_embedder", lambda config: Lengths())
+    with pytest.raises(UserError) if any("bad" in text for text in texts) else contextlib.nullcontext() as caught:
+        filling.fill(cache, texts, None, progress=False)
+    return cache, str(caught.value) if caught else ""
+
+
+def test_a_vector_that_is_not_finite_discards_itself_alone(tmp_path, monkeypatch):
+    texts = ["a" * n for n in range(1, 60)]
+    cache, said = filled(tmp_path, monkeypatch, [*texts, "a bad text"])
+    assert cache.missing([*texts, "a bad text"]) == ["a bad text"]
+    assert "no vector for 1 of 60 texts" in said and "zero, not finite or not of length 1: 'a bad text'" in said
+    cache, said = filled(tmp_path / "all", monkeypatch, ["bad", "bad too"])  # a model that gives nothing right
+    assert "2 of 2 vectors are zero" in said and not len(cache)
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(["same 1", "same 2"], True), (["a", "ab"], False), (["same"], False)])
+def test_one_vector_for_all_texts_is_warned_of(tmp_path, monkeypatch, caplog, texts, warned):
+    filled(tmp_path, monkeypatch, texts)
+    assert any("one vector for all their texts" in text for text in caplog.messages) == warned
