@@ -80,7 +80,7 @@ def _read_cues(path: Path, odd: Counter[str]) -> Iterator[tuple[float, float | N
     """Read start, end and text of the captions of a WebVTT or SRT file."""
     try:
         import webvtt
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(f"{path}: reading captions needs webvtt-py: pip install 'dcdt[captions]'.") from error
     lines = [_check_timing(line.rstrip("\r\n"), f"{path}:{number}") for number, line in read_lines(path, blank=True)]
     while lines and not lines[0].strip():
