@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.transcripts import TRANSCRIPTS
 from dcdt.data.weak_queries import KINDS, add_weak_queries
 from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.files import temporary_folder
 from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.text import pluralize, printable
 
@@ -52,9 +52,8 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
     settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
     if options.languages:
         settings["languages"] = options.languages
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        draft = Path(temporary) / "collection"
+    with temporary_folder(folder) as temporary:
+        draft = temporary / "collection"
         _write(draft, records, settings)
         try:
             check_collection(draft)  # before it is renamed into place
@@ -118,9 +117,8 @@ def copy_demo(folder: Path) -> None:
         UserError: the folder is not empty.
     """
     _refuse_existing(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        draft = Path(temporary) / "collection"
+    with temporary_folder(folder) as temporary:
+        draft = temporary / "collection"
         shutil.copytree(demo_collection(), draft, ignore=shutil.ignore_patterns("*.py", "__pycache__", "judging"))
         _rename_draft(draft, folder)
 

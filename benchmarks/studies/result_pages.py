@@ -107,8 +107,10 @@ def verdicts(reports: dict[str, Report]) -> str:
 def collections(reports: dict[str, Report]) -> str:
     """The primary metric of every model, a row for each model of the first report."""
     columns = {name: dict(rows_of(report, "main")) for name, report in reports.items()}
-    models = list(dict.fromkeys(model for column in columns.values() for model in column))
     metric = next(iter(reports.values()))["primary_metric"]
+    models = list(
+        dict.fromkeys(name for column in columns.values() for name, cells in column.items() if metric in cells)
+    )
     rows = [
         [
             model,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE, Keys, Shard, merge_small, open_shard, text_keys, write_shard
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, write_json
+from dcdt.utils.files import parse_json, remove_abandoned, write_json
 from dcdt.utils.text import one_line
 
 FORMAT = 1
@@ -163,6 +163,7 @@ class VectorCache:
         path = self.folder / "manifest.json"
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self.folder)
             if not path.exists():
                 write_json(path, {"format": FORMAT, **asdict(self.space), "dtype": "float16"})
 

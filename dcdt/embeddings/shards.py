@@ -5,10 +5,8 @@ A shard is a safetensors file with `keys` (n, 16) uint8, the first half of the S
 as one look-up, so that neither open files nor resident memory grow with the cache.
 """
 
-import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,6 @@ Halves = NDArray[np.float16]  # (n, D)
 MAX_SHARD_BYTES = 128 << 20  # of a merged shard
 MIN_SHARD_BYTES = MAX_SHARD_BYTES // 2  # smaller shards are merged
 MIN_SHARDS_TO_MERGE = 128
-MAX_TEMPORARY_SECONDS = 24 * 3600  # age after which a temporary file is abandoned
 
 
 _VERIFIED: set[tuple[Path, int]] = set()  # files, with their times, that this process found to be as written
@@ -135,7 +132,6 @@ def merge_small(folder: Path, shards: Sequence[Shard], min_shards: int = MIN_SHA
     Raises:
         OSError: the disk is full or the folder cannot be written; the sources are still there.
     """
-    remove_abandoned(folder)
     small = sorted((shard for shard in shards if shard.size < MIN_SHARD_BYTES), key=lambda shard: shard.path.name)
     if len(small) < min_shards:
         return 0
@@ -163,14 +159,6 @@ def _merge(folder: Path, group: Sequence[Shard]) -> int:
     for path in sources:
         path.unlink(missing_ok=True)
     return len(sources)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that a kill left behind a day ago or longer."""
-    for path in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > MAX_TEMPORARY_SECONDS:
-                path.unlink()
 
 
 def _sync(folder: Path) -> None:

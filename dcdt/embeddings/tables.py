@@ -98,7 +98,7 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = N
     handle, name = tempfile.mkstemp(prefix=".tables.", suffix=".tmp", dir=folder)
     os.close(handle)
     tensor = torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
-    os.unlink(name)  # the map keeps it as long as the tensor
+    Path(name).unlink(missing_ok=True)  # the map keeps it as long as the tensor
     return tensor
 
 

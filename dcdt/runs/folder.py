@@ -16,7 +16,7 @@ from dcdt.config.renames import normalise
 from dcdt.data.beir import load_collection
 from dcdt.runs.provenance import code_version, fingerprint
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import read_json, write_json, write_text
+from dcdt.utils.files import read_json, remove_abandoned, write_json, write_text
 from dcdt.utils.lock import lock_path
 from dcdt.utils.signals import Interrupted
 from dcdt.utils.yaml import read_yaml, refuse_interpolations
@@ -87,6 +87,8 @@ class RunFolder:
                 f"another process is writing the run {self.path}.\n"
                 "Wait until it has ended, or name another folder: hydra.run.dir=FOLDER"
             ) from error
+        for folder in (self.path, self.files.checkpoint.parent):
+            remove_abandoned(folder)
 
     def unlock(self) -> None:
         """Let other processes in."""

@@ -5,7 +5,6 @@ This is the one module of `dcdt.serving` that imports torch, with `threshold.py`
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -48,7 +47,7 @@ from dcdt.serving.threshold import choose_threshold
 from dcdt.serving.videos import metadata_columns, table_of
 from dcdt.training.checkpoint import Restored, restore
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import write_json
+from dcdt.utils.files import temporary_folder, write_json
 
 
 class _GraphModule(nn.Module):
@@ -83,16 +82,14 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
         )
     with exclusive_lock(run):
         folder = run / FOLDER
-        temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
         try:
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-            version = _write(temporary, restored, own, say, f"{address}/{name}" if address else None)
-            temporary.chmod(0o755)
-            temporary.rename(folder / name)
+            with temporary_folder(folder / name) as temporary:
+                version = _write(temporary, restored, own, say, f"{address}/{name}" if address else None)
+                temporary.chmod(0o755)
+                temporary.rename(folder / name)
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}). Free some space.") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         pointer = Pointer(name, version, version)
         try:
             earlier = read_pointer(run)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import checksum, read_json, refuse_outside_links, write_json
+from dcdt.utils.files import checksum, read_json, refuse_outside_links, remove_abandoned, write_json
 from dcdt.utils.shell import shell_command
 
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
@@ -137,4 +137,6 @@ def exclusive_lock(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                         "Wait for it, then try again; nothing was changed."
                     ) from None
                 time.sleep(0.05)
+        for path in (folder, *folder.iterdir()):
+            remove_abandoned(path)
         yield

@@ -1,19 +1,24 @@
 """Read and write files; writes are atomic."""
 
+import glob
 import json
 import os
+import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dcdt.utils.errors import UserError
+from dcdt.utils.lock import lock_path
 from dcdt.utils.redaction import redact
 from dcdt.utils.text import printable
 
 MAX_JSON_BYTES = 1 << 26  # the largest are tokenizers, of some 20 MB
+MAX_TEMPORARY_SECONDS = 24 * 3600.0  # after which a temporary file is abandoned, on a file system without locks
 FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # with the full-width forms of East Asia
 
 
@@ -27,11 +32,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OSError: the disk is full or the folder cannot be written; the error names `path`, and the old file stays.
     """
     temporary: Path | None = None
+    lock: int | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, path.name)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
+        lock = lock_path(temporary, None)  # which tells others that it is not left behind
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -44,6 +52,45 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, to be renamed to it; deleted at the end if it is still there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent, path.name)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
+    lock = lock_path(temporary, None)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Remove temporary files and folders of processes that have ended; living ones hold a lock on theirs.
+
+    Args:
+        folder: whose own entries are looked at.
+        name: of the file or folder they were to become; empty: any, in a folder that only dcdt writes.
+    """
+    for path in folder.glob(f".{glob.escape(name[:100])}.*.tmp" if name else ".*.tmp"):
+        with suppress(OSError):  # also BlockingIOError: its writer lives
+            lock = lock_path(path, None)
+            is_empty = not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)
+            seconds = MAX_TEMPORARY_SECONDS if lock is None else 60.0 if is_empty else 0.0  # a new one has no lock yet
+            if time.time() - path.stat().st_mtime >= seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if lock is not None:
+                os.close(lock)
 
 
 def write_text(path: Path, text: str) -> None:

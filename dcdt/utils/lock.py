@@ -35,5 +35,6 @@ def lock_path(path: Path, on_wait: Callable[[], None] | None) -> int | None:
         on_wait()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:  # a file system without locks
-        pass
+        os.close(descriptor)
+        return None
     return descriptor

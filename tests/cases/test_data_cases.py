@@ -5,6 +5,7 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from commands import dcdt, mended, on
@@ -20,9 +21,13 @@ from dcdt.data.splits import make_split
 from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
+from dcdt.runs.folder import RunFolder
 from dcdt.samplers.pool import training_pool
+from dcdt.serving.catalogue.video_table import KEEP_VERSIONS, VideoTable
+from dcdt.serving.layout import exclusive_lock
 from dcdt.training.checkpoint import read_state, write_state
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import atomic_write, remove_abandoned, temporary_folder, write_text
 
 VIDEOS = [{"_id": f"v{n}", "title": f"Lecture {n}", "text": f"All about topic {n}"} for n in range(30)]
 QUERIES = [{"_id": f"q{n}", "text": f"what is topic {n}"} for n in range(30)]
@@ -293,3 +298,43 @@ def test_the_digest_of_vectors_changes_with_a_bit_and_not_with_shards_or_order(t
         digests.append(cache.digest(["c", "a", "b", "c"] if name == "two" else ["a", "b", "c"]))
         assert cache.merge(2) == 2 and cache.digest(["a", "b", "c"]) == digests[-1]
     assert digests[0] == digests[1] != digests[2]
+
+
+def left_behind(folder, name):
+    """Make what a kill leaves of a write to `name`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written(folder / f".{name}.abc123.tmp", "half")
+
+
+def test_what_a_kill_left_is_cleared_by_the_next_writer_and_living_writers_are_not(tmp_path):
+    for name in ("table.md", "table.md.old"):
+        left_behind(tmp_path, name)
+    (tmp_path / ".course.def.tmp" / "collection").mkdir(parents=True)
+    with atomic_write(tmp_path / "table.md") as first, temporary_folder(tmp_path / "course") as folder:
+        first.write_text("first")
+        (folder / "corpus.jsonl").touch()
+        write_text(tmp_path / "table.md", "second")
+        remove_abandoned(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, folder.name, "table.md"])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_whoever_opens_a_folder_for_writing_clears_it(tmp_path, monkeypatch):
+    run, cache = tmp_path / "run", VectorCache(tmp_path / "cache", Space("test", "m", 8, "l2"))
+    for folder in (run, run / "checkpoints", run / "serving", run / "serving" / "build", cache.folder):
+        left_behind(folder, "x")
+    RunFolder(run).lock(wait=False)
+    with exclusive_lock(run):
+        cache.prepare()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_the_catalogue_of_many_changes_keeps_fifty_versions(tmp_path):
+    pytest.importorskip("lancedb")
+    table, row = VideoTable(str(tmp_path)), pa.table({"id": ["v"], "title": ["a"]})
+    table.create(row)
+    for _ in range(2 * KEEP_VERSIONS):
+        table.update(row)
+    table.optimize()
+    assert len(table.table.list_versions()) <= KEEP_VERSIONS + 2

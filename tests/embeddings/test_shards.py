@@ -130,13 +130,3 @@ def test_a_check_finds_every_bad_file_and_no_other(tmp_path):
     assert any(str(flipped) in line and "has changed since it was written" in line for line in found.bad)
     assert any(str(cut) in line and "is corrupt" in line for line in found.bad)
     assert found.texts == 9
-
-
-def test_what_a_kill_left_behind_is_removed_a_day_later(tmp_path):
-    cache, _ = many(tmp_path, 1)
-    old, new = cache.folder / ".a.safetensors.x.tmp", cache.folder / ".b.safetensors.y.tmp"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    cache.merge(min_shards=2)
-    assert (old.exists(), new.exists()) == (False, True)

@@ -9,7 +9,6 @@ numbers.
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -24,7 +23,7 @@ from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import model_folder, pooling_of, weights_hash
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import checksum, write_json
+from dcdt.utils.files import checksum, temporary_folder, write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
@@ -64,20 +63,14 @@ def ensure_exported(config: LocalEmbedderConfig) -> Path:
     if (folder / RECIPE).is_file():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        with temporary_folder(folder) as temporary:
+            _export(config, temporary)
+            _rename_export(temporary, folder)
     except OSError as error:
         raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror}). Set DCDT_CACHE to a folder that can, "
+            f"{folder.parent} cannot be written ({error.strerror}). Free some space, set DCDT_CACHE to another folder, "
             "or choose embedder.backend=torch."
         ) from error
-    try:
-        _export(config, temporary)
-        _rename_export(temporary, folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}). Free some space.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

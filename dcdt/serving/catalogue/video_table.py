@@ -8,7 +8,7 @@ key keeps two of them from adding the same id.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ MAX_GRAPH_ROWS = 500_000  # several graphs are each searched, and cells miss wha
 GRAPHS_SEARCHED, CANDIDATES, REFINE_FACTOR = 8, 100, 3  # full vectors of REFINE_FACTOR * k videos are compared
 MIN_INDEX_ROWS = 20_000  # above it, LanceDB's own approximate index is made
 MAX_LISTED = 1000  # ids that are looked up by a condition; for more, all ids are read
-KEEP_VERSIONS = timedelta(days=7)  # how long old versions can still be read
+KEEP_VERSIONS, KEEP_TIME = 50, timedelta(days=7)  # how many old versions can still be read, and how long
 STORAGE = {"new_table_enable_stable_row_ids": "true"}  # so that rows carry their versions
 NETWORK = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "3"}  # with an object store
 
@@ -176,10 +176,12 @@ class VideoTable:
         self.refresh()
 
     def optimize(self) -> None:
-        """Merge small files, index what came since, and drop versions older than a week."""
+        """Merge small files, index what came since, and drop versions older than a week or than the last 50."""
         with self._user_errors():
             self._create_indexes()
-            self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            times = sorted(version["timestamp"] for version in self.table.list_versions())
+            ages = [datetime.now(time.tzinfo) - time for time in times[-KEEP_VERSIONS:][:1]]
+            self.table.optimize(cleanup_older_than=min([KEEP_TIME, *ages]))
 
     def _as_rows(self, videos: pa.Table) -> pa.Table:
         """Columns and types as the table has them."""
