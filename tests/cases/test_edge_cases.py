@@ -281,7 +281,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused_and_nothing_is_written_there(
 
 
 def test_a_run_with_checkpoints_elsewhere_is_not_resumed(own_copy, tmp_path):
-    run = own_copy("model=dcdt", "model.width=4")
+    run = own_copy("model=bm25")
     shutil.rmtree(run / "checkpoints")
     (run / "status.json").write_text(json.dumps(json.loads((run / "status.json").read_text()) | {"status": "running"}))
     (run / "checkpoints").symlink_to(tmp_path)
