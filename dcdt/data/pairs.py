@@ -17,7 +17,7 @@ from dcdt.data.bm25 import EMPTY_WORD, BM25Index, Postings
 from dcdt.data.splits import Side, Split
 from dcdt.data.tokens import tokenize
 from dcdt.data.types import Collection, Rows
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, raise_system_error
 from dcdt.utils.files import atomic_write
 
 COLUMNS = ("side", "query_id", "video_id", "label", "origin")
@@ -71,6 +71,7 @@ def load_pairs(
         query = np.array([collection.queries.row_of[name] for name in table["query_id"]], dtype=np.int64)
         video = np.array([collection.videos.row_of[name] for name in table["video_id"]], dtype=np.int64)
     except (pa.ArrowException, KeyError, OSError) as error:
+        raise_system_error(error)
         reason = " ".join(str(error).split())
         raise UserError(
             f"the pair file {path} is corrupt ({reason}).\nDelete it; it is drawn again the same way."

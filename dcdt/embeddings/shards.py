@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, raise_system_error
 from dcdt.utils.files import atomic_write, parse_json
 
 Keys = NDArray[np.uint64]  # (n, 2)
@@ -94,6 +94,7 @@ def open_shard(path: Path, width: int, remedy: str) -> Shard:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise_system_error(error)
         raise UserError(
             f"{path} is corrupt ({error}).\nDelete this file, then {remedy}; other vectors are kept."
         ) from error

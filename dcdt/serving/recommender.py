@@ -32,7 +32,7 @@ from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
 from dcdt.serving.scorers.hybrid import fused_top
 from dcdt.serving.scorers.two_stage import RankHead
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.text import one_line
 
 CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers
@@ -327,7 +327,7 @@ def check_question(text: str) -> str:
     """
     if not isinstance(text, str):
         raise UserError(f"a question is {type(text).__name__}; it must be a text.")
-    question = " ".join(text.split())
+    question = check_encodable(" ".join(text.split()), "the question")
     if not question:
         raise UserError("the question is empty; ask something.")
     if len(question) > MAX_QUESTION_CHARS:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from dcdt.data.beir import read_videos
 from dcdt.data.importer import ImportedRecords, add_videos, plain_value
 from dcdt.data.types import Documents
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line, parse_number
 
@@ -136,6 +136,8 @@ def checked_videos(videos: Documents, source: str) -> Documents:
                     f"{source}: the {what} of '{one_line(name)}' has {len(value):,} characters; at most {limit:,}."
                 )
         seen.add(name)
+    for name, title, text, metadata in zip(*vars(videos).values(), strict=True):
+        check_encodable(" ".join([name, title, text, *map(str, (*metadata, *metadata.values()))]), source)
     return videos
 
 

@@ -74,6 +74,26 @@ def is_user_error(error: Exception) -> bool:
     )
 
 
+def raise_system_error(error: BaseException) -> None:
+    """Raise an error of the system or of memory again: it is no fault of the file that was being read."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+        raise error
+
+
+def check_encodable(text: str, location: str) -> str:
+    """Return a text that UTF-8 can encode.
+
+    Raises:
+        UserError: it holds half a character, as JSON can escape it, or a byte of another encoding from a command line.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"lone surrogate (\\u{ord(text[error.start]):x}), half a character or a byte that is not UTF-8"
+        raise UserError(f"{location}: {what}, in {text[max(0, error.start - 30) : error.end + 30]!r}.") from error
+    return text
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the command with a message on stderr and exit code 2 at a mistake of the user or an error of the system."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dcdt.config.validation import MAX_WHOLE, MAX_WIDTH
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner, combine_layers, embed_batches
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, raise_system_error
 from dcdt.utils.files import checksum, read_json
 from dcdt.utils.text import one_line
 
@@ -57,6 +57,7 @@ class OnnxEmbedder(LocalRunner):
             self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER))
         except Exception as error:  # neither library's errors share a base but Exception
+            raise_system_error(error)
             reason = one_line(f"{type(error).__name__} {error}", 120)
             raise UserError(f"{folder} holds an exported model that is corrupt ({reason}). Delete it.") from error
         self.tokenizer.no_padding()
