@@ -142,7 +142,7 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
             hint = "\nTables with other columns: python -m dcdt.collection new FOLDER" if identifier is None else ""
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.{hint}")
-        name = check_encodable(str(identifier).strip(), f"{path}:{number}")
+        name = str(identifier).strip()
         if any(unicodedata.category(char) == "Cc" for char in name):
             raise UserError(f"{path}:{number}: '_id' is {name!r}; tabs, line breaks and control characters break it.")
         if name in first:
@@ -159,16 +159,7 @@ def _read_text(record: dict[str, Any], key: str, location: str) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(f"{location}: '{key}' is {type(value).__name__}; it must be a text.")
-    return check_encodable(value.strip(), location)
-
-
-def check_encodable(text: str, location: str) -> str:
-    """Refuse a text with a lone surrogate, which JSON can escape but UTF-8 cannot encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{location}: lone surrogate (\\u{ord(text[error.start]):x}) in {text[:60]!r}.") from error
-    return text
+    return value.strip()
 
 
 def _read_metadata(record: dict[str, Any], location: str) -> dict[str, Any]:
@@ -176,7 +167,7 @@ def _read_metadata(record: dict[str, Any], location: str) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise UserError(f"{location}: 'metadata' is {type(metadata).__name__}; it must be an object.")
     try:
-        check_encodable(json.dumps(metadata, ensure_ascii=False), location)
+        json.dumps(metadata)
     except RecursionError as error:
         raise UserError(f"{location}: 'metadata' is nested too deeply.") from error
     return metadata

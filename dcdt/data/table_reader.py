@@ -1,6 +1,7 @@
 """Read the rows of an exported table: CSV, TSV, JSON lines or Parquet, each with its location."""
 
 import csv
+import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import join_names, one_line
 
@@ -126,6 +127,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: a JSON object is needed, got {type(record).__name__}.")
+        if "\\ud" in line.lower():  # the escape of a surrogate, which may be half a pair
+            check_encodable(json.dumps(record, ensure_ascii=False), f"{path}:{number}")
         yield number, record
 
 

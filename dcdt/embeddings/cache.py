@@ -202,7 +202,7 @@ class VectorCache:
             manifest = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(manifest, dict):
                 raise ValueError("not an object")
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{path} is not a readable manifest ({error}). Delete {self.folder}, then {self.remedy}"
             ) from error

@@ -62,7 +62,8 @@ def evaluate(
         Means, values of every query, and the queries that were left out.
 
     Raises:
-        UserError: a score or grade that is no number, a cut-off below 1, or no query with a positive.
+        UserError: a score or grade that is no number, a cut-off below 1, no query with a positive, or ids of another
+            kind: no judged query, or no judged video, has a score.
 
     >>> evaluation = evaluate({"q": {"a": 0.1, "b": 0.9}}, {"q": {"a": 1}}, ks=[1])
     >>> evaluation.means["mrr"], evaluation.per_query["recall@1"]
@@ -72,11 +73,22 @@ def evaluate(
         raise UserError(
             f"positive_grade is {positive_grade:g} and ks are {list(ks)}; the one is above 0, the others are from 1."
         )
+    for name, by_query in (("scores", scores), ("qrels", qrels)):
+        wrong = next((query for query, values in by_query.items() if not isinstance(values, Mapping)), None)
+        if wrong is not None:
+            raise UserError(
+                f"{name}: those of query '{one_line(wrong)}' are a {type(by_query[wrong]).__name__}; "
+                "give a dictionary of video ids and numbers, such as {'v1': 1}."
+            )
     judged = {query: grades for query, grades in qrels.items() if _has_positive(query, grades, positive_grade)}
     if not judged:
         raise UserError(f"none of {len(qrels)} queries has a video of grade {positive_grade:g} or more.")
-    by_query = (*scores.values(), *judged.values())
-    names = list(dict.fromkeys(video for videos in by_query for video in videos))
+    scored, videos = ({video for part in parts for video in part} for parts in (scores.values(), judged.values()))
+    for kind, ids, others in (("query", judged.keys(), scores.keys()), ("video", videos, scored)):
+        if others and not ids & others:
+            one, other = (min(map(repr, names))[:40] for names in (ids, others))
+            raise UserError(f"no judged {kind} is among the scored ones, such as {one} and {other}: are the ids alike?")
+    names = list(dict.fromkeys(video for part in (*scores.values(), *judged.values()) for video in part))
     tie_position = dict(zip(names, tie_order(names).tolist(), strict=True))
     width = max(map(len, judged.values()))
     ranks = torch.zeros(len(judged), width, dtype=torch.int64)  # (Q, J), 0 at padding

@@ -25,7 +25,7 @@ from dcdt.utils.yaml import read_yaml
 
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
-MAX_ERROR_CHARS = 200
+MAX_ERROR_CHARS, MAX_ROUNDING = 200, 1e-6
 _REMEDY = "\nDelete the run's folder and repeat the command that made it."
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
 
@@ -160,14 +160,15 @@ def _read(folder: Path) -> Run:
     config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
+    metrics = _guarded(files.metrics, lambda path: numbers(_parsed(path)))
     return Run(
         folder,
         status,
         config,
-        metrics=_guarded(files.metrics, lambda path: numbers(_parsed(path))),
+        metrics=metrics,
         provenance=_guarded(files.provenance, lambda path: check_provenance(_parsed(path))),
         cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
-        sides=_guarded(files.per_query, _per_query),
+        sides=_guarded(files.per_query, lambda path: _agreeing(_per_query(path), metrics)),
         pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
         moments=_guarded(files.moments, _moments) if files.moments.is_file() else None,
         history=_guarded(files.history, _history) if files.history.is_file() else [],
@@ -226,14 +227,23 @@ def _per_query(path: Path) -> dict[str, SideScores]:
             if metric_rows["query_id"].to_pylist() != ids:
                 raise ValueError(f"{name} of side {side} is of other queries than {next(iter(by_metric))}")
             values[name] = metric_rows["value"].to_numpy().astype(np.float64)
-            if not np.isfinite(values[name]).all():
-                raise ValueError(f"{name} of side {side} holds values that are not finite")
+            if not ((values[name] >= 0) & (values[name] <= 1)).all():
+                raise ValueError(f"{name} of side {side} holds values that are not from 0 to 1")
         units = first["unit"].to_pylist() if has_units else []
         if not all(isinstance(name, str) for name in units):
             raise ValueError(f"the unit of a query of side {side} is no text")
         sides[side] = SideScores(ids, first["kind"].to_pylist(), first["warm"].to_pylist(), values, units)
     if "test" not in sides:
         raise ValueError("it holds no test side")
+    return sides
+
+
+def _agreeing(sides: dict[str, SideScores], metrics: dict[str, float]) -> dict[str, SideScores]:
+    """Return the sides, whose means are those of metrics.json."""
+    for side, scores in sides.items():
+        for name, values in scores.values.items():
+            if abs(metrics.get(f"{side}/{name}", values.mean()) - values.mean()) > MAX_ROUNDING:
+                raise ValueError(f"the mean of {name} of side {side} is not that of metrics.json")
     return sides
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.beir import check_encodable
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
@@ -33,7 +32,7 @@ from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
 from dcdt.serving.scorers.hybrid import fused_top
 from dcdt.serving.scorers.two_stage import RankHead
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.text import one_line
 
 CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers

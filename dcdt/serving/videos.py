@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from dcdt.data.beir import check_encodable, read_videos
+from dcdt.data.beir import read_videos
 from dcdt.data.importer import ImportedRecords, add_videos, plain_value
 from dcdt.data.types import Documents
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line, parse_number
 
@@ -121,9 +121,8 @@ def checked_videos(videos: Documents, source: str) -> Documents:
         UserError: says which video and why.
     """
     seen: set[str] = set()
-    for name, title, text in zip(videos.ids, videos.titles, videos.texts, strict=True):
-        for value in (name, title, text):
-            check_encodable(value, source)
+    for name, title, text, metadata in zip(videos.ids, videos.titles, videos.texts, videos.metadata, strict=True):
+        check_encodable(" ".join([name, title, text, *map(str, (*metadata, *metadata.values()))]), source)
         if not 0 < len(name) <= MAX_ID_CHARS:
             raise UserError(
                 f"{source}: the id {name[:40]!r} has {len(name)} characters; 1 to {MAX_ID_CHARS} are allowed."

@@ -127,10 +127,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def _load_checked(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """Load tensors and plain values, after the checksums of the file, which torch writes and does not compare."""
-    with zipfile.ZipFile(path) as file:
+    content = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(content) as file:
         if (changed := file.testzip()) is not None:
             raise ValueError(f"the checksum of {changed} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content.seek(0)
+    return torch.load(content, map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,20 @@ def is_user_error(error: Exception) -> bool:
     return isinstance(error, UserError) or is_of_path or is_out_of_memory(error)
 
 
+def check_encodable(text: str, location: str) -> str:
+    """Return a text that UTF-8 can encode.
+
+    Raises:
+        UserError: it holds half a character, as JSON can escape it, or a byte of another encoding from a command line.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"lone surrogate (\\u{ord(text[error.start]):x}), half a character or a byte that is not UTF-8"
+        raise UserError(f"{location}: {what}, in {text[max(0, error.start - 30) : error.end + 30]!r}.") from error
+    return text
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the command with a message on stderr and exit code 2 at a mistake of the user or an error of the system."""

@@ -3,14 +3,18 @@
 import contextlib
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import dcdt, mended, on
+from reporting.run_folders import write_run
 from support import make_collection, write_folder
 
+import dcdt as dcdt_api
 from dcdt.config.command_line import quote_texts
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
@@ -22,9 +26,12 @@ from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.runs.folder import RunFolder
+from dcdt.runs.reader import _guarded, read_runs
 from dcdt.samplers.pool import training_pool
 from dcdt.serving.catalogue.video_table import KEEP_VERSIONS, VideoTable
 from dcdt.serving.layout import exclusive_lock
+from dcdt.serving.recommender import check_question
+from dcdt.serving.videos import one_video
 from dcdt.training.checkpoint import read_state, write_state
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, remove_abandoned, temporary_folder, write_text
@@ -338,3 +345,79 @@ def test_the_catalogue_of_many_changes_keeps_fifty_versions(tmp_path):
         table.update(row)
     table.optimize()
     assert len(table.table.list_versions()) <= KEEP_VERSIONS + 2
+
+
+@pytest.mark.parametrize(
+    ("qrels", "said"),
+    [
+        ({1: {11: 1}}, "no judged query is among the scored ones, such as 1 and '1'"),
+        ({"1": {11: 1}}, "no judged video is among the scored ones, such as 11 and '10'"),
+        ({"a": {"x": 1}}, "no judged query is among the scored ones, such as 'a' and '1'"),
+        ({"1": {"11"}}, "qrels: those of query '1' are a set; give a dictionary"),
+        ({"1": ["11"]}, "qrels: those of query '1' are a list; give a dictionary"),
+    ],
+)
+def test_what_a_caller_of_evaluate_can_mend_is_said(qrels, said):
+    with pytest.raises(UserError) as caught:
+        dcdt_api.evaluate({"1": {"10": 0.5, "11": 0.4}, "2": {"10": 0.1, "11": 0.9}}, qrels, ks=[1])
+    assert said in str(caught.value)
+
+
+@pytest.mark.slow
+def test_training_that_diverges_ends_in_two_lines_and_is_the_worst_of_trials(tmp_path):
+    fast = ["model=dcdt", "optimizer.lr=1e30", "trainer.max_epochs=2", "trainer=cpu", "logger=none"]
+    fast += ["callbacks.progress=false", *on(make_collection(tmp_path / "c"), tmp_path / "out")]
+    done = dcdt("run", *fast, f"hydra.run.dir={tmp_path / 'one'}")
+    mended(done, "error: training diverged in epoch 0: the ", "Lower optimizer.lr (1e30).")
+    assert dcdt("run", *fast, "trials=2", f"hydra.run.dir={tmp_path / 'two'}").returncode == 0
+    trials = json.loads((tmp_path / "two" / "tuning.json").read_text())["trials"]
+    assert trials[0]["val/mrr"] is None and "diverged" in trials[0]["error"] and trials[1]["val/mrr"] > 0
+
+
+def test_half_a_character_and_a_byte_of_another_encoding_are_named(tmp_path):
+    for text in ("caf\udce9", "half \ud83d"):  # a latin-1 byte on a command line, and half an emoji
+        with pytest.raises(UserError, match=r"the question: lone surrogate .*not UTF-8"):
+            check_question(text)
+        with pytest.raises(UserError, match="the video: lone surrogate"):
+            one_video("v", "a title", "", [f"series={text}"])
+    table = written(
+        tmp_path / "v.jsonl", '{"id": "a", "title": "whole \\ud83d\\ude00"}\n{"id": "b", "title": "half \\ud83d"}\n'
+    )
+    mended(dcdt("collection", "new", tmp_path / "made", "--videos", table), "v.jsonl:2: lone surrogate")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), MemoryError(), OSError(5, "Input/output error")]
+)
+def test_a_system_that_fails_is_not_blamed_on_a_file(error):
+    def fail(path):
+        raise error
+
+    with pytest.raises(UserError) as told:
+        _guarded(Path("metrics.json"), fail)
+    assert "corrupt" not in str(told.value) and "Delete" not in str(told.value)
+
+
+def test_a_file_of_parquet_that_cannot_be_read_is_corrupt():
+    def fail(path):
+        raise OSError("Couldn't deserialize thrift")  # without a number of the system
+
+    with pytest.raises(UserError, match="corrupt"):
+        _guarded(Path("pairs.parquet"), fail)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(lambda values: values + 6.8, "from 0 to 1"), (lambda values: values / 2, "is not that of metrics.json")],
+)
+def test_a_report_does_not_believe_values_that_cannot_be(tmp_path, change, said):
+    folder = write_run(tmp_path / "sweep")
+    table = pq.read_table(folder / "per_query.parquet")
+    values = table["value"].to_numpy()[[metric == "mrr" for metric in table["metric"].to_pylist()]]
+    written(folder / "metrics.json", json.dumps({"test/mrr": values.mean()}))
+    place = table.column_names.index("value")
+    pq.write_table(
+        table.set_column(place, "value", pa.array(change(table["value"].to_numpy()))), folder / "per_query.parquet"
+    )
+    with pytest.raises(UserError, match=f"per_query.parquet is corrupt .*{said}"):
+        read_runs([folder])

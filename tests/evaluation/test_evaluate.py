@@ -32,8 +32,12 @@ def test_every_query_has_the_value_of_brute_force(cases):
         with pytest.raises(UserError, match=r"none of \d queries has a video of grade 1 or more"):
             dcdt.evaluate(scores, qrels)
         return
-    found = dcdt.evaluate(scores, qrels)
     names = {video for part in scores.values() for video in part}
+    if names and names.isdisjoint(video for query in judged for video in qrels[query]):
+        with pytest.raises(UserError, match="no judged video is among the scored ones"):
+            dcdt.evaluate(scores, qrels)
+        return
+    found = dcdt.evaluate(scores, qrels)
     order = dict(zip(sorted(names), tie_order(sorted(names)).tolist(), strict=True))
     assert list(found.per_query["mrr"]) == judged and set(found.left_out) == set(qrels) - set(judged)
     for query, value in found.per_query["mrr"].items():
