@@ -48,7 +48,7 @@ class BM25(Recommender):
     def __init__(self, config: BM25Config, tables: Tables) -> None:
         super().__init__(tables)
         self.config = config
-        self.tokenize = tokenizer(config.stem, config.stop_words)
+        self.tokenize = tokenizer(config.stem, config.stop_words, config.formulas)
         self.documents: list[list[str]] = []
         self.starts: NDArray[np.int64] | None = None  # (N,) first document of each video; None: each is one
 

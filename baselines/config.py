@@ -49,6 +49,7 @@ class BM25Config:
     delta: Annotated[float, Field(ge=0)] | None
     stem: bool
     stop_words: bool
+    formulas: bool = False
     passages: Literal["whole", "max"] = "whole"
 
     @property

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
+from dcdt.data.formulas import check_parser, formula_tokens
 from dcdt.utils.errors import UserError
 
 _WORD = re.compile(r"[^\W_]+")
@@ -64,15 +65,19 @@ def _character_kind(character: str) -> str:
     return "han" if _HAN.match(character) else "word"
 
 
-def tokenizer(stem: bool = False, stop_words: bool = False) -> Callable[[str], list[str]]:
-    """Make a function like `tokenize` that drops English stop words or stems English words.
+def tokenizer(stem: bool = False, stop_words: bool = False, formulas: bool = False) -> Callable[[str], list[str]]:
+    """Make a function like `tokenize` that drops English stop words, stems English words or reads formulas.
 
     >>> tokenizer(stop_words=True)("What is the rank of a matrix?")
     ['what', 'rank', 'matrix']
 
     Raises:
-        UserError: `stem` is set and the stemmer is not installed.
+        UserError: `stem` or `formulas` is set and its package is not installed.
     """
+    if formulas:
+        check_parser()
+        words = tokenizer(stem, stop_words)
+        return lambda text: words(text) + formula_tokens(text)
     if not stem and not stop_words:
         return tokenize
     left_out = frozenset(_STOP_WORDS.split()) if stop_words else frozenset()

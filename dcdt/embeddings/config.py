@@ -29,6 +29,7 @@ class LocalEmbedderConfig:
     pooling: Literal["auto", "mean", "cls"] = "auto"
     prefix: str = ""
     backend: Literal["auto", "torch", "onnx"] = "auto"
+    spoken_formulas: bool = False
 
     @field_validator("layer_weights")
     @classmethod
@@ -44,6 +45,7 @@ class MultilingualEmbedderConfig:
 
     name: str
     threads: Annotated[int, Field(ge=1, le=1024)]
+    spoken_formulas: bool = False
 
 
 class KnownModel(NamedTuple):
@@ -78,6 +80,7 @@ class OpenAIEmbedderConfig:
     timeout: Seconds
     patience: Seconds
     price: Annotated[float, Field(ge=0)] | None
+    spoken_formulas: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "OpenAIEmbedderConfig":

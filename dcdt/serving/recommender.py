@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.data.spoken import texts_to_embed
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
@@ -237,7 +238,7 @@ class ServedRecommender:
             self._embedder = open_embedder(
                 self.manifest.embedder_config, self.catalogue.folder / EMBEDDER, self.threads
             )
-        vectors = round_to_float16(self._embedder.embed(texts))
+        vectors = round_to_float16(self._embedder.embed(texts_to_embed(texts, self.manifest.embedder_config)))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
         return vectors

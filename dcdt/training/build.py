@@ -19,7 +19,6 @@ from dcdt.data.splits import Split
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.embeddings import tables as vector_tables
-from dcdt.embeddings.cache import Space
 from dcdt.embeddings.providers import space_of
 from dcdt.embeddings.tables import FROZEN_FIELDS
 from dcdt.models import hyperparameters
@@ -68,9 +67,9 @@ def mining_device(settings: Settings) -> torch.device:
     return torch.device("cuda", device_number(settings.trainer)) if gpu else torch.device("cpu")
 
 
-def space(settings: Settings) -> Space:
-    """The embedding space of a run."""
-    return space_of(settings.embedder)
+def space(settings: Settings) -> str:
+    """Name of the embedding space of a run, and whether formulas are spoken in it."""
+    return space_of(settings.embedder).folder + "_spoken" * getattr(settings.embedder, "spoken_formulas", False)
 
 
 def load_tables(settings: Settings, collection: Collection) -> Tables:
@@ -97,7 +96,7 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
     queries, videos = at_least_float32(tables.queries).numpy(), at_least_float32(tables.frozen).numpy()
     pairs = {}  # the pair protocol labels pairs of a question and a video
     if collection.has_questions:
-        pairs = load_pairs(folder, collection, split, queries, videos, space(settings).folder)
+        pairs = load_pairs(folder, collection, split, queries, videos, space(settings))
     sampler = None
     if look_up(MODELS, settings.model.name).trained_by_epochs:
         pool = training_pool(collection, split, mining_device(settings))

@@ -43,7 +43,7 @@ def run(
     build.prepare(settings)
     tables = build.load_tables(settings, collection)
     data = build.make_datamodule(settings, collection, split, tables)
-    folder.start(config, provenance(collection, split, build.space(settings).folder, tables.digest), resuming)
+    folder.start(config, provenance(collection, split, build.space(settings), tables.digest), resuming)
     logger.start(summary.simulated_parts(collection, split, settings), resuming)
 
     several = settings.trials > 1

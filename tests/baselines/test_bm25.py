@@ -13,6 +13,7 @@ from baselines.bm25 import BM25, video_texts
 from baselines.config import BM25Config
 from dcdt.config import validate
 from dcdt.data.beir import load_collection
+from dcdt.data.formulas import check_parser
 from dcdt.data.tables import Tables
 from dcdt.data.tokens import tokenizer
 from dcdt.data.types import Collection, Documents, Judgments
@@ -161,8 +162,15 @@ def test_stems_and_stop_words():
     assert scores_of(stemmed, ["ranking"])[0, 0] > 0
 
 
-@pytest.mark.parametrize(("package", "changes", "extra"), [("snowballstemmer", {"stem": True}, r"dcdt\[stem\]")])
+@pytest.mark.parametrize(
+    ("package", "changes", "extra"),
+    [
+        ("snowballstemmer", {"stem": True}, r"dcdt\[stem\]"),
+        ("pylatexenc.latexwalker", {"formulas": True}, r"dcdt\[formulas\]"),
+    ],
+)
 def test_a_missing_package_names_its_extra(monkeypatch, package, changes, extra):
+    check_parser.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=extra):
         make_model(**changes)

@@ -89,7 +89,7 @@ class BM25Scorer(Scorer):
 
     def __init__(self, manifest: BM25Manifest, number: int, folder: Path) -> None:
         self.config, self.column = manifest.bm25, f"words_{number}"
-        self.split = tokenizer(self.config.stem, self.config.stop_words)
+        self.split = tokenizer(self.config.stem, self.config.stop_words, self.config.formulas)
         self._index: tuple[Snapshot, BM25Index] | None = None
 
     @staticmethod
@@ -128,6 +128,6 @@ class BM25Scorer(Scorer):
 
 def _words(config: Any, texts: Texts) -> pa.Array:  # noqa: ANN401
     """The words of n videos, by their texts of each field."""
-    split = tokenizer(config.stem, config.stop_words)
+    split = tokenizer(config.stem, config.stop_words, config.formulas)
     joined = join_fields([texts[name] for name in config.fields])
     return pa.array([split(text) or [EMPTY_WORD] for text in joined], pa.list_(pa.string()))
