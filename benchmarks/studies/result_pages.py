@@ -122,7 +122,9 @@ def collections(reports: dict[str, Report]) -> str:
         for model in models
     ]
     queries = {name: report["facts"]["queries"].split()[0] for name, report in reports.items()}
-    return grid([METRICS.get(metric, metric), *(f"{name} ({queries[name]})" for name in reports)], rows)
+    return grid(
+        [METRICS.get(metric, metric), *(f"{name.removeprefix('towers_')} ({queries[name]})" for name in reports)], rows
+    )
 
 
 def parts(folder: Path, report: Report, names: list[str]) -> str:
