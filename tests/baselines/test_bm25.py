@@ -214,7 +214,7 @@ def test_values_out_of_range_are_named(changes, said):
 @pytest.mark.parametrize("fields", [["transcript"], ["title", "transcript"]])
 def test_the_best_passage_scores_a_video(tmp_path, backend, fields):
     collection = load_collection(make_collection(tmp_path / "c", n_videos=8, spoken=6))
-    config = BM25Config("bm25", fields, backend, "plus", 1.5, 0.75, None, False, False, "max")
+    config = BM25Config("bm25", fields, backend, "plus", 1.5, 0.75, None, False, False, False, "max")
     n = len(collection.videos)
     model = BM25(config, Tables(torch.zeros(1, 2), torch.zeros(1, n, 2), torch.zeros(n, 2), ["text"]))
     model.prepare(SimpleNamespace(collection=collection))

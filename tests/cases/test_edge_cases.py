@@ -415,7 +415,7 @@ def test_a_lack_of_memory_blames_no_file_and_no_package(tmp_path, monkeypatch, e
         raise error
 
     run = write_run(tmp_path / "s")
-    (tmp_path / "last.ckpt").touch()
+    torch.save({}, tmp_path / "last.ckpt")
     for name, work in (
         ("torch.load", lambda: read_state(tmp_path / "last.ckpt")),
         ("pyarrow.parquet.read_schema", lambda: read_runs([run])),
