@@ -50,7 +50,6 @@ START_UP = {
     "dcdt/__init__.py": "`import dcdt` takes no time; what its functions need is imported when they are called",
     "dcdt/cli.py": "`dcdt --help` answers at once",
     "dcdt/doctor.py": "it says what cannot be imported",
-    "dcdt/embeddings/claims.py": "fcntl is there on POSIX alone",
     "dcdt/embed.py": "Hydra and the schema refuse a mistake before numpy and the embedders are imported",
     "dcdt/index.py": "building an index needs torch, changing one does not",
     "dcdt/report.py": "wandb, only where a report goes there",

@@ -199,7 +199,7 @@ def test_mistakes_in_a_cache(tmp_path):
     first, last = json.loads(whole[8:start])["vectors"]["data_offsets"]
     damaged[start + first : start + last] = bytes(last - first)
     shard.write_bytes(damaged)
-    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "zero, not finite", "python -m dcdt.embed")
+    mended(dcdt("run", *on(folder, tmp_path / "out"), *FAST), "is corrupt", "python -m dcdt.embed")
     shard.write_bytes(whole)
     manifest = json.loads((space / "manifest.json").read_text())
     (space / "manifest.json").write_text(json.dumps({**manifest, "model": "another"}))
