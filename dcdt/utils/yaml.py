@@ -31,7 +31,7 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
             raise UserError(f"{path} repeats a part by an alias (*name); write it out.")
         settings = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))  # also refuses keys that occur twice
         if as_text and settings:
-            settings = yaml.load(text, yaml.BaseLoader)  # nosec B506 - it makes texts, lists and mappings
+            settings = yaml.load(text, yaml.BaseLoader)  # nosec B506 # it makes texts, lists and mappings
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # the YAML reader's errors share no base with OmegaConf's

@@ -188,7 +188,9 @@ def test_a_real_server_answers_follows_refuses_and_stops(own_copy, environment, 
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
-    lines = [json.loads(text) for text in (tmp_path / "log").read_text().splitlines()]
+    *logged, stopped = (tmp_path / "log").read_text().splitlines()
+    assert stopped.startswith("stopped by SIGTERM")
+    lines = [json.loads(text) for text in logged]
     assert any(entry.get("path") == "/search" for entry in lines)
     assert "shear" not in (tmp_path / "log").read_text()
 

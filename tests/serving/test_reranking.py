@@ -144,7 +144,7 @@ def test_a_corrupt_head_is_named_and_the_service_needs_no_private_words(two_stag
     held = path.read_bytes()
     assert not any(text.encode() in held for text in restored.collection.queries.texts)
     path.write_bytes(held[: len(held) // 2])
-    with pytest.raises(UserError, match=r"head\.safetensors is missing or corrupt"):
+    with pytest.raises(UserError, match=r"head\.safetensors is corrupt: its checksum"):
         ServedRecommender(served.catalogue.run)
 
 
