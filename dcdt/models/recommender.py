@@ -73,6 +73,7 @@ class Recommender(L.LightningModule):
         self._vectors: Tensor | None = None
         self.pooling: Pooling | None = None  # of the similarities of a video's passages; None: a video is one vector
         self._passages: tuple[Tensor, Tensor] | None = None  # `_vectors` and the passages' (P, W) of the same weights
+        self._others: tuple[Tensor, Tensor] | None = None  # likewise of the fields beside the transcript, (N, W)
         self._losses: list[tuple[Tensor, int]] = []
         self.first_scores: Tensor | None = None  # (at most MAX_LOGGED_QUERIES, N) of the last validation
         self._is_prepared = self._is_loaded = False
@@ -181,6 +182,13 @@ class Recommender(L.LightningModule):
         return self.encode_videos(self.tables.passage_rows(rows))
 
     def other_vectors(self) -> Tensor:
+        """Return the vectors of the fields beside the transcript (N, W), computed once until the weights change."""
+        videos = self.video_vectors()
+        if self._others is None or self._others[0] is not videos:
+            self._others = videos, self.encode_others()
+        return self._others[1]
+
+    def encode_others(self) -> Tensor:
         """Encode the fields of all videos beside the transcript, (N, W); zeros where there are none."""
         names = zip(self.tables.videos, self.tables.fields, strict=True)
         layers = [layer for layer, name in names if name != TRANSCRIPT] or [torch.zeros_like(self.tables.videos[0])]

@@ -56,7 +56,6 @@ class RidgeTowers(Recommender):
         self.pooling = make_pooling(config.passages, tables)
         self.neighbours, self.neighbour_weight = config.neighbours, config.neighbour_weight
         self.reads_validation = config.fit_on == "judged"
-        self._others: Tensor | None = None  # of `other_vectors`
         self.register_buffer("whitening", torch.eye(tables.width))
         self.register_buffer("query_map", torch.eye(tables.width))
         self.register_buffer("penalty", torch.tensor(float("inf")))
@@ -123,15 +122,12 @@ class RidgeTowers(Recommender):
         """Return the vectors of the whole catalogue (N, D), smoothed with their neighbours."""
         if self._vectors is None:
             videos = self.encode_videos(self.tables.videos)
-            self._others = None
             self._vectors = smooth_with_neighbours(videos, self.neighbours, self.neighbour_weight)
         return self._vectors
 
-    def other_vectors(self) -> Tensor:
+    def encode_others(self) -> Tensor:
         """Encode the fields of all videos beside the transcript, smoothed with their neighbours: (N, D)."""
-        if self._others is None:
-            self._others = smooth_with_neighbours(super().other_vectors(), self.neighbours, self.neighbour_weight)
-        return self._others
+        return smooth_with_neighbours(super().encode_others(), self.neighbours, self.neighbour_weight)
 
     def _best_passages(self, query: int, videos: list[int]) -> Tensor:
         """Return the vectors (n, D), on the CPU, of videos with the passage that is nearest to a query."""
