@@ -125,8 +125,9 @@ def copy_demo(folder: Path) -> None:
 
 def _write(folder: Path, records: ImportedRecords, settings: dict[str, object]) -> None:
     (folder / "qrels").mkdir(parents=True)
-    files = {"corpus.jsonl": records.videos, "queries.jsonl": records.queries, TRANSCRIPTS: records.transcripts}
-    for name, entries in files.items() if records.transcripts else list(files.items())[:2]:
+    files = {"corpus.jsonl": records.videos, "queries.jsonl": records.queries}
+    files |= {TRANSCRIPTS: records.transcripts} if records.transcripts else {}
+    for name, entries in files.items():
         with (folder / name).open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in entries.values())
     with (folder / "qrels" / "all.tsv").open("w", encoding="utf-8") as lines:
@@ -169,8 +170,8 @@ def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's arguments."""
-    command = Parser("collection", description="Collections: make, check, copy.")
-    actions = command.add_subparsers(dest="action", required=True)
+    parser = Parser("collection", description="Collections: make, check, copy.")
+    actions = parser.add_subparsers(dest="action", required=True)
     make = actions.add_parser("new", help="write a collection from exported tables", epilog=EPILOG)
     make.add_argument("folder", type=user_path)
     make.add_argument("--videos", type=user_path, required=True, metavar="FILE", help="id, title, description, ...")
@@ -195,7 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("demo", "copy the 46-video set"),
     ):
         actions.add_parser(name, help=help_text).add_argument("folder", type=user_path)
-    return command
+    return parser
 
 
 @command

@@ -55,9 +55,10 @@ def quote_texts(arguments: list[str]) -> list[str]:
 def _is_number(text: str) -> bool:
     """Return whether Hydra reads a text as a number or as yes or no."""
     try:
-        return bool(float(text)) or True
+        float(text)
     except ValueError:
         return text.lower() in ("true", "false")
+    return True
 
 
 def _expects_text(key: str) -> bool:

@@ -28,7 +28,10 @@ class Claims:
         self._before = os.pread(self._file, OWNER_BYTES, 0)
         self._own = f"process {os.getpid()} embeds {n_texts:,} texts since {time.ctime()}".ljust(OWNER_BYTES).encode()
         os.pwrite(self._file, self._own, 0)
-        self.close = lambda: os.close(self._file)
+
+    def close(self) -> None:
+        """Give up all claims."""
+        os.close(self._file)
 
     @contextlib.contextmanager
     def take(self, texts: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:

@@ -73,8 +73,9 @@ def write_moments(folder: RunFolder, model: Recommender, data: RankingDataModule
     """
     collection, tested, rows = data.collection, set(data.sides["test"].queries.tolist()), []
     for query, video, seconds in collection.moments:
-        queries = query_batch(collection, model.tables, torch.tensor([query]))
-        scores = model.passage_scores(queries, video) if query in tested else None
+        if query not in tested:
+            continue
+        scores = model.passage_scores(query_batch(collection, model.tables, torch.tensor([query])), video)
         if scores is not None:
             passages = collection.passages
             start = passages.starts[passages.offsets[video] + int(scores[0].argmax())]
