@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "with another --host)",
     )
     args = parser.parse_args(arguments)
-    hosts = [*args.allow_host, *([*LOOPBACK, args.host] if args.host.startswith(("127.", *LOOPBACK)) else [])] or ["*"]
+    own_names = [*LOOPBACK, args.host] if args.host.startswith(("127.", *LOOPBACK)) else []
+    hosts = [*args.allow_host, *own_names] or ["*"]
     if not all(re.fullmatch(r"(\*\.)?[^*]+|\*", name) for name in hosts):
         parser.error("--allow-host takes a name, *.NAME for all below it, or *")
     for name, value, limits in (("port", args.port, (0, 65535)), ("threads", args.threads, (1, 1024))):

@@ -1,6 +1,6 @@
 """Fill the tables of docs/results from the reports that results.sh wrote, so that no figure is copied by hand.
 
-    python benchmarks/studies/result_pages.py $DCDT_OUTPUTS/tables [PAGE ...] [--date 2026-11-30]
+    python benchmarks/studies/result_pages.py $DCDT_OUTPUTS/tables [PAGE ...] --commit COMMIT [--date DATE]
 
 A page says what stands where in comments that stay; everything up to the next `<!-- end -->` is replaced:
 
@@ -35,8 +35,8 @@ Rows = list[list[str]]
 
 def rows_of(report: Report, table: str) -> list[tuple[str, dict[str, Any]]]:
     """Name and cells of each row of a table; none where the report has no such table."""
-    found = [one for one in report["tables"] if one["name"] == table]
-    return [(row["name"], row["cells"]) for one in found for row in one["rows"]]
+    named = [one for one in report["tables"] if one["name"] == table]
+    return [(row["name"], row["cells"]) for one in named for row in one["rows"]]
 
 
 def interval(cell: dict[str, float], signed: bool = False) -> str:
@@ -130,9 +130,9 @@ def collections(reports: dict[str, Report]) -> str:
 def parts(folder: Path, report: Report, names: list[str]) -> str:
     """Tables of table.md, chosen by name, without the title of the first and with all headings a level lower."""
     text = (folder / "table.md").read_text(encoding="utf-8")
-    whole = {title.split("\n", 1)[0]: title for title in re.split(r"^## ", text, flags=re.MULTILINE) if title}
+    sections = {title.split("\n", 1)[0]: title for title in re.split(r"^## ", text, flags=re.MULTILINE) if title}
     titles = [one["title"].replace("_", r"\_") for name in names for one in report["tables"] if one["name"] == name]
-    first, *others = (whole[title] for title in titles)
+    first, *others = (sections[title] for title in titles)
     return "\n".join([first.split("\n", 1)[1], *(f"### {other}" for other in others)]).rstrip() + "\n\n"
 
 
@@ -159,8 +159,8 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
         if form in TOGETHER:
             return head + TOGETHER[form](reports) + end
         if form == "report":
-            whole = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
-            return head + "\n" + "\n\n".join(whole) + "\n\n" + end
+            texts = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
+            return head + "\n" + "\n\n".join(texts) + "\n\n" + end
         if form == "table":
             return head + parts(tables / name, reports[name], rest) + end
         return head + FORMS[form](reports[name], rest) + end

@@ -105,13 +105,13 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
 def _compare_times(collection: Collection, interactions: Interactions | None) -> list[str]:
     """Warn where the interactions lie all after the questions, or years before them, as with times of another unit."""
     times = [metadata.get("timestamp") for metadata in collection.queries.metadata]
-    asked = [float(time) for time in times if isinstance(time, int | float)]
-    if interactions is None or not asked:
+    questions = [float(time) for time in times if isinstance(time, int | float)]
+    if interactions is None or not questions:
         return []
     first, last = float(interactions.time.min()), float(interactions.time.max())
-    if first < max(asked) and min(asked) - last < MAX_GAP_SECONDS:
+    if first < max(questions) and min(questions) - last < MAX_GAP_SECONDS:
         return []
-    days = " to ".join(map(_format_day, (first, last))), " to ".join(map(_format_day, (min(asked), max(asked))))
+    days = " to ".join(map(_format_day, (first, last))), " to ".join(map(_format_day, (min(questions), max(questions))))
     return [f"The interactions are of {days[0]}, the questions of {days[1]}: are both times seconds since 1970?"]
 
 

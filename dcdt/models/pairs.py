@@ -130,7 +130,7 @@ class PairRecommender(Recommender):
             which of them are there (B, C, M). The CPU waits for the device, to count the distinct ones.
         """
         assert self.pooling is not None and self.tables.passages is not None
-        n_drawn, passages, found = self.pooling.n_drawn, self.tables.passages, []
+        n_drawn, passages, best_of_blocks = self.pooling.n_drawn, self.tables.passages, []
         self.eval()
         query_vectors = at_least_float32(self.encode_queries(queries))  # (B, W)
         for block in torch.split(videos, MAX_DRAWN_VIDEOS):
@@ -139,9 +139,9 @@ class PairRecommender(Recommender):
             rows = torch.cat(parts).to(videos.device)  # (r,)
             scores = query_vectors @ at_least_float32(self.encode_passages(rows)).T  # (B, r)
             best = best_rows(scores, video.to(videos.device), len(block), n_drawn)  # (B, b, M)
-            found.append(torch.where(best < 0, -1, rows[best]))
+            best_of_blocks.append(torch.where(best < 0, -1, rows[best]))
         self.train()
-        drawn = torch.cat(found, dim=1)  # (B, U, M)
+        drawn = torch.cat(best_of_blocks, dim=1)  # (B, U, M)
         if position is not None:
             drawn = drawn.gather(1, position.unsqueeze(-1).expand(-1, -1, n_drawn))  # (B, C, M)
         distinct, where = torch.unique(drawn.clamp(min=0), return_inverse=True)

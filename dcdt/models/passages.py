@@ -64,15 +64,15 @@ def make_pooling(kind: str, tables: Tables, learned: bool = False) -> Pooling | 
 def best_rows(scores: Tensor, video: Tensor, n: int, k: int = 1) -> Tensor:
     """Find the k best passages of each of n videos by similarities (B, P): (B, n, k), -1 where a video has fewer."""
     index, columns = video.expand_as(scores), torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    found = []
+    ranked = []
     for _ in range(k):
         best = _best(scores, index, n)
         is_best = (scores == best.gather(1, index)) & (scores > float("-inf"))
         last = torch.full_like(best, scores.shape[1], dtype=torch.int64)
         rows = last.scatter_reduce(1, index, columns.masked_fill(~is_best, scores.shape[1]), "amin")  # (B, n)
-        found.append(rows.masked_fill(rows == scores.shape[1], -1))
+        ranked.append(rows.masked_fill(rows == scores.shape[1], -1))
         scores = scores.masked_fill(columns == rows.gather(1, index), float("-inf"))
-    return torch.stack(found, dim=-1)
+    return torch.stack(ranked, dim=-1)
 
 
 def _best(scores: Tensor, index: Tensor, n: int) -> Tensor:

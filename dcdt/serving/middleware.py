@@ -41,9 +41,8 @@ class RequestLog:
                 raise
 
         try:
-            method = (
-                "GET" if scope["method"] == "HEAD" else scope["method"]
-            )  # the server sends its answer without a body
+            # the server sends the answer to HEAD without a body
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
             await self.app({**scope, "method": method}, receive, send_logged)
         except Exception:
             if is_lost:
