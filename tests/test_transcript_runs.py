@@ -10,9 +10,7 @@ from support import made_once, make_collection, small_run
 
 from dcdt.data.beir import load_collection
 from dcdt.report import report
-from dcdt.serving.export import build
 from dcdt.training.checkpoint import restore
-from dcdt.utils.errors import UserError
 
 FIELDS = "model.fields=[title,text,transcript]"
 NAMES = {
@@ -87,7 +85,7 @@ def test_a_hybrid_of_hybrids_says_each_weight(run):
     assert {"hybrid/weight", "second/hybrid/weight"} <= values.keys()
 
 
-def test_moments_have_a_table_and_serving_refuses(run, tmp_path):
+def test_moments_have_a_table(run, tmp_path):
     folders = [run("zero_shot"), run("best"), run("bm25_passages")]
     result = report(folders, tmp_path / "report")
     [table] = [table for table in result.tables if table.name == "moments"]
@@ -100,5 +98,3 @@ def test_moments_have_a_table_and_serving_refuses(run, tmp_path):
             assert row.cells[name].low <= row.cells[name].value <= row.cells[name].high
         assert row.cells["error"].value == pytest.approx(np.median(errors))
     assert "## Moments" in (tmp_path / "report" / "table.md").read_text()
-    with pytest.raises(UserError, match="reads transcripts, which cannot be served yet"):
-        build(folders[1])

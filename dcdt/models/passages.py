@@ -27,6 +27,12 @@ class Pooling(nn.Module):
         start = torch.tensor(math.log(TEMPERATURE))
         self.log_temperature = nn.Parameter(start) if learned and kind == "softmax" else None
 
+    @property
+    def fixed_temperature(self) -> float | None:
+        """Temperature of the softmax, at present; None: the best passage counts."""
+        value = TEMPERATURE if self.log_temperature is None else float(self.log_temperature.exp())
+        return None if self.kind == "max" else value
+
     def forward(self, scores: Tensor, video: Tensor, n: int) -> Tensor:
         """Pool similarities (B, P) of passages by their video (P,), of 0 to n - 1: (B, n)."""
         index = video.expand_as(scores)

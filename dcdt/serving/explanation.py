@@ -56,7 +56,7 @@ def explain(
     Returns:
         `parts`: for each scorer its `name`, `score` and, where they apply, `fields` (what title, description, similar
         videos and the learner's earlier ones added; they sum to the score), `attention` (weights over the fields),
-        `terms` (what each word added; they sum to the score) and, in a fusion, `z` and `share` of the fused score. Of
+        `terms` (what each word added; they sum to the score) and, in a fusion of two, `z` and `share` of the score. Of
         two stages also `evidence`: what each kind of it added (weight times value); it sums to the video's score.
 
     Raises:
@@ -65,7 +65,7 @@ def explain(
     rows, parts = np.array([row]), []
     for number, (scorer, scored) in enumerate(zip(manifest.scorers, scores, strict=True)):
         reasons = {"name": scorer.name, "score": float(scored.scores_of(rows)[0]), **scored.explain(row, embed)}
-        if manifest.fusion is not None and manifest.fusion.kind == "convex" and number < 2:
+        if manifest.fusion is not None and manifest.fusion.kind == "convex" and number < 2 == manifest.fusion.n_scorers:
             reasons["z"] = float(z_scores(scored, rows)[0])
             reasons["share"] = manifest.fusion.weights[number] * reasons["z"]
         parts.append(reasons)

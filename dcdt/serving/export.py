@@ -23,7 +23,7 @@ from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.providers.onnx import RECIPE
 from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
-from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.snapshot import SEARCHED, Snapshot
 from dcdt.serving.catalogue.video_table import VideoTable, check_address
 from dcdt.serving.graphs import arrays_path, session
 from dcdt.serving.layout import (
@@ -40,8 +40,10 @@ from dcdt.serving.layout import (
 )
 from dcdt.serving.learners import LEARNERS, save_learners
 from dcdt.serving.manifest import FORMAT, Manifest
+from dcdt.serving.passages import passage_columns, with_segments
 from dcdt.serving.scorers import SCORERS, hybrid, two_stage
 from dcdt.serving.scorers.base import TOLERANCE, Export, Graph, Scorer
+from dcdt.serving.scorers.passages import PassagesScorer
 from dcdt.serving.scorers.towers import TowersScorer
 from dcdt.serving.threshold import choose_threshold
 from dcdt.serving.videos import metadata_columns, table_of
@@ -76,10 +78,6 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
     say("restoring the run")
     own = fingerprint(run)
     restored = restore(run)
-    if TRANSCRIPT in restored.settings.fields and restored.collection.transcripts is not None:
-        raise UserError(
-            f"{run} reads transcripts, which cannot be served yet.\nServe a run with model.fields=[title,text]."
-        )
     with exclusive_lock(run):
         folder = run / FOLDER
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
@@ -116,11 +114,15 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
         say("choosing the score below which nothing fits")
         threshold = choose_threshold(restored)
     say("building the index")
-    columns = metadata_columns(collection.videos)
-    table = table_of(collection.videos, columns)
-    for export in [*exports, *([head] if head is not None else [])]:
-        for name, column in export.columns.items():
-            table = table.append_column(name, column)
+    videos, columns = collection.videos, metadata_columns(collection.videos)
+    added = [export.columns for export in [*exports, *([head] if head is not None else [])]]
+    transcripts = collection.transcripts if TRANSCRIPT in settings.fields else None
+    if transcripts is not None:
+        videos = with_segments(videos, transcripts.segments)
+        added.append(passage_columns(videos, collection.passages))
+    table = table_of(videos, columns)
+    for name, column in (item for of_export in added for item in of_export.items()):
+        table = table.append_column(name, column)
     version, approximate = _write_catalogue(folder, table, exports, address)
     say("exporting the towers")
     for number, ((_, component), export) in enumerate(zip(components, exports, strict=True)):
@@ -151,6 +153,7 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
         "embedder": embedder,
         "threshold": threshold,
         "approximate": approximate,
+        "has_transcripts": transcripts is not None,
     }
     write_checksums(folder)
     write_json(folder / MODEL, Manifest.model_validate(manifest).model_dump(mode="json"))
@@ -163,7 +166,7 @@ def _write_catalogue(
     """Write the table and its snapshot; return their version, and the info of the approximate indexes."""
     videos = VideoTable(address or str(folder / CATALOGUE))
     videos.create(table)
-    probes = {f"vector_{number}": export.probes for number, export in enumerate(exports) if export.probes is not None}
+    probes = {name: export.probes for export in exports for name in export.columns if name.startswith(SEARCHED)}
     snapshot = Snapshot.build(table, videos.version, probes)
     snapshot.save_indexes(folder)
     snapshot.save(folder / Pointer("", snapshot.version, snapshot.version).snapshot_name)
@@ -180,6 +183,8 @@ def scorer_of(model: Recommender, name: str) -> type[Scorer]:
     for scorer in SCORERS.values():
         if registered in scorer.models:
             return scorer
+    if model.pooling is not None:
+        return PassagesScorer
     if not model.decoupled:
         raise UserError(
             f"model={name} cannot be served yet: it has no two towers, and no scorer of its own.\n"
@@ -190,10 +195,13 @@ def scorer_of(model: Recommender, name: str) -> type[Scorer]:
 
 def named_components(model: Recommender) -> list[tuple[str, Recommender]]:
     """Name the models that a model combines, each differently."""
-    names = [model_name(component) for component in model.components]
+    components = [
+        leaf for part in model.components for leaf in (part.components if model_name(part) in hybrid.MODELS else [part])
+    ]
+    names = [model_name(component) for component in components]
     return [
         (f"{name} {number}" if names.count(name) > 1 else name, component)
-        for number, (name, component) in enumerate(zip(names, model.components, strict=True), 1)
+        for number, (name, component) in enumerate(zip(names, components, strict=True), 1)
     ]
 
 

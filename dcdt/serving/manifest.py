@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, fi
 from dcdt.config.registry import GROUPS
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.layout import FOLDER, MODEL, Pointer, check_files, fingerprint
+from dcdt.serving.passages import TYPES
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import (
     Count,
@@ -20,7 +21,8 @@ from dcdt.serving.scorers.base import (
 )
 from dcdt.serving.scorers.hybrid import Fusion
 from dcdt.serving.scorers.two_stage import Head
-from dcdt.serving.videos import BASE, TYPES
+from dcdt.serving.videos import BASE
+from dcdt.serving.videos import TYPES as KINDS
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 from dcdt.utils.shell import shell_command
@@ -78,6 +80,7 @@ class Manifest(Section):
         embedder: its configuration.
         threshold: None for a model that does not read the question.
         approximate: indexes by vector column.
+        has_transcripts: whether videos have segments, which some scorer reads.
     """
 
     format: Literal[3]
@@ -93,6 +96,7 @@ class Manifest(Section):
     embedder: dict[str, Any]
     threshold: Threshold | None
     approximate: dict[str, Approximate]
+    has_transcripts: bool = False
 
     @field_validator("embedder")
     @classmethod
@@ -103,7 +107,7 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Manifest":
-        n = (2 if self.fusion else 1) + (self.head is not None and self.head.reads_lexical)
+        n = (self.fusion.n_scorers if self.fusion else 1) + (self.head is not None and self.head.reads_lexical)
         require(len(self.scorers) == n, f"{len(self.scorers)} scorers where {n} are combined")
         return self
 
@@ -178,8 +182,10 @@ def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Pat
             SCORERS[scorer.kind].check_columns(scorer, number, snapshot)
         if manifest.head is not None:
             manifest.head.check_columns(snapshot)
+        for name, kind in TYPES.items() if manifest.has_transcripts else ():
+            require(snapshot.table[name].type == kind and snapshot.table[name].null_count == 0, f"column {name}")
         for name in manifest.approximate:
-            require(name in snapshot.built.vectors, f"column {name}")
+            require(name in snapshot.built.columns, f"column {name}")
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not fit its catalogue ({one_line(f'{type(error).__name__} {error}', 120)}).\n"
@@ -191,6 +197,6 @@ def _check_columns(columns: dict[str, Any], snapshot: Snapshot) -> None:
     """Columns of results and filters exist and have the right type; ids, titles and texts are without gaps."""
     schema = snapshot.table.schema
     for name, kind in {**BASE, "metadata": "text", **columns}.items():
-        require(name in schema.names and schema.field(name).type == TYPES[kind], f"column {name}")
+        require(name in schema.names and schema.field(name).type == KINDS[kind], f"column {name}")
     for name in ("id", "title", "text", "metadata"):
         require(snapshot.table[name].null_count == 0, f"empty cells in column {name}")

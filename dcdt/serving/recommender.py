@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.spoken import texts_to_embed
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
@@ -24,13 +25,14 @@ from dcdt.serving.catalogue.engines import open_catalogue
 from dcdt.serving.catalogue.filters import Condition, parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.explanation import content_words, explain, matched_words
-from dcdt.serving.graphs import Floats, Scores
+from dcdt.serving.graphs import Floats, unit
 from dcdt.serving.layout import EMBEDDER, MODEL
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.manifest import Manifest, check_catalogue
+from dcdt.serving.passages import passage_columns, read_segments
 from dcdt.serving.scorers import SCORERS
-from dcdt.serving.scorers.base import CatalogueScores, Columns, Query, Rows
-from dcdt.serving.scorers.hybrid import fused_top
+from dcdt.serving.scorers.base import Columns, NewVideos, Query
+from dcdt.serving.scorers.hybrid import combine
 from dcdt.serving.scorers.two_stage import RankHead
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
 from dcdt.utils.errors import UserError, check_encodable
@@ -176,14 +178,21 @@ class ServedRecommender:
         """Find the best k videos that score at least `least`, and whether all that there are score less."""
         snapshot = self.catalogue.candidates(snapshot, partial(self.scorers[0].score, query), k, conditions)
         by_scorer = [scorer.score(query, snapshot) for scorer in self.scorers]
-        rows, scores, evidence = self._top(query, by_scorer, snapshot, k, snapshot.allowed(conditions))
+        combined = combine(iter(by_scorer), self.manifest.fusion)
+        allowed = snapshot.allowed(conditions)
+        evidence: Iterable[dict[str, float] | None] = repeat(None)
+        if self.head is not None:
+            ranked = self.head.top(query, by_scorer, snapshot, k, allowed)
+            rows, scores, evidence = ranked.rows, ranked.scores, ranked.evidence
+        else:
+            rows, scores = combined.top(k, allowed)
         if not np.isfinite(scores).all():
             raise UserError(f"{self.catalogue.folder} holds vectors that are not finite. {self.catalogue.remedy}")
         n_fit = int((scores >= least).sum())  # the best come first
         nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
-            explain(self.manifest, by_scorer, int(row), self.embed_fields, video_evidence) if explained else None
-            for row, video_evidence in zip(rows, evidence, strict=False)
+            explain(self.manifest, by_scorer, int(row), self.embed_fields, of_row) if explained else None
+            for row, of_row in zip(rows, evidence, strict=False)
         ]
         words = content_words(query.text)
         videos = [
@@ -220,17 +229,6 @@ class ServedRecommender:
         exported = self.learners.exported
         snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
         return Watched(items, exported.rows(snapshot), snapshot)
-
-    def _top(
-        self, query: Query, scores: list[CatalogueScores], snapshot: Snapshot, k: int, allowed: NDArray[np.bool_]
-    ) -> tuple[Rows, Scores, Iterable[dict[str, float] | None]]:
-        """Find rows and scores of the best k, and the evidence of a rank head for each."""
-        if self.head is not None:
-            ranked = self.head.top(query, scores, snapshot, k, allowed)
-            return ranked.rows, ranked.scores, ranked.evidence
-        if self.manifest.fusion is None:
-            return *scores[0].top(k, allowed), repeat(None)
-        return *fused_top(scores, self.manifest.fusion, snapshot, k, allowed), repeat(None)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
@@ -292,7 +290,16 @@ class ServedRecommender:
         vectors: dict[str, Floats] = {}
         if self.manifest.reads_vectors:
             vectors = dict(zip(texts, self.embed_fields(list(texts.values())), strict=True))
-        columns: list[Columns] = [scorer.columns(texts, vectors, snapshot) for scorer in self.scorers]
+        columns: list[Columns] = []
+        new = NewVideos(texts, vectors)
+        if self.manifest.has_transcripts:
+            texts[TRANSCRIPT], passages = read_segments(videos)
+            columns.append(passage_columns(videos, passages))
+            spoken = self.embed(passages.texts) if self.manifest.reads_vectors else None  # (p, D)
+            if spoken is not None:
+                vectors[TRANSCRIPT] = unit(np.add.reduceat(spoken, passages.offsets[:-1]))
+            new = NewVideos(texts, vectors, passages, spoken)
+        columns += [scorer.columns(new, snapshot) for scorer in self.scorers]
         for added in [*columns, *([self.head.columns(vectors)] if self.head is not None else [])]:
             for name, column in added.items():
                 table = table.append_column(name, column)

@@ -29,6 +29,7 @@ from dcdt.utils.text import one_line
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+SEARCHED = ("vector_", "passages_")  # columns of vectors that the best videos are searched by
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,26 @@ class Segment:
         return table
 
     def postings(self, column: str) -> Postings:
-        """Inverted lists of a column of words, made once."""
+        """Inverted lists of a column of words, of each video or of each passage, made once."""
         if column not in self._postings:
-            self._postings[column] = Postings.of(self.table[column])
+            words = self.table[column]
+            is_ragged = pa.types.is_list(words.type.value_type)
+            self._postings[column] = Postings.of(self.lists(column)[0] if is_ragged else words)
         return self._postings[column]
+
+    def lists(self, column: str) -> tuple[pa.Array, Rows]:
+        """Values (P,) of a column of lists, side by side, and the first of each video and P, (n + 1,)."""
+        chunks = self.table[column]
+        array = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()  # the former without a copy
+        offsets = to_numpy(array.offsets).astype(np.int64)
+        return array.values[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+    def matrix(self, column: str) -> Matrix:
+        """Vectors of the videos, or of their passages, (n, W)."""
+        if column in self.vectors:
+            return self.vectors[column]
+        values = self.lists(column)[0]
+        return to_numpy(values.flatten()).reshape(len(values), values.type.list_size)
 
     @cached_property
     def order(self) -> Rows:
@@ -101,10 +118,10 @@ class Snapshot:
     def build(
         videos: pa.Table,
         version: int = 1,
-        probes: Mapping[str, Floats] | None = None,
+        probes: Mapping[str, Floats | None] | None = None,
         exact_cells: int = EXACT_CELLS,
     ) -> "Snapshot":
-        """These videos with an approximate index of each large `vector_` column.
+        """These videos with an approximate index of each large column of vectors.
 
         Args:
             videos: the catalogue.
@@ -113,10 +130,11 @@ class Snapshot:
             exact_cells: vectors times width up to which search is exact.
         """
         snapshot = Snapshot.of(videos, version)
+        names = [name for name in snapshot.built.columns if name.startswith(SEARCHED)]
         indexes = {
             name: ApproximateIndex.build(matrix, (probes or {}).get(name))
-            for name, matrix in snapshot.built.vectors.items()
-            if name.startswith("vector_") and matrix.size > exact_cells
+            for name, matrix in zip(names, map(snapshot.built.matrix, names), strict=True)
+            if matrix.size > exact_cells
         }
         return replace(snapshot, indexes=indexes)
 
@@ -158,20 +176,31 @@ class Snapshot:
         return self.table["id"].filter(pa.array(self.present))
 
     def scores(self, vector: Floats, column: str) -> Floats:
-        """Inner products with all rows, (N,)."""
-        return np.concatenate([inner_products(segment.vectors[column], vector) for segment in self.segments])
+        """Inner products with all rows (N,), or with all passages (P,)."""
+        return np.concatenate([inner_products(segment.matrix(column), vector) for segment in self.segments])
+
+    def offsets(self, column: str) -> Rows:
+        """The first passage of each row, and P, (N + 1,)."""
+        built = self.built.lists(column)[1]
+        return np.append(built, built[-1] + self.added.lists(column)[1][1:]) if len(self.added) else built
 
     def scores_at(self, rows: Rows, vector: Floats, column: str) -> Floats:
         """Inner products with some rows, (n,)."""
         return self.vectors_at(rows, column) @ vector
 
+    def is_ragged(self, column: str) -> bool:
+        """Whether a column holds a list of at least one passage for each row."""
+        is_list = column in self.table.column_names and pa.types.is_list(self.table[column].type)
+        return is_list and bool((np.diff(self.offsets(column)) > 0).all())
+
     def vectors_at(self, rows: Rows, column: str) -> Floats:
-        """Vectors of some rows, (n, W) fp32."""
-        result = np.empty((len(rows), self.built.vectors[column].shape[1]), dtype=np.float32)
-        old = rows < len(self.built)
-        result[old] = self.built.vectors[column][rows[old]]
+        """Vectors of some rows, or of some passages, (n, W) fp32."""
+        built = self.built.matrix(column)
+        result = np.empty((len(rows), built.shape[1]), dtype=np.float32)
+        old = rows < len(built)
+        result[old] = built[rows[old]]
         if not old.all():
-            result[~old] = self.added.vectors[column][rows[~old] - len(self.built)]
+            result[~old] = self.added.matrix(column)[rows[~old] - len(built)]
         return result
 
     def rows(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
@@ -195,24 +224,24 @@ class Snapshot:
         return self.present & matching_rows(where, self.table) if where else self.present
 
     def search(self, vector: Floats, k: int, allowed: Mask, column: str) -> tuple[Rows, Floats]:
-        """Rows and inner products of the best k among the allowed rows (N,), the best first."""
+        """Rows and inner products of the best k among the allowed rows (N,), or passages (P,), the best first."""
         index = self.indexes.get(column)
         count = len(self) if allowed is self.present else int(np.count_nonzero(allowed))
         if index is None or 2 * k > index.info.n:
             scores = np.where(allowed, self.scores(vector, column), -np.inf).astype(np.float32)
-            rows = top_k(scores, self.order, k)
+            rows = top_k(scores, self.order if column in self.built.vectors else None, k)
             return rows, scores[rows]
         if count * len(vector) <= EXACT_CELLS:  # a filter that leaves little is searched exactly
             rows = np.flatnonzero(allowed)
             scores = self.scores_at(rows, vector, column)
             best = top_k(scores, None, k)
             return rows[best], scores[best]
-        n = len(self.built)
+        n = index.info.n
         rows, scores = index.search(vector, k, None if count == len(allowed) else allowed[:n])
         if len(self.added):
             late = np.flatnonzero(allowed[n:])
             rows = np.concatenate([rows, late + n])
-            scores = np.concatenate([scores, inner_products(self.added.vectors[column][late], vector)])
+            scores = np.concatenate([scores, inner_products(self.added.matrix(column)[late], vector)])
             best = np.argsort(-scores, kind="stable")[:k]
             rows, scores = rows[best], scores[best]
         return rows, scores
@@ -292,7 +321,7 @@ class Snapshot:
                 raise ValueError(f"{len(table)} rows of which {n} are searched approximately")
             table = table.drop_columns(["alive"])
             built, added = Segment.of(table.slice(0, n)), Segment.of(table.slice(n))
-            matrices = {column: built.vectors[column] for column in metadata["anns"].split()}
+            matrices = {column: built.matrix(column) for column in metadata["anns"].split()}
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is missing or corrupt ({one_line(error, 120)}).") from error
         indexes = {

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcdt.config import validate
+from dcdt.data.passages import Passages
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.catalogue.top_k import top_k
 from dcdt.serving.graphs import QUERY_MAP, Floats, Scores, unit
@@ -22,8 +23,6 @@ from dcdt.utils.text import one_line
 
 Rows = NDArray[np.int64]
 Columns = dict[str, pa.Array]
-Texts = Mapping[str, Sequence[str]]  # of videos, by field
-Vectors = Mapping[str, Floats]  # frozen vectors (n, D) of videos, by field
 EmbedTexts = Callable[[list[list[str]]], list[Floats]]  # texts of each field to their frozen vectors (n, D)
 MAX_NUMBER = 1e30  # beyond any weight or score; its square is still a number
 MIN_VARIANCE = {"float64": 1e-6, "float32": 0.1}  # of the mean square: less of it loses digits as a difference
@@ -75,6 +74,16 @@ class Query:
     watched: Watched | None = None
 
 
+@dataclass(frozen=True)
+class NewVideos:
+    """Texts and, where some scorer reads them, frozen vectors (n, D) of each field of n videos; p passages likewise."""
+
+    texts: Mapping[str, Sequence[str]]
+    vectors: Mapping[str, Floats]
+    passages: Passages | None = None
+    passage_vectors: Floats | None = None
+
+
 class CatalogueScores(ABC):
     """One scorer's scores of one query over one snapshot of the catalogue, computed as far as they are needed.
 
@@ -122,6 +131,10 @@ class CatalogueScores(ABC):
         if square - mean**2 > MIN_VARIANCE[scores.dtype.name] * square:
             return mean, (square - mean**2) ** 0.5
         return mean, float(scores.std(dtype=np.float64)) if scores.max() > scores.min() else 0.0
+
+    def passage_scores(self, row: int) -> Scores | None:
+        """Scores of the passages of a row (p,); None where they are not told apart."""
+        return None
 
     def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
         """Explain the score of a row, by kind of reason: numbers that sum to the score, or weights."""
@@ -197,14 +210,8 @@ class Scorer(ABC):
         """Raise ValueError or KeyError where the catalogue lacks a column that the scorer reads."""
 
     @abstractmethod
-    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
-        """Compute the columns of n new videos.
-
-        Args:
-            texts: of each field.
-            vectors: of each field, where some scorer reads vectors.
-            snapshot: the catalogue before they come.
-        """
+    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
+        """Compute the columns of n new videos, for a catalogue as it is before they come."""
 
     @abstractmethod
     def score(self, query: Query, snapshot: Snapshot) -> CatalogueScores:

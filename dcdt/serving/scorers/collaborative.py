@@ -18,13 +18,12 @@ from dcdt.serving.scorers.base import (
     CatalogueScores,
     Columns,
     Export,
+    NewVideos,
     Number,
     Query,
     Rows,
     Scorer,
     ScorerManifest,
-    Texts,
-    Vectors,
     configuration,
     require,
 )
@@ -114,9 +113,9 @@ class CollaborativeScorer(Scorer):
         column = snapshot.table[f"popularity_{number}"]
         require(column.type == pa.float64() and column.null_count == 0, f"column popularity_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
+    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
         """New videos are those that nobody watched."""
-        n = len(next(iter(texts.values())))
+        n = len(next(iter(videos.texts.values())))
         return {self.column: pa.array(np.full(n, float(self.manifest.unseen)))}
 
     def score(self, query: Query, snapshot: Snapshot) -> CatalogueScores:

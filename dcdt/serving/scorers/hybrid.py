@@ -1,6 +1,6 @@
 """hybrid: two scorers and one score, by weighted z-scores or by reciprocal ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,11 +19,21 @@ SAMPLE = 2048  # videos by which the spread of a fusion over a large catalogue i
 
 
 class Fusion(Section):
-    """The fusion of the scores of the first two scorers: `k` of reciprocal ranks, `weight` of the first's z-scores."""
+    """The fusion of two parts: `k` of reciprocal ranks, `weight` of the first's z-scores.
+
+    Each part is a scorer or, if given, `first` or `second`, the fusion of the next scorers.
+    """
 
     kind: Literal["convex", "rrf"]
     k: Count
     weight: Annotated[float, Field(ge=0, le=1)]
+    first: "Fusion | None" = None
+    second: "Fusion | None" = None
+
+    @property
+    def n_scorers(self) -> int:
+        """Number of scorers that are fused."""
+        return sum(1 if part is None else part.n_scorers for part in (self.first, self.second))
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -33,7 +43,56 @@ class Fusion(Section):
     @staticmethod
     def of(model: Any) -> "Fusion":  # noqa: ANN401 - baselines are not imported here
         """The fusion of a trained model."""
-        return Fusion(kind=model.config.fusion, k=model.config.k, weight=float(model.weight))
+        parts = [None if part.components == [part] else Fusion.of(part) for part in model.components]
+        kind, k, weight = model.config.fusion, model.config.k, float(model.weight)
+        return Fusion(kind=kind, k=k, weight=weight, first=parts[0], second=parts[1])
+
+
+class FusedScores(CatalogueScores):
+    """The fused scores of two parts, which may be fused themselves."""
+
+    def __init__(self, parts: Sequence[CatalogueScores], fusion: Fusion) -> None:
+        super().__init__(parts[0].snapshot)
+        self.parts, self.fusion = parts, fusion
+
+    def compute(self) -> Scores:
+        """Scores of all rows, (N,)."""
+        rows, scores = np.flatnonzero(self.snapshot.present), np.zeros(len(self.snapshot.present))
+        scores[rows] = fuse(self.parts, self.fusion, rows, self.snapshot)
+        return scores
+
+    def top(self, k: int, allowed: NDArray[np.bool_]) -> tuple[Rows, Scores]:
+        """Rows and scores of the best k among the allowed rows."""
+        return fused_top(self.parts, self.fusion, self.snapshot, k, allowed)
+
+    def scores_of(self, rows: Rows) -> Scores:
+        """Scores of some rows (n,)."""
+        is_whole = not self.snapshot.indexes
+        return super().scores_of(rows) if is_whole else fuse(self.parts, self.fusion, rows, self.snapshot)
+
+    def mean_and_deviation(self) -> tuple[float, float]:
+        """Mean and standard deviation over the catalogue."""
+        if not self.snapshot.indexes or self.fusion.kind == "rrf":
+            return super().mean_and_deviation()
+        rows = candidates(self.parts, 1, self.snapshot.present)
+        return 0.0, fused_deviation(self.parts, self.fusion, rows, self.snapshot)
+
+    def passage_scores(self, row: int) -> Scores | None:
+        """Weighted z-scores, over the passages of a row (p,), of the parts that score passages."""
+        total: Scores | None = None
+        weights = self.fusion.weights if self.fusion.kind == "convex" else (0.5, 0.5)
+        for part, weight in zip(self.parts, weights, strict=True):
+            if (scores := part.passage_scores(row)) is not None:
+                z = weight * standardized(scores, float(scores.mean()), float(np.ptp(scores) and scores.std()))
+                total = z if total is None else total + z
+        return total
+
+
+def combine(scores: Iterator[CatalogueScores], fusion: Fusion | None) -> CatalogueScores:
+    """Fuse scorers' scores, in the order of their numbers."""
+    if fusion is None:
+        return next(scores)
+    return FusedScores([combine(scores, part) for part in (fusion.first, fusion.second)], fusion)
 
 
 def fused_top(

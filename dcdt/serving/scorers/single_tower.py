@@ -19,12 +19,11 @@ from dcdt.serving.scorers.base import (
     Export,
     Graph,
     Names,
+    NewVideos,
     Number,
     Query,
     Scorer,
     ScorerManifest,
-    Texts,
-    Vectors,
     require,
 )
 
@@ -113,9 +112,9 @@ class SingleTowerScorer(Scorer):
         """Raise ValueError or KeyError where the catalogue lacks the videos' linear outputs."""
         require(snapshot.built.vectors[f"joint_{number}"].shape[1] == manifest.width, f"width of joint_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
+    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
         """Compute the linear outputs of new videos."""
-        fields = np.stack([vectors[name] for name in self.manifest.fields])
+        fields = np.stack([videos.vectors[name] for name in self.manifest.fields])
         return {self.column: vector_column(self.towers.videos(fields)[0])}
 
     def score(self, query: Query, snapshot: Snapshot) -> SingleTowerScores:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dcdt.data.types import texts_with_fallback
 from dcdt.serving.arrow import vector_column
@@ -22,13 +22,12 @@ from dcdt.serving.scorers.base import (
     Export,
     Graph,
     Names,
+    NewVideos,
     Number,
     Query,
     Rows,
     Scorer,
     ScorerManifest,
-    Texts,
-    Vectors,
     query_map,
     require,
 )
@@ -49,6 +48,9 @@ class TowersManifest(ScorerManifest):
         is_linear: whether the query tower is one product with a matrix.
         neighbours: how many of the nearest videos a video's vector leans on.
         neighbour_weight: how much.
+        has_transcript: whether one of the fields is that of transcripts, their passages.
+        adds_passages: whether a passage's vector is added to that of the other fields, and not encoded with them.
+        temperature: of a softmax over the passages; None: the best one counts.
     """
 
     fields: Names
@@ -58,6 +60,9 @@ class TowersManifest(ScorerManifest):
     is_linear: bool
     neighbours: Count = 1
     neighbour_weight: Number = 0.0
+    has_transcript: bool = False
+    adds_passages: bool = False
+    temperature: Annotated[Number, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "TowersManifest":
@@ -135,6 +140,8 @@ class TowerScores(CatalogueScores):
         left.
         """
         manifest, number = self.scorer.manifest, self.scorer.number
+        if manifest.has_transcript:  # whose passages would all have to be embedded
+            return {"all fields": score}
         videos = documents_of(self.snapshot.rows(np.array([row]), ("id", "title", "text", "metadata")))
         texts = [texts_with_fallback(videos, name) for name in manifest.fields]
         own, contributions = self.scorer.towers.videos(np.stack(embed(texts)))  # (1, W), (P, 1, W)
@@ -163,10 +170,12 @@ class TowersScorer(Scorer):
     kind: ClassVar[str] = "towers"
     manifest_type: ClassVar[type[ScorerManifest]] = TowersManifest
     searches_vectors: ClassVar[bool] = True
+    vectors: ClassVar[str] = "vector"  # prefix of their column
+    scores_type: ClassVar[type[TowerScores]] = TowerScores
     note: ClassVar[str] = "{} reads histories: without a learner's the question alone counts."
 
     def __init__(self, manifest: TowersManifest, number: int, folder: Path) -> None:
-        self.manifest, self.number, self.column = manifest, number, f"vector_{number}"
+        self.manifest, self.number, self.column = manifest, number, f"{self.vectors}_{number}"
         self.towers = Towers(folder, number, manifest.width, manifest.query_width, manifest.is_linear)
 
     @staticmethod
@@ -184,6 +193,8 @@ class TowersScorer(Scorer):
             is_linear=bool(arrays),
             neighbours=model.neighbours,
             neighbour_weight=model.neighbour_weight,
+            has_transcript=tables.passages is not None,
+            temperature=None if model.pooling is None else model.pooling.fixed_temperature,
         )
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
         if manifest.neighbour_weight:
@@ -202,9 +213,9 @@ class TowersScorer(Scorer):
         for kind in ("vector", "raw") if manifest.neighbour_weight else ("vector",):
             require(snapshot.built.vectors[f"{kind}_{number}"].shape[1] == manifest.width, f"width of {kind}_{number}")
 
-    def columns(self, texts: Texts, vectors: Vectors, snapshot: Snapshot) -> Columns:
+    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
         """The vectors of new videos. Those that are there do not lean on them before the next build."""
-        own, _ = self.towers.videos(np.stack([vectors[name] for name in self.manifest.fields]))  # (n, W)
+        own, _ = self.towers.videos(np.stack([videos.vectors[name] for name in self.manifest.fields]))  # (n, W)
         if not self.manifest.neighbour_weight:
             return {self.column: vector_column(own)}
         column = f"raw_{self.number}"
@@ -221,7 +232,7 @@ class TowersScorer(Scorer):
                 raise UserError(f"{self.towers.folder} is corrupt: its query tower weighs {weights.shape[1]} fields.")
             attention = dict(zip(self.manifest.fields, map(float, weights[0]), strict=True))
         if not self.manifest.reads_history or query.watched is None:
-            return TowerScores(snapshot, self, encoded[0], attention)
+            return self.scores_type(snapshot, self, encoded[0], attention)
         history = unit(query.watched.vectors(self.column).sum(0))
         length = max(float(np.linalg.norm(encoded[0] + history)), 1e-12)
         vector = np.asarray((encoded[0] + history) / length, dtype=np.float32)

@@ -5,7 +5,7 @@ later is ranked like any other; the judged queries that it remembers are those o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +35,6 @@ from dcdt.serving.scorers.base import (
     Query,
     Rows,
     Section,
-    Vectors,
     require,
 )
 from dcdt.serving.scorers.hybrid import Fusion, candidates, fuse, fused_deviation, standardized, tie_order, z_scores
@@ -113,7 +112,7 @@ class RankHead:
         self.answer_rows = RowPositions(ids)
         self.graphs = {name: session(folder / f"head_{name}.onnx") for name in INPUTS} if manifest.is_joint else {}
 
-    def columns(self, vectors: Vectors) -> Columns:
+    def columns(self, vectors: Mapping[str, Floats]) -> Columns:
         """Compute the columns of n new videos from the frozen vectors (n, D) of each field."""
         fields = np.stack([vectors[name] for name in self.fields])  # (F, n, D)
         whitened = unit(fields @ self.whitening).transpose(1, 0, 2)  # (n, F, D)
