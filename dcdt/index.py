@@ -9,6 +9,7 @@ from dataclasses import replace
 from dcdt.cli import Parser, command
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
+from dcdt.serving.passages import add_transcripts
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.serving.videos import one_video, read_file
 from dcdt.utils.errors import UserError, exit_on_user_error
@@ -40,6 +41,10 @@ def _change(served: ServedRecommender, args: argparse.Namespace) -> str:
         done = f"deleted {len(set(args.ids))}"
     else:
         videos = _read_videos(served, args)
+        if args.transcripts is not None:
+            if not served.manifest.has_transcripts:
+                raise UserError(f"model={served.name} reads no transcripts; leave out --transcripts.")
+            videos = add_transcripts(videos, args.transcripts)
         (served.add if args.action == "add" else served.update)(videos)
         done = f"{'added' if args.action == 'add' else 'updated'} {len(videos)}"
     seconds = time.perf_counter() - started
@@ -94,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         change.add_argument("--id")
         change.add_argument("--title", help="an update keeps what is not given")
         change.add_argument("--text")
+        change.add_argument("--transcripts", type=user_path, metavar="PATH", help="a .jsonl, or a folder of ID.vtt")
         change.add_argument("--meta", action="append", default=[], metavar="KEY=VALUE", help="such as series=MIT")
     delete = actions.add_parser("delete", help="remove videos")
     delete.add_argument("ids", nargs="+", metavar="ID")

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from dcdt.cli import Parser, command
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
+from dcdt.serving.moments import Moment
 from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import escape_cell, write_text
@@ -43,10 +45,17 @@ def answer_table(question: str, answer: list[Recommendation], explained: bool) -
     for name in ("title", *optional, *(["why"] if explained else [])):
         result.add_column(name, overflow="fold")
     for item in answer:
-        cells = [str(item.rank), f"{item.score:.4f}", cell(item.title or item.text[:80])]
+        lines = [item.title or item.text[:80], *map(format_moment, item.moments)]
+        cells = [str(item.rank), f"{item.score:.4f}", "\n".join(map(cell, lines))]
         cells += [cell(getattr(item, name) or "") for name in optional]
         result.add_row(*cells, *([cell(format_reasons(item.why))] if explained else []))
     return result
+
+
+def format_moment(moment: Moment) -> str:
+    """Format a moment with the beginning of what is said, and the link to it."""
+    start = "" if moment.start_s is None else f"at {timedelta(seconds=int(moment.start_s))}: ".replace(" 0:", " ")
+    return f"{start}{moment.text[:160]} {moment.link or ''}".rstrip()
 
 
 def format_reasons(why: dict[str, Any] | None) -> str:
@@ -145,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-k", type=int, default=10, help="how many videos (default: 10)")
     parser.add_argument("--filter", default="", help="such as level=intro,duration_s<600")
     parser.add_argument("--user", metavar="ID", help="who asks, for models that read histories (interactions.csv)")
+    parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--json", action="store_true", help="one line of JSON a question")
     parser.add_argument("--explain", action="store_true", help="what made up each score")
     parser.add_argument("--abstain", action="store_true", help="leave out what scores below validation's threshold")
@@ -159,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         try:
             served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
+            served.link = args.moment_link
             for note in served.notes_for(args.user):
                 print(f"note: {note}", file=sys.stderr)  # noqa: T201
             if args.interactive:

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--beside", type=user_path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--log-questions", action="store_true", help="write what was asked to the log")
     parser.add_argument(
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dcdt.serving.hot_reload import ReloadingRecommender
 
         runs = [args.run, *([args.beside] if args.beside else [])]
-        recommenders = [ReloadingRecommender(run, args.threads, args.engine) for run in runs]
+        recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
         server = uvicorn.Server(
             uvicorn.Config(
                 make_app(recommenders, args.abstain, args.log_questions, hosts=hosts),

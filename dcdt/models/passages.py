@@ -28,10 +28,9 @@ class Pooling(nn.Module):
         self.log_temperature = nn.Parameter(start) if learned and kind == "softmax" else None
 
     @property
-    def fixed_temperature(self) -> float | None:
-        """Temperature of the softmax, at present; None: the best passage counts."""
-        value = TEMPERATURE if self.log_temperature is None else float(self.log_temperature.exp())
-        return None if self.kind == "max" else value
+    def temperature(self) -> Tensor:
+        """Of the softmax."""
+        return torch.tensor(TEMPERATURE) if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(self, scores: Tensor, video: Tensor, n: int) -> Tensor:
         """Pool similarities (B, P) of passages by their video (P,), of 0 to n - 1: (B, n)."""
@@ -39,8 +38,7 @@ class Pooling(nn.Module):
         best = _best(scores, index, n)
         if self.kind == "max":
             return best
-        temperature = TEMPERATURE if self.log_temperature is None else self.log_temperature.exp()
-        weights = ((scores - best.gather(1, index)) / temperature).exp()
+        weights = ((scores - best.gather(1, index)) / self.temperature).exp()
         total = torch.zeros_like(best).scatter_add(1, index, weights)
         return torch.zeros_like(best).scatter_add(1, index, weights * scores) / total
 

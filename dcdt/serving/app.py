@@ -19,6 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import MAX_USER_CHARS
 from dcdt.serving.middleware import RequestLog
+from dcdt.serving.moments import Moment
 from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS
 from dcdt.utils.errors import UserError
 
@@ -44,6 +45,7 @@ class Video(BaseModel):
     link: str | None = None
     duration_s: float | None = None
     matched: list[str] = Field(description="words of the question that title or text holds")
+    moments: list[Moment] = Field(default=[], description="where it answers, the best first")
     why: dict[str, Any] | None = Field(default=None, description="what made up the score")
 
 

@@ -195,9 +195,8 @@ def scorer_of(model: Recommender, name: str) -> type[Scorer]:
 
 def named_components(model: Recommender) -> list[tuple[str, Recommender]]:
     """Name the models that a model combines, each differently."""
-    components = [
-        leaf for part in model.components for leaf in (part.components if model_name(part) in hybrid.MODELS else [part])
-    ]
+    parts = [part.components if model_name(part) in hybrid.MODELS else [part] for part in model.components]
+    components = [component for of_part in parts for component in of_part]
     names = [model_name(component) for component in components]
     return [
         (f"{name} {number}" if names.count(name) > 1 else name, component)

@@ -24,6 +24,7 @@ class ReloadingRecommender:
         run: the run's folder, or a link that may be pointed to another one.
         threads: of the embedder.
         engine: `memory` or `lance`.
+        link: template of links to a moment.
 
     Attributes:
         served: the recommender that answers.
@@ -33,8 +34,8 @@ class ReloadingRecommender:
         UserError: the run cannot be served to begin with.
     """
 
-    def __init__(self, run: Path, threads: int = 0, engine: str = "memory") -> None:
-        self.run, self.threads, self.engine = run, threads, engine
+    def __init__(self, run: Path, threads: int = 0, engine: str = "memory", link: str = "") -> None:
+        self.run, self.threads, self.engine, self.link = run, threads, engine, link
         self.error: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -74,6 +75,7 @@ class ReloadingRecommender:
     def _load(self, target: Path) -> None:
         """Load a run and what is loaded at first use, so that no question waits for it."""
         served = load(target, log.info, self.threads, self.engine)
+        served.link = self.link
         served.recommend("warm up", 1)
         self.served, self.target = served, target
 

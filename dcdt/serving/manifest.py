@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, fi
 from dcdt.config.registry import GROUPS
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.layout import FOLDER, MODEL, Pointer, check_files, fingerprint
-from dcdt.serving.passages import TYPES
+from dcdt.serving.passages import PASSAGE_COLUMNS
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import (
     Count,
@@ -21,8 +21,7 @@ from dcdt.serving.scorers.base import (
 )
 from dcdt.serving.scorers.hybrid import Fusion
 from dcdt.serving.scorers.two_stage import Head
-from dcdt.serving.videos import BASE
-from dcdt.serving.videos import TYPES as KINDS
+from dcdt.serving.videos import BASE, TYPES
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json
 from dcdt.utils.shell import shell_command
@@ -182,7 +181,7 @@ def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Pat
             SCORERS[scorer.kind].check_columns(scorer, number, snapshot)
         if manifest.head is not None:
             manifest.head.check_columns(snapshot)
-        for name, kind in TYPES.items() if manifest.has_transcripts else ():
+        for name, kind in PASSAGE_COLUMNS.items() if manifest.has_transcripts else ():
             require(snapshot.table[name].type == kind and snapshot.table[name].null_count == 0, f"column {name}")
         for name in manifest.approximate:
             require(name in snapshot.built.columns, f"column {name}")
@@ -197,6 +196,6 @@ def _check_columns(columns: dict[str, Any], snapshot: Snapshot) -> None:
     """Columns of results and filters exist and have the right type; ids, titles and texts are without gaps."""
     schema = snapshot.table.schema
     for name, kind in {**BASE, "metadata": "text", **columns}.items():
-        require(name in schema.names and schema.field(name).type == KINDS[kind], f"column {name}")
+        require(name in schema.names and schema.field(name).type == TYPES[kind], f"column {name}")
     for name in ("id", "title", "text", "metadata"):
         require(snapshot.table[name].null_count == 0, f"empty cells in column {name}")

@@ -1,6 +1,6 @@
 """A finished run that answers questions: what `dcdt.load` returns. Neither torch nor lightning is imported."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -29,11 +29,12 @@ from dcdt.serving.graphs import Floats, unit
 from dcdt.serving.layout import EMBEDDER, MODEL
 from dcdt.serving.learners import LEARNERS, Learners, Watched, check_user
 from dcdt.serving.manifest import Manifest, check_catalogue
-from dcdt.serving.passages import passage_columns, read_segments
+from dcdt.serving.moments import Moment, best_moments
+from dcdt.serving.passages import PASSAGE_COLUMNS, passage_columns, read_segments
 from dcdt.serving.scorers import SCORERS
 from dcdt.serving.scorers.base import Columns, NewVideos, Query
 from dcdt.serving.scorers.hybrid import combine
-from dcdt.serving.scorers.two_stage import RankHead
+from dcdt.serving.scorers.two_stage import Ranked, RankHead
 from dcdt.serving.videos import documents_of, filter_kinds, table_of
 from dcdt.utils.errors import UserError, check_encodable
 from dcdt.utils.text import one_line
@@ -53,6 +54,7 @@ class Recommendation:
         score: of the model; higher is better, and comparable within one model alone.
         id, title, text, series, level, link, duration_s: of the video; None where it is not known.
         matched: words of the question that its title or text holds.
+        moments: the best first, of a model that tells the passages of a transcript apart.
         why: what made up the score; None without `explained`.
     """
 
@@ -66,12 +68,13 @@ class Recommendation:
     link: str | None
     duration_s: float | None
     matched: list[str] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
     why: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Convert to plain values, for JSON."""
-        values = dict(vars(self))
-        return values if self.why is not None else {key: value for key, value in values.items() if key != "why"}
+        """Convert to plain values, for JSON, without `why` and `moments` where there are none."""
+        values = vars(self) | {"moments": [vars(moment) for moment in self.moments]}
+        return {key: value for key, value in values.items() if value or key not in ("why", "moments")}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class ServedRecommender:
         ]
         self.head = RankHead(manifest.head, folder, manifest.fusion) if manifest.head is not None else None
         self.learners = Learners(folder / LEARNERS) if manifest.reads_history else None
+        self.link = ""  # template of links to a moment: {link} and {seconds} are filled in
         self._embedder: Any = None
         self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
 
@@ -179,30 +183,24 @@ class ServedRecommender:
         snapshot = self.catalogue.candidates(snapshot, partial(self.scorers[0].score, query), k, conditions)
         by_scorer = [scorer.score(query, snapshot) for scorer in self.scorers]
         combined = combine(iter(by_scorer), self.manifest.fusion)
-        allowed = snapshot.allowed(conditions)
-        evidence: Iterable[dict[str, float] | None] = repeat(None)
-        if self.head is not None:
-            ranked = self.head.top(query, by_scorer, snapshot, k, allowed)
-            rows, scores, evidence = ranked.rows, ranked.scores, ranked.evidence
-        else:
-            rows, scores = combined.top(k, allowed)
+        allowed, head = snapshot.allowed(conditions), self.head
+        ranked = head.top(query, by_scorer, snapshot, k, allowed) if head else Ranked(*combined.top(k, allowed), [])
+        rows, scores = ranked.rows, ranked.scores
         if not np.isfinite(scores).all():
             raise UserError(f"{self.catalogue.folder} holds vectors that are not finite. {self.catalogue.remedy}")
         n_fit = int((scores >= least).sum())  # the best come first
         nothing_fits, rows, scores = n_fit < 1 <= len(rows), rows[:n_fit], scores[:n_fit]
         reasons = [
             explain(self.manifest, by_scorer, int(row), self.embed_fields, of_row) if explained else None
-            for row, of_row in zip(rows, evidence, strict=False)
+            for row, of_row in zip(rows, ranked.evidence or repeat(None), strict=False)
         ]
         words = content_words(query.text)
-        videos = [
-            Recommendation(
-                rank, float(score), **video, matched=matched_words(words, video["title"], video["text"]), why=why
-            )
-            for rank, (score, video, why) in enumerate(
-                zip(scores, snapshot.records(rows, RESULT_COLUMNS), reasons, strict=True), start=1
-            )
-        ]
+        videos: list[Recommendation] = []
+        records = snapshot.records(rows, [*RESULT_COLUMNS, *(PASSAGE_COLUMNS if self.manifest.has_transcripts else ())])
+        for score, video, row, why in zip(scores, records, rows.tolist(), reasons, strict=True):
+            video["moments"] = best_moments(combined.passage_scores(row), video, words, self.link)
+            video["matched"] = matched_words(words, video["title"], video["text"])
+            videos.append(Recommendation(len(videos) + 1, float(score), **video, why=why))
         return videos, nothing_fits
 
     def notes_for(self, user: str | None) -> list[str]:

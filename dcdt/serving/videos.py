@@ -24,7 +24,6 @@ BASE = {
     "duration_s": "number",
 }  # fmt: skip
 RESERVED = {*BASE, "metadata", "changed", "writer", "alive"}
-# of scorers' columns
 MODEL_PREFIXES = ("vector_", "raw_", "joint_", "words_", "popularity_", "whitened_", "mapped_", "passage")
 TYPES = {"text": pa.string(), "number": pa.float64(), "list": pa.list_(pa.string())}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")

@@ -241,6 +241,13 @@ def test_the_page_in_a_browser(page):
     assert shown == "矩阵的<mark>特征值</mark>和 <mark>rank</mark>"
     assert page.evaluate("excerpt('线'.repeat(400) + '特征', ['特征']).length") < 300
     assert page.evaluate("excerpt('a '.repeat(400), ['b'])").endswith("a …")
+    link = "https://youtu.be/a?t=754"
+    given = {"start_s": 754.2, "text": "a <b>rank</b>", "matched": ["rank"], "link": link}
+    rest = ": a &lt;b&gt;<mark>rank</mark>&lt;/b&gt;"
+    shown = page.evaluate("given => moment(given).innerHTML", given)
+    assert shown == f'<a href="{link}" rel="noopener noreferrer">at 12:34</a>{rest}'
+    shown = page.evaluate("given => moment(given).innerHTML", given | {"start_s": 3605, "link": "javascript:alert(1)"})
+    assert shown == f"<span>at 01:00:05</span>{rest}"
     for width, scheme in ((390, "dark"), (390, "light"), (1280, "dark"), (1280, "light")):
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme)

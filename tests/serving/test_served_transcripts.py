@@ -1,20 +1,37 @@
 """Runs that read transcripts answer as they were evaluated, with the moment; what is said in a video comes and goes."""
 
+import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from fastapi.testclient import TestClient
 from support import made_once, slow_but, small_run
 from test_transcript_runs import NAMES, make
 
 import dcdt
 from dcdt.data.beir import load_collection
+from dcdt.data.tokens import tokenize
 from dcdt.data.types import Documents
+from dcdt.index import main as index
+from dcdt.models.query_batch import query_batch
+from dcdt.recommend import main
+from dcdt.serving.app import Video, make_app
+from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue.filters import parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.explanation import content_words
+from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.manifest import check_catalogue
+from dcdt.serving.moments import timed_link
 from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.scorers.passages import PassageScores
+from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 
 RUNS = NAMES | {
@@ -46,7 +63,7 @@ def collection_of(run):
     return load_collection(run.parents[1] / "collection")
 
 
-@pytest.mark.parametrize("name", slow_but(["best", "bm25_passages"], list(RUNS)))
+@pytest.mark.parametrize("name", slow_but(["best"], list(RUNS)))
 def test_answers_have_the_scores_of_the_run(run_of, name):
     folder = run_of(name)
     served, collection = dcdt.load(folder), collection_of(folder)
@@ -83,6 +100,7 @@ def test_a_video_that_is_added_scores_as_one_that_was_built(run_of, own, name):
         assert [scores[video.id] for video in one] == pytest.approx([video.score for video in one], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_what_leans_on_neighbours_is_added_and_said_anew(own):
     served = ServedRecommender(own("ridge"))
     video = served.videos(["v4"])
@@ -113,3 +131,162 @@ def test_a_catalogue_whose_passages_do_not_fit_is_refused(own):
             check_catalogue(served.manifest, Snapshot.of(wrong), folder, folder)
     with pytest.raises(UserError, match="needs the whole catalogue in memory"):
         dcdt.load(folder, engine="lance")
+
+
+def test_a_moment_is_the_best_passage_with_its_start_and_a_link(run_of, own):
+    folder, collection = own("best"), collection_of(run_of("best"))
+    served, restored = ServedRecommender(folder), restore(folder)
+    video = served.videos(["v4"])
+    served.update(replace(video, metadata=[video.metadata[0] | {"url": "https://youtu.be/abc?t=3&list=x"}]))
+    for row in range(4):
+        [answer] = served.recommend(collection.queries.texts[row], 1000)
+        batch = query_batch(collection, restored.tables, torch.tensor([row]))
+        for item in answer:
+            place = collection.videos.row_of[item.id]
+            if collection.transcripts.segments[place] == []:
+                assert item.moments == [] and "moments" not in item.as_dict()
+                continue
+            best = int(restored.model.passage_scores(batch, place)[0].argmax())
+            rows = restored.tables.passages.rows_of(place)
+            starts, texts = collection.passages.starts[rows], collection.passages.texts[rows]
+            assert (item.moments[0].start_s, item.moments[0].text) == (starts[best], texts[best])
+            places = [texts.index(moment.text) for moment in item.moments]
+            assert len(places) <= 3 and all(abs(a - b) > 1 for a in places for b in places if a != b)
+            for moment in item.as_dict()["moments"]:
+                words = set(content_words(collection.queries.texts[row]))
+                assert set(moment["matched"]) == words & set(tokenize(moment["text"]))
+                link = f"https://youtu.be/abc?list=x&t={int(moment['start_s'])}" if item.id == "v4" else None
+                assert moment["link"] == link
+        assert len({item.id for item in answer}) == len(answer)  # several moments of one video are one card
+
+
+@pytest.mark.parametrize(
+    ("link", "template", "wanted"),
+    [
+        ("https://www.youtube.com/watch?v=a&t=5s#x", "", "https://www.youtube.com/watch?v=a&t=61#x"),
+        ("https://vimeo.com/123", "", "https://vimeo.com/123#t=61s"),
+        ("https://notvimeo.com/123", "", None),
+        ("https://example.org/v", "", None),
+        ("https://example.org/{seconds}", "{link}?at={seconds}", "https://example.org/{seconds}?at=61"),
+        ("https://[broken", "", None),
+        (None, "{link}", None),
+    ],
+)
+def test_links_lead_to_the_second_where_the_site_or_a_template_says_how(link, template, wanted):
+    assert timed_link(link, 61.9, template) == wanted
+    assert timed_link(link, None, template) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bm25_passages", "hybrid"])
+def test_models_that_tell_passages_apart_by_words_have_moments_too(run_of, name):
+    folder = run_of(name)
+    served, restored, collection = dcdt.load(folder), restore(folder), collection_of(folder)
+    batch = query_batch(collection, restored.tables, torch.tensor([0]))
+    for item in served.recommend(collection.queries.texts[0], 5)[0]:
+        place = collection.videos.row_of[item.id]
+        scores = restored.model.passage_scores(batch, place)[0]
+        if item.moments:
+            best = collection.passages.texts[collection.passages.offsets[place] + int(scores.argmax())]
+            assert item.moments[0].text == best
+
+
+def test_moments_are_printed_and_a_strangers_words_are_escaped(own, capsys):
+    folder = own("best")
+    served = ServedRecommender(folder)
+    text = "span [red]rank[/red] \x1b[2Jkernel"
+    segments = [{"start": 754.2, "text": text}, {"start": 1e300, "text": "later"}]
+    served.add(Documents(["new"], ["span"], ["span"], [{"segments": segments, "link": "https://e.org/a"}]))
+    main([str(folder), "span rank kernel", "-k", "30", "--moment-link", "{link}#t={seconds}"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "at 12:34: span [red]rank[/red] \\x1b[2Jkernel" in printed and "https://e.org/a#t=754" in printed
+    main([str(folder), "span rank kernel", "-k", "30", "--json"])
+    answer = json.loads(capsys.readouterr().out)["answer"]
+    [new] = [video for video in answer if video["id"] == "new"]
+    assert new["moments"][0]["start_s"] == 754.2 and new["moments"][0]["link"] is None
+
+
+@pytest.mark.slow
+def test_what_is_said_comes_with_a_file_or_a_folder_of_captions(own, run_of, tmp_path, capsys):
+    folder = own("best")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "a.vtt").write_text("WEBVTT\n\n00:01:05.000 --> 00:01:09.000\npivot shear plane\n")
+    (tmp_path / "t.jsonl").write_text('{"_id": "v19", "segments": [{"start": 7, "text": "pivot trace"}]}\n')
+    change = lambda *arguments: index([str(folder), *map(str, arguments)])  # noqa: E731
+    change("add", "--id", "a", "--title", "Span", "--transcripts", tmp_path / "captions")
+    change("update", "--id", "v19", "--transcripts", tmp_path / "t.jsonl")
+    change("update", "--id", "v19", "--title", "Another")  # what is said stays
+    served = ServedRecommender(folder)
+    starts = {item.id: item.moments[0].start_s for item in served.recommend("pivot", 1000)[0] if item.moments}
+    assert (starts["a"], starts["v19"]) == (65.0, 7.0)
+    served.add(Documents(["b"], ["b"], [""], [{"segments": [{"text": "no time"}]}]))
+    [moments] = [item.moments for item in served.recommend("pivot", 1000)[0] if item.id == "b"]
+    assert [(moment.start_s, moment.text) for moment in moments] == [(None, "no time")]
+    with pytest.raises(UserError, match="video 'c': 'segments' must be a list"):
+        served.add(Documents(["c"], ["c"], [""], [{"segments": "what is said"}]))
+    with pytest.raises(SystemExit):
+        index(
+            [str(run_of("zero_shot")), "add", "--id", "a", "--title", "a", "--transcripts", str(tmp_path / "t.jsonl")]
+        )
+    assert "reads no transcripts" in capsys.readouterr().err
+
+
+def test_the_service_answers_with_moments_and_a_template_of_links(own):
+    folder = own("best")
+    served = ServedRecommender(folder)
+    video = served.videos(["v4"])
+    served.update(replace(video, metadata=[video.metadata[0] | {"url": "https://e.org/4"}]))
+    with TestClient(make_app([ReloadingRecommender(folder, link="{link}#{seconds}")])) as client:
+        videos = client.get("/search", params={"q": "rank basis", "k": 20}).json()["videos"]
+        schema = client.get("/openapi.json").json()["components"]["schemas"]
+    answered = [Video(**video) for video in videos]
+    assert set(schema["Moment"]["properties"]) == {"start_s", "text", "matched", "link"}
+    [four] = [video for video in answered if video.id == "v4"]
+    assert four.moments[0].link == f"https://e.org/4#{int(four.moments[0].start_s)}"
+    assert sum(bool(video.moments) for video in answered) == 18
+
+
+def spoken_table(rng, n=300, width=16):
+    """Videos with vectors of 1 to 40 passages, of which those of one video are much alike; nearest first is v0."""
+    counts = rng.integers(1, 40, n)
+    offsets = np.cumsum(np.append(0, counts))
+    centres = rng.normal(size=(n, width)).repeat(counts, axis=0)
+    vectors = (centres + 0.3 * rng.normal(size=centres.shape)).astype(np.float32)
+    column = pa.ListArray.from_arrays(offsets, vector_column(vectors))
+    levels = ["intro" if at % 50 == 0 else "other" for at in range(n)]
+    return pa.table({"id": [f"v{at}" for at in range(n)], "level": levels, "passages_0": column}), vectors, offsets
+
+
+@pytest.mark.parametrize("temperature", slow_but([None], [None, 0.5]))
+def test_over_an_approximate_index_each_video_comes_once_and_as_many_as_wanted(tmp_path, temperature):
+    rng = np.random.default_rng(0)
+    table, vectors, offsets = spoken_table(rng)
+    snapshot = Snapshot.build(table, exact_cells=1000)
+    snapshot.save_indexes(tmp_path)
+    snapshot.save(tmp_path / "snapshot.arrow")
+    gone = Snapshot.load(tmp_path / "snapshot.arrow").apply(table.slice(0, 2), ["v7"], 2)  # edited, and removed
+    scorer = SimpleNamespace(column="passages_0", manifest=SimpleNamespace(temperature=temperature))
+    for state, rows_of in ((snapshot, np.arange(300)), (gone, np.r_[300, 301, 2:7, 8:300])):
+        for query in rng.normal(size=(5, 16)).astype(np.float32):
+            every = np.full(len(state.present), -np.inf)
+            videos = np.where(rows_of >= 300, rows_of - 300, rows_of)
+            every[rows_of] = [pooled(vectors[offsets[at] : offsets[at + 1]] @ query, temperature) for at in videos]
+            for k in (1, 10, 60):
+                rows, scores = PassageScores(state, scorer, query).top(k, state.present)
+                assert len(set(rows.tolist())) == k and np.all(np.diff(scores) <= 1e-6)
+                np.testing.assert_allclose(scores, every[rows], rtol=1e-4)
+                assert np.isin(rows, np.argsort(-every)[: k + k // 10]).mean() >= 0.9
+            few = state.allowed(parse_filter("level=intro", {"level": "text"}))
+            rows, _ = PassageScores(state, scorer, query).top(10, few)
+            assert sorted(rows) == np.flatnonzero(few).tolist() and len(rows) == 6
+            mean, deviation = PassageScores(state, scorer, query).mean_and_deviation()
+            known = every[rows_of]
+            assert mean == pytest.approx(known.mean(), abs=0.3 * known.std())
+            assert deviation == pytest.approx(known.std(), rel=0.2)
+
+
+def pooled(scores, temperature):
+    if temperature is None:
+        return scores.max()
+    weights = np.exp((scores - scores.max()) / temperature)
+    return float(weights @ scores / weights.sum())

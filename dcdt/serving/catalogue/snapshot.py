@@ -64,9 +64,8 @@ class Segment:
     def postings(self, column: str) -> Postings:
         """Inverted lists of a column of words, of each video or of each passage, made once."""
         if column not in self._postings:
-            words = self.table[column]
-            is_ragged = pa.types.is_list(words.type.value_type)
-            self._postings[column] = Postings.of(self.lists(column)[0] if is_ragged else words)
+            is_ragged = pa.types.is_list(self.table[column].type.value_type)
+            self._postings[column] = Postings.of(self.lists(column)[0] if is_ragged else self.table[column])
         return self._postings[column]
 
     def lists(self, column: str) -> tuple[pa.Array, Rows]:
@@ -130,11 +129,10 @@ class Snapshot:
             exact_cells: vectors times width up to which search is exact.
         """
         snapshot = Snapshot.of(videos, version)
-        names = [name for name in snapshot.built.columns if name.startswith(SEARCHED)]
         indexes = {
             name: ApproximateIndex.build(matrix, (probes or {}).get(name))
-            for name, matrix in zip(names, map(snapshot.built.matrix, names), strict=True)
-            if matrix.size > exact_cells
+            for name in snapshot.built.columns
+            if name.startswith(SEARCHED) and (matrix := snapshot.built.matrix(name)).size > exact_cells
         }
         return replace(snapshot, indexes=indexes)
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import field_validator
 
 from dcdt.config.registry import MODELS as REGISTERED
@@ -27,6 +26,7 @@ from dcdt.serving.scorers.base import (
     Export,
     NewVideos,
     Query,
+    Rows,
     Scorer,
     ScorerManifest,
     configuration,
@@ -63,9 +63,7 @@ class BM25Manifest(ScorerManifest):
 class BM25Scores(CatalogueScores):
     """BM25 of a question's words, in texts or, with the first (N + 1,) of each video and P, in passages."""
 
-    def __init__(
-        self, snapshot: Snapshot, index: BM25Index, words: list[str], offsets: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, index: BM25Index, words: list[str], offsets: Rows | None) -> None:
         super().__init__(snapshot)
         self.index, self.words, self.offsets = index, words, offsets
 

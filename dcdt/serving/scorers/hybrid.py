@@ -19,10 +19,7 @@ SAMPLE = 2048  # videos by which the spread of a fusion over a large catalogue i
 
 
 class Fusion(Section):
-    """The fusion of two parts: `k` of reciprocal ranks, `weight` of the first's z-scores.
-
-    Each part is a scorer or, if given, `first` or `second`, the fusion of the next scorers.
-    """
+    """The fusion of two scorers, or fusions `first` and `second`: `k` of ranks, `weight` of the first's z-scores."""
 
     kind: Literal["convex", "rrf"]
     k: Count
@@ -43,9 +40,9 @@ class Fusion(Section):
     @staticmethod
     def of(model: Any) -> "Fusion":  # noqa: ANN401 - baselines are not imported here
         """The fusion of a trained model."""
-        parts = [None if part.components == [part] else Fusion.of(part) for part in model.components]
-        kind, k, weight = model.config.fusion, model.config.k, float(model.weight)
-        return Fusion(kind=kind, k=k, weight=weight, first=parts[0], second=parts[1])
+        config, weight = model.config, float(model.weight)
+        first, second = (None if part.components == [part] else Fusion.of(part) for part in model.components)
+        return Fusion(kind=config.fusion, k=config.k, weight=weight, first=first, second=second)
 
 
 class FusedScores(CatalogueScores):
@@ -67,8 +64,7 @@ class FusedScores(CatalogueScores):
 
     def scores_of(self, rows: Rows) -> Scores:
         """Scores of some rows (n,)."""
-        is_whole = not self.snapshot.indexes
-        return super().scores_of(rows) if is_whole else fuse(self.parts, self.fusion, rows, self.snapshot)
+        return fuse(self.parts, self.fusion, rows, self.snapshot) if self.snapshot.indexes else super().scores_of(rows)
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation over the catalogue."""

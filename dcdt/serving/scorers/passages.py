@@ -8,12 +8,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.transcripts import TRANSCRIPT
-from dcdt.serving.arrow import vector_column
+from dcdt.serving.arrow import to_numpy, vector_column
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores
 from dcdt.serving.passages import pool
 from dcdt.serving.scorers.base import CatalogueScores, Columns, Export, NewVideos, Rows, require
-from dcdt.serving.scorers.towers import TowerScores, TowersManifest, TowersScorer, lean_on_neighbours
+from dcdt.serving.scorers.towers import TowerScores, TowersManifest, TowersScorer
 from dcdt.utils.errors import UserError
 from dcdt.utils.precision import HALF_DTYPES
 
@@ -95,9 +95,7 @@ class PassagesScorer(TowersScorer):
             block = model.passage_vectors(rows)
             vectors[rows] = block + model.other_vectors()[tables.passages.video[rows]] if model.adds_passages else block
         columns[f"passages_{number}"] = pa.ListArray.from_arrays(tables.passages.offsets, vector_column(vectors))
-        manifest = towers.manifest.model_copy(
-            update={"kind": PassagesScorer.kind, "adds_passages": model.adds_passages}
-        )
+        manifest = towers.manifest.model_copy(update={"kind": PassagesScorer.kind})
         return replace(towers, manifest=manifest, columns=columns)
 
     @staticmethod
@@ -112,25 +110,17 @@ class PassagesScorer(TowersScorer):
         """The vectors of the passages of new videos."""
         assert videos.passages is not None and videos.passage_vectors is not None
         manifest, offsets, columns = self.manifest, videos.passages.offsets, Columns()
-        fields, transcript = (
-            np.stack([videos.vectors[name] for name in manifest.fields]),
-            manifest.fields.index(TRANSCRIPT),
-        )
-        others = np.zeros((fields.shape[1], manifest.width), dtype=np.float32)  # of fields (F, n, D)
+        fields = np.stack([videos.vectors[name] for name in manifest.fields])  # (F, n, D)
+        others, transcript = np.zeros((fields.shape[1], manifest.width), "f4"), manifest.fields.index(TRANSCRIPT)
         if manifest.adds_passages:
-            fields[transcript] = 0
-            others, fields = self.towers.videos(fields)[0], np.zeros_like(fields)
-            if manifest.neighbour_weight:
-                raw = f"raw_{self.number}"
-                columns[raw] = vector_column(others)
-                others = np.stack([lean_on_neighbours(vector, snapshot, raw, manifest) for vector in others])
+            alone = {**videos.vectors, TRANSCRIPT: np.zeros_like(fields[0])}
+            columns = super().columns(replace(videos, vectors=alone), snapshot)
+            others = to_numpy(columns.pop(self.column).flatten()).reshape(others.shape)
+            fields[:] = 0
         row, vectors = np.repeat(np.arange(len(others)), np.diff(offsets)), []
         for start in range(0, len(row), BLOCK):
             rows = row[start : start + BLOCK]
             block = fields[:, rows]  # (F, b, D), a copy
             block[transcript] = videos.passage_vectors[start : start + BLOCK]
             vectors.append(self.towers.videos(block)[0] + others[rows])
-        matrix = np.concatenate(vectors)
-        if snapshot.built.matrix(self.column).dtype == np.float16:
-            matrix = matrix.astype(np.float16)
-        return columns | {self.column: pa.ListArray.from_arrays(offsets, vector_column(matrix))}
+        return columns | {self.column: pa.ListArray.from_arrays(offsets, vector_column(np.concatenate(vectors)))}

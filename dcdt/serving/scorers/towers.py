@@ -194,7 +194,8 @@ class TowersScorer(Scorer):
             neighbours=model.neighbours,
             neighbour_weight=model.neighbour_weight,
             has_transcript=tables.passages is not None,
-            temperature=None if model.pooling is None else model.pooling.fixed_temperature,
+            adds_passages=model.adds_passages,
+            temperature=float(model.pooling.temperature) if getattr(model.pooling, "kind", "") == "softmax" else None,
         )
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
         if manifest.neighbour_weight:
