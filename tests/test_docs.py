@@ -119,6 +119,11 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.collection new talks",
+        how="tests/journey/test_moments.py walks it, command by command",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),
@@ -152,6 +157,11 @@ BLOCKS = [
         },
     ),
     Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed", "s3://BUCKET/PATH": "shared"}),
+    Block(
+        "docs/serving.md",
+        'python -m dcdt.recommend RUN "how do I add fractions"',
+        how="a run that reads transcripts: tests/serving/test_served_transcripts.py",
+    ),
     Block(
         "docs/serving.md",
         "python -m dcdt.serve",

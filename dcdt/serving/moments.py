@@ -26,7 +26,7 @@ class Moment:
 
 def best_moments(scores: Scores | None, video: dict[str, Any], words: Sequence[str], template: str) -> list[Moment]:
     """Take the passages from a video's record, and choose the best that do not overlap, by their scores (p,)."""
-    texts, starts = (video.pop(name, None) for name in PASSAGE_COLUMNS)
+    texts, starts, link = *(video.pop(name, None) for name in PASSAGE_COLUMNS), video["link"]
     if scores is None or not texts:
         return []
     chosen: list[int] = []
@@ -34,8 +34,7 @@ def best_moments(scores: Scores | None, video: dict[str, Any], words: Sequence[s
         if scores[place] >= scores.max() - SPREAD * np.ptp(scores) and all(abs(place - other) > 1 for other in chosen):
             chosen.append(place)
     parts = [(starts[place], texts[place]) for place in chosen[:MAX_MOMENTS]]
-    links = [timed_link(video["link"], start, template) for start, _ in parts]
-    return [Moment(*part, matched_words(words, "", part[1]), link) for part, link in zip(parts, links, strict=True)]
+    return [Moment(*at, matched_words(words, "", at[1]), timed_link(link, at[0], template)) for at in parts]
 
 
 def timed_link(link: str | None, start: float | None, template: str = "") -> str | None:

@@ -20,7 +20,10 @@ def main(arguments: list[str]) -> None:
         with urllib.request.urlopen(asked, timeout=60) as answer:
             found = json.load(answer)
         assert found["videos"] or found["nothing_fits"]
-        print(f"served {url}: page of {len(text)} characters; {[video['title'] for video in found['videos']]}")
+        starts = [[moment["start_s"] for moment in video.get("moments", [])] for video in found["videos"]]
+        print(
+            f"served {url}: page of {len(text)} characters; {[video['title'] for video in found['videos']]}; {starts}"
+        )
     finally:
         server.terminate()
         assert server.wait(30) in (143, -15)

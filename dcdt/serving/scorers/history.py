@@ -90,6 +90,7 @@ class HistoryScorer(TowersScorer):
             width=vectors.shape[1],
             query_width=texts.shape[1],
             contributions=list(model.field_contributions(tables.videos[:, :1])),
+            has_transcript=tables.passages is not None,
             is_linear=bool(arrays),
             learner=LearnerTower(history=config.history, length=config.length, weight=float(model.weight), **values),
         )
