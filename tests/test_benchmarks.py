@@ -23,6 +23,7 @@ TOY = {
     "evaluation": "--queries 12 --videos 60 --width 16 --portions 1",
     "metrics": "--queries 30 --videos 20 --repeats 1",
     "bm25": "--videos 200 --queries 4 --slow-queries 2 --repeats 1",
+    "passages": "--videos 60 --passages 4 --width 8 --repeats 1",
     "growth": "--sizes 20 40 --width 16 --repeats 1 --no-index",
 }
 PROCESSES = {"mining"}  # scripts that start a process, which a fast test replaces

@@ -23,8 +23,7 @@ class ReloadingRecommender:
     Args:
         run: the run's folder, or a link that may be pointed to another one.
         threads: of the embedder.
-        engine: `memory` or `lance`.
-        link: template of links to a moment.
+        engine, link: `memory` or `lance`; template of links to a moment.
 
     Attributes:
         served: the recommender that answers.

@@ -177,15 +177,15 @@ def check_catalogue(manifest: Manifest, snapshot: Snapshot, path: Path, run: Pat
     """
     try:
         _check_columns(manifest.columns, snapshot)
+        for name, kind in PASSAGE_COLUMNS.items() if manifest.has_transcripts else ():
+            require(snapshot.table[name].type == kind and snapshot.table[name].null_count == 0, f"column {name}")
         for number, scorer in enumerate(manifest.scorers):
             SCORERS[scorer.kind].check_columns(scorer, number, snapshot)
         if manifest.head is not None:
             manifest.head.check_columns(snapshot)
-        for name, kind in PASSAGE_COLUMNS.items() if manifest.has_transcripts else ():
-            require(snapshot.table[name].type == kind and snapshot.table[name].null_count == 0, f"column {name}")
         for name in manifest.approximate:
             require(name in snapshot.built.columns, f"column {name}")
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not fit its catalogue ({one_line(f'{type(error).__name__} {error}', 120)}).\n"
             f"It may be corrupt. Run: {shell_command('index', run, 'build')}"

@@ -27,7 +27,7 @@ class Moment:
 def best_moments(scores: Scores | None, video: dict[str, Any], words: Sequence[str], template: str) -> list[Moment]:
     """Take the passages from a video's record, and choose the best that do not overlap, by their scores (p,)."""
     texts, starts, link = *(video.pop(name, None) for name in PASSAGE_COLUMNS), video["link"]
-    if scores is None or not texts:
+    if scores is None or not len(scores) == len(texts) == len(starts):
         return []
     chosen: list[int] = []
     for place in np.argsort(-scores, kind="stable").tolist():

@@ -118,17 +118,18 @@ def test_a_catalogue_whose_passages_do_not_fit_is_refused(own):
     folder = own("best")
     served = ServedRecommender(folder)
     table = served.rows(served.videos(["v4", "v19"]))
-    empty = table.set_column(
-        table.column_names.index("passages_0"),
-        "passages_0",
-        table["passages_0"].take([0, 0]).combine_chunks().slice(0, 2),
-    )
-    check_catalogue(served.manifest, Snapshot.of(empty), folder, folder)
-    none = pa.ListArray.from_arrays([0, 1, 1], empty["passages_0"].combine_chunks().values[:1])
-    for column in (none, table["words_0"] if "words_0" in table.column_names else table["metadata"]):
+    check_catalogue(served.manifest, Snapshot.of(table), folder, folder)
+    spoken = table["passages_0"].combine_chunks()
+    none = pa.ListArray.from_arrays([0, 1, 1], spoken.values[:1])
+    for column in (none, spoken.take([0, 0]), spoken.take([1, 1]), table["metadata"]):
         wrong = table.set_column(table.column_names.index("passages_0"), "passages_0", column)
         with pytest.raises(UserError, match="does not fit its catalogue"):
             check_catalogue(served.manifest, Snapshot.of(wrong), folder, folder)
+    texts = table.set_column(table.column_names.index("passage_texts"), "passage_texts", table["id"])
+    for has_transcripts in (True, False):
+        manifest = served.manifest.model_copy(update={"has_transcripts": has_transcripts})
+        with pytest.raises(UserError, match="does not fit its catalogue"):
+            check_catalogue(manifest, Snapshot.of(texts), folder, folder)
     with pytest.raises(UserError, match="needs the whole catalogue in memory"):
         dcdt.load(folder, engine="lance")
 

@@ -187,9 +187,10 @@ class Snapshot:
         return self.vectors_at(rows, column) @ vector
 
     def is_ragged(self, column: str) -> bool:
-        """Whether a column holds a list of at least one passage for each row."""
+        """Whether a column holds a list for each row, as long as that of its passages' texts, or of one."""
         is_list = column in self.table.column_names and pa.types.is_list(self.table[column].type)
-        return is_list and bool((np.diff(self.offsets(column)) > 0).all())
+        counts = np.maximum(np.diff(self.offsets("passage_texts")), 1)
+        return is_list and np.array_equal(np.diff(self.offsets(column)), counts)
 
     def vectors_at(self, rows: Rows, column: str) -> Floats:
         """Vectors of some rows, or of some passages, (n, W) fp32."""
