@@ -33,16 +33,20 @@ K, QUERIES, EXACT, SUBJECTS = 10, 200, 20, 2000
 
 
 def near(rng: np.random.Generator, centres: np.ndarray, noise: float) -> np.ndarray:
-    """Vectors at `noise` times the length of the centres (n, W) from them, of length 1."""
-    shifts = rng.standard_normal(centres.shape, dtype=np.float32)
+    """Vectors at `noise` times the length of the centres (n, W) from them, of length 1, as texts vary."""
+    shifts = rng.standard_normal(centres.shape, dtype=np.float32) * spread(centres.shape[1])
     moved = centres + noise * shifts / np.linalg.norm(shifts, axis=1, keepdims=True)
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
+def spread(width: int) -> np.ndarray:
+    """How much vectors vary along each direction: much along few, as embeddings of texts do."""
+    return 1 / np.sqrt(np.arange(1, width + 1, dtype=np.float32))
+
+
 def catalogue(rng: np.random.Generator, n: int, per_video: int, width: int) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """A table with one vector a video, another with the passages of the same videos, and queries."""
-    spread = 1 / np.sqrt(np.arange(1, width + 1, dtype=np.float32))  # directions in which texts vary much and little
-    subjects = rng.standard_normal((SUBJECTS, width), dtype=np.float32) * spread
+    subjects = rng.standard_normal((SUBJECTS, width), dtype=np.float32) * spread(width)
     subjects /= np.linalg.norm(subjects, axis=1, keepdims=True)
     videos = near(rng, subjects[rng.integers(0, SUBJECTS, n)], 0.7)
     passages = np.empty((n * per_video, width), dtype=np.float16)

@@ -19,7 +19,7 @@ from dcdt.utils.precision import HALF_DTYPES
 
 BLOCK = 4096  # passages that are encoded at once
 SAMPLE = 200  # videos by which the spread of the scores over a large catalogue is measured
-DEPTH = 4  # passages that are searched first, for each video that is wanted
+DEPTH = 10  # passages that are searched first, for each video that is wanted
 
 
 class PassageScores(TowerScores):
