@@ -8,6 +8,7 @@ A page says what stands where in comments that stay; everything up to the next `
     <!-- table ablation_loss main tests -->    these tables of table.md, a level lower
     <!-- scores towers_khan_math mrr ndcg@10 recall@5 -->
     <!-- tests towers_khan_math [ROW] -->      every paired test, or those of one row
+    <!-- pairs two_stage_khan_math ... -->    the tests of several reports in one table
     <!-- curve curve_khan_math -->             differences to zero_shot by number of training queries
     <!-- verdicts khan_math ... -->            tests whose verdict by queries was another one
     <!-- collections linear_algebra ... -->    MRR of each model, a column for each report
@@ -104,6 +105,24 @@ def verdicts(reports: dict[str, Report]) -> str:
     return grid(head, rows) if rows else "\nNone.\n\n"
 
 
+def pairs(reports: dict[str, Report]) -> str:
+    """The tests of reports of two models each, in one table."""
+    rows = [
+        [
+            name.removesuffix("-ndcg"),
+            METRICS[report["primary_metric"]],
+            row,
+            cells["against"],
+            interval(cells["difference"], True),
+            probability(cells["p"]),
+            cells["verdict"],
+        ]
+        for name, report in reports.items()
+        for row, cells in rows_of(report, "tests")
+    ]
+    return grid(["report", "metric", "model", "against", "difference", "p", "verdict"], rows)
+
+
 def collections(reports: dict[str, Report]) -> str:
     """The primary metric of every model, a row for each model of the first report."""
     columns = {name: dict(rows_of(report, "main")) for name, report in reports.items()}
@@ -137,7 +156,11 @@ def parts(folder: Path, report: Report, names: list[str]) -> str:
 
 
 FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests": tests, "curve": curve}
-TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {"verdicts": verdicts, "collections": collections}
+TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {
+    "verdicts": verdicts,
+    "collections": collections,
+    "pairs": pairs,
+}
 
 
 def filled(text: str, tables: Path, missing: set[str]) -> str:
