@@ -88,7 +88,8 @@ page() {
       sweep udemy_towers $udemy model=dcdt_history model.history=mean,attention
       sweep udemy_frozen $udemy model=dcdt_history model.videos=frozen
       sweep udemy_hybrid $udemy model=hybrid_history
-      report udemy udemy_items udemy_als udemy_texts udemy_whitened udemy_towers udemy_frozen udemy_hybrid
+      report udemy udemy_items udemy_als udemy_texts udemy_whitened udemy_towers udemy_frozen udemy_hybrid ;;
+    simulated) # the end of personalisation.md
       sweep simulated $FOLDS trainer=cpu model=zero_shot,dcdt_history,collaborative
       sweep simulated_kinds $FOLDS trainer=cpu model=dcdt_history model.history=mean,none
       report simulated simulated simulated_kinds ;;
@@ -133,5 +134,5 @@ PYTHON
 }
 
 ALL='linear_algebra paper_split linear_algebra_comparison ablations khan_math cranfield towers learning_curve two_stage
-weak personalisation lecture_questions'
+weak personalisation simulated lecture_questions'
 for name in "${@:-$ALL}"; do for one in $name; do page "$one"; done; done
