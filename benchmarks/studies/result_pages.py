@@ -106,21 +106,17 @@ def verdicts(reports: dict[str, Report]) -> str:
 
 
 def pairs(reports: dict[str, Report]) -> str:
-    """The tests of reports of two models each, in one table."""
-    rows = [
-        [
-            name.removesuffix("-ndcg"),
-            METRICS[report["primary_metric"]],
-            row,
-            cells["against"],
-            interval(cells["difference"], True),
-            probability(cells["p"]),
-            cells["verdict"],
-        ]
-        for name, report in reports.items()
-        for row, cells in rows_of(report, "tests")
-    ]
-    return grid(["report", "metric", "model", "against", "difference", "p", "verdict"], rows)
+    """Tests of reports of two models each, in one table: the model that a report is named after against the other."""
+    rows = []
+    for name, report in reports.items():
+        for model, cells in rows_of(report, "tests"):
+            gap, other = cells["difference"], cells["against"]
+            if max(model, other, key=lambda one: name.startswith(one) and len(one)) == other:
+                model, other = other, model
+                gap = {"value": -gap["value"], "low": -gap["high"], "high": -gap["low"]}
+            metric = METRICS[report["primary_metric"]]
+            rows.append([name.removesuffix("-ndcg"), metric, other, interval(gap, True), probability(cells["p"])])
+    return grid(["report", "metric", "against", "difference", "p"], rows)
 
 
 def collections(reports: dict[str, Report]) -> str:
