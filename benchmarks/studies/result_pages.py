@@ -20,7 +20,7 @@ are read by their table.json.
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,8 @@ def curve(report: Report, _: list[str]) -> str:
     return grid(["training queries", *models], rows)
 
 
-def verdicts(reports: dict[str, Report]) -> str:
-    """Tests whose verdict is another one than with queries as units."""
+def verdicts(reports: dict[str, Report], kept: Sequence[str] = ()) -> str:
+    """Tests whose verdict is another one than with queries as units, below lines of reports that are not here."""
     rows = [
         [
             *(name, METRICS.get(report["primary_metric"], report["primary_metric"]), row, cells["against"]),
@@ -101,6 +101,7 @@ def verdicts(reports: dict[str, Report]) -> str:
         for row, cells in rows_of(report, "tests")
         if cells["verdict"] != cells["verdict_by_query"]
     ]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in kept] + rows
     head = ["report", "metric", "model", "against", "difference, by units", "verdict by queries", "verdict by units"]
     return grid(head, rows) if rows else "\nNone.\n\n"
 
@@ -163,7 +164,7 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
     """A page with every table anew whose report is there."""
 
     def replace(found: re.Match[str]) -> str:
-        head, form, arguments, _, end = found.groups()
+        head, form, arguments, before, end = found.groups()
         name, *rest = arguments.split()
         names = arguments.split() if form in TOGETHER else [name]
         absent = {one for one in names if not (tables / one / "table.json").is_file()}
@@ -175,6 +176,12 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
             for one in names
             if one not in absent
         }
+        if form == "verdicts":
+            return (
+                head
+                + verdicts(reports, [line for line in before.splitlines() if line[2:].split(" |")[0] in absent])
+                + end
+            )
         if form in TOGETHER:
             return head + TOGETHER[form](reports) + end
         if form == "report":
