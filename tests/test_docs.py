@@ -226,6 +226,7 @@ BLOCKS = [
             "finetune": "python benchmarks/studies/finetune.py",
             "khan_math": "python -m dcdt.run -m experiment=comparison",
             "learning_curve": "python -m dcdt.run -m experiment=learning_curve",
+            "lecture_questions": "python -m dcdt.run -m experiment=comparison",
             "linear_algebra": "python -m dcdt.run -m split=folds",
             "linear_algebra_comparison": "python -m dcdt.run -m experiment=comparison",
             "paper_split": "python -m dcdt.run -m experiment=paper",
