@@ -218,8 +218,8 @@ def _read_queries(path: Path) -> Documents:
         metadata = _read_metadata(record, location)
         time = metadata.get("timestamp")
         if isinstance(time, int | float) and not isinstance(time, bool):
-            times.append(to_seconds(time, location))
-            metadata = {**metadata, "timestamp": times[-1]}
+            times.append(time)
+            metadata = {**metadata, "timestamp": to_seconds(time, location)}
         documents.metadata.append(metadata)
     if not documents.ids:
         raise UserError(f"{path} holds no query.")
