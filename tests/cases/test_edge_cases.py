@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,9 +45,10 @@ from dcdt.serving.scorers.base import Graph
 from dcdt.training.checkpoint import read_state
 from dcdt.utils.errors import UserError, format_error, is_user_error
 from dcdt.utils.files import MAX_JSON_BYTES
+from dcdt.utils.redaction import redact
 from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.signals import Interrupted, interruptible
-from dcdt.utils.text import one_line
+from dcdt.utils.text import one_line, printable
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -212,14 +214,50 @@ def test_every_field_given_to_wandb_is_redacted(tmp_path, monkeypatch):
     assert KEY not in f"{given} {sys.argv}" and PASSWORD not in str(given) and given["tags"] == ["***"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://ghp_abc@host/a", "https://***@host/a"),
+        ("http://user:pa/ss@host:80/v1", "http://user:***@host:80/v1"),
+        ("http://user:p@ss@host/v1", "http://user:***@host/v1"),
+        ("https://host/v1?api-key=abc&k=5", "https://host/v1?api-key=***&k=5"),
+        ("https://host/?k=5&access_token=abc#a", "https://host/?k=5&access_token=***#a"),
+        ("https://host/?X-Amz-Signature=abc", "https://host/?X-Amz-Signature=***"),
+        ("https://host/?key=AIzaSy123456", "https://host/?key=***"),
+    ],
+)
+def test_what_an_address_holds_of_secrets_is_redacted(text, expected):
+    assert redact(f"see {text} and {text}.") == f"see {expected} and {expected}{'' if expected[-1] == '*' else '.'}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:8000/@user", "https://medium.com/@user", "ssh://git@host/a", "https://host/?key=intro&monkey=12345678",
+        "https://host/?q=a@b.org", "https://a.org\uff0c邮箱me@b.org", "https://host/?api-version=2024-01-01",
+    ],
+)  # fmt: skip
+def test_an_address_without_a_secret_is_not_changed(text):
+    assert redact(text) == text
+
+
 # ---- strangers
 
-EVIL = "\x1b[2J\x1b]0;pwned\x1b\\ \u202egnp.exe\u202c \x9b31m [/red]"
+EVIL = "\x1b[2J\x1b]0;pwned\x1b\\ \u202egnp.exe\u202c\u200f\u061c\U000e0041 \x9b31m [/red]"
 FORMULA = '=HYPERLINK("http://evil","x")'
 
 
 def is_harmless(text):
-    return not set(text) & set("\x1b\x9b\u202e\u202c\r")
+    return not set(text) & set("\x1b\x9b\u202e\u202c\u200f\u061c\U000e0041\r")
+
+
+def test_of_all_format_characters_those_remain_that_texts_need():
+    chars = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
+    remaining = [char for char in chars if printable(char) == char]
+    invisible = "\u00ad\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064"
+    scripts = ("ARABIC", "SYRIAC", "KAITHI", "EGYPTIAN")
+    assert [char for char in remaining if not unicodedata.name(char).startswith(scripts)] == list(invisible)
+    assert "\u061c" not in remaining and json.loads(f'"{printable("".join(chars))}"') == "".join(chars)
 
 
 def test_titles_questions_and_names_of_strangers_steer_no_terminal(own_copy, tmp_path):
