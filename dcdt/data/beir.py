@@ -140,7 +140,12 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for number, record in read_json_lines(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
-            hint = "\nTables with other columns: python -m dcdt.collection new FOLDER" if identifier is None else ""
+            options = "--videos FILE --queries FILE [--judgments FILE]"
+            hint = (
+                f"\nTables with other columns: python -m dcdt.collection new FOLDER {options}"
+                if identifier is None
+                else ""
+            )
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.{hint}")
         name = str(identifier).strip()
         if any(unicodedata.category(char) == "Cc" for char in name):

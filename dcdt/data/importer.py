@@ -272,7 +272,8 @@ def _missing_column(path: Path, columns: list[str], roles: list[str]) -> UserErr
     """Make the error for roles without a column, all at once, so that one more try is enough."""
     options = " ".join(f"--{role}-column NAME" for role in roles)
     quoted = " or ".join(f"'{role}'" for role in roles)
-    return UserError(f"{path}: no column {quoted} among {join_names(columns)}.\nName the columns: {options}")
+    hint = "; or, if these are judgments: --queries TEXTS --judgments FILE" if roles == ["query"] else ""
+    return UserError(f"{path}: no column {quoted} among {join_names(columns)}.\nName the columns: {options}{hint}")
 
 
 def _check_known_video(records: ImportedRecords, video: str, location: str) -> None:

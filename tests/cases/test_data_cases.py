@@ -33,7 +33,8 @@ from dcdt.serving.catalogue.video_table import KEEP_VERSIONS, VideoTable
 from dcdt.serving.layout import exclusive_lock
 from dcdt.serving.recommender import check_question
 from dcdt.serving.videos import one_video
-from dcdt.training.checkpoint import read_state, write_state
+from dcdt.training.callbacks.last import LastState
+from dcdt.training.checkpoint import read_state, state_errors, write_state
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, remove_abandoned, temporary_folder, write_text
 
@@ -265,6 +266,13 @@ def test_judgments_are_a_table_of_their_own(tmp_path, videos):
     assert "queries without a judgment: 1 of 9" in said
     done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked)
     mended(done, "--judgments FILE")
+    done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", judged)
+    mended(done, "judged.jsonl: no column 'query'", "if these are judgments: --queries TEXTS --judgments FILE")
+    written(tmp_path / "corpus.jsonl", '{"doc_id": "v0"}\n')
+    written(tmp_path / "queries.jsonl", '{"qid": "q0"}\n')
+    mended(
+        dcdt("collection", "check", tmp_path), "corpus.jsonl:1: '_id' is None", "--videos FILE --queries FILE [--jud"
+    )
     written(judged, json.dumps({"qid": "q99", "doc_id": "v0"}) + "\n")
     done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked, "--judgments", judged)
     mended(done, "judged.jsonl:1: the query 'q99' is not among the 9 queries")
@@ -361,6 +369,20 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
         read_state(tmp_path / "last.ckpt")
 
 
+def test_an_error_of_a_device_is_not_blamed_on_the_state_that_is_resumed(tmp_path):
+    def load_state_dict():
+        raise RuntimeError("Missing key(s) in state_dict")
+
+    last = LastState(tmp_path / "last.ckpt", None)
+    with (
+        pytest.raises(UserError, match=r"last.ckpt is corrupt, of another model.*\nDelete it"),
+        state_errors(last.path, last),
+    ):
+        load_state_dict()
+    with pytest.raises(RuntimeError, match="CUDA error"), state_errors(last.path, last):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
 def test_the_digest_of_vectors_changes_with_a_bit_and_not_with_shards_or_order(tmp_path):
     space, vectors = Space("test", "m", 8, "l2"), np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     digests = []
@@ -416,8 +438,11 @@ def test_the_catalogue_of_many_changes_keeps_fifty_versions(tmp_path):
 @pytest.mark.parametrize(
     ("qrels", "said"),
     [
-        ({1: {11: 1}}, "no judged query is among the scored ones, such as 1 and '1'"),
-        ({"1": {11: 1}}, "no judged video is among the scored ones, such as 11 and '10'"),
+        ({1: {11: 1}}, "query ids are of several types, such as 1 (int) and '1'; make all of them texts."),
+        ({"1": {"11": 1}, 2: {"11": 1}}, "query ids are of several types, such as 2 (int) and '1'"),
+        ({"1": {11: 1}}, "video ids are of several types, such as 11 (int) and '10'"),
+        ({1: {"11"}}, "qrels: those of query 1 are a set"),
+        ({1: {"11": float("nan")}}, "the grade of query 1 and video '11' is nan"),
         ({"a": {"x": 1}}, "no judged query is among the scored ones, such as 'a' and '1'"),
         ({"1": {"11"}}, "qrels: those of query '1' are a set; give a dictionary"),
         ({"1": ["11"]}, "qrels: those of query '1' are a list; give a dictionary"),

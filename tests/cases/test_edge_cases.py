@@ -25,13 +25,17 @@ from fastapi.testclient import TestClient
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
-from support import make_collection
+from support import EMBEDDER, make_collection
 
 from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
 from dcdt.config.plugins import load_plugin
 from dcdt.config.validation import _shown
+from dcdt.data.captions import _read_cues
 from dcdt.data.config import DataConfig
+from dcdt.data.formulas import check_parser
+from dcdt.data.tokens import tokenizer
 from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
+from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.embeddings.shards import open_shard
 from dcdt.runs.folder import RunFolder
@@ -39,11 +43,13 @@ from dcdt.runs.reader import first_line, read_runs
 from dcdt.runs.sweep import mark_interrupted
 from dcdt.serve import LOOPBACK
 from dcdt.serving.app import make_app
+from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.export import _export_graph
+from dcdt.serving.graphs import session
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.scorers.base import Graph
 from dcdt.training.checkpoint import read_state
-from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.errors import UserError, format_error, is_user_error, needs_extra
 from dcdt.utils.files import MAX_JSON_BYTES
 from dcdt.utils.redaction import redact
 from dcdt.utils.shell import override, shell_command, user_path
@@ -477,6 +483,39 @@ def test_a_lack_of_memory_ends_a_run_and_a_command_in_words(folder, tmp_path, mo
     mended(dcdt("recommend", tmp_path, "x"), "not enough memory")
 
 
+def lacking(monkeypatch, name):
+    """Make a module one that is not installed."""
+    monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    ("work", "own", "extra"),
+    [
+        (lambda: tokenizer(stem=True), "snowballstemmer", "stem"),
+        (lambda: list(_read_cues(Path("a.vtt"), {})), "webvtt", "captions"),
+        (check_parser.__wrapped__, "pylatexenc", "formulas"),
+        (lambda: session(Path("a.onnx")), "onnxruntime", "serve"),
+        (lambda: VideoTable("nowhere"), "lancedb", "serve"),
+        (lambda: OnnxEmbedder("nowhere", EMBEDDER), "onnxruntime", "onnx"),
+        (lambda: OnnxEmbedder("nowhere", EMBEDDER), "tokenizers", "local"),
+    ],
+)
+def test_an_extra_is_named_when_one_of_its_modules_is_missing(monkeypatch, work, own, extra):
+    lacking(monkeypatch, own)
+    with pytest.raises(UserError, match=rf"needs the extra '{extra}': pip install 'dcdt\[{extra}\]'"):
+        work()
+
+
+def test_no_extra_is_named_when_another_module_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ModuleNotFoundError), needs_extra("serving", "serve", "uvicorn", "fastapi"):
+        import no_such_module  # noqa: F401
+    lacking(monkeypatch, "dcdt.serving.app")
+    done = dcdt("serve", tmp_path)
+    assert done.returncode == 1 and "dcdt.serving.app" in done.stderr and "install" not in done.stderr
+    lacking(monkeypatch, "uvicorn")
+    mended(dcdt("serve", tmp_path), "serving needs the extra 'serve'")
+
+
 def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
 
@@ -558,16 +597,16 @@ def test_the_installed_command_answers_with_its_own_name(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "meant"),
     [
-        ["index", "RUN", "delete", "-aBc"],
-        ["index", "RUN", "update", "--id", "-aBc"],
-        ["recommend", "RUN", "-derivative"],
+        ("index 'my run' delete -aBc -xy", "index 'my run' delete -- -aBc -xy"),
+        ("index RUN update --id -aBc --title New", "index RUN update --id=-aBc --title New"),
+        ("recommend RUN -derivative -k5", "recommend RUN -k5 -- -derivative"),
     ],
 )
-def test_a_value_that_begins_with_a_minus_is_explained(arguments):
-    done = dcdt(*arguments)
-    assert done.returncode == 2 and "--option=-value, or after all options: -- -value" in done.stderr
+def test_a_value_that_begins_with_a_minus_is_answered_with_the_command_that_was_meant(arguments, meant):
+    done = dcdt(*shlex.split(arguments))
+    assert done.returncode == 2 and done.stderr.endswith(f"begins with a minus: python -m dcdt.{meant}\n")
     assert "begins with a minus" not in dcdt("recommend", "RUN", "-k", "1").stderr
 
 
