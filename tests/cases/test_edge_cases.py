@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import wandb
@@ -38,6 +39,7 @@ from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.embeddings.shards import open_shard
+from dcdt.reporting.disagreements import MAX_TREC_BYTES
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.runs.sweep import mark_interrupted
@@ -343,6 +345,25 @@ def test_a_file_that_fills_the_memory_is_refused(tmp_path, name):
         (run / name).touch()
         os.truncate(run / name, MAX_JSON_BYTES + 1)  # sparse
     mended(dcdt("report", run), f"{run / name} has more than")
+
+
+def test_other_files_of_a_run_that_fill_the_memory_are_refused(tmp_path):
+    for model in ("dcdt", "zero_shot"):
+        run = write_run(tmp_path, model)
+    (run / "run.trec").unlink()
+    (run / "run.trec").symlink_to("/dev/zero")
+    assert dcdt("report", tmp_path).returncode == 0  # its rankings are left out of the page
+    (run / "run.trec").unlink()
+    with (run / "run.trec").open("wb") as file:
+        file.truncate(MAX_TREC_BYTES + 1)  # sparse
+    mended(dcdt("report", tmp_path), f"{run / 'run.trec'} has more than")
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), [1.0])
+    with pq.ParquetWriter(run / "per_query.parquet", pa.schema([("value", rows.type)])) as writer:
+        for _ in range(3):
+            writer.write_table(pa.table({"value": rows}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dcdt.runs.reader.MAX_ROWS", 2999)
+        mended(dcdt("report", tmp_path), "per_query.parquet is corrupt (it has more than 2,999 rows)")
 
 
 HOSTS = ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"]
