@@ -1,4 +1,4 @@
-"""Make, check or copy a collection: `python -m dcdt.collection new|check|demo FOLDER [--videos FILE ...]`."""
+"""Make, check or copy a collection: `python -m dcdt.collection new|check|demo|ocr FOLDER [--videos FILE ...]`."""
 
 import argparse
 import csv
@@ -25,6 +25,7 @@ from dcdt.data.importer import (
     add_queries,
     add_videos,
 )
+from dcdt.data.slides import recognise_slides
 from dcdt.data.splits import make_split
 from dcdt.data.summary import CollectionSummary, summarise_collection
 from dcdt.data.transcripts import TRANSCRIPTS
@@ -194,6 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, help_text in (
         ("check", "validate a collection and print what it holds"),
         ("demo", "copy the 46-video set"),
+        ("ocr", "read the text on the slides in FOLDER/images, as the field 'slides' of the videos"),
     ):
         actions.add_parser(name, help=help_text).add_argument("folder", type=user_path)
     return parser
@@ -205,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     with exit_on_user_error():
         warnings = new_collection(options.folder, options) if options.action == "new" else []
+        if options.action == "ocr":
+            done, *warnings = recognise_slides(options.folder, load_collection(options.folder).videos.row_of)
+            print(done)  # noqa: T201
         if options.action == "demo":
             copy_demo(options.folder)
         print_summary(check_collection(options.folder), warnings)

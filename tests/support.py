@@ -169,7 +169,12 @@ def prepare(folder, split, fields=("title", "text"), pairs=True, width=None):
 
 def slow_but(fast, values):
     """Values of a parameter in their order, marked as slow but for those of `fast`."""
-    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return slow_rows_but([(value,) for value in fast], [(value,) for value in values])
+
+
+def slow_rows_but(fast, rows):
+    """Rows of several parameters, marked as slow but for those of `fast`."""
+    return [pytest.param(*row, marks=() if row in fast else pytest.mark.slow) for row in rows]
 
 
 def quiet_trainer(**options):

@@ -77,6 +77,7 @@ def test_the_main_job(main_job):
     assert settings.experiment_name is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_parses(option):
     group, name = option.split("=")

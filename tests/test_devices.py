@@ -178,15 +178,15 @@ def test_the_joint_head(small, tmp_path, monkeypatch, loss):
     check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("model=zero_shot_transcript", "model.passages=softmax"),
-        ("model=dcdt_ridge_transcript",),
-        ("model=dcdt", "model.fields=[title,text,transcript]", "model.passages=softmax", *WIDTHS["dcdt"]),
-        ("model=dcdt_residual", "model.fields=[transcript]", "sampler=catalogue", *WIDTHS["dcdt_residual"]),
-    ],
-)
+SPOKEN = [
+    ("model=zero_shot_transcript", "model.passages=softmax"),
+    ("model=dcdt_ridge_transcript",),
+    ("model=dcdt", "model.fields=[title,text,transcript]", "model.passages=softmax", *WIDTHS["dcdt"]),
+    ("model=dcdt_residual", "model.fields=[transcript]", "sampler=catalogue", *WIDTHS["dcdt_residual"]),
+]
+
+
+@pytest.mark.parametrize("overrides", slow_but(SPOKEN[2:3], SPOKEN))
 def test_passages(tmp_path, monkeypatch, overrides):
     folder = make_collection(tmp_path / "c", n_videos=24, n_queries=60, spoken=20)
     check(configured(*overrides), folder, tmp_path, monkeypatch, waits="model=dcdt" in overrides[0])
@@ -206,7 +206,7 @@ def test_some_candidates(small, tmp_path, monkeypatch, overrides):
 
 
 @pytest.mark.parametrize("asked", slow_but([True], [True, False]))
-@pytest.mark.parametrize("model", HISTORY)
+@pytest.mark.parametrize("model", slow_but(HISTORY[:1], HISTORY))
 def test_every_model_of_learners(tmp_path, monkeypatch, model, asked):
     folder = make_histories(tmp_path / "c", asked=asked)
     split = ("split=query",) if asked else ("split=time",)

@@ -119,6 +119,11 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.collection ocr my_videos",
+        how="tests/data/test_ocr.py reads slides and runs a model on them",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),
@@ -221,6 +226,7 @@ BLOCKS = [
             "finetune": "python benchmarks/studies/finetune.py",
             "khan_math": "python -m dcdt.run -m experiment=comparison",
             "learning_curve": "python -m dcdt.run -m experiment=learning_curve",
+            "lecture_questions": "python -m dcdt.run -m experiment=comparison",
             "linear_algebra": "python -m dcdt.run -m split=folds",
             "linear_algebra_comparison": "python -m dcdt.run -m experiment=comparison",
             "paper_split": "python -m dcdt.run -m experiment=paper",

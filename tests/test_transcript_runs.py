@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import made_once, make_collection, small_run
+from support import made_once, make_collection, slow_but, small_run
 
 from dcdt.data.beir import load_collection
 from dcdt.report import report
@@ -51,10 +51,7 @@ def metrics(run):
     return json.loads((run / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("judged", "whitened", "mean") else name for name in NAMES],
-)
+@pytest.mark.parametrize("name", slow_but(["best", "ridge", "dcdt"], NAMES))
 def test_models_read_transcripts(run, made, name):
     folder = run(name, "trainer.max_epochs=2")
     assert metrics(folder)["test/n_queries"] > 0

@@ -8,6 +8,7 @@ A page says what stands where in comments that stay; everything up to the next `
     <!-- table ablation_loss main tests -->    these tables of table.md, a level lower
     <!-- scores towers_khan_math mrr ndcg@10 recall@5 -->
     <!-- tests towers_khan_math [ROW] -->      every paired test, or those of one row
+    <!-- pairs two_stage_khan_math ... -->    the tests of several reports in one table
     <!-- curve curve_khan_math -->             differences to zero_shot by number of training queries
     <!-- verdicts khan_math ... -->            tests whose verdict by queries was another one
     <!-- collections linear_algebra ... -->    MRR of each model, a column for each report
@@ -19,7 +20,7 @@ are read by their table.json.
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,8 @@ def curve(report: Report, _: list[str]) -> str:
     return grid(["training queries", *models], rows)
 
 
-def verdicts(reports: dict[str, Report]) -> str:
-    """Tests whose verdict is another one than with queries as units."""
+def verdicts(reports: dict[str, Report], kept: Sequence[str] = ()) -> str:
+    """Tests whose verdict is another one than with queries as units, below lines of reports that are not here."""
     rows = [
         [
             *(name, METRICS.get(report["primary_metric"], report["primary_metric"]), row, cells["against"]),
@@ -100,8 +101,23 @@ def verdicts(reports: dict[str, Report]) -> str:
         for row, cells in rows_of(report, "tests")
         if cells["verdict"] != cells["verdict_by_query"]
     ]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in kept] + rows
     head = ["report", "metric", "model", "against", "difference, by units", "verdict by queries", "verdict by units"]
     return grid(head, rows) if rows else "\nNone.\n\n"
+
+
+def pairs(reports: dict[str, Report]) -> str:
+    """Tests of reports of two models each, in one table: the model that a report is named after against the other."""
+    rows = []
+    for name, report in reports.items():
+        for model, cells in rows_of(report, "tests"):
+            gap, other = cells["difference"], cells["against"]
+            if max(model, other, key=lambda one: name.startswith(one) and len(one)) == other:
+                model, other = other, model
+                gap = {"value": -gap["value"], "low": -gap["high"], "high": -gap["low"]}
+            metric = METRICS[report["primary_metric"]]
+            rows.append([name.removesuffix("-ndcg"), metric, other, interval(gap, True), probability(cells["p"])])
+    return grid(["report", "metric", "against", "difference", "p"], rows)
 
 
 def collections(reports: dict[str, Report]) -> str:
@@ -137,14 +153,18 @@ def parts(folder: Path, report: Report, names: list[str]) -> str:
 
 
 FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests": tests, "curve": curve}
-TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {"verdicts": verdicts, "collections": collections}
+TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {
+    "verdicts": verdicts,
+    "collections": collections,
+    "pairs": pairs,
+}
 
 
 def filled(text: str, tables: Path, missing: set[str]) -> str:
     """A page with every table anew whose report is there."""
 
     def replace(found: re.Match[str]) -> str:
-        head, form, arguments, _, end = found.groups()
+        head, form, arguments, before, end = found.groups()
         name, *rest = arguments.split()
         names = arguments.split() if form in TOGETHER else [name]
         absent = {one for one in names if not (tables / one / "table.json").is_file()}
@@ -156,6 +176,12 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
             for one in names
             if one not in absent
         }
+        if form == "verdicts":
+            return (
+                head
+                + verdicts(reports, [line for line in before.splitlines() if line[2:].split(" |")[0] in absent])
+                + end
+            )
         if form in TOGETHER:
             return head + TOGETHER[form](reports) + end
         if form == "report":

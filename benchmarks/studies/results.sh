@@ -29,7 +29,7 @@ report() {
 }
 
 # shellcheck disable=SC2046,SC2086
-comparison() { # linear_algebra_comparison, khan_math, cranfield, lecture_questions
+comparison() { # linear_algebra_comparison, khan_math, cranfield
   sweep "comparison_$1" experiment=comparison trials=2 $(data "$1")
   sweep "residual_$1" experiment=residual model=dcdt_residual $FOLDS trials=2 $(data "$1")
   report "$1" "comparison_$1" "residual_$1"
@@ -39,7 +39,12 @@ comparison() { # linear_algebra_comparison, khan_math, cranfield, lecture_questi
 page() {
   local one
   case $1 in
-    khan_math | cranfield | lecture_questions) comparison "$1" ;;
+    khan_math | cranfield) comparison "$1" ;;
+    lecture_questions) # one trial each, and no single_tower: its trainings would take a day here
+      sweep comparison_lecture_questions experiment=comparison trials=1 $(data $1) \
+        model=zero_shot,zero_shot_whitened,bm25,hybrid,dcdt_ridge,hybrid_towers,dcdt
+      sweep residual_lecture_questions experiment=residual model=dcdt_residual $FOLDS trials=1 $(data $1)
+      report lecture_questions comparison_lecture_questions residual_lecture_questions ;;
     linear_algebra_comparison) comparison linear_algebra ;;
     linear_algebra)
       sweep printed $FOLDS seed=0,1,2 model=zero_shot,dcdt
@@ -69,8 +74,9 @@ page() {
           sweep "${model}_$one" $FOLDS "model=$model" $(data $one)
         done
         sweep "two_stage_joint_$one" experiment=two_stage_joint $FOLDS $(data $one)
+        report "two_stages_$one" {hybrid_towers,two_stage,two_stage_joint,dcdt_ridge,two_stage_ridge}_$one
         report "two_stage_$one" "hybrid_towers_$one" "two_stage_$one"
-        report "two_stage_joint_$one" "hybrid_towers_$one" "two_stage_joint_$one"
+        report "two_stage_joint_$one" "two_stage_$one" "two_stage_joint_$one"
         report "two_stage_ridge_$one" "dcdt_ridge_$one" "two_stage_ridge_$one"
       done ;;
     personalisation)
@@ -82,7 +88,8 @@ page() {
       sweep udemy_towers $udemy model=dcdt_history model.history=mean,attention
       sweep udemy_frozen $udemy model=dcdt_history model.videos=frozen
       sweep udemy_hybrid $udemy model=hybrid_history
-      report udemy udemy_items udemy_als udemy_texts udemy_whitened udemy_towers udemy_frozen udemy_hybrid
+      report udemy udemy_items udemy_als udemy_texts udemy_whitened udemy_towers udemy_frozen udemy_hybrid ;;
+    simulated) # the end of personalisation.md
       sweep simulated $FOLDS trainer=cpu model=zero_shot,dcdt_history,collaborative
       sweep simulated_kinds $FOLDS trainer=cpu model=dcdt_history model.history=mean,none
       report simulated simulated simulated_kinds ;;
@@ -127,5 +134,5 @@ PYTHON
 }
 
 ALL='linear_algebra paper_split linear_algebra_comparison ablations khan_math cranfield towers learning_curve two_stage
-weak personalisation lecture_questions'
+weak personalisation simulated lecture_questions'
 for name in "${@:-$ALL}"; do for one in $name; do page "$one"; done; done

@@ -18,6 +18,7 @@ import numpy as np
 from dcdt.data.next_video import next_video_queries
 from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
+from dcdt.data.transcripts import SLIDES, Transcripts, read_transcripts
 from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
@@ -56,7 +57,7 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
     settings = _read_settings(folder / "collection.yaml")
     empty: set[str] = set()
     videos = read_videos(folder / "corpus.jsonl", empty)
-    excluded, left_out = None, []
+    excluded, left_out = None, _add_slides(folder / SLIDES, videos)
     if empty:
         left_out.append(
             f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text: left out of every run."
@@ -206,6 +207,13 @@ def read_videos(path: Path, empty: set[str] | None = None) -> Documents:
     if not documents.ids:
         raise UserError(f"{path} holds no video{' with a word' if empty else ''}.")
     return documents
+
+
+def _add_slides(path: Path, videos: Documents) -> list[str]:
+    slides = read_transcripts(path, videos.row_of) if path.is_file() else Transcripts([], "")
+    for metadata, text in zip(videos.metadata, slides.texts, strict=False):
+        metadata |= {"slides": text} if text else {}
+    return [slides.note] if slides.note else []
 
 
 def _read_queries(path: Path) -> Documents:

@@ -11,7 +11,7 @@ from dcdt.data.table_reader import read_json_lines, read_lines
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import one_line, parse_number
 
-TRANSCRIPTS, MOMENTS = "transcripts.jsonl", "moments.tsv"
+TRANSCRIPTS, MOMENTS, SLIDES = "transcripts.jsonl", "moments.tsv", "slides.jsonl"
 TRANSCRIPT = "transcript"  # name of the field
 
 
@@ -55,7 +55,7 @@ def read_transcripts(path: Path, row_of: Mapping[str, int]) -> Transcripts:
             raise UserError(f"{location}: '_id' is {one_line(record.get('_id'))!r}; it must be the id of a video.")
         name = str(record["_id"]).strip()
         if name in first_line:
-            raise UserError(f"{location}: '{one_line(name)}' has a transcript already, at line {first_line[name]}.")
+            raise UserError(f"{location}: '{one_line(name)}' has a text already, at line {first_line[name]}.")
         first_line[name] = number
         segments = check_segments(record, location, odd)
         if name not in row_of:
@@ -63,7 +63,7 @@ def read_transcripts(path: Path, row_of: Mapping[str, int]) -> Transcripts:
             continue
         odd["empty"] += not segments
         transcripts[row_of[name]] = segments
-    return Transcripts(transcripts, format_odd(f"{path.name}: transcripts", odd))
+    return Transcripts(transcripts, format_odd(f"{path.name}: texts", odd))
 
 
 def check_segments(record: Mapping[str, Any], location: str, odd: Counter[str]) -> list[Segment]:

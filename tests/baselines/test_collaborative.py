@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
-from support import make_collection, prepare, quiet_trainer
+from support import make_collection, prepare, quiet_trainer, slow_but
 
 from baselines.collaborative import Collaborative
 from baselines.config import CollaborativeConfig
@@ -192,7 +192,7 @@ def asked(row):
     return f"u{row % N_LEARNERS}", 30 + row
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "popularity"])
+@pytest.mark.parametrize("kind", slow_but(["cosine", "als"], [*KINDS, "popularity"]))
 @pytest.mark.parametrize("split", ["query", "time"])
 def test_nothing_the_asker_does_later_reaches_the_scores(folder, tmp_path, kind, split):
     _, _, before = run_on(folder, kind, split)

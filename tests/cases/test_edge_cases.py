@@ -26,7 +26,7 @@ from fastapi.testclient import TestClient
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
-from support import EMBEDDER, make_collection
+from support import EMBEDDER, make_collection, slow_but, slow_rows_but
 
 from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
 from dcdt.config.plugins import load_plugin
@@ -75,7 +75,7 @@ def raising(number):
 # ---- signals
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), slow_rows_but(SIGNALS[1:], SIGNALS))
 def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(folder, tmp_path, monkeypatch, number, code):
     from dcdt.models.recommender import Recommender
 
@@ -96,7 +96,7 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(folder, tmp_path,
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), slow_rows_but(SIGNALS[1:], SIGNALS))
 def test_a_signal_ends_a_sweep_at_once(folder, tmp_path, monkeypatch, number, code):
     monkeypatch.setattr("dcdt.training.fit.train", raising(number))
     done = dcdt("run", "-m", *on(folder, tmp_path), *FAST, "model=bm25,zero_shot", f"hydra.sweep.dir={tmp_path}/s")
@@ -268,6 +268,7 @@ def test_of_all_format_characters_those_remain_that_texts_need():
     assert "\u061c" not in remaining and json.loads(f'"{printable("".join(chars))}"') == "".join(chars)
 
 
+@pytest.mark.slow
 def test_titles_questions_and_names_of_strangers_steer_no_terminal(own_copy, tmp_path):
     run = own_copy("model=bm25")
     given = ["--title", f"{EVIL} zebraquark", "--text", "zebraquark", "--meta", f"series={EVIL}"]
@@ -283,6 +284,7 @@ def test_titles_questions_and_names_of_strangers_steer_no_terminal(own_copy, tmp
     assert answer["question"] == question and answer["answer"][0]["series"] == EVIL.strip()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_collection_with_an_evil_name_prints_it_escaped(tmp_path):
     folder = make_collection(tmp_path / "c")
     (folder / "collection.yaml").write_text('name: "evil\\e[31m [/red]"\n')
@@ -334,7 +336,9 @@ def test_a_run_with_checkpoints_elsewhere_is_not_resumed(own_copy, tmp_path):
     mended(dcdt("run", f"resume={run}"), "is a link that leads out")
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "status.json", "config.yaml", "history.csv", "link"])
+@pytest.mark.parametrize(
+    "name", slow_but(["config.yaml", "link"], ["metrics.json", "status.json", "config.yaml", "history.csv", "link"])
+)
 def test_a_file_that_fills_the_memory_is_refused(tmp_path, name):
     run = write_run(tmp_path)
     if name == "link":
@@ -395,17 +399,17 @@ def test_a_local_service_answers_only_its_own_names_and_head_requests(make_run, 
 # ---- values handed to other libraries
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ("trainer.accelerator=tpu", "choose one of auto, cpu, gpu, cuda, mps"),
-        ("trainer.accelerator=mps", "this machine has no GPU"),
-        ("trainer.precision=fp16", "choose one of 32-true, bf16-mixed, 16-mixed"),
-        ("trainer.threads=100000", "from 0 to 1,024"),
-        ("logger.project=a/b", "be a name of at most 128 characters"),
-        (f"logger.project={'x' * 129}", "be a name of at most 128 characters"),
-    ],
-)
+REFUSED = [
+    ("trainer.accelerator=tpu", "choose one of auto, cpu, gpu, cuda, mps"),
+    ("trainer.accelerator=mps", "this machine has no GPU"),
+    ("trainer.precision=fp16", "choose one of 32-true, bf16-mixed, 16-mixed"),
+    ("trainer.threads=100000", "from 0 to 1,024"),
+    ("logger.project=a/b", "be a name of at most 128 characters"),
+    (f"logger.project={'x' * 129}", "be a name of at most 128 characters"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), slow_rows_but([REFUSED[0], REFUSED[4]], REFUSED))
 def test_a_value_that_a_library_refuses_is_refused_in_words(folder, tmp_path, change, expected):
     mended(dcdt("run", *on(folder, tmp_path), "model=dcdt", "logger=wandb", change), expected)
 
@@ -642,7 +646,7 @@ def test_an_id_that_begins_with_a_minus_is_changed_in_the_explained_forms(own_co
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", ["~/videos", "'~/videos'", '"~/videos"'])
+@pytest.mark.parametrize("path", slow_but(["~/videos"], ["~/videos", "'~/videos'", '"~/videos"']))
 def test_a_home_in_an_override_is_expanded(folder, tmp_path, path):
     shutil.copytree(folder, tmp_path / "videos")
     given = ["data=files", f"data.path={path}", "dry_run=true", "model=zero_shot"]
@@ -664,7 +668,7 @@ def test_a_home_in_variables_options_files_and_resolvers_is_expanded(folder, tmp
     assert user_path("~/x") == tmp_path / "x" and user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
 
 
-@pytest.mark.parametrize("command", ["run", "embed"])
+@pytest.mark.parametrize("command", slow_but(["run"], ["run", "embed"]))
 def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path, command):
     shutil.copytree(folder, tmp_path / "videos")
     given = ["data=files", "data.path=videos", "data.cache=videos/embeddings", "model=zero_shot", "logger=csv"]
@@ -673,7 +677,7 @@ def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path
     assert command == "embed" or (tmp_path / "out" / "metrics.json").is_file()
 
 
-@pytest.mark.parametrize("experiment", ["two_stage", "comparison", "search"])
+@pytest.mark.parametrize("experiment", slow_but(["two_stage"], ["two_stage", "comparison", "search"]))
 def test_an_experiment_of_several_runs_refuses_a_single_one_and_prints_its_command(tmp_path, experiment):
     chosen = [f"experiment={experiment}", "data.path='my videos'"]
     done = dcdt("run", *chosen, "data=files", f"hydra.run.dir={tmp_path}/r")

@@ -6,7 +6,7 @@ import pytest
 import rank_bm25
 from hypothesis import given
 from hypothesis import strategies as st
-from support import slow_but
+from support import slow_but, slow_rows_but
 
 from baselines.config import BM25_VARIANTS
 from dcdt.data.bm25 import BM25Index, Postings
@@ -46,7 +46,7 @@ def test_scores_are_those_of_rank_bm25_to_the_bit(variant, docs, question):
     assert found.tolist() == library_scores("rank_bm25", variant, docs, question).tolist()
 
 
-@pytest.mark.parametrize(("backend", "variant"), CASES)
+@pytest.mark.parametrize(("backend", "variant"), slow_rows_but([CASES[0], ("bm25s", "l")], CASES))
 @given(docs=documents, question=st.lists(st.sampled_from([*WORDS, "unknown"]), min_size=1, max_size=4))
 def test_scores_are_those_of_the_library(backend, variant, docs, question):
     found = index_of(backend, variant, [docs], [True] * len(docs)).score(question)
@@ -63,8 +63,8 @@ def test_changes_give_the_scores_of_an_index_that_is_built_anew(backend, variant
     np.testing.assert_allclose(found, library_scores(backend, variant, kept, ["rank", "span", "span"]), atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("backend", "variant"), CASES)
+@pytest.mark.parametrize("dtype", slow_but([np.float32], [np.float32, np.float64]))
+@pytest.mark.parametrize(("backend", "variant"), slow_rows_but([("rank_bm25", "plus"), ("bm25s", "l")], CASES))
 @given(docs=documents, question=st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=4), data=st.data())
 def test_the_mean_is_that_of_the_scores_of_what_is_there(backend, variant, dtype, docs, question, data):
     present = np.array(data.draw(st.lists(st.booleans(), min_size=len(docs), max_size=len(docs))))

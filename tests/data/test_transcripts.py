@@ -48,7 +48,7 @@ def test_texts_and_segments_are_read_and_odd_ones_counted(tmp_path):
         ({"_id": "a", "segments": "x"}, "'segments' must be a list"),
         ({"_id": "a", "segments": [{"start": "1:00", "text": "x"}]}, "'start' is '1:00'; it must be a number of sec"),
         ({"_id": "a", "segments": [{"start": -1, "text": "x"}]}, "'start' is '-1'"),
-        ({"_id": "b", "text": "x"}, "'b' has a transcript already, at line 1"),
+        ({"_id": "b", "text": "x"}, "'b' has a text already, at line 1"),
     ],
 )
 def test_broken_transcripts_are_named_by_file_and_line(tmp_path, record, message):

@@ -144,7 +144,9 @@ def lists(made, fitted):
     return fitted.judged_lists(made.data, sides)
 
 
-@pytest.mark.parametrize("overrides", [[], ["model@model.recall=dcdt_ridge", "model@model.lexical=bm25"]])
+@pytest.mark.parametrize(
+    "overrides", slow_but([[]], [[], ["model@model.recall=dcdt_ridge", "model@model.lexical=bm25"]])
+)
 def test_training_reads_scores_that_were_fitted_without_the_query(made, overrides):
     ridge = "model.recall.penalty" if overrides else "model.recall.second.penalty"
     model = joint(made, *overrides, f"{ridge}=0.01")
@@ -174,7 +176,8 @@ def test_no_known_related_video_is_a_negative(made, fitted, lists):
     assert spared
 
 
-@pytest.mark.parametrize("fit_on", slow_but(["train"], ["train", "judged"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("fit_on", ["train", "judged"])
 def test_the_penalty_is_the_best_over_queries_left_out(made, fit_on, monkeypatch):
     monkeypatch.setattr("dcdt.models.two_stage.PENALTIES", PENALTIES)
     model = prepared(made, f"model.fit_on={fit_on}")
@@ -239,7 +242,7 @@ def test_a_depth_beyond_the_catalogue_is_the_catalogue(made):
     assert model.read(batch)[1].shape[1] == len(made.collection.videos)
 
 
-@pytest.mark.parametrize("kind", ["two_stage", "two_stage_joint"])
+@pytest.mark.parametrize("kind", slow_but(["two_stage_joint"], ["two_stage", "two_stage_joint"]))
 def test_a_saved_model_scores_the_same(made, kind):
     model = prepared(made, "model.penalty=0.01") if kind == "two_stage" else joint(made, "model.penalty=0.01")
     if kind == "two_stage_joint":

@@ -1,6 +1,5 @@
 """Filters: what they say, what they refuse, and that both engines understand them alike."""
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -81,6 +80,8 @@ def lance(tmp_path_factory):
         for _ in range(80)
     ]
     table = pa.Table.from_pylist(rows, SCHEMA).append_column("row", pa.array(range(80)))
+    import lancedb  # two seconds, for every worker that collects
+
     return table, lancedb.connect(tmp_path_factory.mktemp("lance")).create_table("rows", table)
 
 
