@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from dcdt.utils.redaction import redact_output, refuse_arguments
-from dcdt.utils.shell import expand_overrides, program
+from dcdt.utils.shell import expand_overrides, program, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
 
 COMMANDS = {
@@ -47,9 +47,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"prog": program(command), **options})
 
     def error(self, message: str) -> NoReturn:
-        """Explain how to give a value that begins with a minus."""
-        if any(re.match("-[^-].", text) for text in sys.argv[1:]):
-            message += "\nWrite a value that begins with a minus as --option=-value, or after all options: -- -value"
+        """Print the command that was meant where a value begins with a minus."""
+        given, values = list[str](), list[str]()
+        for text in sys.argv[1:]:
+            is_value = re.match("-[^-].", text) and text[:2] not in self._option_string_actions
+            if is_value and given and re.fullmatch("--[^=]+", given[-1]):
+                given[-1] += f"={text}"
+            else:
+                (values if is_value else given).append(text)
+        if len(given) < len(sys.argv) - 1:
+            name = re.sub("^(python -m dcdt.|dcdt )", "", self.prog).split()[0]
+            after = ["--", *values] if values else []
+            message += f"\nFor a value that begins with a minus: {shell_command(name, *given, *after)}"
         super().error(message)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from dcdt.cli import Parser, command
-from dcdt.utils.errors import UserError, exit_on_user_error
+from dcdt.utils.errors import UserError, exit_on_user_error, needs_extra
 from dcdt.utils.shell import user_path
 from dcdt.utils.text import printable
 
@@ -77,12 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} is {value}; give {limits[0]} to {limits[1]}")
     _log_to_stderr()
     with exit_on_user_error():
-        try:
+        with needs_extra("serving", "serve", "uvicorn", "fastapi", "starlette"):
             import uvicorn
 
             from dcdt.serving.app import make_app
-        except ModuleNotFoundError as error:
-            raise UserError("serving needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         from dcdt.serving.blas_threads import one_thread
         from dcdt.serving.hot_reload import ReloadingRecommender
 

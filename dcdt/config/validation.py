@@ -166,6 +166,8 @@ def _explain(schema: Any, values: dict[str, Any], key: str, error: Any) -> str: 
     reason = f"it must {limits.demand(not kind.startswith(('greater_', 'less_')))}."
     if kind == "value_error":
         reason = str(error["ctx"]["error"])
+    elif str in limits.types and isinstance(value, bool | int | float):
+        reason = f'it must be a text; in a file, write quotes around it, such as {name}: "2024_01".'
     elif kind == "finite_number":
         reason = "it must be a finite number."
     elif kind == "literal_error":

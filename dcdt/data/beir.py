@@ -141,7 +141,12 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for number, record in read_json_lines(path):
         identifier = record.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int) or str(identifier).strip() == "":
-            hint = "\nTables with other columns: python -m dcdt.collection new FOLDER" if identifier is None else ""
+            options = "--videos FILE --queries FILE [--judgments FILE]"
+            hint = (
+                f"\nTables with other columns: python -m dcdt.collection new FOLDER {options}"
+                if identifier is None
+                else ""
+            )
             raise UserError(f"{path}:{number}: '_id' is {identifier!r}; it must be a text or a whole number.{hint}")
         name = str(identifier).strip()
         if any(unicodedata.category(char) == "Cc" for char in name):
@@ -226,8 +231,8 @@ def _read_queries(path: Path) -> Documents:
         metadata = _read_metadata(record, location)
         time = metadata.get("timestamp")
         if isinstance(time, int | float) and not isinstance(time, bool):
-            times.append(to_seconds(time, location))
-            metadata = {**metadata, "timestamp": times[-1]}
+            times.append(time)
+            metadata = {**metadata, "timestamp": to_seconds(time, location)}
         documents.metadata.append(metadata)
     if not documents.ids:
         raise UserError(f"{path} holds no query.")

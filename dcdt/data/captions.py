@@ -11,7 +11,7 @@ from typing import Any
 
 from dcdt.data.table_reader import read_lines
 from dcdt.data.transcripts import format_odd
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
 
@@ -78,10 +78,8 @@ def _clean(line: str) -> str:
 
 def _read_cues(path: Path, odd: Counter[str]) -> Iterator[tuple[float, float | None, str]]:
     """Read start, end and text of the captions of a WebVTT or SRT file."""
-    try:
+    with needs_extra(f"{path}: reading captions", "captions", "webvtt"):
         import webvtt
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading captions needs webvtt-py: pip install 'dcdt[captions]'.") from error
     lines = [_check_timing(line.rstrip("\r\n"), f"{path}:{number}") for number, line in read_lines(path, blank=True)]
     while lines and not lines[0].strip():
         lines.pop(0)

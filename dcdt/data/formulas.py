@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import needs_extra
 
 MAX_ATOMS = 100  # letters, numbers and signs of a plain formula
 _NAMES = (  # words that are symbols in plain notation
@@ -171,13 +171,9 @@ def _may_end(text: str, kind: str, end: int) -> bool:
 @cache
 def check_parser() -> Any:  # noqa: ANN401 - a module
     """Import the parser of LaTeX, or raise UserError."""
-    try:
+    with needs_extra("reading formulas", "formulas", "pylatexenc", or_else=", or leave the option out"):
         import pylatexenc.latexencode
         import pylatexenc.latexwalker
-    except ImportError as error:
-        raise UserError(
-            "reading formulas needs the package pylatexenc: pip install 'dcdt[formulas]', or leave the option out."
-        ) from error
     return pylatexenc
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcdt.data.beir import parse_grade
 from dcdt.data.table_reader import Row, cell_id, cell_text, find_column, read_rows
-from dcdt.data.times import to_seconds
+from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.transcripts import check_segments
 from dcdt.utils.errors import UserError
 from dcdt.utils.text import join_names, one_line, parse_number
@@ -110,7 +110,7 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
 
     Raises:
         UserError: no column of queries, an empty query, two texts under one id, an unknown video, a grade or a time
-            that cannot be read.
+            that cannot be read, or times that are dates written as numbers.
     """
     rows, columns = _read_table(path)
     of_text = _required_column(path, columns, names, "query")
@@ -118,6 +118,8 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
     of_id = _column(columns, names, "query-id", used_columns)
     of_video = _column(columns, names, "video", used_columns | {str(of_id)})
     of_grade, of_user, of_time = (_column(columns, names, role) for role in ("grade", "asker", "asked"))
+    if of_time:
+        refuse_dates((parse_number(cell_text(row.get(of_time))) for _, row in rows), path)
     by_text: dict[str, str] = {}
     repeated = 0
     for location, row in rows:
@@ -194,6 +196,7 @@ def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None
     """
     rows, columns = _read_table(path)
     of_user, of_item, of_time = (_required_column(path, columns, names, role) for role in ("user", "item", "time"))
+    refuse_dates((parse_number(cell_text(row.get(of_time))) for _, row in rows), path)
     unknown: list[tuple[str, str]] = []
     for location, row in rows:
         user, item = (cell_id(row.get(column), location) for column in (of_user, of_item))
@@ -269,7 +272,8 @@ def _missing_column(path: Path, columns: list[str], roles: list[str]) -> UserErr
     """Make the error for roles without a column, all at once, so that one more try is enough."""
     options = " ".join(f"--{role}-column NAME" for role in roles)
     quoted = " or ".join(f"'{role}'" for role in roles)
-    return UserError(f"{path}: no column {quoted} among {join_names(columns)}.\nName the columns: {options}")
+    hint = "; or, if these are judgments: --queries TEXTS --judgments FILE" if roles == ["query"] else ""
+    return UserError(f"{path}: no column {quoted} among {join_names(columns)}.\nName the columns: {options}{hint}")
 
 
 def _check_known_video(records: ImportedRecords, video: str, location: str) -> None:

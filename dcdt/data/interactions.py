@@ -53,22 +53,22 @@ def load_interactions(path: Path, items: Mapping[str, int]) -> Interactions:
             f"the collection has no {path.name}\n"
             f"Add {path} with lines of {','.join(COLUMNS)}, or choose a model that reads questions."
         )
-    watches = sorted(
-        (user, time, item)
-        for location, row in read_rows(path)
-        for user, item, time in [_parse_watch(row, location, items)]
-    )
+    numbers, watches = [], []
+    for location, row in read_rows(path):
+        user_id, item_id, number = _parse_watch(row, location, items)
+        numbers.append(number)
+        watches.append((user_id, to_seconds(number, location), item_id))
     if not watches:
         raise UserError(f"{path} holds no interaction; add lines of {','.join(COLUMNS)}, or remove the file.")
-    names, times, ids = zip(*watches, strict=True)
-    refuse_dates(times, path)
+    refuse_dates(numbers, path)
+    names, times, ids = zip(*sorted(watches), strict=True)
     users, user = np.unique(np.array(names), return_inverse=True)
     item = np.array([items[name] for name in ids], dtype=np.int64)
     return Interactions(users.tolist(), user.reshape(-1).astype(np.int64), item, np.array(times))
 
 
 def _parse_watch(row: Mapping[str, str], location: str, items: Mapping[str, int]) -> tuple[str, str, float]:
-    """Parse learner, item id and time of a line."""
+    """Parse learner, item id and time of a line, in whatever unit."""
     missing = [name for name in COLUMNS if name not in row]
     if missing:
         raise UserError(f"{location}: no column {', '.join(missing)}; the first line names {','.join(COLUMNS)}.")
@@ -78,7 +78,7 @@ def _parse_watch(row: Mapping[str, str], location: str, items: Mapping[str, int]
         raise UserError(f"{location}: the user_id {problem}.")
     if item not in items:
         raise UserError(f"{location}: the item id '{one_line(item)}' is not in corpus.jsonl.")
-    time = parse_number(timestamp)
-    if not math.isfinite(time):
+    number = parse_number(timestamp)
+    if not math.isfinite(number):
         raise UserError(f"{location}: the timestamp '{one_line(timestamp)}' is not a finite number; give seconds.")
-    return user, item, to_seconds(time, location)
+    return user, item, number

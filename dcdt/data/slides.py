@@ -13,7 +13,7 @@ from rich.progress import track
 
 from dcdt.data.table_reader import read_json_lines
 from dcdt.data.transcripts import SLIDES
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import write_text
 from dcdt.utils.text import join_names, one_line, pluralize
 
@@ -71,10 +71,8 @@ def _recognise(path: Path, store: Path, engine: Callable[[Image.Image], Any]) ->
 
 def _load_engine() -> Callable[[Image.Image], Any]:
     """Load rapidocr with the models in its package, by their paths: it would download those that it does not find."""
-    try:
+    with needs_extra("reading slides", "ocr", "rapidocr"):
         import rapidocr
-    except ModuleNotFoundError as error:
-        raise UserError("reading slides needs rapidocr: pip install 'dcdt[ocr]'.") from error
     models = Path(rapidocr.__file__).parent / "models"
     paths = {
         f"{part}.model_path": max(models.glob(f"*_{part.lower()}_*"), default=models) for part in ("Det", "Cls", "Rec")

@@ -12,20 +12,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcdt.utils.errors import UserError, check_encodable
-from dcdt.utils.files import parse_json
+from dcdt.utils.files import parse_json, unique_keys
 from dcdt.utils.text import join_names, one_line
 
 log = logging.getLogger("dcdt")
 Row = tuple[str, dict[str, Any]]  # location ("videos.csv:12") and the values by column
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_CELL_CHARS = 10_000_000  # of a CSV cell; more means an unclosed quote
+MAX_WARNINGS = 5  # of a file
+
+
+class JsonFloat(float):
+    """A number of JSON with a fraction or an exponent, and its text, such as 1e3."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_EXACT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=JsonFloat)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Read every row of a file, whose format is that of its ending: .csv, .tsv, .jsonl or .parquet.
 
-    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line. Cells of CSV
-    may be quoted; where tabs separate them, a quote is a character like others.
+    A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line. Its cells may
+    be quoted, and quoted cells may hold line breaks. In .tsv (unless its header is quoted) a quote is a character like
+    others. A quote that is not closed is refused with its line. One that a later row closes cannot be told for certain
+    from a text of several lines: where most such cells of a file look as if they took in rows, the first is refused
+    with its lines; where few do, or the file has one column, they are warned of.
 
     Raises:
         UserError: the file is missing, has another ending, or a row is invalid, with its location.
@@ -84,14 +98,16 @@ def cell_id(value: Any, location: str) -> str:  # noqa: ANN401 - whatever a cell
     """Convert a cell to an id, as it is written but for blanks at its ends; NaN and None become empty.
 
     Raises:
-        UserError: it is a number with a fraction, yes or no, or a list, which would be written in another way.
+        UserError: it is a number with a fraction or an exponent, yes or no, or a list, which would be written in
+            another way.
 
     >>> cell_id(" a  b ", "a.csv:2"), cell_id(7.0, "a.csv:3")
     ('a  b', '7')
     """
-    inexact = isinstance(value, float) and (value % 1 > 0 or abs(value) >= 2**53)
+    text = value.text if isinstance(value, JsonFloat) else repr(value)
+    inexact = isinstance(value, float) and (value % 1 > 0 or abs(value) >= 2**53 or not text.endswith((".0", "nan")))
     if inexact or isinstance(value, bool | list | tuple | dict):
-        raise UserError(f"{location}: the id {one_line(repr(value))} is no text; write it in quotes.")
+        raise UserError(f"{location}: the id {one_line(text)} is no text; write it in quotes.")
     return value.strip() if isinstance(value, str) else cell_text(value)
 
 
@@ -114,7 +130,7 @@ def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read line number and object of each line of a JSON-lines file that is not blank.
 
     Raises:
@@ -122,7 +138,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in read_lines(path):
         try:
-            record = parse_json(line)
+            record = parse_json(line, decoder) if decoder else parse_json(line)
         except ValueError as error:
             raise UserError(f"{path}:{number}: not a JSON object ({error}).") from error
         if not isinstance(record, dict):
@@ -134,13 +150,16 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARS)
-    number, warned = 1, False
     lines = (line for _, line in read_lines(path, blank=True))
+    first = next(lines, "")
+    is_tsv = path.suffix.lower() == ".tsv"
+    separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv and not first.startswith('"') else csv.QUOTE_MINIMAL
+    remedy = "\nClose it; write a quote inside a quoted cell twice."
+    if separator == "\t" and not is_tsv:
+        remedy = "\nTabs separate its cells: name the file .tsv, where a quote is a character like others, or close it."
+    number, n_multiline, suspects = 1, 0, list[str]()
     try:
-        first = next(lines, "")
-        is_tsv = path.suffix.lower() == ".tsv"
-        separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv and not first.startswith('"') else csv.QUOTE_MINIMAL
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, quoting=quoting), [])]
         _check_header(path, header)
         reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
@@ -149,13 +168,22 @@ def _read_csv(path: Path) -> Iterator[Row]:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
-                raise UserError(f"{path}:{start}: {len(row)} columns; the header names {len(header)}.")
-            if not warned and _swallows_rows(row, separator):
-                warned = True
-                log.warning("%s:%d: a quoted cell ends in line %d; is a quote not closed?", path, start, number)
+                end = f"; it ends in line {number}: is a quote not closed?" if number > start else "."
+                columns = f"{len(row)} columns; the header names {len(header)}, separated by {SEPARATORS[separator]}"
+                raise UserError(f"{path}:{start}: {columns}{end}")
+            n_multiline += number > start
+            if _swallows_rows(row, separator):
+                suspects.append(f"{path}:{start}: a quoted cell ends in line {number}, as if it had taken in rows")
             yield f"{path}:{start}", dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}: not CSV after line {number} ({error}).") from error
+        raise UserError(
+            f"{path}:{number + 1}: a quote in this row is not closed, or a character follows the closing one ({error})."
+            f"{remedy}"
+        ) from error
+    if len(header) > 1 and suspects and 2 * len(suspects) > n_multiline:
+        raise UserError(f"{suspects[0]}; is a quote not closed?{remedy}")
+    for suspect in suspects[:MAX_WARNINGS]:
+        log.warning("%s; is a quote not closed?", suspect)
 
 
 def _swallows_rows(row: Sequence[str], separator: str) -> bool:
@@ -163,7 +191,7 @@ def _swallows_rows(row: Sequence[str], separator: str) -> bool:
     for column, cell in enumerate(row):
         lines = cell.split("\n")[1:]
         separators = [len(row) - 1] * (len(lines) - 1) + [column]  # of whole rows, then of one up to this column
-        if any(separators) and separators == [line.count(separator) for line in lines]:
+        if (any(separators) or (lines and len(row) == 1)) and separators == [line.count(separator) for line in lines]:
             return True
     return False
 
@@ -177,7 +205,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    for number, record in read_json_lines(path):
+    for number, record in read_json_lines(path, _EXACT):
         yield f"{path}:{number}", record
 
 

@@ -1,5 +1,6 @@
 """Times in seconds since 1970, whatever unit a file has them in."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from dcdt.utils.errors import UserError
 
 MAX_SECONDS = 1e11  # of the year 5138; larger numbers have a finer unit
 SECONDS_PER_YEAR = 31_556_952
+_DATE = re.compile(  # as a number, with or without hours, minutes and seconds
+    r"((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?:([01]\d|2[0-3])(?:([0-5]\d)([0-5]\d)?)?)?"
+)
 
 
 def to_seconds(number: float, location: str) -> float:
@@ -25,17 +29,18 @@ def to_seconds(number: float, location: str) -> float:
     raise UserError(f"{location}: the time {number:g}{year}; give seconds since 1970.")
 
 
-def refuse_dates(times: Iterable[float], path: Path) -> None:
-    """Refuse the times of a file that are all written as 20231114, which as seconds is a day of August 1970.
+def refuse_dates(numbers: Iterable[float], path: Path) -> None:
+    """Refuse the times of a file, as it has them, at least half of which are dates such as 20231114 or 202311141200.
 
     Raises:
         UserError: names the first.
     """
-    first = None
-    for time in times:
-        year, month, day = int(time) // 10_000, int(time) // 100 % 100, int(time) % 100
-        if not (1900 <= year < 2100 and 1 <= month <= 12 and 1 <= day <= 31):
-            return
-        first = first or f"{time:.0f} means the year 1970, in seconds; write it as {year}-{month:02}-{day:02}"
-    if first:
-        raise UserError(f"{path}: the time {first}, or as seconds since 1970.")
+    times = [f"{number:.0f}" for number in numbers if number == number]  # without NaN: what is no number
+    dates = [match for match in map(_DATE.fullmatch, times) if match]
+    if dates and 2 * len(dates) >= len(times):
+        year, month, day, *clock = (part for part in dates[0].groups() if part)
+        written = f"{year}-{month}-{day}" + (f"T{clock[0]}:{(clock[1:] or ['00'])[0]}" if clock else "")
+        raise UserError(
+            f"{path}: the time {dates[0][0]} is a date, not a number of seconds; write it as seconds since 1970.\n"
+            f"Tables for dcdt.collection new may also have {written}."
+        )

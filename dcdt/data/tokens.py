@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from dcdt.data.formulas import check_parser, formula_tokens
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import needs_extra
 
 _WORD = re.compile(r"[^\W_]+")
 _HAN = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)")
@@ -87,11 +87,7 @@ def tokenizer(stem: bool = False, stop_words: bool = False, formulas: bool = Fal
 
 def _make_stemmer() -> Callable[[str], str]:
     """Make a cached stemmer of English (Porter 2)."""
-    try:
+    with needs_extra("stemming", "stem", "snowballstemmer", or_else=", or choose model.stem=false"):
         import snowballstemmer
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "stemming needs the package snowballstemmer: pip install 'dcdt[stem]', or choose model.stem=false."
-        ) from error
     stem: Callable[[str], str] = snowballstemmer.stemmer("english").stemWord
     return cache(stem)

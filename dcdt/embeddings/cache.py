@@ -204,7 +204,7 @@ class VectorCache:
                 raise ValueError("not an object")
         except ValueError as error:
             raise UserError(
-                f"{path} is not a readable manifest ({error}). Delete {self.folder}, then {self.remedy}"
+                f"{path} is not a readable manifest ({error}).\nPut it back, or delete its folder, then {self.remedy}"
             ) from error
         expected = {"format": FORMAT, **asdict(self.space)}
         for key, value in expected.items():

@@ -62,8 +62,8 @@ def evaluate(
         Means, values of every query, and the queries that were left out.
 
     Raises:
-        UserError: a score or grade that is no number, a cut-off below 1, no query with a positive, or ids of another
-            kind: no judged query, or no judged video, has a score.
+        UserError: a score or grade that is no number, a set or list instead of a dictionary, a cut-off below 1, no
+            query with a positive, ids of several types, or no judged query, or no judged video, with a score.
 
     >>> evaluation = evaluate({"q": {"a": 0.1, "b": 0.9}}, {"q": {"a": 1}}, ks=[1])
     >>> evaluation.means["mrr"], evaluation.per_query["recall@1"]
@@ -77,13 +77,19 @@ def evaluate(
         wrong = next((query for query, values in by_query.items() if not isinstance(values, Mapping)), None)
         if wrong is not None:
             raise UserError(
-                f"{name}: those of query '{one_line(wrong)}' are a {type(by_query[wrong]).__name__}; "
+                f"{name}: those of query {one_line(repr(wrong))} are a {type(by_query[wrong]).__name__}; "
                 "give a dictionary of video ids and numbers, such as {'v1': 1}."
             )
     judged = {query: grades for query, grades in qrels.items() if _has_positive(query, grades, positive_grade)}
     if not judged:
         raise UserError(f"none of {len(qrels)} queries has a video of grade {positive_grade:g} or more.")
     scored, videos = ({video for part in parts for video in part} for parts in (scores.values(), judged.values()))
+    for kind, names in (("query", [*qrels, *scores]), ("video", [*videos, *scored])):
+        other = min((name for name in names if not isinstance(name, str)), key=repr, default=None)
+        text = min((name for name in names if isinstance(name, str)), default=None)
+        if other is not None and text is not None:
+            what = f"{one_line(repr(other))} ({type(other).__name__}) and {one_line(repr(text))}"
+            raise UserError(f"{kind} ids are of several types, such as {what}; make all of them texts.")
     for kind, ids, others in (("query", judged.keys(), scores.keys()), ("video", videos, scored)):
         if others and not ids & others:
             one, other = (min(map(repr, names))[:40] for names in (ids, others))
@@ -125,7 +131,7 @@ def _has_positive(query: str, grades: Mapping[str, float], positive_grade: float
     wrong = next((video for video, grade in grades.items() if not np.isfinite(grade)), None)
     if wrong is not None:
         raise UserError(
-            f"qrels: the grade of query '{one_line(query)}' and video '{one_line(wrong)}' is {grades[wrong]}; "
+            f"qrels: the grade of query {one_line(repr(query))} and video {one_line(repr(wrong))} is {grades[wrong]}; "
             "give a number."
         )
     return any(grade >= positive_grade for grade in grades.values())
@@ -140,7 +146,7 @@ def _ranks(
     if np.isnan(values).any():
         wrong = videos[int(np.isnan(values).argmax())]
         raise UserError(
-            f"scores: that of query '{one_line(query)}' and video '{one_line(wrong)}' is NaN; give a number."
+            f"scores: that of query {one_line(repr(query))} and video {one_line(repr(wrong))} is NaN; give a number."
         )
     order = np.lexsort((np.array([tie_position[video] for video in videos]), -values))  # (n,)
     rank = {videos[row]: i for i, row in enumerate(order.tolist(), start=1)}

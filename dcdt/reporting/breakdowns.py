@@ -202,8 +202,13 @@ def training_table(variants: list[Variant]) -> Table:
     return Table("training", "Loss and scores (figure 3 in numbers)", columns, rows if used else [], caption, notes)
 
 
-def failure_table(variants: list[Variant]) -> Table:
-    """Make the table of jobs without a result, grouped, and of those that failed before another attempt finished."""
+def failure_table(variants: list[Variant], refused: list[Run]) -> Table:
+    """Make the table of jobs without a result, grouped, and of those that failed before another attempt finished.
+
+    Args:
+        variants: with the runs that are missing, and those that were retried.
+        refused: jobs whose configuration was refused; they are known by their folders alone.
+    """
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for variant in variants:
         for run in (*variant.missing, *variant.retried):
@@ -219,6 +224,8 @@ def failure_table(variants: list[Variant]) -> Table:
             "reason": error,
         }
         rows.append(Row(label, cells))
+    for run in refused:
+        rows.append(Row(run.folder.name, {"status": run.status, "jobs": "1", "reason": run.error}))
     columns = {"status": "Status", "jobs": "Jobs", "folds": "Folds", "seeds": "Seeds", "reason": "Reason"}
     return Table("failures", "Jobs without a result", columns, rows)
 

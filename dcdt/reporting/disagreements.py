@@ -2,14 +2,17 @@
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 from dcdt.data.types import Collection
 from dcdt.reporting.cells import per_query
 from dcdt.reporting.units import load_unchanged_collection
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import Run
+from dcdt.utils.errors import UserError
 
 MAX_QUERIES, MAX_VIDEOS = 10, 5
+MAX_TREC_BYTES, MAX_LINE_CHARS = 1 << 32, 10_000  # of run.trec
 _BLANK = re.compile(r"\s")
 
 
@@ -49,10 +52,15 @@ def disagreements(one: Variant, other: Variant, metric: str) -> tuple[list[Disag
 
 def _top_videos(run: Run, query: str, collection: Collection | None) -> list[tuple[str, bool]]:
     """Read the titles (ids without a collection) of a query's first videos in run.trec; empty without the file."""
-    prefix = f"{_trec_id(query)} "
+    prefix, path = f"{_trec_id(query)} ", run.folder / "run.trec"
+    if not path.is_file():  # also a link to a device, which has no end
+        return []
+    if path.stat().st_size > MAX_TREC_BYTES:
+        raise UserError(f"{path} has more than {MAX_TREC_BYTES:,} bytes, at which reading stops.")
     try:
-        with (run.folder / "run.trec").open(encoding="utf-8") as lines:
-            ranked = [line.split()[2] for line in lines if line.startswith(prefix)][:MAX_VIDEOS]
+        with path.open(encoding="utf-8") as file:
+            lines = iter(lambda: file.readline(MAX_LINE_CHARS), "")
+            ranked = list(islice((line.split()[2] for line in lines if line.startswith(prefix)), MAX_VIDEOS))
     except (OSError, IndexError, UnicodeDecodeError):
         return []
     if collection is None:

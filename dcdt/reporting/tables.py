@@ -87,7 +87,8 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     Raises:
         UserError: the runs cannot be compared, or there is no such metric or label.
     """
-    runs, units_note = fill_units(runs)
+    refused = [run for run in runs if not run.config]
+    runs, units_note = fill_units([run for run in runs if run.config])
     variants = make_variants(runs)
     if metric is not None and metric not in _metric_names(runs, "mrr"):
         raise UserError(f"--metric is '{metric}'; choose one of {', '.join(_metric_names(runs, 'mrr'))}.")
@@ -131,7 +132,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
         metric,
         [table for table in tables if table.rows],
         comparisons,
-        failure_table(variants),
+        failure_table(variants, refused),
         cost_table(variants),
     )
 

@@ -18,7 +18,7 @@ from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, read_json, read_limited
+from dcdt.utils.files import parse_json, read_limited
 from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import read_yaml
@@ -26,6 +26,7 @@ from dcdt.utils.yaml import read_yaml
 Floats = NDArray[np.float64]
 FINISHED, FAILED, NOT_APPLICABLE, UNFINISHED = "finished", "failed", "not applicable", "did not finish"
 MAX_ERROR_CHARS, MAX_ROUNDING = 200, 1e-6
+MAX_ROWS = 50_000_000  # of a Parquet file, which may say in a few bytes that it has billions
 _REMEDY = "\nDelete the run's folder and repeat the command that made it."
 _PATH = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]([^\s/\\'\",;:()]+)")
 
@@ -64,7 +65,7 @@ class Run:
     Attributes:
         folder: its path.
         status: finished, failed, not applicable, or did not finish (killed, or still running).
-        config: the resolved configuration.
+        config: the resolved configuration; empty where it was refused.
         error: first line of what went wrong, without this machine's paths.
         metrics, provenance, cost: as in the files of those names; empty unless finished.
         sides: per-query values by side, without validation.
@@ -89,18 +90,18 @@ class Run:
 
     @property
     def model(self) -> str:
-        """Name of the model."""
-        return str(self.config["model"]["name"])
+        """Name of the model; of a job whose configuration was refused, of its folder."""
+        return str(self.config["model"]["name"]) if self.config else self.folder.name
 
     @property
     def fold(self) -> int:
         """Index of its division of the collection."""
-        return _integer(self.config["split"]["index"])
+        return _integer(self.config["split"]["index"]) if self.config else -1
 
     @property
     def seed(self) -> int:
         """Seed of initialisation and sampling."""
-        return _integer(self.config["seed"])
+        return _integer(self.config.get("seed"))
 
 
 def _integer(value: object) -> int:
@@ -140,9 +141,7 @@ def _run_paths(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     files = RunFiles(folder)
-    if files.config.is_file():
-        return True
-    return files.status.is_file() and read_json(files.status).get("status") != "failed"  # its configuration was refused
+    return files.config.is_file() or files.status.is_file()
 
 
 def _read(folder: Path) -> Run:
@@ -157,6 +156,8 @@ def _read(folder: Path) -> Run:
     }.get(str(recorded.get("status")))
     if status is None:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
+    if status != FINISHED and not files.config.is_file():  # it was refused, and is not stored
+        return Run(folder, status, {}, first_line(str(recorded.get("error", ""))))
     config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
@@ -210,10 +211,16 @@ def _parsed(path: Path) -> dict[str, Any]:
     return value
 
 
+def _table(path: Path, columns: list[str]) -> pa.Table:
+    if pq.read_metadata(path).num_rows > MAX_ROWS:
+        raise ValueError(f"it has more than {MAX_ROWS:,} rows")
+    return pq.read_table(path, columns=columns)
+
+
 def _per_query(path: Path) -> dict[str, SideScores]:
     columns = ["query_id", "split", "kind", "warm", "metric", "value"]
     has_units = "unit" in pq.read_schema(path).names
-    table = pq.read_table(path, columns=[*columns, *(["unit"] if has_units else [])])
+    table = _table(path, [*columns, *(["unit"] if has_units else [])])
     sides = {}
     for side in sorted(set(table["split"].unique().to_pylist()) - {"val"}):
         rows = table.filter(pc.equal(table["split"], side))
@@ -248,7 +255,7 @@ def _agreeing(sides: dict[str, SideScores], metrics: dict[str, float]) -> dict[s
 
 
 def _pairs(path: Path) -> PairScores:
-    table = pq.read_table(path, columns=["query_id", "label", "score", "accepted"])
+    table = _table(path, ["query_id", "label", "score", "accepted"])
     scores = table["score"].to_numpy().astype(np.float64)
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
@@ -260,7 +267,7 @@ def _pairs(path: Path) -> PairScores:
 
 
 def _moments(path: Path) -> SideScores:
-    table = pq.read_table(path, columns=["query_id", "video_id", "seconds", "start", "unit"])
+    table = _table(path, ["query_id", "video_id", "seconds", "start", "unit"])
     error = np.abs(table["start"].to_numpy() - table["seconds"].to_numpy()).astype(np.float64)  # (M,)
     if not np.isfinite(error).all():
         raise ValueError("a second is not finite")

@@ -21,7 +21,7 @@ from dcdt.config.registry import MODELS, name_of
 from dcdt.data.tables import Tables
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.providers.onnx import RECIPE
-from dcdt.embeddings.providers.onnx_export import ensure_exported, silence_exporter
+from dcdt.embeddings.providers.onnx_export import EXPORTER, ensure_exported, silence_exporter
 from dcdt.models.recommender import Recommender
 from dcdt.serving.catalogue.snapshot import SEARCHED, Snapshot
 from dcdt.serving.catalogue.video_table import VideoTable, check_address
@@ -48,7 +48,7 @@ from dcdt.serving.scorers.towers import TowersScorer
 from dcdt.serving.threshold import choose_threshold
 from dcdt.serving.videos import metadata_columns, table_of
 from dcdt.training.checkpoint import Restored, restore
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import temporary_folder, write_json
 
 
@@ -155,8 +155,8 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
         "approximate": approximate,
         "has_transcripts": transcripts is not None,
     }
-    write_checksums(folder)
     write_json(folder / MODEL, Manifest.model_validate(manifest).model_dump(mode="json"))
+    write_checksums(folder)
     return version
 
 
@@ -221,14 +221,11 @@ def _export_graph(path: Path, graph: Graph) -> None:
         UserError: onnxscript is missing, or the graph differs from torch.
     """
     module, example = _GraphModule(graph).eval(), graph.example
-    try:
-        with silence_exporter(), torch.no_grad():
-            torch.onnx.export(
-                module, (example,), path, dynamo=True, external_data=False, input_names=[graph.input],
-                output_names=graph.outputs, dynamic_shapes={"rows": {example.ndim - 2: torch.export.Dim("batch")}},
-            )  # fmt: skip
-    except ModuleNotFoundError as error:
-        raise UserError("exporting a run needs the extra 'serve': pip install 'dcdt[serve]'.") from error
+    with needs_extra("exporting a run", "serve", *EXPORTER), silence_exporter(), torch.no_grad():
+        torch.onnx.export(
+            module, (example,), path, dynamo=True, external_data=False, input_names=[graph.input],
+            output_names=graph.outputs, dynamic_shapes={"rows": {example.ndim - 2: torch.export.Dim("batch")}},
+        )  # fmt: skip
     exported_graph = session(path)
     for rows in (example, example.narrow(example.ndim - 2, 0, 1)):
         with torch.no_grad():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.text import one_line
 
 QUERY_MAP = "query_map"
@@ -111,10 +111,8 @@ def session(path: Path) -> Any:  # noqa: ANN401
     Raises:
         UserError: onnxruntime is not installed, or the file is missing or corrupt.
     """
-    try:
+    with needs_extra("answering", "serve", "onnxruntime"):
         from onnxruntime import InferenceSession, SessionOptions
-    except ModuleNotFoundError as error:
-        raise UserError("answering needs the extra 'serve': pip install 'dcdt[serve]'.") from error
     options = SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

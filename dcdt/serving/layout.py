@@ -2,7 +2,7 @@
 
 serving/current.json     which build, which version of its catalogue; replaced whole, so it is what a change commits to
 serving/<build>/         model.json, *.onnx, embedder/, catalogue/ (LanceDB), snapshot-<version>.arrow, *.faiss
-serving/<build>/checksums.json   of the graphs, arrays, indexes and snapshots, compared when they are opened
+serving/<build>/checksums.json   of the files of a build but its table, compared when they are opened
 serving/.lock            held by the one process that changes the catalogue
 """
 
@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -73,9 +74,10 @@ def read_pointer(run: Path) -> Pointer | None:
         or not BUILD.fullmatch(build)
         or not isinstance(version, int)
         or not isinstance(snapshot, int)
+        or content.get("checksum") not in (None, _checksum(Pointer(build, version, snapshot)))
     ):
         raise UserError(
-            f"{path} is corrupt: it names no build of this folder.\n"
+            f"{path} is corrupt: it names no build of this folder, or has changed since it was written.\n"
             f"Put the old file back. Else {shell_command('index', run, 'build')} starts anew, without later changes."
         )
     return Pointer(build, version, snapshot)
@@ -83,7 +85,11 @@ def read_pointer(run: Path) -> Pointer | None:
 
 def write_pointer(run: Path, pointer: Pointer) -> None:
     """Make a build or a version the current one, at once for all readers."""
-    write_json(run / FOLDER / POINTER, asdict(pointer))
+    write_json(run / FOLDER / POINTER, {**asdict(pointer), "checksum": _checksum(pointer)})
+
+
+def _checksum(pointer: Pointer) -> int:
+    return zlib.crc32(repr(pointer).encode())
 
 
 def write_checksums(folder: Path) -> None:
@@ -100,14 +106,17 @@ def check_files(folder: Path, is_checked: Callable[[str], bool]) -> None:
         UserError: one has changed since it was written.
     """
     sums = read_json(folder / CHECKSUMS)
+    if not sums and (folder / CHECKSUMS).exists():
+        raise UserError(f"{folder / CHECKSUMS} is corrupt.")
     for path in _checked_files(folder):
         if is_checked(path.name) and path.name in sums and sums[path.name] != checksum(path):
             raise UserError(f"{path} is corrupt: its checksum has changed since it was written.")
 
 
 def _checked_files(folder: Path) -> list[Path]:
-    """Return graphs, arrays, indexes and snapshots of a build; JSON and the catalogue are checked as they are read."""
-    return [path for path in folder.iterdir() if path.suffix not in (".json", "", ".tmp") and path.is_file()]
+    """Return graphs, arrays, indexes, snapshots and JSON of a build; of its embedder the recipe holds checksums."""
+    files = (path for path in folder.iterdir() if path.name != CHECKSUMS and path.suffix not in ("", ".tmp"))
+    return [path for path in files if path.is_file()]
 
 
 @contextmanager

@@ -231,9 +231,8 @@ class ServedRecommender:
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
         if self._embedder is None:
-            self._embedder = open_embedder(
-                self.manifest.embedder_config, self.catalogue.folder / EMBEDDER, self.threads
-            )
+            folder = self.catalogue.folder / EMBEDDER
+            self._embedder = open_embedder(self.manifest.embedder_config, folder, self.threads, self.catalogue.remedy)
         vectors = round_to_float16(self._embedder.embed(texts_to_embed(texts, self.manifest.embedder_config)))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
@@ -316,10 +315,10 @@ class ServedRecommender:
         return [np.stack([vector_of[text] for text in part]) for part in fields]
 
 
-def open_embedder(config: Any, folder: Path, threads: int) -> Any:  # noqa: ANN401 - any embedder and its configuration
+def open_embedder(config: Any, folder: Path, threads: int, remedy: str) -> Any:  # noqa: ANN401 - any embedder
     """Open the embedder of a run: the exported local model of the build, or what the configuration names."""
     if config.name == "local":
-        return OnnxEmbedder(folder, config, threads)
+        return OnnxEmbedder(folder, config, threads, remedy)
     from dcdt.embeddings.providers import make_embedder
 
     return make_embedder(config)

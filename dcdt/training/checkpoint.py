@@ -5,6 +5,8 @@ Every file loads with `weights_only=True`; configuration and weights are data, c
 
 import contextlib
 import io
+import re
+import traceback
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, read_json
 from dcdt.utils.text import one_line
 from dcdt.utils.yaml import refuse_interpolations
+
+_LOADING = re.compile("_?(on_)?(load|restore|resume|set_random_state)")  # functions that take up a state
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def state_errors(path: Path, last: LastState | None = None) -> Iterator[None]:
 
     Args:
         path: of the state.
-        last: the callback that loads it; once it has started training, errors have another cause and pass.
+        last: the callback that loads it. Errors outside of the loading, such as of a device, and those since it has
+            started training have another cause and pass.
 
     Raises:
         UserError: the file is corrupt, of another model, or holds more than tensors and plain values.
@@ -149,7 +154,9 @@ def state_errors(path: Path, last: LastState | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch, zip, pickle and Lightning each have their own kinds
-        if isinstance(error, OSError | UserError) or (last is not None and last.has_started):
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        is_foreign = last is not None and (last.has_started or not any(map(_LOADING.match, frames)))
+        if isinstance(error, OSError | UserError) or is_foreign:
             raise
         reason = one_line(error, 120)
         raise UserError(

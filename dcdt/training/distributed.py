@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from dcdt.training.rank import global_rank
 from dcdt.utils.errors import Diverged, MissingField, NotApplicable, UserError
 from dcdt.utils.files import read_json, write_json
 from dcdt.utils.redaction import redact_output
+from dcdt.utils.signals import Interrupted, interruptible
 
 # Errors that a process reports to its parent by name.
 ERRORS: dict[str, type[Exception]] = {
@@ -105,8 +107,10 @@ def run_processes(
             "command": sys.argv[1:],
             "errors": errors,
         }
-        failed = start([sys.executable, "-m", "dcdt.training.distributed"], n, json.dumps(spec) + "\n")
-        folder.started = folder.files.status.is_file()  # written by one of the processes
+        try:
+            failed = start([sys.executable, "-m", "dcdt.training.distributed"], n, json.dumps(spec) + "\n")
+        finally:
+            folder.started = folder.files.status.is_file()  # written by one of the processes
         if failed is None:
             return read_json(folder.files.metrics)
         error = read_json(Path(errors) / f"{failed}.json")
@@ -149,23 +153,29 @@ def start(command: Sequence[str], n: int, text: str = "") -> int | None:
             process.stdin.write(text)
             process.stdin.flush()
         return _wait(running)
+    except Interrupted:
+        for process in running.values():
+            process.terminate()  # so that it closes its logger
+        _wait(running, time.monotonic() + EXIT_SECONDS)
+        raise
     finally:
         for process in running.values():
             process.kill()
             process.wait()
 
 
-def _wait(running: dict[int, "subprocess.Popen[str]"]) -> int | None:
+def _wait(running: dict[int, "subprocess.Popen[str]"], deadline: float = float("inf")) -> int | None:
     """The rank of the first process that failed, once the others have had time to end; None where none did."""
-    failed, deadline = None, float("inf")
+    failed = None
     while any(process.poll() is None for process in running.values()) and time.monotonic() < deadline:
         errors = [rank for rank, process in running.items() if process.poll()]
         if errors and failed is None:
-            failed, deadline = errors[0], time.monotonic() + EXIT_SECONDS
+            failed, deadline = errors[0], min(deadline, time.monotonic() + EXIT_SECONDS)
         time.sleep(0.05)
     return failed if failed is not None else next((rank for rank, process in running.items() if process.poll()), None)
 
 
+@interruptible()
 def main() -> None:
     """Run one of the processes: read the job from standard input, and write its error to a file."""
     spec: dict[str, Any] = json.loads(sys.stdin.readline())
@@ -186,6 +196,11 @@ def main() -> None:
         settings.callbacks.progress &= rank == 0 and not sweeping  # a sweep shows one line only
         run(settings, config, folder, logger, spec["resuming"])
         status = "finished"
+    except Interrupted as error:
+        for number in (signal.SIGINT, signal.SIGTERM):  # while the logger is closed
+            signal.signal(number, signal.SIG_IGN)
+        status, reason = "interrupted", str(error)
+        raise
     except Exception as error:
         if isinstance(error, NotApplicable) or (sweeping and isinstance(error, MissingField)):
             status = "not_applicable"

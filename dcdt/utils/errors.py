@@ -114,6 +114,21 @@ def check_encodable(text: str, location: str) -> str:
 
 
 @contextmanager
+def needs_extra(subject: str, extra: str, *modules: str, or_else: str = "") -> Iterator[None]:
+    """Convert the lack of one of an extra's modules to UserError; a lack of another module has another remedy.
+
+    Raises:
+        UserError: names the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in modules:
+            raise
+        raise UserError(f"{subject} needs the extra '{extra}': pip install 'dcdt[{extra}]'{or_else}.") from error
+
+
+@contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the command with a message on stderr and exit code 2 at a mistake of the user or an error of the system."""
     try:

@@ -162,14 +162,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON can say
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of the keys and values of a JSON object.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' occurs twice")
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+
+
+def parse_json(text: str | bytes, decoder: json.JSONDecoder = _DECODER) -> Any:  # noqa: ANN401 - whatever JSON can say
     """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is no JSON, nested too deeply, or an object has a key twice.
     """
     try:
-        return json.loads(text)
+        return decoder.decode(text if isinstance(text, str) else text.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

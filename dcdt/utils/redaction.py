@@ -1,4 +1,4 @@
-"""Redact the keys and tokens of the environment, and passwords in addresses, from logs, files and the terminal."""
+"""Redact the keys and tokens of the environment, and those in addresses, from logs, files and the terminal."""
 
 import os
 import re
@@ -10,7 +10,16 @@ from typing import Any, TextIO
 SECRET_NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?$", re.IGNORECASE)
 MIN_SECRET_CHARS = 8  # shorter values occur in too many other words
 MASK = "***"
-_PASSWORD = re.compile(r"(://[^\s/@:\"'<>,]*:)[^\s/\"'<>,]+@")  # of an address
+_IN_ADDRESSES = [  # passwords, which may hold a slash, and no port; tokens, but no user of ssh; values of queries
+    re.compile(r"""(://[^\s/@:"'<>,]*:)(?!\d{1,5}/)(?:[^\s/"'<>,]+|[^\s@"'<>,]+)(?=@)"""),
+    re.compile(r"(?<!ssh)(://)[\w.~!$&*+;=%-]+(?=@)", re.ASCII),
+    re.compile(
+        r"""([?&;](?:[\w.-]*[-_.])?(?:api[-_]?key|(?:access|auth|id|refresh|security)[-_]?token|secret|password|pwd"""
+        r"""|sig(?:nature)?)=)[^\s&;#"'<>,]+""",
+        re.IGNORECASE,
+    ),
+    re.compile(r"""([?&;](?:[\w.-]*[-_.])?(?:key|token|auth)=)[^\s&;#"'<>,]{8,}""", re.IGNORECASE),
+]
 
 
 def secret_values() -> list[str]:
@@ -20,7 +29,7 @@ def secret_values() -> list[str]:
 
 
 def redact(text: str) -> str:
-    """Replace every secret of the environment, and the passwords of addresses, in a text.
+    """Replace every secret of the environment, and the passwords, tokens and keys of addresses, in a text.
 
     >>> os.environ["DOCTEST_API_KEY"] = "sk-of-the-doctest"
     >>> redact("Authorization: Bearer sk-of-the-doctest")
@@ -28,10 +37,14 @@ def redact(text: str) -> str:
     >>> del os.environ["DOCTEST_API_KEY"]
     >>> redact("http://me:hunter2@host:8000/v1")
     'http://me:***@host:8000/v1'
+    >>> redact("https://ghp_1234@host/?api-key=abc&k=5")
+    'https://***@host/?api-key=***&k=5'
     """
     for value in secret_values():
         text = text.replace(value, MASK)
-    return _PASSWORD.sub(rf"\1{MASK}@", text)
+    for pattern in _IN_ADDRESSES:
+        text = pattern.sub(rf"\1{MASK}", text)
+    return text
 
 
 def redact_values(value: Any) -> Any:  # noqa: ANN401 - what a configuration can hold

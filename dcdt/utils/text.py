@@ -7,8 +7,13 @@ from math import nan
 
 from dcdt.utils.redaction import redact
 
-# Characters that steer a terminal, a line or the direction of what follows, and half surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters that steer a terminal, a line or the direction of what follows, tags that nobody sees, and half surrogates.
+# Of Unicode's format characters those remain that texts need: soft hyphens, joiners and breaks within words (ZWJ of
+# emoji, ZWNJ of Persian, ZWSP of Thai), invisible operators of formulas, and signs of a script that are seen.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200e\u200f\u2028-\u202e\u2065-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
@@ -17,7 +22,12 @@ def printable(text: str) -> str:
     >>> printable("\x1b[2J title\u202e"), printable("标题　1")
     ('\\x1b[2J title\\u202e', '标题　1')
     """
-    return _UNPRINTABLE.sub(lambda match: f"\\{'x%02x' if match[0] < ' ' else 'u%04x'}" % ord(match[0]), text)
+    return _UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
+    return f"\\x{ord(char):02x}" if char < " " else "".join(f"\\u{unit}" for unit in units)
 
 
 def pluralize(n: int, singular: str, plural: str | None = None) -> str:

@@ -22,6 +22,7 @@ from dcdt.data.datamodule import side_tensors
 from dcdt.data.interactions import load_interactions
 from dcdt.data.pairs import unrelated_videos
 from dcdt.data.splits import make_split
+from dcdt.data.table_reader import cell_id, read_rows
 from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
@@ -32,7 +33,8 @@ from dcdt.serving.catalogue.video_table import KEEP_VERSIONS, VideoTable
 from dcdt.serving.layout import exclusive_lock
 from dcdt.serving.recommender import check_question
 from dcdt.serving.videos import one_video
-from dcdt.training.checkpoint import read_state, write_state
+from dcdt.training.callbacks.last import LastState
+from dcdt.training.checkpoint import read_state, state_errors, write_state
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, remove_abandoned, temporary_folder, write_text
 
@@ -68,10 +70,50 @@ def test_tsv_has_no_quotes(tmp_path, videos, text):
 
 
 def test_a_quote_that_takes_in_rows_is_named_by_its_line(tmp_path, videos):
-    rows = [f"v{n},question {n}\n" for n in range(30)]
+    """Among texts of several lines it is warned of; where most look so, as in the last table, it is refused."""
+    rows = [f'v{n},"question\nof {n}"\n' for n in range(30)]
     rows[4], rows[8] = 'v4,"question 4\n', 'v8,question 8"\n'
+    rows[5:8] = [f"v{n},question {n}\n" for n in range(5, 8)]
+    said = "10: a quoted cell ends in line 14, as if it had taken in rows; is a quote not closed?"
     asked = written(tmp_path / "asked.csv", "video_id,query\n" + "".join(rows))
-    assert f"{asked}:6: a quoted cell ends in line 10" in made(tmp_path, "--videos", videos, "--queries", asked)[1]
+    assert f"{asked}:{said}" in made(tmp_path, "--videos", videos, "--queries", asked)[1]
+    written(asked, asked.read_text().replace("question\nof", "question of").replace("v4", "\n\n\n\nv4"))
+    mended(dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked), said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", 'id,title\n1,a\n2,"open\n3,c\n', "a.csv:3: a quote in this row is not closed"),
+        ("a.csv", 'id,title\n1,a\n2,"open\n3,"c"\n', "a.csv:3: a quote in this row is not closed"),
+        (
+            "a.csv",
+            'id,title\n1,a\n2,"open\n3"\n4,d,e\n',
+            "a.csv:5: 3 columns; the header names 2, separated by commas.",
+        ),
+        ("a.csv", 'id,title\n1,"open\n2",b\n', "a.csv:2: 3 columns.*ends in line 3: is a quote not closed"),
+        ("a.csv", 'id\ttitle\n1\t"a" b\n', "a.csv:2.*\n.*name the file .tsv"),
+        ("a.jsonl", '{"id": 1}\n{"id": 2, "meta": {"a": 1, "a": 2}}\n', "a.jsonl:2: .*the key 'a' occurs twice"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_refused_by_its_line(tmp_path, name, text, said):
+    with pytest.raises(UserError, match=said):
+        list(read_rows(written(tmp_path / name, text)))
+
+
+def test_one_column_of_texts_with_line_breaks_is_read_and_warned_of(tmp_path, caplog):
+    assert [row["q"] for _, row in read_rows(written(tmp_path / "a.csv", 'q\n"two\nlines"\nb\n'))] == [
+        "two\nlines",
+        "b",
+    ]
+    assert "a.csv:2: a quoted cell ends in line 3" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "expected"), [("7", "7"), ("7.0", "7"), ("1e3", None), ("1.50", None)])
+def test_a_number_of_json_is_an_id_as_it_is_written_or_refused(tmp_path, name, expected):
+    [(location, row)] = read_rows(written(tmp_path / "a.jsonl", f'{{"id": {name}}}\n'))
+    with contextlib.nullcontext() if expected else pytest.raises(UserError, match=f"the id {name} is no text"):
+        assert cell_id(row["id"], location) == expected
 
 
 def test_ids_are_kept_as_they_are_written(tmp_path):
@@ -151,7 +193,10 @@ def test_a_number_where_a_file_should_have_a_text_is_refused(tmp_path):
     (tmp_path / "experiment").mkdir()
     written(tmp_path / "experiment" / "mine.yaml", "# @package _global_\nexperiment_name: 2024_01\n")
     done = dcdt("run", "--config-dir", tmp_path, "experiment=mine", "logger=none", f"outputs={tmp_path / 'out'}")
-    mended(done, "experiment_name is 202401; it must be a text; quote what looks like a number")
+    mended(
+        done,
+        'experiment_name is 202401; it must be a text; in a file, write quotes around it, such as experiment_name: "',
+    )
 
 
 @pytest.mark.parametrize("grade", ["1_0", "", "high"])
@@ -171,12 +216,34 @@ def test_times_of_any_unit_are_seconds(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("time", "said"),
-    [("20231114", "write it as 2023-11-14"), ("1e25", "out of range|means the year"), ("1_7", "'1_7'")],
+    [
+        ("20231114", "may also have 2023-11-14.$"),
+        ("2023111412", "may also have 2023-11-14T12:00"),
+        ("202311141230", "may also have 2023-11-14T12:30"),
+        ("20231114123000", "may also have 2023-11-14T12:30"),
+        ("1e25", "out of range|means the year"),
+        ("1_7", "'1_7'"),
+    ],
 )
-def test_a_time_of_no_unit_is_refused(tmp_path, time, said):
-    path = written(tmp_path / "w.csv", f"user_id,item_id,timestamp\nu,v0,{time}\n")
+def test_a_time_of_no_unit_is_refused(tmp_path, videos, time, said):
+    """One odd value elsewhere changes nothing, and a table for a collection is refused by its own name."""
+    path = written(tmp_path / "w.csv", f"user_id,item_id,timestamp\nu,v0,{time}\nu,v0,0\n")
     with pytest.raises(UserError, match=said):
         load_interactions(path, {"v0": 0})
+    if "also" in said:
+        asked = written(tmp_path / "asked.csv", f"v,query,time\nv0,what,{time}\nv1,why,17\n")
+        for table in (
+            ["--queries", asked],
+            ["--queries", written(tmp_path / "a.csv", "v,query\nv0,what\n"), "--interactions", path],
+        ):
+            done = dcdt("collection", "new", tmp_path / "made", "--videos", videos, "--video-column", "v", *table)
+            mended(done, f"{table[-1]}: the time {time} is a date")
+
+
+def test_times_that_look_like_a_date_by_chance_are_times(tmp_path):
+    rows = "".join(f"u,v0,{time}\n" for time in (20_231_114, 20_231_999, 20_239_914))
+    path = written(tmp_path / "w.csv", f"user_id,item_id,timestamp\n{rows}")
+    assert load_interactions(path, {"v0": 0}).time[0] == 20_231_114
 
 
 @pytest.mark.parametrize(("first", "warned"), [(0, True), (1_699_990_000, False), (1_700_000_100, True)])
@@ -199,6 +266,13 @@ def test_judgments_are_a_table_of_their_own(tmp_path, videos):
     assert "queries without a judgment: 1 of 9" in said
     done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked)
     mended(done, "--judgments FILE")
+    done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", judged)
+    mended(done, "judged.jsonl: no column 'query'", "if these are judgments: --queries TEXTS --judgments FILE")
+    written(tmp_path / "corpus.jsonl", '{"doc_id": "v0"}\n')
+    written(tmp_path / "queries.jsonl", '{"qid": "q0"}\n')
+    mended(
+        dcdt("collection", "check", tmp_path), "corpus.jsonl:1: '_id' is None", "--videos FILE --queries FILE [--jud"
+    )
     written(judged, json.dumps({"qid": "q99", "doc_id": "v0"}) + "\n")
     done = dcdt("collection", "new", tmp_path / "other", "--videos", videos, "--queries", asked, "--judgments", judged)
     mended(done, "judged.jsonl:1: the query 'q99' is not among the 9 queries")
@@ -295,6 +369,20 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
         read_state(tmp_path / "last.ckpt")
 
 
+def test_an_error_of_a_device_is_not_blamed_on_the_state_that_is_resumed(tmp_path):
+    def load_state_dict():
+        raise RuntimeError("Missing key(s) in state_dict")
+
+    last = LastState(tmp_path / "last.ckpt", None)
+    with (
+        pytest.raises(UserError, match=r"last.ckpt is corrupt, of another model.*\nDelete it"),
+        state_errors(last.path, last),
+    ):
+        load_state_dict()
+    with pytest.raises(RuntimeError, match="CUDA error"), state_errors(last.path, last):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
 def test_the_digest_of_vectors_changes_with_a_bit_and_not_with_shards_or_order(tmp_path):
     space, vectors = Space("test", "m", 8, "l2"), np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     digests = []
@@ -350,8 +438,11 @@ def test_the_catalogue_of_many_changes_keeps_fifty_versions(tmp_path):
 @pytest.mark.parametrize(
     ("qrels", "said"),
     [
-        ({1: {11: 1}}, "no judged query is among the scored ones, such as 1 and '1'"),
-        ({"1": {11: 1}}, "no judged video is among the scored ones, such as 11 and '10'"),
+        ({1: {11: 1}}, "query ids are of several types, such as 1 (int) and '1'; make all of them texts."),
+        ({"1": {"11": 1}, 2: {"11": 1}}, "query ids are of several types, such as 2 (int) and '1'"),
+        ({"1": {11: 1}}, "video ids are of several types, such as 11 (int) and '10'"),
+        ({1: {"11"}}, "qrels: those of query 1 are a set"),
+        ({1: {"11": float("nan")}}, "the grade of query 1 and video '11' is nan"),
         ({"a": {"x": 1}}, "no judged query is among the scored ones, such as 'a' and '1'"),
         ({"1": {"11"}}, "qrels: those of query '1' are a set; give a dictionary"),
         ({"1": ["11"]}, "qrels: those of query '1' are a list; give a dictionary"),

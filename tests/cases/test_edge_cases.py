@@ -11,10 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import wandb
@@ -24,29 +26,37 @@ from fastapi.testclient import TestClient
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
-from support import make_collection, slow_but, slow_rows_but
+from support import EMBEDDER, make_collection, slow_but, slow_rows_but
 
 from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
 from dcdt.config.plugins import load_plugin
 from dcdt.config.validation import _shown
+from dcdt.data.captions import _read_cues
 from dcdt.data.config import DataConfig
+from dcdt.data.formulas import check_parser
+from dcdt.data.tokens import tokenizer
 from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
+from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
 from dcdt.embeddings.shards import open_shard
+from dcdt.reporting.disagreements import MAX_TREC_BYTES
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.runs.sweep import mark_interrupted
 from dcdt.serve import LOOPBACK
 from dcdt.serving.app import make_app
+from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.export import _export_graph
+from dcdt.serving.graphs import session
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.scorers.base import Graph
 from dcdt.training.checkpoint import read_state
-from dcdt.utils.errors import UserError, format_error, is_user_error
+from dcdt.utils.errors import UserError, format_error, is_user_error, needs_extra
 from dcdt.utils.files import MAX_JSON_BYTES
+from dcdt.utils.redaction import redact
 from dcdt.utils.shell import override, shell_command, user_path
 from dcdt.utils.signals import Interrupted, interruptible
-from dcdt.utils.text import one_line
+from dcdt.utils.text import one_line, printable
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -212,14 +222,50 @@ def test_every_field_given_to_wandb_is_redacted(tmp_path, monkeypatch):
     assert KEY not in f"{given} {sys.argv}" and PASSWORD not in str(given) and given["tags"] == ["***"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://ghp_abc@host/a", "https://***@host/a"),
+        ("http://user:pa/ss@host:80/v1", "http://user:***@host:80/v1"),
+        ("http://user:p@ss@host/v1", "http://user:***@host/v1"),
+        ("https://host/v1?api-key=abc&k=5", "https://host/v1?api-key=***&k=5"),
+        ("https://host/?k=5&access_token=abc#a", "https://host/?k=5&access_token=***#a"),
+        ("https://host/?X-Amz-Signature=abc", "https://host/?X-Amz-Signature=***"),
+        ("https://host/?key=AIzaSy123456", "https://host/?key=***"),
+    ],
+)
+def test_what_an_address_holds_of_secrets_is_redacted(text, expected):
+    assert redact(f"see {text} and {text}.") == f"see {expected} and {expected}{'' if expected[-1] == '*' else '.'}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:8000/@user", "https://medium.com/@user", "ssh://git@host/a", "https://host/?key=intro&monkey=12345678",
+        "https://host/?q=a@b.org", "https://a.org\uff0c邮箱me@b.org", "https://host/?api-version=2024-01-01",
+    ],
+)  # fmt: skip
+def test_an_address_without_a_secret_is_not_changed(text):
+    assert redact(text) == text
+
+
 # ---- strangers
 
-EVIL = "\x1b[2J\x1b]0;pwned\x1b\\ \u202egnp.exe\u202c \x9b31m [/red]"
+EVIL = "\x1b[2J\x1b]0;pwned\x1b\\ \u202egnp.exe\u202c\u200f\u061c\U000e0041 \x9b31m [/red]"
 FORMULA = '=HYPERLINK("http://evil","x")'
 
 
 def is_harmless(text):
-    return not set(text) & set("\x1b\x9b\u202e\u202c\r")
+    return not set(text) & set("\x1b\x9b\u202e\u202c\u200f\u061c\U000e0041\r")
+
+
+def test_of_all_format_characters_those_remain_that_texts_need():
+    chars = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
+    remaining = [char for char in chars if printable(char) == char]
+    invisible = "\u00ad\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064"
+    scripts = ("ARABIC", "SYRIAC", "KAITHI", "EGYPTIAN")
+    assert [char for char in remaining if not unicodedata.name(char).startswith(scripts)] == list(invisible)
+    assert "\u061c" not in remaining and json.loads(f'"{printable("".join(chars))}"') == "".join(chars)
 
 
 @pytest.mark.slow
@@ -303,6 +349,25 @@ def test_a_file_that_fills_the_memory_is_refused(tmp_path, name):
         (run / name).touch()
         os.truncate(run / name, MAX_JSON_BYTES + 1)  # sparse
     mended(dcdt("report", run), f"{run / name} has more than")
+
+
+def test_other_files_of_a_run_that_fill_the_memory_are_refused(tmp_path):
+    for model in ("dcdt", "zero_shot"):
+        run = write_run(tmp_path, model)
+    (run / "run.trec").unlink()
+    (run / "run.trec").symlink_to("/dev/zero")
+    assert dcdt("report", tmp_path).returncode == 0  # its rankings are left out of the page
+    (run / "run.trec").unlink()
+    with (run / "run.trec").open("wb") as file:
+        file.truncate(MAX_TREC_BYTES + 1)  # sparse
+    mended(dcdt("report", tmp_path), f"{run / 'run.trec'} has more than")
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), [1.0])
+    with pq.ParquetWriter(run / "per_query.parquet", pa.schema([("value", rows.type)])) as writer:
+        for _ in range(3):
+            writer.write_table(pa.table({"value": rows}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dcdt.runs.reader.MAX_ROWS", 2999)
+        mended(dcdt("report", tmp_path), "per_query.parquet is corrupt (it has more than 2,999 rows)")
 
 
 HOSTS = ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"]
@@ -443,6 +508,39 @@ def test_a_lack_of_memory_ends_a_run_and_a_command_in_words(folder, tmp_path, mo
     mended(dcdt("recommend", tmp_path, "x"), "not enough memory")
 
 
+def lacking(monkeypatch, name):
+    """Make a module one that is not installed."""
+    monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    ("work", "own", "extra"),
+    [
+        (lambda: tokenizer(stem=True), "snowballstemmer", "stem"),
+        (lambda: list(_read_cues(Path("a.vtt"), {})), "webvtt", "captions"),
+        (check_parser.__wrapped__, "pylatexenc", "formulas"),
+        (lambda: session(Path("a.onnx")), "onnxruntime", "serve"),
+        (lambda: VideoTable("nowhere"), "lancedb", "serve"),
+        (lambda: OnnxEmbedder("nowhere", EMBEDDER), "onnxruntime", "onnx"),
+        (lambda: OnnxEmbedder("nowhere", EMBEDDER), "tokenizers", "local"),
+    ],
+)
+def test_an_extra_is_named_when_one_of_its_modules_is_missing(monkeypatch, work, own, extra):
+    lacking(monkeypatch, own)
+    with pytest.raises(UserError, match=rf"needs the extra '{extra}': pip install 'dcdt\[{extra}\]'"):
+        work()
+
+
+def test_no_extra_is_named_when_another_module_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ModuleNotFoundError), needs_extra("serving", "serve", "uvicorn", "fastapi"):
+        import no_such_module  # noqa: F401
+    lacking(monkeypatch, "dcdt.serving.app")
+    done = dcdt("serve", tmp_path)
+    assert done.returncode == 1 and "dcdt.serving.app" in done.stderr and "install" not in done.stderr
+    lacking(monkeypatch, "uvicorn")
+    mended(dcdt("serve", tmp_path), "serving needs the extra 'serve'")
+
+
 def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
 
@@ -524,16 +622,16 @@ def test_the_installed_command_answers_with_its_own_name(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "meant"),
     [
-        ["index", "RUN", "delete", "-aBc"],
-        ["index", "RUN", "update", "--id", "-aBc"],
-        ["recommend", "RUN", "-derivative"],
+        ("index 'my run' delete -aBc -xy", "index 'my run' delete -- -aBc -xy"),
+        ("index RUN update --id -aBc --title New", "index RUN update --id=-aBc --title New"),
+        ("recommend RUN -derivative -k5", "recommend RUN -k5 -- -derivative"),
     ],
 )
-def test_a_value_that_begins_with_a_minus_is_explained(arguments):
-    done = dcdt(*arguments)
-    assert done.returncode == 2 and "--option=-value, or after all options: -- -value" in done.stderr
+def test_a_value_that_begins_with_a_minus_is_answered_with_the_command_that_was_meant(arguments, meant):
+    done = dcdt(*shlex.split(arguments))
+    assert done.returncode == 2 and done.stderr.endswith(f"begins with a minus: python -m dcdt.{meant}\n")
     assert "begins with a minus" not in dcdt("recommend", "RUN", "-k", "1").stderr
 
 

@@ -63,7 +63,7 @@ def test_no_file_is_not_applicable(tmp_path):
         (HEADER + "u1,a,\n", r"csv:2: the timestamp ''"),
         (HEADER + '"u\n1",a,3\n', r"csv:2: the user_id 'u 1' has several lines"),
         (HEADER + "u1,a,3\n\nu1,a,inf\n", r"csv:4: the timestamp 'inf'"),
-        (HEADER + 'u1,"a"b,3\n', "not CSV after line"),
+        (HEADER + 'u1,"a"b,3\n', "csv:2: a quote in this row is not closed"),
         ((HEADER + "u1,a,3\n").encode() + b"\xff,a,3\n", "not UTF-8"),
     ],
 )

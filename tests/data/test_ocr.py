@@ -218,7 +218,7 @@ def test_without_the_extra_one_line_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     done = dcdt("collection", "ocr", folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr == "error: reading slides needs rapidocr: pip install 'dcdt[ocr]'.\n"
+    assert done.stderr == "error: reading slides needs the extra 'ocr': pip install 'dcdt[ocr]'.\n"
 
 
 @pytest.fixture

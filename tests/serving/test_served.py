@@ -323,6 +323,19 @@ def test_a_flipped_bit_in_a_build_is_found_when_it_is_opened(own_copy, name):
     assert any(str(path.parent) in str(caught.value) for path in paths)
 
 
+@pytest.mark.parametrize("name", ["*/model.json", "*/embedder/tokenizer.json", "current.json", "*/checksums.json"])
+def test_a_changed_digit_in_a_small_file_of_a_build_is_found(own_copy, name):
+    folder = own_copy(*RIDGE)
+    [path] = (folder / "serving").glob(name)
+    content = path.read_text()
+    at = [place for place, char in enumerate(content) if char.isdigit()][-1]
+    path.unlink()  # it may be a link to the file of another run
+    path.write_text("{" if "sums" in name else f"{content[:at]}{9 - int(content[at])}{content[at + 1 :]}")
+    with pytest.raises(UserError, match="corrupt") as caught:
+        load(folder).recommend("span")
+    assert path.name in str(caught.value) and "index" in str(caught.value)
+
+
 DESCRIPTIONS = {
     "a query tower of no kind": lambda model: [scorer.update(is_linear=1) for scorer in model["scorers"]],
     "a weight beyond any": lambda model: [

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import LocalEmbedderConfig
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import parse_json, read_limited
 
 
@@ -55,12 +55,8 @@ def model_folder(package: str) -> Path:
         UserError: there is no such folder, or the package is not installed.
     """
     if package in PACKAGES:
-        try:
+        with needs_extra(f"embedder=local (package '{package}')", "local", package):
             return Path(importlib.import_module(package).get_model_path())
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"embedder=local needs the package '{package}' with the model: pip install 'dcdt[local]'."
-            ) from error
     if Path(package).is_dir():
         return Path(package)
     raise UserError(

