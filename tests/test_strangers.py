@@ -17,7 +17,7 @@ from embeddings.loopback import Loopback
 from support import make_collection, write_folder
 from test_faults import told
 
-from dcdt.serving.layout import fingerprint, read_pointer
+from dcdt.serving.layout import CHECKSUMS, fingerprint, read_pointer
 from dcdt.serving.load import load
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.training.checkpoint import restore
@@ -159,6 +159,7 @@ def test_an_address_of_a_stranger_is_not_asked(run, monkeypatch):
         refused(lambda: restore(run), server.url, f"export OPENAI_BASE_URL={server.url}")
         model = run / "serving" / read_pointer(run).build / "model.json"
         write_json(model, read_json(model) | {"embedder": openai, "run": fingerprint(run)})
+        (model.parent / CHECKSUMS).unlink()
         refused(lambda: load(run).recommend("my question"), server.url)
         assert len(server.requests) == 0
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

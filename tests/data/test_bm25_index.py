@@ -99,7 +99,7 @@ def test_the_deviation_over_many_videos_is_that_of_the_scores(case, dead):
     present = rng.random(len(docs)) >= dead
     question = ["span", "rank", "basis"]
     index = index_of(backend, variant, [docs], present, np.float32)
-    mean, deviation = BM25Scores(Catalogue(present), index, question).mean_and_deviation()
+    mean, deviation = BM25Scores(Catalogue(present), index, question, None).mean_and_deviation()
     exact = index_of(backend, variant, [docs], present).score(question)[present]
     np.testing.assert_allclose([mean, deviation], [exact.mean(), exact.std()], rtol=1e-3)
 
