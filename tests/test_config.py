@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from support import prepare, slow_but
+from support import prepare
 
 from dcdt.config import Settings, config_folder, model_option, model_presets, parse, register_resolvers, validate
 from dcdt.config.registry import GROUPS, LOSSES, MODELS, SAMPLERS, SINGLE, look_up
@@ -347,7 +347,8 @@ def test_an_experiment_is_what_it_says(name):
     assert settings.experiment_name == name
 
 
-@pytest.mark.parametrize("name", slow_but(["comparison"], SWEEPS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_compares_what_it_says_on_ten_folds(name):
     config = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]

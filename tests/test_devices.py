@@ -173,7 +173,8 @@ def test_every_trained_model_loss_and_sampler(small, tmp_path, monkeypatch, mode
     check(settings, small, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("loss", slow_but(["infonce"], LOSSES[:3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES[:3])
 def test_the_joint_head(small, tmp_path, monkeypatch, loss):
     check(configured(*JOINT, f"loss={loss}"), small, tmp_path, monkeypatch)
 

@@ -388,6 +388,7 @@ def test_embed_fills_a_cache_and_finds_it_full(tmp_path):
     assert len(cache) == int(first.stdout.split()[0])
 
 
+@pytest.mark.slow
 def test_two_stages_train_and_leave_a_checkpoint_without_pickled_code(folder, tmp_path):
     chosen = ["experiment=two_stage_joint", "model.depth=5", f"hydra.run.dir={tmp_path}/run"]
     done = dcdt("run", *on(folder, tmp_path), *FAST, *chosen)

@@ -117,7 +117,7 @@ def test_jobs_of_workers_that_ended_with_the_sweep_are_marked_and_others_are_not
     assert found == {"dead": "interrupted", "alive": "running", "done": "finished"}
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), slow_rows_but(SIGNALS[1:], SIGNALS))
 @pytest.mark.parametrize(
     ("command", "arguments", "work"),
     [

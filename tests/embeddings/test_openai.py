@@ -110,6 +110,7 @@ SLOW = pytest.mark.slow  # since a retry waits for half a second or more
     "trouble",
     [Trouble(500, "oops"), *(pytest.param(Trouble(status), marks=SLOW) for status in (503, 429, 408, 0))],
 )
+@pytest.mark.slow
 def test_passing_trouble_is_survived(tmp_path, trouble):
     with Loopback(once({1, 3}, trouble)) as server:
         cache, done = filled(tmp_path, server, names(45))
@@ -133,6 +134,7 @@ def test_retry_after_is_obeyed(tmp_path):
     assert times[1] - times[0] > 0.95  # the client's own first pause is half a second
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_asked_for_again(tmp_path):
     def misbehave(server, number, payload):
         if number == 2:
@@ -147,6 +149,7 @@ def test_a_slow_answer_is_asked_for_again(tmp_path):
     "trouble",
     [Trouble(429, "busy", Retry_After=60), *(pytest.param(Trouble(status), marks=SLOW) for status in (500, 0))],
 )
+@pytest.mark.slow
 def test_patience_ends_and_what_was_answered_stays(tmp_path, trouble):
     def misbehave(server, number, payload):
         if number > 2:

@@ -142,6 +142,7 @@ def test_a_grade_below_zero_gains_nothing():
     assert with_negative["ndcg@5"].item() == pytest.approx(1 / math.log2(3))
 
 
+@pytest.mark.slow
 def test_a_constant_scorer_scores_like_chance():
     """With one positive among N, the rank is uniform: the mean reciprocal rank is the harmonic number H(N) / N."""
     n_videos, names = 30, [f"video {row}" for row in range(30)]

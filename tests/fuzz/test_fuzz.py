@@ -61,6 +61,7 @@ def tried(target, examples, name):
     inner()
 
 
+@pytest.mark.slow
 def test_the_real_files_themselves_are_accepted(laid_out):
     for name in FAST:
         target = laid_out(name)

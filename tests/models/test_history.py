@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import make_collection, prepare, quiet_trainer
+from support import make_collection, prepare, quiet_trainer, slow_but
 
 from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
@@ -174,7 +174,7 @@ def leaks(folder, other, config, split):
     return False
 
 
-@pytest.mark.parametrize("split", ["query", "time"])
+@pytest.mark.parametrize("split", slow_but(["time"], ["query", "time"]))
 def test_nothing_at_or_after_the_question_reaches_its_scores(folder, tmp_path, split):
     assert not leaks(folder, make_folder(tmp_path / "other"), config_of(), split)
 

@@ -298,6 +298,7 @@ def test_a_training_step_by_hand(made, measure):
     assert learned and [name for name, gradient in learned if not gradient.any()] == []
 
 
+@pytest.mark.slow
 def test_lists_without_a_positive_are_left_out_of_training(made):
     model = joint(made)
     model.record_loss = lambda *given: None
@@ -307,6 +308,7 @@ def test_lists_without_a_positive_are_left_out_of_training(made):
     loss.backward()
 
 
+@pytest.mark.slow
 def test_trained_it_leaves_recall_and_weights_as_they_were(made):
     model = joint(made, "model.penalty=0.01")
     before = {name: value.clone() for name, value in model.state_dict().items() if torch.is_tensor(value)}

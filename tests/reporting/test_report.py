@@ -60,6 +60,7 @@ def test_every_file_is_written(made):
     assert all((made / name).read_bytes().startswith(b"\x89PNG") for name in FIGURES)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_wherever_they_lie_and_in_whatever_order(made, tmp_path):
     runs = sorted(path for path in made.parent.iterdir() if path.name != "report")
     main([str(made.parent), "--out", str(tmp_path / "again")])
@@ -178,6 +179,7 @@ def test_without_the_collection_or_after_it_changed_ids_stand_in(tmp_path, texts
     assert "has changed" in disagreements(one, other, "mrr")[1]
 
 
+@pytest.mark.slow
 def test_two_models_can_be_chosen(tmp_path, capsys):
     for model in ("zero_shot", "dcdt", "bm25"):
         write_run(tmp_path / "sweep", model)
@@ -186,6 +188,7 @@ def test_two_models_can_be_chosen(tmp_path, capsys):
     refused(capsys, [str(tmp_path / "sweep"), "--compare", "bm25", "nobody"], "no finished 'nobody'", "zero_shot")
 
 
+@pytest.mark.slow
 def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path):
     sweep = tmp_path / "sweep"
     write_run(sweep, "zero_shot")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 from hydra import compose, initialize_config_dir
-from support import make_collection
+from support import make_collection, slow_but
 
 from dcdt.config import config_folder, register_resolvers
 from dcdt.data.beir import load_collection
@@ -98,7 +98,10 @@ def test_a_finished_job_is_known_again(folder, tmp_path):
         assert status.finished_metric(same) == 0.25
 
 
-@pytest.mark.parametrize("change", ["seed=1", "loss.margin=0.5", "split=folds", "callbacks.patience=3", "trials=2"])
+CHANGES = ["seed=1", "loss.margin=0.5", "split=folds", "callbacks.patience=3", "trials=2"]
+
+
+@pytest.mark.parametrize("change", slow_but(["seed=1", "loss.margin=0.5"], CHANGES))
 def test_another_configuration_is_another_job(folder, tmp_path, change):
     status = finished(tmp_path, config_of(folder), folder)
     other = config_of(folder, change)

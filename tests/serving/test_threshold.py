@@ -16,6 +16,7 @@ FITTED = ["dcdt_ridge", "two_stage", "hybrid_towers"]
 
 
 @pytest.mark.parametrize("model", slow_but(["dcdt_ridge"], ["zero_shot", *FITTED]))
+@pytest.mark.slow
 def test_validation_queries_have_the_scores_of_the_run(make_run, model):
     folder = make_run(f"model={model}", *(["model.depth=8"] if model == "two_stage" else []))
     restored = restore(folder)

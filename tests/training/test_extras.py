@@ -35,7 +35,7 @@ EXTRAS = [
 ]
 
 
-@pytest.mark.parametrize("extra", slow_but([EXTRAS[0], EXTRAS[2], EXTRAS[4]], EXTRAS))
+@pytest.mark.parametrize("extra", slow_but(EXTRAS[2:3], EXTRAS))
 def test_an_argument_of_lightnings_trainer_is_passed_on_and_every_query_is_tested(folder, tmp_path, extra, caplog):
     result, sides = trained(folder, tmp_path, f"trainer.extra={extra}")
     plain, plain_sides = trained(folder, tmp_path)
