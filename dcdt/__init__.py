@@ -1,8 +1,11 @@
 """Recommend teaching videos to a learner who asks a question in words."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dcdt.utils.signals import end_in_one_line
 
 if TYPE_CHECKING:
     from dcdt.evaluation.evaluate import Evaluation
@@ -10,6 +13,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = ["evaluate", "load", "register"]
+
+
+if sys.argv[:1] == ["-m"] or Path((sys.argv or [""])[0]).name == "dcdt":  # a command, whose imports take seconds
+    end_in_one_line()
 
 
 def load(run: str | Path, engine: str = "memory") -> "ServedRecommender":

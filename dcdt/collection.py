@@ -156,7 +156,7 @@ def _refuse_existing(folder: Path) -> None:
 
 def print_summary(summary: CollectionSummary, warnings: Sequence[str]) -> None:
     """Print figures, the lengths as bars, and the warnings."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary.statistics:
         table.add_row(name, escape(printable(value)))

@@ -136,6 +136,8 @@ def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: C
     """Answer questions line by line until the input ends; a mistake is told, and the next line is read."""
     if sys.stdin.isatty():
         console.print(f"{pluralize(len(served), 'video')}. One question a line; an empty line or Ctrl-D ends.")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line in another encoding is refused, and the next one read
     for line in sys.stdin:
         if not line.strip():
             break
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if sum([args.question is not None, args.interactive, args.batch is not None]) != 1:
         parser.error('give one of: "a question", --interactive, --batch CSV')
-    console = Console(width=None if os.isatty(1) else 120)
+    console = Console(width=None if os.isatty(1) else 120, emoji=False)
     with exit_on_user_error():
         try:
             served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201

@@ -244,7 +244,7 @@ def _read_qrels(
     folder: Path, queries: Documents, videos: Documents, empty: set[str]
 ) -> tuple[Judgments, dict[str, Rows], list[str]]:
     """Read judgments, the queries of each file, and the locations of judgments with unknown ids, left out."""
-    files = sorted(folder.glob("*.tsv"))
+    files = sorted(path for path in folder.glob("*.tsv") if path.is_file())
     if not files:
         raise UserError(f"{folder} has no judgments (*.tsv with query-id, corpus-id, score).")
     query_rows: list[int] = []

@@ -176,6 +176,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 suspects.append(f"{path}:{start}: a quoted cell ends in line {number}, as if it had taken in rows")
             yield f"{path}:{start}", dict(zip(header, row, strict=True))
     except csv.Error as error:
+        if "\r" in first.rstrip("\r\n"):
+            raise UserError(f"{path}: its lines end in CR alone; save it with line ends of Unix or Windows.") from error
         raise UserError(
             f"{path}:{number + 1}: a quote in this row is not closed, or a character follows the closing one ({error})."
             f"{remedy}"
@@ -209,12 +211,19 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield f"{path}:{number}", record
 
 
+def _as_text(column: pa.Array) -> pa.Array:
+    """Convert a column of bytes, as some programs write texts, to text; other columns are returned as they are."""
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.string()) if is_bytes else column
+
+
 def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=4096):
-                for record in batch.to_pylist():
+                columns = [_as_text(column) for column in batch.columns]
+                for record in pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist():
                     number += 1
                     yield f"{path}, row {number}", record
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also text that is not UTF-8, odd dates

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcdt.embeddings.shards import MIN_SHARDS_TO_MERGE, Keys, Shard, merge_small, open_shard, text_keys, write_shard
 from dcdt.utils.errors import UserError
-from dcdt.utils.files import parse_json, remove_abandoned, write_json
+from dcdt.utils.files import parse_json, read_limited, remove_abandoned, write_json
 from dcdt.utils.text import one_line
 
 FORMAT = 1
@@ -125,13 +125,14 @@ class VectorCache:
         )
 
     def digest(self, texts: Sequence[str]) -> str:
-        """Compute a hash of the stored vectors of texts, whatever their order and their shards."""
+        """Compute a hash of texts with their stored vectors, whatever their order and their shards."""
         positions, start, sums = np.unique(self.find(texts)), 0, np.zeros(self.space.dimensions, dtype=np.int64)
         for shard in self.shards:
             rows = positions[(positions >= start) & (positions < start + len(shard.keys))] - start
             start += len(shard.keys)
             try:
-                sums += shard.vectors()[rows].view(np.int16).sum(0, dtype=np.int64)
+                weights = shard.keys[rows, 0].astype(np.int64) | 1  # a vector counts for its text alone
+                sums += np.einsum("i,ij->j", weights, shard.vectors()[rows].view(np.int16), dtype=np.int64)
             except FileNotFoundError:  # merged by another process meanwhile
                 self.refresh()
                 return self.digest(texts)
@@ -199,7 +200,7 @@ class VectorCache:
                 )
             return
         try:
-            manifest = parse_json(path.read_text(encoding="utf-8"))
+            manifest = parse_json(read_limited(path))
             if not isinstance(manifest, dict):
                 raise ValueError("not an object")
         except ValueError as error:

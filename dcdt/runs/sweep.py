@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from dcdt.config.renames import rename_overrides
 from dcdt.runs.folder import FolderInUse, run_folders
 from dcdt.runs.sweep_progress import SweepProgress
 from dcdt.utils.errors import UserError, exit_on_user_error
-from dcdt.utils.files import read_json, write_json
+from dcdt.utils.files import read_json, redact_file, write_json
 from dcdt.utils.shell import shell_command
 from dcdt.utils.signals import Interrupted
 from dcdt.utils.text import printable
@@ -77,7 +78,8 @@ class SweepSummary(Callback):
             return
         with exit_on_user_error():
             if config.hydra.sweeper.get("params"):
-                command = shell_command("run", "-m", *config.hydra.overrides.task)
+                given = [text for text in sys.argv[1:] if not text.startswith("hydra.run.dir=")]
+                command = shell_command("run", "-m", *given)
                 name = config.hydra.runtime.choices.get("experiment")
                 raise UserError(f"experiment={name} is a sweep of several runs. Give -m:\n{command}")
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,10 @@ class SweepSummary(Callback):
             log.warning("%d of %d jobs are the same as another and run once", len(jobs) - len(names), len(jobs))
         total = len(names) if names is not None else sweeper.get("n_trials")
         self.progress = SweepProgress(folder, names, total, Console(stderr=True))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+        """Redact what Hydra itself wrote of the sweep, before a job starts that may be refused for it."""
+        redact_file(Path(config.hydra.sweep.dir) / "multirun.yaml")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Print how the jobs ended."""

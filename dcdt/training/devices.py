@@ -30,7 +30,7 @@ def device_type(trainer: TrainerConfig) -> str:
         value, choices = f"trainer.accelerator={trainer.accelerator}", "trainer.accelerator=cpu or auto"
     raise UserError(
         f"{value}: this machine has no GPU that torch {torch.__version__} can use.\n"
-        f"Choose {choices}, or install a torch build for your GPU."
+        f"Choose {choices}. A GPU that is there needs a build of torch for it."
     )
 
 

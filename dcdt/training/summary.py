@@ -37,7 +37,7 @@ def print_summary(
         folder: of the run.
         notes: printed after those on the data.
     """
-    console = Console(width=None if os.isatty(1) else 100)
+    console = Console(width=None if os.isatty(1) else 100, emoji=False)
     for side in data.sides:
         if side != "val":
             console.print(_table(settings, data, side, trained.model.results[side], reference[side]))

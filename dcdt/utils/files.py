@@ -99,6 +99,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(redact(text), encoding="utf-8")
 
 
+def redact_file(path: Path) -> None:
+    """Take the secrets out of a text file, if it is there and holds any."""
+    if path.is_file() and redact(text := path.read_text(encoding="utf-8")) != text:
+        write_text(path, text)
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
     """Write `value` as indented JSON to `path` atomically; NaN becomes null."""
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -153,12 +159,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in `path`; {} if there is none.
 
     Raises:
-        UserError: the file is too large.
+        UserError: the file is too large, or is there and cannot be read.
     """
     try:
         value = parse_json(read_limited(path))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     return value if isinstance(value, dict) else {}
 
 

@@ -11,14 +11,14 @@ SECRET_NAMES = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD)(_ID)?
 MIN_SECRET_CHARS = 8  # shorter values occur in too many other words
 MASK = "***"
 _IN_ADDRESSES = [  # passwords, which may hold a slash, and no port; tokens, but no user of ssh; values of queries
-    re.compile(r"""(://[^\s/@:"'<>,]*:)(?!\d{1,5}/)(?:[^\s/"'<>,]+|[^\s@"'<>,]+)(?=@)"""),
-    re.compile(r"(?<!ssh)(://)[\w.~!$&*+;=%-]+(?=@)", re.ASCII),
+    re.compile(r"""(://[^\s/@:"'<>,]*:)(?!\d{1,5}/)(?:[^\s/"<>]+|[^\s@"<>]+)(?=@)"""),
+    re.compile(r"(?<!ssh)(://)[\w.~!$&'()*+,;=%-]+(?=@)", re.ASCII),
     re.compile(
-        r"""([?&;](?:[\w.-]*[-_.])?(?:api[-_]?key|(?:access|auth|id|refresh|security)[-_]?token|secret|password|pwd"""
+        r"""([?&;#](?:[\w.-]*[-_.])?(?:api[-_]?key|(?:access|auth|id|refresh|security)[-_]?token|secret|password|pwd"""
         r"""|sig(?:nature)?)=)[^\s&;#"'<>,]+""",
         re.IGNORECASE,
     ),
-    re.compile(r"""([?&;](?:[\w.-]*[-_.])?(?:key|token|auth)=)[^\s&;#"'<>,]{8,}""", re.IGNORECASE),
+    re.compile(r"""([?&;#](?:[\w.-]*[-_.])?(?:key|token|auth)=)[^\s&;#"'<>,]{8,}""", re.IGNORECASE),
 ]
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as an exception that ends a command with the exit code of its signal."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,18 @@ class Interrupted(SystemExit):
         return f"stopped by {signal.Signals(self.number).name}"
 
 
+def end_in_one_line() -> None:
+    """End this process in one line at Ctrl-C and SIGTERM until `interruptible` begins: while a command is imported."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Raise Interrupted at Ctrl-C and SIGTERM inside the block, unless the process ignores or handles them itself."""
@@ -29,9 +42,8 @@ def interruptible() -> Iterator[None]:
 
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-    replaced = {
-        number: handler for number, handler in defaults.items() if is_main and signal.getsignal(number) == handler
-    }
+    present = {number: signal.getsignal(number) for number in defaults if is_main}
+    replaced = {number: handler for number, handler in present.items() if handler in (defaults[number], _end)}
     for number in replaced:
         signal.signal(number, interrupt)
     try:

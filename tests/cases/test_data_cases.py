@@ -393,6 +393,9 @@ def test_the_digest_of_vectors_changes_with_a_bit_and_not_with_shards_or_order(t
         digests.append(cache.digest(["c", "a", "b", "c"] if name == "two" else ["a", "b", "c"]))
         assert cache.merge(2) == 2 and cache.digest(["a", "b", "c"]) == digests[-1]
     assert digests[0] == digests[1] != digests[2]
+    cache = VectorCache(tmp_path / "exchanged", space)
+    cache.add(["b", "a", "c"], vectors[:3])
+    assert cache.digest(["a", "b", "c"]) != digests[0]
 
 
 def left_behind(folder, name):

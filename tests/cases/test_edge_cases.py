@@ -51,6 +51,7 @@ from dcdt.serving.graphs import session
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.scorers.base import Graph
 from dcdt.training.checkpoint import read_state
+from dcdt.training.loggers.wandb_key import mode_of
 from dcdt.utils.errors import UserError, format_error, is_user_error, needs_extra
 from dcdt.utils.files import MAX_JSON_BYTES
 from dcdt.utils.redaction import redact
@@ -139,6 +140,13 @@ def test_a_signal_ends_every_command_in_one_line(tmp_path, monkeypatch, command,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_a_command_is_imported_ends_it_in_one_line(name, code):
+    line = f"import sys; sys.argv = ['-m']; import dcdt, os, signal; os.kill(os.getpid(), signal.{name})"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, f"stopped by {name}\n")
+
+
 def test_a_signal_during_the_report_of_a_sweep_prints_the_command_that_repeats_it(tmp_path, monkeypatch):
     from dcdt.report import report_sweep
 
@@ -198,6 +206,26 @@ def test_a_refused_configuration_writes_no_file_and_no_run_of_wandb(folder, tmp_
     assert {path.name for path in files} == {"status.json", "sweep.json", "multirun.yaml"}
     assert [path for path in files if PASSWORD in path.read_text()] == []
     assert dcdt("report", tmp_path / "s").returncode == 2
+
+
+def test_a_password_in_a_file_of_the_user_is_not_in_the_file_that_hydra_writes(folder, tmp_path):
+    mine = tmp_path / "conf" / "embedder" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text((config_folder() / "embedder" / "openai.yaml").read_text() + f"\nbase_url: {ADDRESS}\n")
+    mine.write_text("\n".join(line for line in mine.read_text().splitlines() if "oc.env" not in line))
+    chosen = ["--config-dir", tmp_path / "conf", "embedder=mine", "model=zero_shot", f"hydra.sweep.dir={tmp_path}/s"]
+    done = dcdt("run", "-m", *chosen, "data=files", f"data.path={folder}", "logger=none", OPENAI_API_KEY=KEY)
+    assert done.returncode == 1 and "holds a user, a password" in done.stderr
+    texts = [path.read_text() for path in (tmp_path / "s").rglob("*") if path.is_file()]
+    assert any("http://user:***@127" in text for text in texts) and not any(PASSWORD in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://me:x,PASSWORD@h/v1", "http://me:it'sPASSWORD@h", "https://PASSWORD,x@h", "http://h/#key=PASSWORD"],
+)
+def test_secrets_in_addresses_may_hold_any_character(address):
+    assert PASSWORD not in redact(f"cannot reach {address.replace('PASSWORD', PASSWORD)} now")
 
 
 def test_a_printed_configuration_holds_no_password():
@@ -464,6 +492,19 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
     assert PASSWORD not in str(error.value)
 
 
+def test_certificates_that_are_missing_are_not_called_proxies(monkeypatch, tmp_path):
+    asking = embedder(SimpleNamespace(url="http://host.example/v1"), monkeypatch)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(UserError, match="check SSL_CERT_FILE"):
+        asking.embed(["a"])
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(UserError, match="WANDB_MODE is onlin; it must be one of online, offline"):
+        mode_of("auto")
+
+
 # ---- advice
 
 
@@ -684,6 +725,15 @@ def test_an_experiment_of_several_runs_refuses_a_single_one_and_prints_its_comma
     mended(done, f"experiment={experiment} is a sweep of several runs. Give -m:")
     assert arguments_of(done.stderr.splitlines()[-1]) == ["run", "-m", *chosen, "data=files"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_printed_command_of_a_sweep_keeps_the_folder_of_its_configuration(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    done = dcdt("run", "--config-dir", tmp_path, "experiment=mine", f"hydra.run.dir={tmp_path}/r")
+    expected = ["run", "-m", "--config-dir", str(tmp_path), "experiment=mine"]
+    assert arguments_of(done.stderr.splitlines()[-1]) == expected
 
 
 # ---- terminals

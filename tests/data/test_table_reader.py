@@ -32,7 +32,10 @@ def test_the_same_rows_in_every_format(tmp_path):
         writer.writerows([("id", "title"), *(tuple(row.values()) for row in rows)])
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "v.parquet")
-    for name in ("v.tsv", "v.jsonl", "v.parquet"):
+    table = pa.Table.from_pylist(rows)
+    texts = [pa.binary() if pa.types.is_string(kind) else kind for kind in table.schema.types]
+    pq.write_table(table.cast(pa.schema(zip(table.schema.names, texts, strict=True))), tmp_path / "bytes.parquet")
+    for name in ("v.tsv", "v.jsonl", "v.parquet", "bytes.parquet"):
         assert [row for _, row in read_rows(tmp_path / name)] == rows
 
 
@@ -76,6 +79,7 @@ def test_a_place_is_the_line_where_a_row_begins(tmp_path):
         ("v.csv", b"id,title\n1,caf\xe9\n", r"v.csv:2: not UTF-8"),
         ("v.jsonl", b'{"id": 1}\n[1]\n', r"v.jsonl:2: a JSON object is needed, got list"),
         ("v.jsonl", b'{"id": 1}\n{"id"\n', r"v.jsonl:2: not a JSON object"),
+        ("v.csv", b"id,title\rv1,One\rv2,Two", r"v.csv: its lines end in CR alone"),
         ("v.parquet", b"PAR1 not really", r"v.parquet: not readable as Parquet after row 0"),
     ],
 )

@@ -11,6 +11,7 @@ from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import parse_json, read_limited
+from dcdt.utils.shell import user_path
 
 
 class Package(NamedTuple):
@@ -57,8 +58,9 @@ def model_folder(package: str) -> Path:
     if package in PACKAGES:
         with needs_extra(f"embedder=local (package '{package}')", "local", package):
             return Path(importlib.import_module(package).get_model_path())
-    if Path(package).is_dir():
-        return Path(package)
+    folder = user_path(package)
+    if folder.is_dir():
+        return folder
     raise UserError(
         f"embedder.package '{package}' is neither a folder nor one of the known packages ({', '.join(PACKAGES)})."
     )

@@ -82,8 +82,11 @@ class Connection:
                 timeout=config.timeout,
                 http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._record_problem]}),
             )
-        except Exception as error:  # of httpx: a proxy of another kind, or one that needs another package
-            raise UserError(f"the proxies of the environment cannot be used: {_first_line(error)}") from error
+        except Exception as error:  # of httpx: a proxy of another kind, or one that needs another package; certificates
+            cause = _first_line(error)
+            if re.search("proxy|socks|scheme", cause, re.IGNORECASE):
+                raise UserError(f"the proxies of the environment cannot be used: {cause}") from error
+            raise UserError(f"no connection can be set up ({cause}); check SSL_CERT_FILE and SSL_CERT_DIR.") from error
         self.encoding: Literal["base64", "float"] = "base64"
         self.tokens = self.answers = 0
         self.answered = time.monotonic()
@@ -197,13 +200,15 @@ def _retry_seconds(header: str, limit: float) -> float:
 
     >>> [_retry_seconds(text, 60) for text in ("2.5", "1e9", "²", "-1", "nan", "Fri, 01 Jan 2100 00:00:00 GMT", "")]
     [2.5, 60, 1.0, 1.0, 1.0, 60, 1.0]
+    >>> _retry_seconds("Fri, 01 Jan 99999999999999999999 00:00:00 GMT", 60)
+    1.0
     """
     try:
         seconds = float(header)
     except ValueError:
         try:
             seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             seconds = -1.0
     return min(seconds, limit) if seconds >= 0 else 1.0
 

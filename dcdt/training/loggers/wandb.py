@@ -31,6 +31,7 @@ from dcdt.training.outcome import Outcome
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
 from dcdt.utils.redaction import redact_values
+from dcdt.utils.text import one_line
 
 log = logging.getLogger("dcdt")
 INIT_SECONDS = 30  # to wait for W&B at the start of a run
@@ -272,9 +273,12 @@ def start_run(
     Raises:
         UserError: W&B does not answer, or refuses, and online is required.
     """
-    settings = wandb.Settings(
-        silent=True, console="wrap" if console else "off", x_save_requirements=False, x_disable_stats=not machine
-    )
+    try:
+        settings = wandb.Settings(
+            silent=True, console="wrap" if console else "off", x_save_requirements=False, x_disable_stats=not machine
+        )
+    except ValueError as error:  # of pydantic: a variable of the environment
+        raise UserError(f"the environment's settings of W&B are refused: {one_line(error, 200)}") from error
     settings.init_timeout = settings.login_timeout = INIT_SECONDS
     init_options, sys.argv[1:] = redact_values(init_options), redact_values(sys.argv[1:])  # wandb records both
     for name in init_options.keys() & {"name", "group", "job_type"}:

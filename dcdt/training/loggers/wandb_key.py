@@ -7,16 +7,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dcdt.utils.errors import UserError
+from dcdt.utils.text import one_line
+
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of wandb
 
 
 def mode_of(mode: str) -> Any:  # noqa: ANN401 - wandb's literal
     """The mode of a new run: for `auto` $WANDB_MODE, else `online` where a key is configured, else `offline`.
 
     Raises:
-        UserError: the mode is online and no key is configured.
+        UserError: the mode is online and no key is configured, or $WANDB_MODE is no mode.
     """
     if mode == "auto":
-        return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        chosen = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        if chosen not in MODES:
+            raise UserError(f"WANDB_MODE is {one_line(chosen)}; it must be one of {', '.join(MODES)}.")
+        return chosen
     if mode == "online" and not has_key():
         raise UserError(
             "logger.mode=online: no W&B key is configured.\nRun `wandb login`, or choose logger.mode=offline."
