@@ -6,6 +6,7 @@ locks every claim is granted: two processes may embed a text twice, and nothing 
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,9 +51,11 @@ class Claims:
         self._unlock()
 
     def owner(self) -> str:
-        """Describe who else began to fill the folder last: process, texts and since when."""
+        """Describe who else began to fill the folder last, if it still runs: process, texts and since when."""
         line = os.pread(self._file, OWNER_BYTES, 0)
-        return (self._before if line == self._own else line).decode(errors="replace").strip() or "another process"
+        text = (self._before if line == self._own else line).decode(errors="replace").strip()
+        number = re.match(r"process (\d{1,9}) ", text)
+        return text if number and _is_alive(int(number[1])) else "another process"
 
     def _lock(self, text: str, wait: bool = False) -> bool:
         if fcntl is None:
@@ -68,6 +71,16 @@ class Claims:
     def _unlock(self) -> None:
         if fcntl is not None:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _offset(text: str) -> int:

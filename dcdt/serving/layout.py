@@ -8,17 +8,19 @@ serving/.lock            held by the one process that changes the catalogue
 
 import fcntl
 import hashlib
+import os
 import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import checksum, read_json, refuse_outside_links, remove_abandoned, write_json
 from dcdt.utils.shell import shell_command
+from dcdt.utils.text import one_line
 
 FOLDER, POINTER, LOCK, MODEL, CATALOGUE, EMBEDDER = (
     "serving", "current.json", ".lock", "model.json", "catalogue", "embedder",
@@ -130,7 +132,7 @@ def exclusive_lock(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_outside_links(folder, run)
-        handle = (folder / LOCK).open("w")
+        handle = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
     with handle:
@@ -141,11 +143,15 @@ def exclusive_lock(run: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
+                    handle.seek(0)
+                    owner = one_line(handle.read(100)) or "another process"
                     raise UserError(
-                        f"another process is changing {folder} and has not finished in {seconds:.0f} s.\n"
-                        "Wait for it, then try again; nothing was changed."
+                        f"{owner} is changing {folder}.\nWait for it, then try again; nothing was changed."
                     ) from None
                 time.sleep(0.05)
+        with suppress(OSError):  # a full disk
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"process {os.getpid()} (since {time.ctime()})".encode())
         for path in (folder, *folder.iterdir()):
             remove_abandoned(path)
         yield
