@@ -25,6 +25,7 @@ COLUMN_NAMES = {  # common names of a column, by role
     "item": ("item_id", "video_id", "course_id", "item", "video", "doc_id"),
     "grade": ("grade", "score", "relevance", "label", "rel"),
     "asker": ("user_id", "learner_id", "user", "learner", "asker"),
+    "language": ("lang", "language"),
     "asked": ("timestamp", "time", "asked_at", "date", "created_at"),
     "user": ("user_id", "learner_id", "user", "learner", "student_id"),
     "time": ("timestamp", "time", "watched_at", "date", "created_at"),
@@ -117,7 +118,8 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
     used_columns = {of_text}
     of_id = _column(columns, names, "query-id", used_columns)
     of_video = _column(columns, names, "video", used_columns | {str(of_id)})
-    of_grade, of_user, of_time = (_column(columns, names, role) for role in ("grade", "asker", "asked"))
+    roles = ("grade", "asker", "asked", "language")
+    of_grade, of_user, of_time, of_language = (_column(columns, names, role) for role in roles)
     if of_time:
         refuse_dates((parse_number(cell_text(row.get(of_time))) for _, row in rows), path)
     by_text: dict[str, str] = {}
@@ -139,6 +141,8 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
         metadata: Record = {"user_id": cell_id(row.get(of_user), location)} if of_user else {}
         if of_time and cell_text(row.get(of_time)):
             metadata["timestamp"] = parse_time(row[of_time], location)
+        if of_language and cell_text(row.get(of_language)):
+            metadata["lang"] = cell_text(row[of_language])
         if metadata:
             record.setdefault("metadata", metadata)
         repeated += _add_grades(records, name, row, of_video, of_grade, location)

@@ -101,6 +101,11 @@ def test_dates_are_seconds():
         parse_time("inf", "row 3")
 
 
+def test_the_language_of_a_query_is_kept_so_that_languages_can_tell_it_apart(tmp_path, found):
+    add_queries(found, written(tmp_path, "asked.csv", "question,video_id,lang\nwhat,7,no\nwhy,007,\n"), {})
+    assert [query.get("metadata") for query in found.queries.values()] == [{"lang": "no"}, None]
+
+
 def test_titles_become_weak_queries_but_no_real_query_is_repeated(tmp_path):
     result = ImportedRecords()
     rows = "id,title,text\n1,rank of a matrix,a\n2,The rank of a matrix!,b\n3,what a basis is,c\n4,too short,d\n"
