@@ -120,27 +120,24 @@ def pairs(reports: dict[str, Report]) -> str:
     return grid(["report", "metric", "against", "difference", "p"], rows)
 
 
-def collections(reports: dict[str, Report]) -> str:
-    """The primary metric of every model, a row for each model of the first report."""
-    columns = {name: dict(rows_of(report, "main")) for name, report in reports.items()}
-    metric = next(iter(reports.values()))["primary_metric"]
-    models = list(
-        dict.fromkeys(name for column in columns.values() for name, cells in column.items() if metric in cells)
-    )
-    rows = [
-        [
-            model,
-            *(
-                interval(column[model][metric]) if metric in column.get(model, {}) else ""
-                for column in columns.values()
-            ),
-        ]
-        for model in models
-    ]
-    queries = {name: report["facts"]["queries"].split()[0] for name, report in reports.items()}
-    return grid(
-        [METRICS.get(metric, metric), *(f"{name.removeprefix('towers_')} ({queries[name]})" for name in reports)], rows
-    )
+def collections(reports: dict[str, Report], names: Sequence[str], before: str) -> str:
+    """MRR of every model, a column for each name: of its report, or as it stood where that is not here."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in before.splitlines() if line[:1] == "|"]
+    titles, cells = lines[0] if lines else [], dict[str, dict[str, str]]()
+    columns = []
+    for name in names:
+        short, stood = name.removeprefix("towers_"), dict[str, str]()
+        title = next((one for one in titles if one.startswith(f"{short} (")), f"{short} (not run)")
+        if name in reports:
+            title = f"{short} ({reports[name]['facts']['queries'].split()[0]})"
+            main = rows_of(reports[name], "main")
+            stood = {model: interval(values["mrr"]) for model, values in main if "mrr" in values}
+        elif title in titles:
+            stood = {line[0]: line[titles.index(title)] for line in lines[2:]}
+        columns.append(title)
+        for model, cell in stood.items():
+            cells.setdefault(model, {})[title] = cell
+    return grid(["MRR", *columns], [[model, *(of.get(title, "") for title in columns)] for model, of in cells.items()])
 
 
 def parts(folder: Path, report: Report, names: list[str]) -> str:
@@ -153,11 +150,7 @@ def parts(folder: Path, report: Report, names: list[str]) -> str:
 
 
 FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests": tests, "curve": curve}
-TOGETHER: dict[str, Callable[[dict[str, Report]], str]] = {
-    "verdicts": verdicts,
-    "collections": collections,
-    "pairs": pairs,
-}
+TOGETHER = ("verdicts", "collections", "pairs")  # tables of several reports
 
 
 def filled(text: str, tables: Path, missing: set[str]) -> str:
@@ -177,13 +170,12 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
             if one not in absent
         }
         if form == "verdicts":
-            return (
-                head
-                + verdicts(reports, [line for line in before.splitlines() if line[2:].split(" |")[0] in absent])
-                + end
-            )
-        if form in TOGETHER:
-            return head + TOGETHER[form](reports) + end
+            kept = [line for line in before.splitlines() if line[2:].split(" |")[0] in absent]
+            return head + verdicts(reports, kept) + end
+        if form == "collections":
+            return head + collections(reports, names, before) + end
+        if form == "pairs":
+            return head + pairs(reports) + end
         if form == "report":
             texts = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
             return head + "\n" + "\n\n".join(texts) + "\n\n" + end
