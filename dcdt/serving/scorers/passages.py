@@ -15,7 +15,6 @@ from dcdt.serving.passages import pool
 from dcdt.serving.scorers.base import CatalogueScores, Columns, Export, NewVideos, Rows, require
 from dcdt.serving.scorers.towers import TowerScores, TowersManifest, TowersScorer
 from dcdt.utils.errors import UserError
-from dcdt.utils.precision import HALF_DTYPES
 
 BLOCK = 4096  # passages that are encoded at once
 SAMPLE = 200  # videos by which the spread of the scores over a large catalogue is measured
@@ -89,7 +88,7 @@ class PassagesScorer(TowersScorer):
             alone = tables.videos.clone()
             alone[tables.fields.index(TRANSCRIPT)] = 0
             columns[f"raw_{number}"] = vector_column(model.encode_videos(alone).numpy())
-        dtype = np.float16 if tables.videos.dtype in HALF_DTYPES else np.float32
+        dtype = np.float16 if tables.videos.element_size() == 2 else np.float32
         vectors = np.empty((len(tables.passages.video), model.video_vectors().shape[1]), dtype=dtype)
         for _, rows in tables.passages.blocks(BLOCK):
             block = model.passage_vectors(rows)
