@@ -117,6 +117,7 @@ def test_a_sweep_resumes_what_was_cut_off_and_skips_what_is_done(folder, tmp_pat
         the_same(tmp_path / "sweep" / name, tmp_path / "other" / name)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_says_why(folder, tmp_path):
     mended(dcdt("run", f"resume={tmp_path}/nowhere", "logger=csv"), "takes the configuration", "Leave out logger=csv")
     mended(dcdt("run", f"resume={tmp_path}/nowhere"), "holds no run")

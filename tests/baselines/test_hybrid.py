@@ -201,6 +201,7 @@ def test_a_saved_model_scores_the_same(made, fusion):
 
 
 @pytest.mark.parametrize("fit_on", ["train", "judged"])
+@pytest.mark.slow
 def test_tune_on_judged_counts_every_query_as_if_left_out(made, fit_on):
     overrides = ("model@model.second=dcdt_ridge", "model.tune_on=judged", f"model.second.fit_on={fit_on}")
     model = prepared(made, *overrides)

@@ -202,6 +202,7 @@ def test_a_video_split_trains_on_no_held_out_video(collection, index, part):
 
 
 @given(collections, st.integers(0, 9))
+@pytest.mark.slow
 def test_a_video_split_puts_a_query_where_its_best_positive_lies(collection, index):
     split = split_or_reject(collection, config("video", index, part="all"))
     home = np.argmax([side.candidates for side in (split.train, split.val, split.test)], axis=0)
@@ -318,6 +319,7 @@ def shuffled(seed, videos, queries, judged):
 
 
 @given(st.integers(0, 10_000), configs)
+@pytest.mark.slow
 def test_neither_split_nor_fingerprint_depends_on_the_order_of_lines(seed, chosen):
     made = parts(seed)
     one = split_or_reject(build(*made), chosen)

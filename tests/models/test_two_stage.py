@@ -82,6 +82,7 @@ def fitted(made):
     return prepared(made, "model.penalty=0.01")
 
 
+@pytest.mark.slow
 def test_without_a_correction_it_is_the_recall(made):
     for model in (prepared(made, "model.penalty=inf"), joint(made, "model.penalty=inf")):
         batch, rows = batch_of(made)

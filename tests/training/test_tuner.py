@@ -9,6 +9,7 @@ from hydra import compose
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from support import slow_rows_but
 
 from dcdt.config import parse
 from dcdt.config.registry import MODELS, search_space
@@ -71,17 +72,17 @@ def test_a_hybrid_with_item_item_tunes_both_parts():
     assert keys == {"model.fusion", "model.first.neighbours", "model.second.epochs", "model.second.dropout"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "read"),
-    [
-        ("als", {"factors", "regularization", "alpha"}),
-        ("bpr", {"factors", "regularization", "learning_rate"}),
-        ("cosine", {"neighbours"}),
-        ("tfidf", {"neighbours"}),
-        ("bm25", {"neighbours"}),
-        ("popularity", set()),
-    ],
-)
+READ = [
+    ("als", {"factors", "regularization", "alpha"}),
+    ("bpr", {"factors", "regularization", "learning_rate"}),
+    ("cosine", {"neighbours"}),
+    ("tfidf", {"neighbours"}),
+    ("bm25", {"neighbours"}),
+    ("popularity", set()),
+]
+
+
+@pytest.mark.parametrize(("kind", "read"), slow_rows_but(READ[:2], READ))
 def test_collaborative_tunes_what_its_kind_reads(kind, read):
     config = composed("collaborative", f"model.kind={kind}")
     drawn = overrides("collaborative", 100_000, 0, config)
@@ -93,6 +94,7 @@ def test_collaborative_tunes_what_its_kind_reads(kind, read):
         assert parse(changed) != parse(config)
 
 
+@pytest.mark.slow
 def test_what_is_tuned_does_not_depend_on_what_is_installed():
     code = "{}from dcdt.config.registry import MODELS, search_space as s; print({{m: s(m) for m in MODELS}})"
     hide = "import importlib.util as u; u.find_spec = lambda *_: None; "
