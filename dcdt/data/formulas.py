@@ -27,11 +27,20 @@ _PLAIN = {"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "->": "\\to", "...": "\\dots
 _PREFIX = re.compile(r"\^|_|\\(?:sqrt|hat|vec|bar|tilde|overline|dot|widehat)")  # of one argument
 
 
+@cache
+def _by_kind() -> dict[str, str]:
+    """Group characters by their category and decomposition in Unicode; the ordinals are no powers."""
+    groups: dict[str, str] = {}
+    for char in map(chr, range(0xA1, 0x2C00)):
+        kind = unicodedata.category(char) + unicodedata.decomposition(char)
+        groups[kind] = groups.get(kind, "") + (char if char not in "ªºℹ" else "")
+    return groups
+
+
 def _class(pattern: str) -> str:
-    """Return the characters whose category and decomposition in Unicode match; the ordinals are no powers."""
-    chars = [char for char in map(chr, range(0xA1, 0x2C00)) if char not in "ªºℹ"]
-    kinds = [unicodedata.category(char) + unicodedata.decomposition(char) for char in chars]
-    return "".join(re.escape(char) for char, kind in zip(chars, kinds, strict=True) if re.fullmatch(pattern, kind))
+    """Return the characters whose category and decomposition match."""
+    matches = re.compile(pattern).fullmatch
+    return re.escape("".join(chars for kind, chars in _by_kind().items() if matches(kind)))
 
 
 _SUPER, _SUB, _SIGN = _class(r"..<super> \w+"), _class(r"..<sub> \w+"), _class(r"Sm(?!<su).*") + "‖"
