@@ -88,16 +88,16 @@ def main() -> None:
     size, rows, jobs, exact, recall = f"{args.videos:,} videos", [], {}, {}, {}
     with one_thread():
         for column, table, kind in (("vector_0", one, TowerScores), ("passages_0", spoken, PassageScores)):
-            snapshot, whole = Snapshot.build(table, 1, {column: probes}, exact_cells=0), Snapshot.of(table)
+            snapshot, unindexed = Snapshot.build(table, 1, {column: probes}, exact_cells=0), Snapshot.of(table)
             scorer = SimpleNamespace(column=column, manifest=manifest)
             jobs[column] = partial(search, kind, snapshot, scorer)
-            exact[column] = partial(search, kind, whole, scorer)
+            exact[column] = partial(search, kind, unindexed, scorer)
             shares = [np.isin(exact[column](query), jobs[column](query)).mean() for query in queries[:EXACT]]
             recall[column], info = float(np.mean(shares)), snapshot.indexes[column].info
             gigabytes = info.n * args.width * 2 / 1e9, info.n * (info.width * 2 + 8) / 1e9
-            told = f"{info.breadth} cells searched, {info.depth} ranked again, of {info.n:,} vectors"
+            note = f"{info.breadth} cells searched, {info.depth} ranked again, of {info.n:,} vectors"
             rows.append(
-                row(f"{column}: the index of {size}", gigabytes[1], "GB", f"full vectors {gigabytes[0]:.2f} GB; {told}")
+                row(f"{column}: the index of {size}", gigabytes[1], "GB", f"full vectors {gigabytes[0]:.2f} GB; {note}")
             )
         times = interleaved(
             {name: lambda job=job: cpu_seconds(job, queries) for name, job in jobs.items()}, args.repeats

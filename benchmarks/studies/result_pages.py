@@ -90,7 +90,7 @@ def curve(report: Report, _: list[str]) -> str:
     return grid(["training queries", *models], rows)
 
 
-def verdicts(reports: dict[str, Report], kept: Sequence[str] = ()) -> str:
+def verdicts(reports: dict[str, Report], earlier: Sequence[str] = ()) -> str:
     """Tests whose verdict is another one than with queries as units, below lines of reports that are not here."""
     rows = [
         [
@@ -101,7 +101,7 @@ def verdicts(reports: dict[str, Report], kept: Sequence[str] = ()) -> str:
         for row, cells in rows_of(report, "tests")
         if cells["verdict"] != cells["verdict_by_query"]
     ]
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in kept] + rows
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in earlier] + rows
     head = ["report", "metric", "model", "against", "difference, by units", "verdict by queries", "verdict by units"]
     return grid(head, rows) if rows else "\nNone.\n\n"
 
@@ -170,8 +170,8 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
             if one not in absent
         }
         if form == "verdicts":
-            kept = [line for line in before.splitlines() if line[2:].split(" |")[0] in absent]
-            return head + verdicts(reports, kept) + end
+            earlier = [line for line in before.splitlines() if line[2:].split(" |")[0] in absent]
+            return head + verdicts(reports, earlier) + end
         if form == "collections":
             return head + collections(reports, names, before) + end
         if form == "pairs":
