@@ -23,6 +23,12 @@ settings.load_profile("house")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """What a test draws with torch does not depend on the tests that its process ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A folder of 20 videos and 60 queries with grades 1 and 2 of which 2 is positive, twins and repeated queries."""

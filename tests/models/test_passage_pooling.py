@@ -101,7 +101,7 @@ def test_a_softmax_lies_between_mean_and_maximum_and_starts_near_it():
     scores, video = torch.rand(5, 40), torch.arange(8).repeat_interleave(5)
     values = scores.view(5, 8, 5)
     soft = Pooling("softmax")(scores, video, 8)
-    assert (soft <= values.amax(2)).all() and (soft > values.mean(2)).all()
+    assert (soft <= values.amax(2) + 1e-6).all() and (soft > values.mean(2)).all()
     assert (values.amax(2) - soft).mean() < 0.02
 
 
