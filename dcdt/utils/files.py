@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        lock = lock_path(temporary, None)  # which tells others that it is not left behind
+        lock = _hold(temporary)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -66,13 +66,18 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, path.name)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
-    lock = lock_path(temporary, None)
+    lock = _hold(temporary)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _hold(temporary: Path) -> int | None:
+    """Lock a new temporary file or folder, which tells `remove_abandoned` that its writer lives."""
+    return lock_path(temporary, on_wait=lambda: None)  # it may be looking at this one, for an instant
 
 
 def remove_abandoned(folder: Path, name: str = "") -> None:
@@ -85,12 +90,14 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
     for path in folder.glob(f".{glob.escape(name[:100])}.*.tmp" if name else ".*.tmp"):
         with suppress(OSError):  # also BlockingIOError: its writer lives
             lock = lock_path(path, None)
-            is_empty = not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)
-            seconds = MAX_TEMPORARY_SECONDS if lock is None else 60.0 if is_empty else 0.0  # a new one has no lock yet
-            if time.time() - path.stat().st_mtime >= seconds:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if lock is not None:
-                os.close(lock)
+            try:
+                is_empty = not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)
+                seconds = MAX_TEMPORARY_SECONDS if lock is None else 60.0 if is_empty else 0.0  # a new one has no lock
+                if time.time() - path.stat().st_mtime >= seconds:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                if lock is not None:
+                    os.close(lock)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,7 +75,8 @@ def test_the_datamodule_and_a_model_work_with_a_trainer_of_ones_own(folder, tmp_
 
     settings, tables, data = parts(folder, tmp_path, "model=dcdt_residual", "loss=infonce", "sampler=in_batch")
     model = build.make_model(settings, tables)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=2, default_root_dir=tmp_path, enable_progress_bar=False)
+    options = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False}
+    trainer = L.Trainer(default_root_dir=tmp_path, **options)
     trainer.fit(model, datamodule=data)
     assert {"train/loss", "val/mrr"} <= trainer.callback_metrics.keys()
     loaded = type(model).load_from_checkpoint(trainer.checkpoint_callback.best_model_path, tables=tables)

@@ -1,10 +1,14 @@
 import json
 import os
+import tempfile
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dcdt.utils.files import atomic_write, read_json, write_json, write_text
+from dcdt.utils.files import atomic_write, read_json, temporary_folder, write_json, write_text
+from dcdt.utils.lock import lock_path
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -32,6 +36,22 @@ def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("make", "write"), [("mkstemp", atomic_write), ("mkdtemp", temporary_folder)])
+def test_a_writer_waits_while_another_looks_whether_its_new_file_was_abandoned(tmp_path, monkeypatch, make, write):
+    original, locks = getattr(tempfile, make), []
+
+    def make_and_look(**options):
+        made = original(**options)
+        locks.append(lock_path(Path(made if make == "mkdtemp" else made[1]), None))
+        threading.Timer(0.1, os.close, locks).start()
+        return made
+
+    monkeypatch.setattr(tempfile, make, make_and_look)
+    with write(tmp_path / "new") as temporary, pytest.raises(BlockingIOError):
+        lock_path(temporary, None)
+    assert len(locks) == 1
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
