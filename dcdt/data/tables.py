@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.data.gather import Gather
+from dcdt.data.token_table import TokenTable
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
@@ -65,6 +66,7 @@ class Tables:
         passages: of the transcripts, whose layer of `videos` is the direction of the mean of a video's; None where
             they are not read one by one.
         digest: hash of the cached vectors of queries, titles and texts, or None.
+        tokens: of all texts, for a model that trains the encoder, or None.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Tables:
         self.fields = list(fields)
         self.passages = passages
         self.digest: str | None = None
+        self.tokens: TokenTable | None = None
         self._gather_queries, self._gather_videos = Gather(), Gather()
 
     @property
@@ -95,6 +98,8 @@ class Tables:
         if self.passages is not None:
             self.passages.vectors = self.passages.vectors.to(device=device, dtype=dtype)
             self.passages.video = self.passages.video.to(device=device)
+        if self.tokens is not None:
+            self.tokens.to(device)
         return self
 
     def query_rows(self, rows: Tensor) -> Tensor:
@@ -117,7 +122,9 @@ class Tables:
         if list(fields) == self.fields:
             return self
         layers = torch.stack([self.videos[self.fields.index(name)] for name in fields])
-        return Tables(self.queries, layers, self.frozen, fields, self.passages if TRANSCRIPT in fields else None)
+        tables = Tables(self.queries, layers, self.frozen, fields, self.passages if TRANSCRIPT in fields else None)
+        tables.tokens = self.tokens
+        return tables
 
     @property
     def width(self) -> int:

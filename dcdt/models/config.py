@@ -100,6 +100,18 @@ def _only_with_attention(choice: str, value: str, info: ValidationInfo) -> str:
 
 
 @schema
+class EncoderConfig:
+    """The sentence encoder itself, its last layers trained."""
+
+    name: str
+    fields: Fields
+    trainable_layers: Count
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    dropout: Dropout | None
+    max_gigabytes: Annotated[float, Field(ge=0)]
+
+
+@schema
 class HistoryConfig:
     """The frozen question vector and a tower over what the learner watched before."""
 
@@ -180,6 +192,11 @@ RIDGE_SPACE: SearchSpace = {  # beside its penalty, which every trial chooses fo
     "model.whiten": ["soft", "none"],
     "model.neighbour_weight": [0.3, 0.0],
 }
+ENCODER_SPACE: SearchSpace = {
+    "optimizer.lr": [1e-4, 5e-5, 2e-4],
+    "loss.temperature": [0.05, 0.03, 0.1],
+    "model.layer_decay": [0.9, 0.7, 1.0],
+}
 HISTORY_SPACE: SearchSpace = {
     "model.epochs": [5, 3, 8],
     "model.lr": [2e-3, 1e-3, 4e-3],
@@ -202,6 +219,7 @@ OPTIMIZERS.register("sgd", Entry(SGDConfig, "dcdt.models.optimizers:sgd"))
 MODELS.register("dcdt", Entry(DCDTConfig, "dcdt.models.dual_tower:DualTower", TOWERS_SPACE))
 MODELS.register("dcdt_ridge", Entry(RidgeConfig, "dcdt.models.ridge_towers:RidgeTowers", RIDGE_SPACE, FITTED))
 MODELS.register("dcdt_residual", Entry(DCDTResidualConfig, "dcdt.models.residual:ResidualTowers", RESIDUAL_SPACE))
+MODELS.register("dcdt_encoder", Entry(EncoderConfig, "dcdt.models.encoder:EncoderTowers", ENCODER_SPACE))
 MODELS.register("dcdt_history", Entry(HistoryConfig, "dcdt.models.history:HistoryTowers", HISTORY_SPACE, FITTED))
 MODELS.register("two_stage", Entry(TwoStageConfig, "dcdt.models.two_stage:TwoStage", TWO_STAGE_SPACE, FITTED))
 MODELS.register("two_stage_joint", Entry(JointTwoStageConfig, "dcdt.models.two_stage:JointTwoStage", JOINT_SPACE))

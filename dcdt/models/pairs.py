@@ -66,6 +66,14 @@ class PairRecommender(Recommender):
         """
         raise NotImplementedError
 
+    def query_inputs(self, rows: Tensor) -> Tensor:
+        """Return what `match` takes of query rows (B,): their frozen vectors, (B, D)."""
+        return self.tables.query_rows(rows)
+
+    def video_inputs(self, rows: Tensor) -> Tensor:
+        """Return what `match` takes of video rows (U,): their frozen field vectors, (F, U, D)."""
+        return self.tables.video_rows(rows)
+
     def objective(
         self,
         queries: Tensor,
@@ -103,7 +111,7 @@ class PairRecommender(Recommender):
         both (B, C), and `n_positives`, an upper bound. With several processes each has a `share`, the weight of its
         loss, so that the mean of their gradients is that of the whole batch. Nothing waits for the device.
         """
-        queries, weight = self.tables.query_rows(batch["query"]), batch.get("weight")
+        queries, weight = self.query_inputs(batch["query"]), batch.get("weight")
         rows: Tensor
         if "columns" in batch:
             rows, position, video_rows = batch["columns"], None, batch["columns"]  # (C,)
@@ -112,7 +120,7 @@ class PairRecommender(Recommender):
             position, video_rows = batch["position"], batch["distinct"]
         teacher = self._teacher_similarities(batch["query"], rows) if self.loss.needs_teacher else None
         if self.pooling is None:
-            videos, drawn = self.tables.video_rows(video_rows), None  # (F, U, D)
+            videos, drawn = self.video_inputs(video_rows), None  # (F, U, D)
         else:
             videos, position, drawn = self._draw_passages(queries, video_rows, position)
         label, n_positives = batch.get("label"), batch.get("n_positives")

@@ -23,6 +23,7 @@ class QueryBatch:
         times: of asking, in seconds, or None.
         candidates: (C,) rows of the videos to rank, ascending; None for all.
         candidate_mask: (N,) the same as bool; None for all.
+        rows: (B,) of the collection's queries, on the CPU; None for others.
     """
 
     vectors: Tensor
@@ -31,6 +32,7 @@ class QueryBatch:
     times: Sequence[float | None]
     candidates: Tensor | None = None
     candidate_mask: Tensor | None = None
+    rows: Tensor | None = None
 
 
 def query_batch(collection: Collection, tables: Tables, rows: Tensor, side: SideTensors | None = None) -> QueryBatch:
@@ -43,4 +45,5 @@ def query_batch(collection: Collection, tables: Tables, rows: Tensor, side: Side
         [queries.metadata[row].get("timestamp") for row in listed],
         side.candidate_rows(vectors.device) if side is not None else None,
         side.candidate_mask(vectors.device) if side is not None else None,
+        rows,
     )

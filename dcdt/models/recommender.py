@@ -59,6 +59,7 @@ class Recommender(L.LightningModule):
     needs_question: bool = True
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
+    reads_tokens: ClassVar[bool] = False  # of all texts (`Tables.tokens`)
     adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     histories: Histories | None = None  # of all learners, where they are read
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
@@ -263,18 +264,22 @@ class Recommender(L.LightningModule):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union
-        """Make the configured optimizer and schedule; scalars (a log-temperature) have no weight decay."""
+        """Make the configured optimizer and schedule."""
         config = self.optimizer_config
         assert config is not None
-        scalars = [parameter for parameter in self.parameters() if not parameter.ndim]
-        groups: list[dict[str, Any]] = [{"params": [parameter for parameter in self.parameters() if parameter.ndim]}]
-        if scalars:
-            groups.append({"params": scalars, "weight_decay": 0.0})
-        optimizer = look_up(OPTIMIZERS, config.name)(groups, config)
+        optimizer = look_up(OPTIMIZERS, config.name)(self.parameter_groups(), config)
         if config.schedule == "constant" and not config.warmup_steps:
             return optimizer
         schedule = make_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Divide the parameters for the optimizer; scalars (a log-temperature) have no weight decay."""
+        scalars = [parameter for parameter in self.parameters() if not parameter.ndim]
+        groups: list[dict[str, Any]] = [{"params": [parameter for parameter in self.parameters() if parameter.ndim]}]
+        if scalars:
+            groups.append({"params": scalars, "weight_decay": 0.0})
+        return groups
 
     def record_loss(self, loss: Tensor, n: int) -> None:
         """Add the mean loss of n pairs to that of the epoch, which is logged once, at its end."""

@@ -3,6 +3,7 @@
 This is the one module of `dcdt.serving` that imports torch, with `threshold.py`.
 """
 
+import hashlib
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from dcdt.config.registry import MODELS, name_of
 from dcdt.data.tables import Tables
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.providers.onnx import RECIPE
-from dcdt.embeddings.providers.onnx_export import EXPORTER, ensure_exported, silence_exporter
+from dcdt.embeddings.providers.onnx_export import EXPORTER, ensure_exported, export_model, silence_exporter
 from dcdt.models.recommender import Recommender
 from dcdt.serving.catalogue.snapshot import SEARCHED, Snapshot
 from dcdt.serving.catalogue.video_table import VideoTable, check_address
@@ -110,7 +111,8 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
             for number, (name, component) in enumerate(components)
         ]
         head = two_stage.export_head(model) if model_name(model) in two_stage.MODELS else None
-        embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER)
+        trained = next((component for _, component in components if component.reads_tokens), None)
+        embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER, trained)
         say("choosing the score below which nothing fits")
         threshold = choose_threshold(restored)
     say("building the index")
@@ -236,9 +238,21 @@ def _export_graph(path: Path, graph: Graph) -> None:
                 raise UserError(f"{path.name} is {worst:.2g} off torch (limit {TOLERANCE:g}); report this as a bug.")
 
 
-def _bundle_embedder(config: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - any embedder's configuration
-    """Put an exported local model beside the towers (hard links where the file system has them)."""
+def _bundle_embedder(config: Any, folder: Path, trained: Any = None) -> dict[str, Any]:  # noqa: ANN401
+    """Put an exported local model beside the towers (hard links where the file system has them).
+
+    Args:
+        config: of any embedder.
+        folder: to write to.
+        trained: a model that has trained the encoder.
+    """
     if config.name != "local":
+        return asdict(config)
+    if trained is not None:
+        encoder, tokenizer = trained.whole_encoder()
+        weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
+        folder.mkdir()
+        export_model(encoder, tokenizer, config, hashlib.sha256(save(weights)).hexdigest(), folder)
         return asdict(config)
     source = ensure_exported(config)
     folder.mkdir()

@@ -20,6 +20,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Collection
 from dcdt.embeddings import tables as vector_tables
 from dcdt.embeddings.providers import space_of
+from dcdt.embeddings.states import load_tokens
 from dcdt.embeddings.tables import FROZEN_FIELDS
 from dcdt.models import hyperparameters
 from dcdt.models.ranking import SideResult
@@ -57,7 +58,8 @@ def prepare(settings: Settings) -> None:
 
 def set_threads(settings: Settings) -> None:
     """Set the CPU threads of training: `trainer.threads`, else one for small batches and all cores for large ones."""
-    n = 1 if settings.batch_size <= SINGLE_THREAD_BATCH else os.cpu_count() or 1
+    is_small = settings.batch_size <= SINGLE_THREAD_BATCH and not look_up(MODELS, settings.model.name).reads_tokens
+    n = 1 if is_small else os.cpu_count() or 1
     torch.set_num_threads(settings.trainer.threads or max(1, n // device_count(settings.trainer)))
 
 
@@ -78,7 +80,7 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
     models = [settings.model, getattr(settings.loss, "teacher", None)]
     names = [model.name for model in models if model is not None]
     halves = all(look_up(MODELS, name).supports_half_precision for name in names)  # else float32
-    return vector_tables.load_tables(
+    tables = vector_tables.load_tables(
         collection,
         vector_fields(settings.model),
         settings.embedder,
@@ -87,6 +89,24 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
         getattr(torch, trainer.embedding_dtype) if halves else torch.float32,
         halves and trainer.mapped,
     )
+    add_tokens(tables, settings, collection, settings.callbacks.progress)
+    return tables
+
+
+def add_tokens(tables: Tables, settings: Settings, collection: Collection, progress: bool) -> None:
+    """Add the tokens of all texts to tables, where the model reads them."""
+    model: Any = settings.model
+    if look_up(MODELS, model.name).reads_tokens:
+        tables.tokens = load_tokens(
+            collection,
+            model.fields,
+            settings.embedder,
+            settings.data.cache,
+            model.trainable_layers,
+            model.max_gigabytes,
+            progress,
+            settings.trainer.mapped,
+        )
 
 
 def make_datamodule(settings: Settings, collection: Collection, split: Split, tables: Tables) -> RankingDataModule:

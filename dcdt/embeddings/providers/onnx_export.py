@@ -102,11 +102,27 @@ def silence_exporter() -> Iterator[None]:
 
 
 def _export(config: LocalEmbedderConfig, folder: Path) -> None:
-    import torch
-
     from dcdt.embeddings.providers.pooling import load_model
 
     model, tokenizer = load_model(config)
+    export_model(model, tokenizer, config, weights_hash(config.package), folder)
+
+
+def export_model(model: Any, tokenizer: Any, config: LocalEmbedderConfig, weights: str, folder: Path) -> None:  # noqa: ANN401
+    """Export a loaded model into a folder, and compare it with torch.
+
+    Args:
+        model: a `PooledLayers`.
+        tokenizer: of the transformers library.
+        config: of the embedder.
+        weights: hash of its weights.
+        folder: to write to.
+
+    Raises:
+        UserError: onnxscript is not installed, or the export differs from torch.
+    """
+    import torch
+
     example = _random_tokens(model, 3, 17)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
     try:
@@ -133,7 +149,7 @@ def _export(config: LocalEmbedderConfig, folder: Path) -> None:
     recipe = {
         "format": FORMAT,
         "model": str(model_folder(config.package).resolve().name),
-        "weights": weights_hash(config.package),
+        "weights": weights,
         "layers": model.layers,
         "pooling": model.pooling,
         "hidden_size": described.hidden_size,

@@ -1,0 +1,148 @@
+"""DCDT whose sentence encoder is trained as well: the last layers of the transformer that made the frozen vectors."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.data.tables import BLOCK, Tables
+from dcdt.embeddings.providers.division import TopLayers, divide
+from dcdt.embeddings.providers.pooling import PooledLayers, load_model
+from dcdt.losses.distances import chord
+from dcdt.losses.similarities import pairwise_dot
+from dcdt.models.config import EncoderConfig, OptimizerConfig
+from dcdt.models.pairs import PairRecommender
+from dcdt.models.query_batch import QueryBatch
+from dcdt.utils.errors import UserError
+from dcdt.utils.precision import at_least_float32
+
+
+class EncoderTowers(PairRecommender):
+    """The cosine of zero_shot with the last layers of the encoder trained, shared by questions and fields.
+
+    A text's vector holds the pooled layers of the embedder, weighted as `embedder.layer_weights`: those of frozen
+    layers as they are in the frozen vectors, those of trained layers computed from the cached states of the layer
+    below. A video is the sum of its field vectors. So the untrained model scores as zero_shot does, up to the half
+    precision of the states.
+
+    Args:
+        config: which layers are trained, and how.
+        tables: the frozen vectors, and the tokens of all texts.
+        loss: a loss that takes distances or similarities (B, C) and labels.
+        optimizer: learning rate, weight decay and schedule.
+
+    Raises:
+        UserError: the embedder is no local encoder, or has too few layers.
+    """
+
+    layers: TopLayers
+    weights: Tensor
+    starts_useful: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
+
+    def __init__(self, config: EncoderConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
+        super().__init__(tables, loss, optimizer)
+        if tables.tokens is None:
+            raise UserError("model=dcdt_encoder reads tokens, which these tables lack; load them by load_tokens.")
+        self.layer_decay = config.layer_decay
+        embedder = tables.tokens.embedder
+        lower, self.layers, _ = divide(embedder, config.trainable_layers, config.dropout)
+        self._frozen_layers = lower if tables.tokens.states is None else None
+        weights = torch.tensor(embedder.layer_weights)
+        self.n_trained = min(config.trainable_layers, len(weights))  # of the pooled layers
+        self.register_buffer("weights", weights[-self.n_trained :] / weights.norm(), persistent=False)
+        self.frozen_width = tables.width // len(weights) * (len(weights) - self.n_trained)
+
+    def encode_queries(self, vectors: Tensor) -> Tensor:
+        """Normalise the vectors (B, D) that the trained encoder has made of queries."""
+        return nn.functional.normalize(at_least_float32(vectors), dim=-1)
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Sum and normalise the field vectors (F, ..., D) that the trained encoder has made: (..., D)."""
+        return nn.functional.normalize(at_least_float32(fields.sum(0)), dim=-1)
+
+    def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
+        """Compute what each field adds to a video's vector: name to (..., D)."""
+        return dict(zip(self.tables.fields, fields, strict=True))
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Score B queries of the collection against all N videos, (B, N)."""
+        assert queries.rows is not None
+        return self.score_encoded(self.encode_queries(self.query_inputs(queries.rows)))
+
+    def video_vectors(self) -> Tensor:
+        """Return the vectors of the whole catalogue (N, D), computed once until the weights change."""
+        if self._vectors is None:
+            blocks = torch.split(torch.arange(self.tables.videos.shape[1]), BLOCK)
+            self._vectors = torch.cat([self.encode_videos(self.video_inputs(rows)) for rows in blocks])
+        return self._vectors
+
+    def query_inputs(self, rows: Tensor) -> Tensor:
+        """Encode the texts of query rows (B,) by the trained layers: (B, D)."""
+        assert self.tables.tokens is not None
+        texts = self.tables.tokens.queries[rows.cpu()]
+        return self.encode_texts(texts, self.tables.queries[rows.to(self.tables.device)])
+
+    def video_inputs(self, rows: Tensor) -> Tensor:
+        """Encode the fields of video rows (U,) by the trained layers: (F, U, D)."""
+        assert self.tables.tokens is not None
+        texts = torch.stack([self.tables.tokens.fields[name][rows.cpu()] for name in self.tables.fields])  # (F, U)
+        frozen = self.tables.videos[:, rows.to(self.tables.device)]  # (F, U, D)
+        return self.encode_texts(texts.flatten(), frozen.flatten(0, 1)).view(*texts.shape, -1)
+
+    def encode_texts(self, texts: Tensor, frozen: Tensor) -> Tensor:
+        """Encode texts by the trained layers, in batches of similar lengths.
+
+        Args:
+            texts: (m,) numbers of `tables.tokens`.
+            frozen: (m, D) their frozen vectors.
+
+        Returns:
+            (m, D), of length 1.
+        """
+        tokens = self.tables.tokens
+        assert tokens is not None
+        pooled, order = [], []
+        for positions in tokens.batches(texts, tokens.embedder.batch_tokens):
+            rows, mask = tokens.padded(texts[positions])
+            if tokens.states is not None:
+                states = tokens.states[rows].float()  # (b, L, H)
+            else:
+                assert self._frozen_layers is not None
+                states = self._frozen_layers(tokens.ids[rows].long(), mask)
+            pooled.append(self.layers(states, mask)[:, -self.n_trained :])  # (b, l, H)
+            order.append(positions)
+        inverse = torch.cat(order).argsort().to(frozen.device)
+        trained = torch.cat(pooled)[inverse] * self.weights.unsqueeze(-1)  # (m, l, H)
+        return torch.cat([at_least_float32(frozen)[:, : self.frozen_width], trained.flatten(1)], dim=1)
+
+    def whole_encoder(self) -> tuple[PooledLayers, Any]:
+        """Return the encoder with its trained layers in place, on the CPU, and its tokenizer."""
+        assert self.tables.tokens is not None
+        pooled, tokenizer = load_model(self.tables.tokens.embedder)
+        pooled.model.load_state_dict(self.layers.weights_of_whole(self.tables.tokens.layer), strict=False)
+        return pooled, tokenizer
+
+    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
+        """Compute cosines of B queries with their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""
+        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        if position is not None:
+            similarity = similarity.gather(1, position)  # (B, C)
+        return chord(similarity) if self.loss.measure == "distance" else similarity
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Divide the parameters: each layer below the last learns by `layer_decay` more slowly; biases do not decay."""
+        assert self.optimizer_config is not None
+        groups: list[dict[str, Any]] = []
+        depth_of = {
+            parameter: depth
+            for depth, layer in enumerate(reversed(self.layers.layers))
+            for parameter in layer.parameters()
+        }
+        for depth in range(len(self.layers.layers)):
+            rate = self.optimizer_config.lr * self.layer_decay**depth
+            own = [parameter for parameter in self.parameters() if depth_of.get(parameter, 0) == depth]
+            groups.append({"params": [parameter for parameter in own if parameter.ndim > 1], "lr": rate})
+            flat = [parameter for parameter in own if parameter.ndim <= 1]
+            groups.append({"params": flat, "lr": rate, "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
