@@ -14,7 +14,7 @@ from dcdt.config import Settings, config_folder, model_option, model_presets, pa
 from dcdt.config.registry import GROUPS, LOSSES, MODELS, SAMPLERS, SINGLE, look_up
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.samplers.pool import training_pool
-from dcdt.training.build import make_model
+from dcdt.training.build import add_tokens, make_model
 from dcdt.utils.errors import UserError
 
 SCHEMAS = {group: {name: entry.schema for name, entry in table.items()} for group, table in GROUPS.items()}
@@ -131,7 +131,9 @@ def made(small):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_instantiates(made, name):
-    model = make_model(settings_of(f"model={name}"), made.tables)
+    settings = settings_of(f"model={name}", *(["model.max_gigabytes=0"] if name == "dcdt_encoder" else []))
+    add_tokens(made.tables, settings, made.collection, progress=False)
+    model = make_model(settings, made.tables)
     assert isinstance(model, look_up(MODELS, name))
     assert isinstance(model.trained_by_epochs, bool)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from commands import clean_environment, dcdt, mended, on
+from embeddings.tiny import write_model
 from support import make_collection
 
 # The process kills itself in the given epoch, after its first batch: no handler, no cleanup, nothing flushed.
@@ -81,6 +82,21 @@ def test_killed_in_epoch_50_and_resumed_equals_uninterrupted(folder, tmp_path, c
         provenance["command"][-1] == f"resume={tmp_path}/killed"
         and provenance["begun"]["command"] != provenance["command"]
     )
+
+
+@pytest.mark.slow
+def test_a_training_encoder_resumes_to_the_same_bits(folder, tmp_path):
+    model = write_model(tmp_path / "tiny")
+    arguments = [
+        *("data=files", f"data.path={folder}", f"data.cache={tmp_path}/cache", f"outputs={tmp_path}/out", "ks=[1,5]"),
+        *(f"embedder.package={model}", "embedder.layer_weights=[0.2,1.0]", "embedder.max_tokens=32"),
+        *("experiment=encoder", "model.dropout=0.3", *LONG[:-1], "trainer.max_epochs=8"),
+        "callbacks.checkpoint_seconds=0",
+    ]
+    killed(5, *arguments, f"hydra.run.dir={tmp_path}/killed")
+    assert dcdt("run", f"resume={tmp_path}/killed").returncode == 0
+    assert dcdt("run", *arguments, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    the_same(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow
