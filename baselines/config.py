@@ -9,7 +9,7 @@ from dcdt.config import vector_fields
 from dcdt.config.registry import FITTED, MODELS, UNTRAINED, Entry, SearchSpace, model_part
 from dcdt.config.validation import Count, Dropout, Fields, Width, schema
 from dcdt.data.transcripts import TRANSCRIPT
-from dcdt.models.config import TOWERS_SPACE, Passages
+from dcdt.models.config import ENCODER_SPACE, TOWERS_SPACE, Passages
 
 Positive = Annotated[float, Field(gt=0)]
 BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
@@ -102,6 +102,27 @@ class HybridConfig:
         return list(dict.fromkeys(name for part in (self.first, self.second) for name in vector_fields(part)))
 
 
+@schema
+class HybridEncoderConfig:
+    """Fusion of a model that needs no epochs with the trained encoder."""
+
+    name: str
+    first: Annotated[Any, model_part("dcdt_encoder", "hybrid_encoder")]
+    second: Annotated[Any, model_part(only=("dcdt_encoder",))]
+    fusion: Literal["convex"] = "convex"
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields that either part reads."""
+        parts = (getattr(part, "fields", ["title", "text"]) for part in (self.first, self.second))
+        return list(dict.fromkeys(name for names in parts for name in names))
+
+    @property
+    def vector_fields(self) -> list[str]:
+        """Fields whose vectors are loaded."""
+        return list(dict.fromkeys(name for part in (self.first, self.second) for name in vector_fields(part)))
+
+
 SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1
 BM25_SPACE: SearchSpace = {
     "model.variant": ["okapi", "l", "plus"],
@@ -159,3 +180,11 @@ MODELS.register(
     "collaborative", Entry(CollaborativeConfig, "baselines.collaborative:Collaborative", collaborative_space, FITTED)
 )
 MODELS.register("hybrid", Entry(HybridConfig, "baselines.hybrid:Hybrid", hybrid_space, FITTED))
+MODELS.register(
+    "hybrid_encoder",
+    Entry(
+        HybridEncoderConfig,
+        "baselines.hybrid_encoder:HybridEncoder",
+        {key.replace("model.", "model.second."): values for key, values in ENCODER_SPACE.items()},
+    ),
+)

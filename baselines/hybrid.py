@@ -14,7 +14,7 @@ from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
 
-from .config import HybridConfig
+from .config import HybridConfig, HybridEncoderConfig
 
 WEIGHTS = sorted((step / 10 for step in range(11)), key=lambda weight: abs(weight - 0.5))  # ties go to the most even
 
@@ -41,6 +41,7 @@ class Hybrid(Recommender):
     n_components: ClassVar[int] = 3
     weight: Tensor
     order: Tensor
+    config: HybridConfig | HybridEncoderConfig
 
     def __init__(self, config: HybridConfig, tables: Tables) -> None:
         super().__init__(tables)
@@ -64,7 +65,7 @@ class Hybrid(Recommender):
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
         if self.config.fusion == "convex":
-            value_of = validate_weights(self, data, self.config.tune_on == "judged")
+            value_of = validate_weights(self, data, getattr(self.config, "tune_on", "val") == "judged")
             self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
     def statistics(self) -> dict[str, float]:

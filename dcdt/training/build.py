@@ -94,9 +94,9 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
 
 
 def add_tokens(tables: Tables, settings: Settings, collection: Collection, progress: bool) -> None:
-    """Add the tokens of all texts to tables, where the model reads them."""
-    model: Any = settings.model
-    if look_up(MODELS, model.name).reads_tokens:
+    """Add the tokens of all texts to tables, where the model or its second part reads them."""
+    if look_up(MODELS, settings.model.name).reads_tokens:
+        model: Any = getattr(settings.model, "second", settings.model)
         tables.tokens = load_tokens(
             collection,
             model.fields,

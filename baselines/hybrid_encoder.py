@@ -1,0 +1,71 @@
+"""Fusion of BM25, ridge towers and the trained encoder."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.tables import Tables
+from dcdt.models.components import make_component
+from dcdt.models.config import OptimizerConfig
+from dcdt.models.encoder import EncoderTowers
+from dcdt.models.recommender import Recommender
+
+from .config import HybridEncoderConfig
+from .hybrid import WEIGHTS, Hybrid, validate_weights
+
+
+class HybridEncoder(Hybrid):
+    """Fuse a model that needs no epochs, by default `hybrid_towers`, with `dcdt_encoder`, which is trained.
+
+    `w z(first) + (1 - w) z(encoder)`, with w chosen before each validation by the MRR of the validation queries, which
+    the encoder is not trained on; the first model scores them as if they had been left out of its fit.
+
+    Args:
+        config: of both models.
+        tables: the frozen vectors and the tokens of all texts.
+        loss: of the encoder.
+        optimizer: of the encoder.
+    """
+
+    trained_by_epochs: ClassVar[bool] = True
+    starts_useful: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
+
+    def __init__(
+        self, config: HybridEncoderConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig
+    ) -> None:
+        Recommender.__init__(self, tables, optimizer)
+        self.config = config
+        self.first = make_component(config.first, tables, "model=hybrid_encoder")
+        self.second: EncoderTowers = EncoderTowers(config.second, tables, loss, optimizer)
+        self.second.record_loss = self.record_loss  # type: ignore[method-assign] # which Lightning lets this model log
+        self.reads_validation = self.first.reads_validation
+        self.needs_question = True
+        self.register_buffer("weight", torch.tensor(0.5))
+        self.register_buffer("order", torch.arange(tables.videos.shape[1]))
+
+    def on_prepare(self, data: RankingDataModule) -> None:
+        """Fit the first model."""
+        self.first.prepare(data)
+        self.second.prepare(data)
+        self.order = data.ties.on(self.tables.device)
+
+    def on_validation_epoch_start(self) -> None:
+        """Choose the weight."""
+        super().on_validation_epoch_start()
+        value_of = validate_weights(self, self.data)
+        self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
+
+    def on_train_epoch_start(self) -> None:
+        """Let the sampler mine with the current encoder."""
+        self.second.on_train_epoch_start()
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Compute the loss of the encoder."""
+        return self.second.training_step(batch, batch_index)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Divide the parameters of the encoder by layers."""
+        return self.second.parameter_groups()
