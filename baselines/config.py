@@ -110,6 +110,7 @@ class HybridEncoderConfig:
     first: Annotated[Any, model_part("dcdt_encoder", "hybrid_encoder")]
     second: Annotated[Any, model_part(only=("dcdt_encoder",))]
     fusion: Literal["convex"] = "convex"
+    k: Count = 60  # no setting of the convex fusion
 
     @property
     def fields(self) -> list[str]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.data.tables import BLOCK, Tables
+from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.division import TopLayers, divide
-from dcdt.embeddings.providers.pooling import PooledLayers, load_model
+from dcdt.embeddings.providers.pooling import load_model
 from dcdt.losses.distances import chord
 from dcdt.losses.similarities import pairwise_dot
 from dcdt.models.config import EncoderConfig, OptimizerConfig
@@ -116,12 +117,13 @@ class EncoderTowers(PairRecommender):
         trained = torch.cat(pooled)[inverse] * self.weights.unsqueeze(-1)  # (m, l, H)
         return torch.cat([at_least_float32(frozen)[:, : self.frozen_width], trained.flatten(1)], dim=1)
 
-    def whole_encoder(self) -> tuple[PooledLayers, Any]:
-        """Return the encoder with its trained layers in place, on the CPU, and its tokenizer."""
+    def served_encoder(self) -> tuple[nn.Module, Any, LocalEmbedderConfig]:
+        """Return the encoder with its trained layers in place, on the CPU, its tokenizer and its configuration."""
         assert self.tables.tokens is not None
-        pooled, tokenizer = load_model(self.tables.tokens.embedder)
+        config: LocalEmbedderConfig = self.tables.tokens.embedder
+        pooled, tokenizer = load_model(config)
         pooled.model.load_state_dict(self.layers.weights_of_whole(self.tables.tokens.layer), strict=False)
-        return pooled, tokenizer
+        return pooled, tokenizer, config
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute cosines of B queries with their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""

@@ -4,7 +4,7 @@ A model defines how it scores queries against the whole catalogue; everything af
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -61,6 +61,7 @@ class Recommender(L.LightningModule):
     supports_half_precision: ClassVar[bool] = False  # of its tables
     reads_tokens: ClassVar[bool] = False  # of all texts (`Tables.tokens`)
     adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
+    stretches: Sequence[tuple[int, int]] = ()  # [start, end) of a served vector that the model reads; empty: all
     histories: Histories | None = None  # of all learners, where they are read
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
     neighbour_weight: float = 0.0

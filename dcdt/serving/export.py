@@ -111,8 +111,7 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
             for number, (name, component) in enumerate(components)
         ]
         head = two_stage.export_head(model) if model_name(model) in two_stage.MODELS else None
-        trained = next((component for _, component in components if component.reads_tokens), None)
-        embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER, trained)
+        embedder = _bundle_embedder(settings.embedder, folder / EMBEDDER, model if model.reads_tokens else None)
         say("choosing the score below which nothing fits")
         threshold = choose_threshold(restored)
     say("building the index")
@@ -249,7 +248,7 @@ def _bundle_embedder(config: Any, folder: Path, trained: Any = None) -> dict[str
     if config.name != "local":
         return asdict(config)
     if trained is not None:
-        encoder, tokenizer = trained.whole_encoder()
+        encoder, tokenizer, config = trained.served_encoder()
         weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
         folder.mkdir()
         export_model(encoder, tokenizer, config, hashlib.sha256(save(weights)).hexdigest(), folder)

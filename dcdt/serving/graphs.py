@@ -1,5 +1,6 @@
 """Towers of an exported run: ONNX graphs and arrays, run without torch."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,27 @@ class Towers:
         query_width: of what the query tower gives; where it is less, a learner's history makes up the rest.
         is_linear: whether the query tower is one matrix and a normalisation. Then numpy multiplies by `QUERY_MAP` of
             the arrays, which for one question takes less time than ONNX Runtime does; the graph says the same.
+        stretches: [start, end) of the embedder's numbers that the towers read, one after the other; empty: all.
 
     Raises:
         UserError: a graph is missing, corrupt, or gives vectors of another width.
     """
 
-    def __init__(self, folder: Path, number: int, width: int, query_width: int, is_linear: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        width: int,
+        query_width: int,
+        is_linear: bool = False,
+        stretches: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.folder, self.number, self.width, self.query_width = folder, number, width, query_width
-        self.is_linear = is_linear
+        self.is_linear, self.stretches = is_linear, stretches
 
     def query(self, vectors: Floats) -> tuple[Floats, Floats | None]:
         """Query vectors (B, W) of frozen vectors (B, D), and the weights over the fields (B, F) where it has some."""
+        vectors = self._read(vectors)
         if self.is_linear:
             encoded = unit(vectors @ self._map(vectors.shape[1]))
             if not np.isfinite(encoded).all():
@@ -48,8 +59,19 @@ class Towers:
 
     def videos(self, fields: Floats) -> tuple[Floats, Floats]:
         """Video vectors (B, W) of frozen field vectors (F, B, D), and what each field adds to them (P, B, W)."""
+        fields = self._read(fields)
         outputs = self._run(self._video, "video", {"fields": fields}, (fields.shape[1], self.width))
         return outputs[0], outputs[1]
+
+    def _read(self, vectors: Floats) -> Floats:
+        """The numbers that the towers read of vectors (..., D), with length 1."""
+        if not self.stretches:
+            return vectors
+        if max(end for _, end in self.stretches) > vectors.shape[-1]:
+            raise UserError(
+                f"{self.folder} is corrupt: its towers read over {vectors.shape[-1]} numbers a vector."
+            )
+        return unit(np.concatenate([vectors[..., start:end] for start, end in self.stretches], axis=-1))
 
     def _run(self, graph: Any, name: str, inputs: dict[str, Floats], shape: tuple[int, int]) -> list[Floats]:  # noqa: ANN401
         """The outputs of a graph, the first of them of this shape."""

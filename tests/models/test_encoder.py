@@ -106,7 +106,7 @@ def test_scores_by_hand_after_training(place):
     model, collection = make_model(place, 2, (0.3, 0.2, 1.0), max_gigabytes=0.0)
     train(model)
     scores = scores_of(model, collection)
-    pooled, tokenizer = model.whole_encoder()
+    pooled, tokenizer, _ = model.served_encoder()
     weights = torch.tensor([0.3, 0.2, 1.0]).unsqueeze(-1)
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ def test_other_architectures_are_divided(make, shape, pooling):
 def test_the_whole_encoder_differs_in_the_trained_layers_alone(place):
     model, _ = make_model(place, 2, max_gigabytes=0.0)
     train(model)
-    pooled, _ = model.whole_encoder()
+    pooled, *_ = model.served_encoder()
     plain = make_embedder(embedder(place)).model.model.state_dict()
     changed = {name for name, value in pooled.model.state_dict().items() if not torch.equal(value, plain[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "2"}

@@ -15,12 +15,17 @@ HALF = 3e-3  # states, and the vectors of questions, are of half precision
 ENCODER = ("experiment=encoder", "optimizer.lr=1e-2", "trainer.max_epochs=3", "model.dropout=0.0")
 
 
+HYBRID = ("experiment=hybrid_encoder", "optimizer.lr=1e-2", "trainer.max_epochs=3", "model.second.dropout=0.0")
+
+
 @pytest.fixture(scope="module")
 def run(make_run):
     return make_run(*ENCODER)
 
 
-def test_answers_have_the_scores_of_the_run(run, bench):
+@pytest.mark.parametrize("options", [ENCODER, HYBRID])
+def test_answers_have_the_scores_of_the_run(make_run, options, bench):
+    run = make_run(*options)
     served, collection = dcdt.load(run), load_collection(bench / "small")
     scored = pq.read_table(run / "scores.parquet").to_pandas()
     for query, scores in list(scored.groupby("query_id"))[:8]:
@@ -32,7 +37,7 @@ def test_answers_have_the_scores_of_the_run(run, bench):
 
 def test_the_exported_encoder_is_the_trained_one(run):
     model = restore(run).model
-    encoder, tokenizer = model.whole_encoder()
+    encoder, tokenizer, _ = model.served_encoder()
     texts = ["span kernel", "rank of the basis plane trace"]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -46,8 +51,9 @@ def test_the_exported_encoder_is_the_trained_one(run):
     np.testing.assert_allclose(plain, layers, atol=1e-5)
 
 
-def test_a_video_that_is_added_scores_as_one_that_was_built(run, own_copy):
-    served, other = dcdt.load(run), ServedRecommender(own_copy(*ENCODER))
+@pytest.mark.parametrize("options", [ENCODER, HYBRID])
+def test_a_video_that_is_added_scores_as_one_that_was_built(make_run, own_copy, options):
+    served, other = dcdt.load(make_run(*options)), ServedRecommender(own_copy(*options))
     video = served.videos(["v4"])
     other.delete(["v4"])
     other.add(video)

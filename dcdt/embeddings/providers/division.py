@@ -82,6 +82,31 @@ class TopLayers(nn.Module):
         return torch.stack([pool(layer, mask, self.pooling) for layer in hidden], dim=1)
 
 
+class BothEncoders(nn.Module):
+    """An encoder as it was, and its last layers as they were trained: one pass gives the pooled layers of both.
+
+    Args:
+        pooled: the encoder as it was.
+        top: the trained layers.
+        n_trained: how many of the pooled layers are trained ones.
+    """
+
+    model: Any
+
+    def __init__(self, pooled: PooledLayers, top: TopLayers, n_trained: int) -> None:
+        super().__init__()
+        self.model, self.top, self.pooling = pooled.model, top, pooled.pooling
+        self.n_pooled, self.n_trained, self.layers = pooled.layers, n_trained, pooled.layers + n_trained
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Compute layers (B, L, H), those as they were before the trained ones, of token ids (B, T) and their mask."""
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        frozen = [pool(layer, attention_mask, self.pooling) for layer in out.hidden_states[-self.n_pooled :]]
+        states = out.hidden_states[-1 - len(self.top.layers)]
+        trained = self.top(states, attention_mask)[:, -self.n_trained :]
+        return torch.cat([torch.stack(frozen, dim=1), trained], dim=1)
+
+
 class _Identity(nn.Module):
     """Stands for the embeddings of tokens where states are given instead."""
 

@@ -13,7 +13,7 @@ from dcdt.serving.catalogue.top_k import top_k
 from dcdt.serving.graphs import Scores
 from dcdt.serving.scorers.base import CatalogueScores, Count, Rows, Section
 
-MODELS = ("hybrid",)
+MODELS = ("hybrid", "hybrid_encoder")
 N_CANDIDATES = 200  # of each scorer that a fusion over a large catalogue ranks, at least
 SAMPLE = 2048  # videos by which the spread of a fusion over a large catalogue is measured
 

@@ -51,6 +51,7 @@ class TowersManifest(ScorerManifest):
         has_transcript: whether one of the fields is that of transcripts, their passages.
         adds_passages: whether a passage's vector is added to that of the other fields, and not encoded with them.
         temperature: of a softmax over the passages; None: the best one counts.
+        stretches: [start, end) of the embedder's numbers that the towers read; empty: all.
     """
 
     fields: Names
@@ -63,6 +64,7 @@ class TowersManifest(ScorerManifest):
     has_transcript: bool = False
     adds_passages: bool = False
     temperature: Annotated[Number, Field(gt=0)] | None = None
+    stretches: list[Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=2)]] = []
 
     @model_validator(mode="after")
     def _fits(self) -> "TowersManifest":
@@ -176,7 +178,8 @@ class TowersScorer(Scorer):
 
     def __init__(self, manifest: TowersManifest, number: int, folder: Path) -> None:
         self.manifest, self.number, self.column = manifest, number, f"{self.vectors}_{number}"
-        self.towers = Towers(folder, number, manifest.width, manifest.query_width, manifest.is_linear)
+        widths, stretches = (manifest.width, manifest.query_width), [(start, end) for start, end in manifest.stretches]
+        self.towers = Towers(folder, number, *widths, manifest.is_linear, stretches)
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
@@ -195,6 +198,7 @@ class TowersScorer(Scorer):
             neighbour_weight=model.neighbour_weight,
             has_transcript=tables.passages is not None,
             adds_passages=model.adds_passages,
+            stretches=[list(stretch) for stretch in model.stretches],
             temperature=float(model.pooling.temperature) if getattr(model.pooling, "kind", "") == "softmax" else None,
         )
         columns = {f"vector_{number}": vector_column(vectors.numpy())}
