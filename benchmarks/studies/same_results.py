@@ -1,6 +1,6 @@
 """Do two commits compute the same? Every kind of run, export and answer, by id; then what each costs, in turns.
 
-    python benchmarks/studies/same_results.py OLD NEW [--only dcdt serve ...] [--speed]
+    python benchmarks/studies/same_results.py OLD NEW [--only dcdt serve ...] [--speed [mining serving ...]]
 
 Both commits are checked out as worktrees and run by one environment, with one thread, on one machine. Per-query values,
 ranks and order are compared exactly; scores, metrics and checkpoint tensors bit by bit. Names that changed on purpose
@@ -291,7 +291,7 @@ def unequal(old: list[Any], new: list[Any], atol: float) -> Iterator[str]:
             yield f"answer {at}: {json.dumps(one)[:160]} ... {json.dumps(other)[:160]}"
 
 
-def speed(sides: dict[str, Side]) -> bool:
+def speed(sides: dict[str, Side], parts: list[str]) -> bool:
     """CPU seconds of each commit's own benchmarks in turns: median of the rounds, NEW over OLD.
 
     CPU seconds of one thread, not seconds of a clock: other work on the machine changes them little. Answers over a
@@ -300,12 +300,14 @@ def speed(sides: dict[str, Side]) -> bool:
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     for _ in range(ROUNDS):
         for script, arguments in SPEED.items():
+            if parts and script.removesuffix(".py") not in parts:
+                continue
             for name, side in sides.items():
                 before = children_seconds()
                 out = side["out"] / f"{script}.json"
                 command(side, str(side["code"] / "benchmarks" / script), *arguments, "--out", str(out), script=True)
                 seconds[name].setdefault(script, []).append(children_seconds() - before)
-    for name, side in sides.items():
+    for name, side in sides.items() if not parts or "serving" in parts else ():
         towers, hybrid = (
             train(side, f"speed {model}", [f"model={model}"]) for model in ("dcdt_residual", "hybrid_towers")
         )
@@ -334,7 +336,9 @@ def main() -> None:
     parser.add_argument("old")
     parser.add_argument("new")
     parser.add_argument("--only", nargs="*", default=[], help="beginnings of the names of cases")
-    parser.add_argument("--speed", action="store_true", help="also what each commit costs, in turns")
+    parser.add_argument(
+        "--speed", nargs="*", help="also what each commit costs, in turns: all, or training, small_run, mining, serving"
+    )
     given = parser.parse_args()
     place, good, started = Path(tempfile.mkdtemp(prefix="same_results_")), True, time.monotonic()
     sides = {name: {"code": place / name, "out": place / f"out_{name}"} for name in ("old", "new")}
@@ -356,8 +360,8 @@ def main() -> None:
             good &= compare(sides, name, act, overrides)
         if not given.only or "approximate" in given.only:
             good &= check("approximate", approximate(sides))
-        if given.speed:
-            good &= speed(sides)
+        if given.speed is not None:
+            good &= speed(sides, given.speed)
     finally:
         for side in sides.values():
             subprocess.run(["git", "worktree", "remove", "--force", side["code"]], cwd=ROOT, check=False)
