@@ -160,6 +160,10 @@ ANOTHER = [
     (["model=dcdt_residual", "model.attention=keys"], "model.attention is 'keys'; choose one of none, query"),
     (["model=dcdt_residual", "model.fusion=mean"], "model.fusion is 'mean'; choose one of sum, concat"),
     (["model=dcdt_residual", "model.attention=query", "model.fusion=concat"], "model.fusion is 'concat'"),
+    (
+        ["model=dcdt", "model.attention=candidates"],
+        "model.fusion is 'concat'; choose one of sum, which attention=candidates goes with",
+    ),
     (["model=dcdt_residual", "model.fields=[]"], "model.fields is []"),
     (["loss=infonce", "loss.positives=all"], "loss.positives is 'all'; choose one of each, any"),
     (["loss=infonce", "loss.temperature=0"], "loss.temperature is 0.0; it must be at least 0.01"),
@@ -261,7 +265,7 @@ SEARCHES = {"search"}  # what Optuna draws from is no list of choices
 
 
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
-    "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
+    "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention", "dcdt_candidates"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
     "ablation_loss": {
         "model": ["zero_shot", "dcdt"],

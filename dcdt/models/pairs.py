@@ -27,7 +27,13 @@ class PairRecommender(Recommender):
         tables: the frozen vectors.
         loss: takes distances or similarities (B, C), as its `measure` says, and labels (`dcdt.losses`).
         optimizer: learning rate, weight decay and schedule.
+
+    Attributes:
+        attends_candidates: whether similarities are logits of a softmax over a query's candidates (eq. 3). A loss that
+            takes distances is given `1 - alpha`, as it is of every score in (0, 1).
     """
+
+    attends_candidates: bool = False
 
     def __init__(self, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, optimizer)
@@ -52,6 +58,11 @@ class PairRecommender(Recommender):
         cosine = nn.functional.normalize(queries.vectors, dim=-1) @ at_least_float32(candidates).T  # (U, C)
         self._teacher_scores = torch.zeros(len(self.tables.queries), z.shape[1], device=device)
         self._teacher_scores[to_device(side.queries, device)] = z * cosine.std(1, correction=0, keepdim=True)
+
+    @property
+    def measures_distance(self) -> bool:
+        """Whether `match` returns distances."""
+        return bool(self.loss.measure == "distance" and not self.attends_candidates)
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute the distances or similarities, as the loss takes them, of B queries to C videos each.
@@ -83,11 +94,14 @@ class PairRecommender(Recommender):
         """
         measured = at_least_float32(self.match(queries, videos, position))
         if drawn is not None and self.pooling is not None:
-            measured = self.pooling.pool_drawn(measured, drawn, self.loss.measure == "distance")
+            measured = self.pooling.pool_drawn(measured, drawn, self.measures_distance)
         if label is None:
             label = torch.zeros_like(measured)  # (B, 1 + K)
             label[:, 0], n_positives = 1, 1
         with autocast_off(measured):
+            if self.attends_candidates and self.loss.measure == "distance":
+                logits = measured if weight is None else measured + weight.log()  # weight 0: no candidate
+                measured = 1 - logits.softmax(-1)
             loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss
 
