@@ -368,6 +368,14 @@ def test_a_sweep_compares_what_it_says_on_ten_folds(name):
         assert (settings.experiment_name, settings.split.name, settings.split.n_folds) == (name, "folds", 10)
 
 
+def test_what_stops_training_is_the_primary_metric_unless_it_is_named():
+    assert settings_of("primary_metric=val/map").monitor == "val/map"
+    assert settings_of("callbacks.monitor=val/loss").monitor == "val/loss"
+    assert settings_of("callbacks.monitor=val/ndcg@10").monitor == "val/ndcg@10"
+    with pytest.raises(UserError, match=r"callbacks.checkpoint_by=monitor needs one; callbacks.monitor is 'none'"):
+        settings_of("callbacks.monitor=none", "callbacks.checkpoint_by=monitor")
+
+
 def test_an_experiment_can_be_changed_on_the_command_line():
     settings = settings_of("experiment=paper", "split=folds", "loss.margin=0.5", "seed=3")
     assert (settings.split.name, settings.loss.margin, settings.seed) == ("folds", 0.5, 3)
@@ -423,6 +431,12 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("trainer.threads=-1", "trainer.threads is -1; it must be a whole number from 0 to 1,024"),
         ("logger.mode=on", "logger.mode"),
         ("callbacks.patience=0", "callbacks.patience is 0"),
+        (
+            "callbacks.monitor=val/recall@7",
+            "callbacks.monitor is 'val/recall@7'; choose one of val/mrr, val/map, val/rec",
+        ),
+        ("callbacks.monitor=train/loss", "val/ndcg@10, val/loss, none, or null"),
+        ("callbacks.checkpoint_by=last", "callbacks.checkpoint_by is 'last'; choose one of primary_metric, monitor"),
         ("callbacks.collapse_cosine=0", "callbacks.collapse_cosine is 0.0"),
         ("callbacks.collapse_cosine=1.1", "callbacks.collapse_cosine is 1.1"),
         ("batch_size=0", "batch_size is 0; it must be a number of at least 1"),
