@@ -119,8 +119,9 @@ def _loss_figure(variants: list[Variant]) -> Figure | None:
     trained = [variant for variant in variants if _losses(variant, "train/loss")]
     if not trained:
         return None
-    inside = len(trained) < 4  # else the legend is below the curves
-    figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * len(trained))
+    has_validation = any(_losses(variant, "val/loss") for variant in trained)
+    inside = len(trained) < 4 and not has_validation  # else the legend is below the curves
+    figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * (len(trained) + has_validation))
     axes = figure.subplots()
     for i, variant in enumerate(trained):
         epochs, mean, deviation = loss_curve(_losses(variant, "train/loss"))
@@ -131,7 +132,7 @@ def _loss_figure(variants: list[Variant]) -> Figure | None:
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
         if validated := _losses(variant, "val/loss"):
             axes.plot(*loss_curve(validated)[:2], "-.", color=colour, linewidth=1.2, marker=marker)
-    if any(_losses(variant, "val/loss") for variant in trained):
+    if has_validation:
         axes.plot([], [], "-.", color=MUTED, linewidth=1.2, label="validation loss")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_xlim(left=1)

@@ -42,7 +42,6 @@ def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | No
     losses = [(row["epoch"] + 1, row["val/loss"]) for row in history if "val/loss" in row]
     if losses:
         axes.plot(*zip(*losses, strict=True), "-.", color=BLUE, marker=marker, linewidth=1.2, label="validation loss")
-        axes.legend(frameon=False, fontsize="small")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="epoch", title=f"{name}: loss and validation MRR")
     axes.set_ylabel("loss" if losses else "training loss", color=BLUE)
@@ -58,7 +57,8 @@ def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | No
         right.spines["top"].set_visible(False)
         if zero_shot is not None:
             right.axhline(zero_shot, color=ORANGE, linestyle="--", linewidth=1.2, label="validation MRR of zero_shot")
-            figure.legend(frameon=False, fontsize="small", loc="outside lower right")
+    if losses or zero_shot is not None:
+        figure.legend(frameon=False, fontsize="small", loc="outside lower right", ncols=3)
     return figure
 
 

@@ -214,12 +214,13 @@ def test_the_loss_figure_shows_the_loss_of_the_validation_side(tmp_path):
         folder = write_run(tmp_path, "dcdt", fold)
         rows = [f"{epoch},0.4,{loss}" for epoch, loss in enumerate(losses)]
         (folder / "history.csv").write_text("\n".join(["epoch,train/loss,val/loss", *rows]) + "\n")
-    [axes] = make_figures(make_report(read_runs([tmp_path])))["loss"].axes
+    figure = make_figures(make_report(read_runs([tmp_path])))["loss"]
+    [axes], [legend] = figure.axes, figure.legends
     training, validation, _ = axes.lines
     assert training.get_xydata().tolist() == [[1, 0.4], [2, 0.4], [3, 0.4]]
     assert validation.get_xydata().tolist() == [[2, 0.375]]
     assert validation.get_color() == training.get_color() and validation.get_linestyle() == "-."
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dcdt", "validation loss"]
+    assert [text.get_text() for text in legend.get_texts()] == ["dcdt", "validation loss"]
 
 
 def refused(capsys, arguments, *expected):
