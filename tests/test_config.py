@@ -162,6 +162,10 @@ ANOTHER = [
     (["model=dcdt_residual", "model.attention=keys"], "model.attention is 'keys'; choose one of none, query"),
     (["model=dcdt_residual", "model.fusion=mean"], "model.fusion is 'mean'; choose one of sum, concat"),
     (["model=dcdt_residual", "model.attention=query", "model.fusion=concat"], "model.fusion is 'concat'"),
+    (
+        ["model=dcdt", "model.attention=candidates"],
+        "model.fusion is 'concat'; choose one of sum, which attention=candidates goes with",
+    ),
     (["model=dcdt_residual", "model.fields=[]"], "model.fields is []"),
     (["loss=infonce", "loss.positives=all"], "loss.positives is 'all'; choose one of each, any"),
     (["loss=infonce", "loss.temperature=0"], "loss.temperature is 0.0; it must be at least 0.01"),
@@ -263,7 +267,7 @@ SEARCHES = {"search"}  # what Optuna draws from is no list of choices
 
 
 SWEEPS = {  # the choices that an experiment compares, beside the ten folds
-    "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention"]},
+    "ablation_attention": {"model": ["zero_shot", "dcdt", "dcdt_attention", "dcdt_candidates"]},
     "ablation_fusion": {"model": ["zero_shot", "dcdt", "dcdt_sum"]},
     "ablation_loss": {
         "model": ["zero_shot", "dcdt"],
@@ -366,6 +370,14 @@ def test_a_sweep_compares_what_it_says_on_ten_folds(name):
         assert (settings.experiment_name, settings.split.name, settings.split.n_folds) == (name, "folds", 10)
 
 
+def test_what_stops_training_is_the_primary_metric_unless_it_is_named():
+    assert settings_of("primary_metric=val/map").monitor == "val/map"
+    assert settings_of("callbacks.monitor=val/loss").monitor == "val/loss"
+    assert settings_of("callbacks.monitor=val/ndcg@10").monitor == "val/ndcg@10"
+    with pytest.raises(UserError, match=r"callbacks.checkpoint_by=monitor needs one; callbacks.monitor is 'none'"):
+        settings_of("callbacks.monitor=none", "callbacks.checkpoint_by=monitor")
+
+
 def test_an_experiment_can_be_changed_on_the_command_line():
     settings = settings_of("experiment=paper", "split=folds", "loss.margin=0.5", "seed=3")
     assert (settings.split.name, settings.loss.margin, settings.seed) == ("folds", 0.5, 3)
@@ -421,6 +433,12 @@ def test_an_experiment_can_be_changed_on_the_command_line():
         ("trainer.threads=-1", "trainer.threads is -1; it must be a whole number from 0 to 1,024"),
         ("logger.mode=on", "logger.mode"),
         ("callbacks.patience=0", "callbacks.patience is 0"),
+        (
+            "callbacks.monitor=val/recall@7",
+            "callbacks.monitor is 'val/recall@7'; choose one of val/mrr, val/map, val/rec",
+        ),
+        ("callbacks.monitor=train/loss", "val/ndcg@10, val/loss, none, or null"),
+        ("callbacks.checkpoint_by=last", "callbacks.checkpoint_by is 'last'; choose one of primary_metric, monitor"),
         ("callbacks.collapse_cosine=0", "callbacks.collapse_cosine is 0.0"),
         ("callbacks.collapse_cosine=1.1", "callbacks.collapse_cosine is 1.1"),
         ("batch_size=0", "batch_size is 0; it must be a number of at least 1"),

@@ -6,6 +6,7 @@ A page says what stands where in comments that stay; everything up to the next `
 
     <!-- report khan_math -->                  all of table.md and cost.md
     <!-- table ablation_loss main tests -->    these tables of table.md, a level lower
+    <!-- file paper_stopping validation.md --> a file of the report, as it is
     <!-- scores towers_khan_math mrr ndcg@10 recall@5 -->
     <!-- tests towers_khan_math [ROW] -->      every paired test, or those of one row
     <!-- pairs two_stage_khan_math ... -->    the tests of several reports in one table
@@ -179,6 +180,8 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
         if form == "report":
             texts = [(tables / name / file).read_text(encoding="utf-8").rstrip() for file in ("table.md", "cost.md")]
             return head + "\n" + "\n\n".join(texts) + "\n\n" + end
+        if form == "file":
+            return head + "\n" + (tables / name / rest[0]).read_text(encoding="utf-8").strip() + "\n\n" + end
         if form == "table":
             return head + parts(tables / name, reports[name], rest) + end
         return head + FORMS[form](reports[name], rest) + end

@@ -51,7 +51,14 @@ page() {
       report linear_algebra_printed printed ;;
     paper_split)
       sweep paper experiment=paper 'split.index=range(0,10)' seed=0,1,2 model=zero_shot,dcdt
-      report paper_split paper ;;
+      report paper_split paper
+      local each="split.index=range(0,10) seed=0,1,2"
+      sweep paper_zero_shot experiment=paper $each model=zero_shot
+      sweep paper_stopping experiment=paper $each model=dcdt callbacks.monitor=val/mrr,val/loss,none
+      sweep paper_checkpoint experiment=paper $each model=dcdt callbacks.monitor=val/loss callbacks.checkpoint_by=monitor
+      report paper_stopping paper_zero_shot paper_stopping paper_checkpoint
+      python benchmarks/studies/stopping.py "$DCDT_OUTPUTS"/sweeps/paper_{stopping,checkpoint} \
+        > "$DCDT_OUTPUTS/tables/paper_stopping/validation.md" ;;
     ablations)
       for one in modality sampler loss attention fusion; do
         sweep "ablation_$one" "experiment=ablation_$one"

@@ -1,5 +1,6 @@
 """The whole configuration, checked once."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -53,11 +54,19 @@ class Settings:
     @field_validator("primary_metric")
     @classmethod
     def _check_metric(cls, value: str, info: ValidationInfo) -> str:
-        suffixes = [f"@{k}" for k in info.data.get("ks", ())]
-        names = [f"val/{name}{end}" for name in METRICS for end in ([""] if name in ("mrr", "map") else suffixes)]
+        names = validation_metrics(info.data.get("ks", ()))
         if "ks" in info.data and value not in names:
             raise ValueError(f"choose one of {', '.join(names)}.")
         return value
+
+    @model_validator(mode="after")
+    def _check_monitor(self) -> "Settings":
+        known, monitor = [*validation_metrics(self.ks), "val/loss", "none"], self.callbacks.monitor
+        if monitor is not None and monitor not in known:
+            raise UserError(f"callbacks.monitor is {monitor!r}; choose one of {', '.join(known)}, or null.")
+        if monitor == "none" and self.callbacks.checkpoint_by == "monitor":
+            raise UserError("callbacks.checkpoint_by=monitor needs one; callbacks.monitor is 'none'.")
+        return self
 
     @model_validator(mode="after")
     def _check_sealed(self) -> "Settings":
@@ -69,6 +78,11 @@ class Settings:
         return self
 
     @property
+    def monitor(self) -> str:
+        """What stops training early: a validation metric, val/loss, or none."""
+        return str(self.callbacks.monitor or self.primary_metric)
+
+    @property
     def option(self) -> str:
         """Name of the option of conf/model that the model is, or is nearest to; `model.name` is its class."""
         return model_option(asdict(self.model))  # type: ignore[call-overload]
@@ -77,6 +91,16 @@ class Settings:
     def fields(self) -> list[str]:
         """Fields that the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
+
+
+def validation_metrics(ks: Iterable[int]) -> list[str]:
+    """Return the names of the metrics of the validation side.
+
+    >>> validation_metrics([5])
+    ['val/mrr', 'val/map', 'val/recall@5', 'val/precision@5', 'val/hit@5', 'val/ndcg@5']
+    """
+    suffixes = [f"@{k}" for k in ks]
+    return [f"val/{name}{end}" for name in METRICS for end in ([""] if name in ("mrr", "map") else suffixes)]
 
 
 def vector_fields(model: Named) -> list[str]:

@@ -104,6 +104,19 @@ class SideTensors:
         return int(self.candidates.sum())
 
     @cached_property
+    def pair_rows(self) -> Tensor | None:
+        """The pairs by positive: rows of query, positive and its negatives, (P, 2 + K), padded with -1; or None."""
+        if self.pairs is None:
+            return None
+        pairs, rows = self.pairs[self.pairs[:, 0].argsort(stable=True)], []
+        sizes = pairs[:, 0].bincount(minlength=len(self.queries)).tolist()
+        for query, own in zip(self.queries.tolist(), torch.split(pairs, sizes), strict=True):
+            positives, negatives = (own[own[:, 2] == label, 1] for label in (1, 0))
+            groups = negatives.tensor_split(max(1, len(positives)))  # they are stored next to their positive
+            rows += [[query, int(video), *group.tolist()] for video, group in zip(positives, groups, strict=False)]
+        return pad_lists(rows, -1)
+
+    @cached_property
     def _mask(self) -> DeviceCopies:
         return DeviceCopies(self.candidates)
 

@@ -63,14 +63,14 @@ class DCDTConfig:
     fields: Fields
     width: Width
     dropout: Dropout
-    attention: Literal["none", "query"]
+    attention: Literal["none", "query", "candidates"]
     fusion: Literal["concat", "sum"]
     passages: Passages = "max"
 
     @field_validator("fusion")
     @classmethod
     def _check_fusion(cls, value: str, info: ValidationInfo) -> str:
-        return _only_with_attention("concat", value, info)
+        return _only_with_attention({"query": "concat", "candidates": "sum"}, value, info)
 
 
 @schema
@@ -89,13 +89,15 @@ class DCDTResidualConfig:
     @field_validator("fusion")
     @classmethod
     def _check_fusion(cls, value: str, info: ValidationInfo) -> str:
-        return _only_with_attention("sum", value, info)
+        return _only_with_attention({"query": "sum"}, value, info)
 
 
-def _only_with_attention(choice: str, value: str, info: ValidationInfo) -> str:
-    """The fusion, which attention over the fields leaves no choice of."""
-    if info.data.get("attention") == "query" and value != choice:
-        raise ValueError(f"choose one of {choice}, which attention=query goes with.")
+def _only_with_attention(fusions: dict[str, str], value: str, info: ValidationInfo) -> str:
+    """The fusion, which some kinds of attention leave no choice of: `fusions` has theirs."""
+    attention = info.data.get("attention")
+    choice = fusions.get(str(attention), value)
+    if value != choice:
+        raise ValueError(f"choose one of {choice}, which attention={attention} goes with.")
     return value
 
 

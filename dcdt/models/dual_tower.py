@@ -22,7 +22,9 @@ class DualTower(PairRecommender):
     concatenated and mapped to W (`fusion=sum`: added), and the score is the cosine with the query's output.
     `attention=query`: weights over the fields that depend on the query alone, `alpha(q) = softmax_m(W_q q . k_m)`,
     and `score = [alpha_t q'; alpha_d q'] . [t'; d']` with both sides normalised: still a dot product with a vector
-    that is computed once a video.
+    that is computed once a video. `attention=candidates`: eq. 3 as printed, `softmax_v(W_q q . (W_t t + W_d d))` over
+    the candidates of a query, neither normalised nor with ReLU or bias. The score is the dot product, since the softmax
+    changes no ranking; in training the loss takes the softmax over a query's columns.
 
     Args:
         config: width, dropout, attention and fusion.
@@ -36,7 +38,9 @@ class DualTower(PairRecommender):
     def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
         n_fields = len(tables.fields)
-        towers = [Tower(tables.width, config.width, config.dropout) for _ in range(1 + n_fields)]
+        self.attends_candidates = config.attention == "candidates"
+        sizes = (tables.width, config.width, config.dropout, self.attends_candidates)
+        towers = [Tower(*sizes) for _ in range(1 + n_fields)]
         self.query_tower, self.field_towers = towers[0], nn.ModuleList(towers[1:])
         self.keys = nn.Parameter(torch.zeros(n_fields, config.width)) if config.attention == "query" else None
         self.summed = config.fusion == "sum"
@@ -45,12 +49,12 @@ class DualTower(PairRecommender):
         self.pooling = make_pooling(config.passages, tables, learned=True)
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
-        """Encode frozen query vectors (B, D) as unit vectors (B, W), with attention (B, F * W)."""
+        """Encode frozen query vectors (B, D) as unit vectors (B, W), with attention=query (B, F * W)."""
         output = self.query_tower(vectors)  # (B, W)
         if self.keys is not None:
             weights = self.attention_weights(vectors)  # (B, F)
             output = (weights.unsqueeze(-1) * output.unsqueeze(-2)).flatten(-2)  # (B, F * W)
-        return nn.functional.normalize(at_least_float32(output), dim=-1)
+        return self._scale(output)
 
     @property
     def has_attention(self) -> bool:
@@ -64,12 +68,17 @@ class DualTower(PairRecommender):
         return (nn.functional.linear(vectors, linear.weight) @ self.keys.T).softmax(-1)
 
     def encode_videos(self, fields: Tensor) -> Tensor:
-        """Encode frozen field vectors (F, ..., D) as unit video vectors (..., W), with attention (..., F * W)."""
+        """Encode frozen field vectors (F, ..., D) as unit vectors (..., W), with attention=query (..., F * W)."""
         outputs = [tower(vectors) for tower, vectors in zip(self.field_towers, fields, strict=True)]  # each (..., W)
         output = torch.stack(outputs).sum(0) if self.summed else torch.cat(outputs, dim=-1)  # (..., W or F * W)
         if self.fusion is not None:
             output = self.fusion(output)  # (..., F * W) -> (..., W)
-        return nn.functional.normalize(at_least_float32(output), dim=-1)
+        return self._scale(output)
+
+    def _scale(self, output: Tensor) -> Tensor:
+        """Normalise vectors (..., W), in fp32 at least; eq. 3 takes them as they are."""
+        output = at_least_float32(output)
+        return output if self.attends_candidates else nn.functional.normalize(output, dim=-1)
 
     def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
         """Compute what each field, and the bias of the fusion, adds to a video's vector: name to (..., W or F * W)."""
@@ -86,11 +95,11 @@ class DualTower(PairRecommender):
         return contributions | {"constant": self.fusion.bias.expand_as(contributions[self.tables.fields[0]])}
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
-        """Compute distances, or cosines if the loss takes similarities, of B queries to their videos, (B, C)."""
+        """Compute distances, or dot products (`measures_distance`), of B queries to their videos, (B, C)."""
         if position is None:
-            cosine = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
-            return chord(cosine) if self.loss.measure == "distance" else cosine
-        measure = euclidean if self.loss.measure == "distance" else dot
+            similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+            return chord(similarity) if self.measures_distance else similarity
+        measure = euclidean if self.measures_distance else dot
         query_vectors = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
         return measure(query_vectors, self.encode_videos(videos)[position])  # (U, W) -> (B, 1 + K, W)
 

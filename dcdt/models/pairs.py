@@ -1,6 +1,6 @@
 """The base class of models that are trained on positives and negatives of each query."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from dcdt.models.config import OptimizerConfig
 from dcdt.models.passages import best_rows
 from dcdt.models.query_batch import query_batch
 from dcdt.models.recommender import Recommender
+from dcdt.samplers.base import explicit_batch
 from dcdt.utils.precision import at_least_float32, autocast_off
 from dcdt.utils.transfer import to_device
 
 MAX_DRAWN_VIDEOS = 128  # whose passages are scored at once in training
+MAX_VALIDATED_PAIRS = 1024  # positives, each beside its negatives, whose loss is computed at once in validation
 
 
 class PairRecommender(Recommender):
@@ -27,7 +29,14 @@ class PairRecommender(Recommender):
         tables: the frozen vectors.
         loss: takes distances or similarities (B, C), as its `measure` says, and labels (`dcdt.losses`).
         optimizer: learning rate, weight decay and schedule.
+
+    Attributes:
+        attends_candidates: whether similarities are logits of a softmax over a query's candidates (eq. 3). A loss that
+            takes distances is given `1 - alpha`, as it is of every score in (0, 1).
     """
+
+    validates_loss: ClassVar[bool] = True
+    attends_candidates: bool = False
 
     def __init__(self, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, optimizer)
@@ -35,7 +44,7 @@ class PairRecommender(Recommender):
         self._teacher_scores: Tensor | None = None  # (Q, N), Q query rows of the collection
 
     def on_prepare(self, data: RankingDataModule) -> None:
-        """Score the training queries by the loss's teacher, if it has one, fitted without each of them.
+        """Score training and validation queries by the loss's teacher, if it has one, fitted without each of them.
 
         The teacher's z-scores are scaled by the standard deviation of the query's frozen cosines.
         """
@@ -44,14 +53,19 @@ class PairRecommender(Recommender):
             return
         teacher = make_component(config, self.tables, "loss=margin_mse").to(self.tables.device)
         teacher.prepare(data)
-        side = side_tensors("train", data.split.train, data.collection)
         device, frozen = self.tables.device, self.tables.frozen
-        queries = query_batch(data.collection, self.tables, side.queries, side)
-        z = z_scores(teacher.component_scores(queries, side.queries)[0].float(), queries.candidates)  # (U, N)
-        candidates = frozen if queries.candidates is None else frozen[queries.candidates]  # (C, D)
-        cosine = nn.functional.normalize(queries.vectors, dim=-1) @ at_least_float32(candidates).T  # (U, C)
-        self._teacher_scores = torch.zeros(len(self.tables.queries), z.shape[1], device=device)
-        self._teacher_scores[to_device(side.queries, device)] = z * cosine.std(1, correction=0, keepdim=True)
+        self._teacher_scores = torch.zeros(len(self.tables.queries), len(frozen), device=device)
+        for side in (side_tensors("train", data.split.train, data.collection), data.sides["val"]):
+            queries = query_batch(data.collection, self.tables, side.queries, side)
+            z = z_scores(teacher.component_scores(queries, side.queries)[0].float(), queries.candidates)  # (U, N)
+            candidates = frozen if queries.candidates is None else frozen[queries.candidates]  # (C, D)
+            cosine = nn.functional.normalize(queries.vectors, dim=-1) @ at_least_float32(candidates).T  # (U, C)
+            self._teacher_scores[to_device(side.queries, device)] = z * cosine.std(1, correction=0, keepdim=True)
+
+    @property
+    def measures_distance(self) -> bool:
+        """Whether `match` returns distances."""
+        return bool(self.loss.measure == "distance" and not self.attends_candidates)
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute the distances or similarities, as the loss takes them, of B queries to C videos each.
@@ -91,11 +105,14 @@ class PairRecommender(Recommender):
         """
         measured = at_least_float32(self.match(queries, videos, position))
         if drawn is not None and self.pooling is not None:
-            measured = self.pooling.pool_drawn(measured, drawn, self.loss.measure == "distance")
+            measured = self.pooling.pool_drawn(measured, drawn, self.measures_distance)
         if label is None:
             label = torch.zeros_like(measured)  # (B, 1 + K)
             label[:, 0], n_positives = 1, 1
         with autocast_off(measured):
+            if self.attends_candidates and self.loss.measure == "distance":
+                logits = measured if weight is None else measured + weight.log()  # weight 0: no candidate
+                measured = 1 - logits.softmax(-1)
             loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss
 
@@ -104,12 +121,21 @@ class PairRecommender(Recommender):
         self.objective = torch.compile(self.objective, dynamic=True)  # type: ignore[method-assign]
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Compute the mean loss of a batch (`batch_loss`) and record it.
+
+        With several processes each has a `share`, the weight of its loss, so that the mean of their gradients is that
+        of the whole batch.
+        """
+        loss, share = self.batch_loss(batch), batch.get("share", 1.0)
+        self.record_loss(loss.detach(), len(batch["query"]) if share else 0)
+        return loss * share if "share" in batch else loss
+
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         """Compute the mean loss of a batch of row numbers.
 
         A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), with the `distinct` videos (U,) and
         the `position` of each (B, 1 + K), or `columns` (C,) that all its queries share with their `label` and `weight`,
-        both (B, C), and `n_positives`, an upper bound. With several processes each has a `share`, the weight of its
-        loss, so that the mean of their gradients is that of the whole batch. Nothing waits for the device.
+        both (B, C), and `n_positives`, an upper bound. Nothing waits for the device.
         """
         queries, weight = self.query_inputs(batch["query"]), batch.get("weight")
         rows: Tensor
@@ -124,10 +150,20 @@ class PairRecommender(Recommender):
         else:
             videos, position, drawn = self._draw_passages(queries, video_rows, position)
         label, n_positives = batch.get("label"), batch.get("n_positives")
-        loss = self.objective(queries, videos, position, label, weight, teacher, n_positives, drawn)
-        share = batch.get("share", 1.0)
-        self.record_loss(loss.detach(), len(queries) if share else 0)
-        return loss * share if "share" in batch else loss
+        return self.objective(queries, videos, position, label, weight, teacher, n_positives, drawn)
+
+    def validation_loss(self) -> Tensor | None:
+        """Compute the mean loss of the stored pairs of the validation side, each positive beside its negatives."""
+        rows, device = self.data.sides["val"].pair_rows, self.tables.device
+        if rows is None or not len(rows):
+            return None
+        total = torch.zeros((), device=device)
+        with torch.inference_mode(False), torch.no_grad():  # the tables' buffers are used again in training
+            for block in torch.split(rows, MAX_VALIDATED_PAIRS):
+                batch: dict[str, Any] = explicit_batch(block.clamp(min=0), device)
+                batch["weight"] = to_device((block[:, 1:] >= 0).float(), device)  # 0 at padding
+                total = total + self.batch_loss(batch) * len(block)
+        return total / len(rows)
 
     @torch.no_grad()
     def _draw_passages(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +175,9 @@ class PairRecommender(Recommender):
         """
         assert self.pooling is not None and self.tables.passages is not None
         n_drawn, passages, best_of_blocks = self.pooling.n_drawn, self.tables.passages, []
-        self.eval()
+        is_training = self.training
+        if is_training:  # else the vectors of the catalogue are kept
+            self.eval()
         query_vectors = at_least_float32(self.encode_queries(queries))  # (B, W)
         for block in torch.split(videos, MAX_DRAWN_VIDEOS):
             parts = [torch.arange(rows.start, rows.stop) for rows in map(passages.rows_of, block.tolist())]
@@ -148,7 +186,8 @@ class PairRecommender(Recommender):
             scores = query_vectors @ at_least_float32(self.encode_passages(rows)).T  # (B, r)
             best = best_rows(scores, video.to(videos.device), len(block), n_drawn)  # (B, b, M)
             best_of_blocks.append(torch.where(best < 0, -1, rows[best]))
-        self.train()
+        if is_training:
+            self.train()
         drawn = torch.cat(best_of_blocks, dim=1)  # (B, U, M)
         if position is not None:
             drawn = drawn.gather(1, position.unsqueeze(-1).expand(-1, -1, n_drawn))  # (B, C, M)

@@ -56,6 +56,7 @@ class Recommender(L.LightningModule):
     reads_validation: bool = False  # whether validation queries are fitted too, and then scored as if left out
     starts_useful: ClassVar[bool] = False
     n_components: ClassVar[int] = 1  # number of score matrices of `component_scores`
+    validates_loss: ClassVar[bool] = False  # whether `val/loss` is logged
     needs_question: bool = True
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
@@ -332,11 +333,16 @@ class Recommender(L.LightningModule):
         self._metrics.update(side.queries[positions], metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of `logged_metrics`: each one costs as much as a step of a small run."""
+        """Log the means of `logged_metrics`, each of which costs as much as a step of a small run, and the loss."""
         means = {f"val/{name}": value for name, value in self._metrics.compute().items()}
-        self.log_dict(
-            {name: value for name, value in means.items() if not self.logged_metrics or name in self.logged_metrics}
-        )
+        names = self.logged_metrics or set(means)
+        loss = self.validation_loss() if self.validates_loss else None
+        logged = {name: value for name, value in means.items() if name in names}
+        self.log_dict(logged if loss is None else {**logged, "val/loss": loss})
+
+    def validation_loss(self) -> Tensor | None:
+        """Compute the loss of the validation side in evaluation mode, where `validates_loss`; None without pairs."""
+        raise NotImplementedError
 
     def on_test_epoch_start(self) -> None:
         """Reset the test results."""

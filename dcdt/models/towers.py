@@ -10,16 +10,19 @@ class Tower(nn.Module):
         width_in: D, width of the frozen embeddings.
         width: W, width of the tower.
         dropout: probability of dropping an output in training.
+        is_linear: whether the tower is `W_q q` alone, without bias and ReLU, as eq. 3 takes it.
     """
 
-    def __init__(self, width_in: int, width: int, dropout: float) -> None:
+    def __init__(self, width_in: int, width: int, dropout: float, is_linear: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(width_in, width)
+        self.linear = nn.Linear(width_in, width, bias=not is_linear)
+        self.is_linear = is_linear
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map vectors (..., D) to (..., W)."""
-        output: Tensor = self.dropout(self.linear(vectors).relu())
+        product = self.linear(vectors)
+        output: Tensor = self.dropout(product if self.is_linear else product.relu())
         return output
 
 

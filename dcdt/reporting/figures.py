@@ -95,33 +95,46 @@ def standardised_scores(variant: Variant) -> list[tuple[Floats, NDArray[np.bool_
 
 
 def loss_curve(runs: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]:
-    """Compute epochs from 1, mean loss and standard deviation over runs, until half of the runs have ended."""
+    """Compute epochs from 1, mean loss and standard deviation over runs, until half of the runs have ended.
+
+    Epochs in which no run has a loss (NaN) are left out.
+    """
     lengths = np.array([len(values) for values in runs])
     last = int(np.sort(lengths)[::-1][(len(lengths) + 1) // 2 - 1])  # the epoch that half of the runs reached
     table = np.full((len(runs), last), np.nan)
     for row, values in zip(table, runs, strict=True):
         row[: len(values)] = values[:last]
-    return np.arange(1, last + 1).astype(np.float64), np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+    known = ~np.isnan(table).all(axis=0)
+    epochs, table = np.arange(1, last + 1)[known].astype(np.float64), table[:, known]
+    return epochs, np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+
+
+def _losses(variant: Variant, name: str) -> list[list[float]]:
+    """Return a loss of each epoch of the runs that have it, NaN where an epoch was not validated."""
+    rows = [[row.get(name, np.nan) for row in run.history if "train/loss" in row] for run in variant.runs]
+    return [row for row in rows if not np.isnan(row).all()]
 
 
 def _loss_figure(variants: list[Variant]) -> Figure | None:
-    trained = {}
-    for variant in variants:
-        rows = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in variant.runs]
-        if any(rows):
-            trained[variant.label] = [row for row in rows if row]
+    trained = [variant for variant in variants if _losses(variant, "train/loss")]
     if not trained:
         return None
-    inside = len(trained) < 4  # else the legend is below the curves
-    figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * len(trained))
+    has_validation = any(_losses(variant, "val/loss") for variant in trained)
+    inside = len(trained) < 4 and not has_validation  # else the legend is below the curves
+    figure = _figure(5.4, 3.5 if inside else 3.5 + 0.22 * (len(trained) + has_validation))
     axes = figure.subplots()
-    for i, (label, runs) in enumerate(trained.items()):
-        epochs, mean, deviation = loss_curve(runs)
+    for i, variant in enumerate(trained):
+        epochs, mean, deviation = loss_curve(_losses(variant, "train/loss"))
         colour, style = SERIES[i % len(SERIES)], ("-", "--", ":")[i // len(SERIES) % 3]
         marker = "o" if len(epochs) == 1 else None
-        axes.plot(epochs, mean, style, color=colour, label=_wrap_label(label, 30 if inside else 999), marker=marker)
+        label = _wrap_label(variant.label, 30 if inside else 999)
+        axes.plot(epochs, mean, style, color=colour, label=label, marker=marker)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel="epoch", ylabel="training loss")
+        if validated := _losses(variant, "val/loss"):
+            axes.plot(*loss_curve(validated)[:2], "-.", color=colour, linewidth=1.2, marker=marker)
+    if has_validation:
+        axes.plot([], [], "-.", color=MUTED, linewidth=1.2, label="validation loss")
+    axes.set(xlabel="epoch", ylabel="loss")
     axes.set_xlim(left=1)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

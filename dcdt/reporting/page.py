@@ -17,8 +17,9 @@ from dcdt.reporting.variants import Variant
 from dcdt.utils.text import pluralize
 
 FIGURES = {
-    "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way. "
-    "It can step where some runs stop early, and ends where half of them have.",
+    "loss": "Training loss, mean over the folds and seeds still training, with one standard deviation either way, "
+    "and the mean validation loss (dash-dotted), if it was logged. It can step where some runs stop early, and ends "
+    "where half of them have.",
     "differences": "Difference to {against} in {metric} with its 95 % interval by units. Shaded: the "
     "margin of non-inferiority.",
     "scores": "Scores of the test pairs. Every model has its own scale, so scores are given in standard deviations "

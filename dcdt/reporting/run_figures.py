@@ -35,13 +35,16 @@ def run_figures(
 
 
 def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | None = None) -> Figure:
-    """Draw training loss and validation MRR per epoch, with zero_shot's MRR as a horizontal line."""
+    """Draw the losses and validation MRR per epoch, with zero_shot's MRR as a horizontal line."""
     figure, axes = _axes()
     epochs, marker = [row["epoch"] + 1 for row in history], "o" if len(history) == 1 else None
-    axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE, marker=marker)
+    axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE, marker=marker, label="training loss")
+    losses = [(row["epoch"] + 1, row["val/loss"]) for row in history if "val/loss" in row]
+    if losses:
+        axes.plot(*zip(*losses, strict=True), "-.", color=BLUE, marker=marker, linewidth=1.2, label="validation loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", title=f"{name}: training loss and validation MRR")
-    axes.set_ylabel("training loss", color=BLUE)
+    axes.set(xlabel="epoch", title=f"{name}: loss and validation MRR")
+    axes.set_ylabel("loss" if losses else "training loss", color=BLUE)
     axes.set_ylim(bottom=0)
     validated = [row for row in history if "val/mrr" in row]
     if validated:
@@ -54,7 +57,8 @@ def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | No
         right.spines["top"].set_visible(False)
         if zero_shot is not None:
             right.axhline(zero_shot, color=ORANGE, linestyle="--", linewidth=1.2, label="validation MRR of zero_shot")
-            figure.legend(frameon=False, fontsize="small", loc="outside lower right")
+    if losses or zero_shot is not None:
+        figure.legend(frameon=False, fontsize="small", loc="outside lower right", ncols=3)
     return figure
 
 

@@ -30,6 +30,7 @@ from dcdt.training import extras
 from dcdt.training.callbacks.divergence import DivergenceCheck
 from dcdt.training.devices import check_devices, device_count, device_number, device_type, world_size
 from dcdt.training.rank import global_rank
+from dcdt.utils.errors import UserError
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
 SINGLE_THREAD_BATCH = 256  # largest batch for which one CPU thread is fastest
@@ -125,12 +126,21 @@ def make_datamodule(settings: Settings, collection: Collection, split: Split, ta
 
 
 def make_model(settings: Settings, tables: Tables) -> Recommender:
-    """The model, initialised from the run's seed whatever was drawn before."""
+    """The model, initialised from the run's seed whatever was drawn before.
+
+    Raises:
+        UserError: it does not log the loss that is to stop its training.
+    """
     L.seed_everything(settings.seed, workers=True, verbose=False)
     model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     model.to(tables.device)
+    if settings.monitor == "val/loss" and model.trained_by_epochs and not model.validates_loss:
+        raise UserError(
+            f"callbacks.monitor is 'val/loss', which model={settings.option} does not compute.\n"
+            f"Choose a metric of validation, such as {settings.primary_metric}."
+        )
     k = settings.ks[-1]
-    model.logged_metrics = {settings.primary_metric, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
+    model.logged_metrics = {settings.primary_metric, settings.monitor, "val/mrr", f"val/ndcg@{k}", f"val/recall@{k}"}
     return model
 
 

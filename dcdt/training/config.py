@@ -108,6 +108,8 @@ class CallbacksConfig:
     collapse_cosine: Annotated[float, Field(gt=0, le=1)]
     progress: bool
     checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
+    monitor: str | None = None
+    checkpoint_by: Literal["primary_metric", "monitor"] = "primary_metric"
     extra: list[dict[str, Any]] = Field(default_factory=list)
 
 

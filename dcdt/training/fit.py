@@ -63,7 +63,8 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
         logger: receives each epoch.
         state: file of the training in progress.
     """
-    history, best = History(), BestWeights(settings.primary_metric)
+    by_monitor = settings.callbacks.checkpoint_by == "monitor"
+    history, best = History(), BestWeights(settings.primary_metric, settings.monitor if by_monitor else None)
     last = LastState(state, settings.callbacks.checkpoint_seconds)
     by_epochs = look_up(MODELS, settings.model.name).trained_by_epochs
     trainer = build.make_trainer(settings, _callbacks(settings, history, best, logger, last) if by_epochs else [])
@@ -109,7 +110,9 @@ def _callbacks(
     chosen = settings.callbacks
     callbacks: list[L.Callback] = [history, best, CollapseAlarm(chosen.collapse_cosine)]
     strict = not settings.trainer.extra  # which may end training before the first validation
-    callbacks.append(EarlyStopping(settings.primary_metric, patience=chosen.patience, mode="max", strict=strict))
+    if settings.monitor != "none":
+        mode = "min" if settings.monitor == "val/loss" else "max"
+        callbacks.append(EarlyStopping(settings.monitor, patience=chosen.patience, mode=mode, strict=strict))
     if chosen.progress:
         callbacks.append(EpochProgress(settings.primary_metric))
     return [*callbacks, *logger.callbacks(history), *make_callbacks(chosen.extra), last]

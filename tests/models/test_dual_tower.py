@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -5,9 +7,10 @@ from torch.nn.functional import normalize
 from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
 from dcdt.data.tables import Tables
-from dcdt.losses.config import ContrastiveConfig
+from dcdt.losses.config import ContrastiveConfig, InfoNCEConfig
 from dcdt.losses.contrastive import ContrastiveLoss
 from dcdt.losses.distances import euclidean
+from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.dual_tower import DualTower
 from dcdt.models.query_batch import QueryBatch
@@ -16,6 +19,7 @@ from dcdt.samplers.base import explicit_batch
 N_QUERIES, N_VIDEOS, WIDTH = 7, 11, 12
 ATTENTION = ["none", "query"]
 attention_kinds = pytest.mark.parametrize("attention", ATTENTION)
+every_kind = pytest.mark.parametrize("attention", [*ATTENTION, "candidates"])
 
 
 def make_tables(n_fields=2, width=16, seed=0):
@@ -28,6 +32,7 @@ def make_tables(n_fields=2, width=16, seed=0):
 def make_model(attention="none", tables=None, dropout=0.5, seed=0, margin=1.0, fusion="concat"):
     tables = tables or make_tables()
     torch.manual_seed(seed)
+    fusion = "sum" if attention == "candidates" else fusion
     config = DCDTConfig("dcdt", tables.fields, WIDTH, dropout, attention, fusion)
     loss = ContrastiveLoss(ContrastiveConfig("contrastive", margin, squared=False))
     model = DualTower(config, tables, loss, OptimizerConfig(1e-3, 0.01, "constant"))
@@ -124,6 +129,58 @@ def test_attention_of_the_query_over_the_fields():
     assert model.attention_weights(tables.queries).std(0).max() > 0.05
 
 
+def product(query, video, weights, tables):
+    """`W_q q . (W_t t + W_d d)` of eq. 3, number by number."""
+    total = 0.0
+    for unit in range(WIDTH):
+        row = weights["query_tower.linear.weight"][unit]
+        left = sum(w * x for w, x in zip(row, tables.queries[query], strict=True))
+        fields = [(weights[f"field_towers.{at}.linear.weight"][unit], tables.videos[at, video]) for at in range(2)]
+        right = sum(w * x for row, vector in fields for w, x in zip(row, vector, strict=True))
+        total += float(left * right)
+    return total
+
+
+def test_equation_3_as_printed_by_loops():
+    """Item 7 of the paper's silences: a softmax over the candidates, with neither lengths, ReLU nor bias."""
+    model = make_model("candidates").eval()
+    weights, tables = model.state_dict(), model.tables
+    assert {name.rpartition(".")[2] for name in weights} == {"weight"}
+    scores = model.score(batch_of(tables))
+    wanted = [[product(query, video, weights, tables) for video in range(N_VIDEOS)] for query in range(N_QUERIES)]
+    torch.testing.assert_close(scores, torch.tensor(wanted), atol=1e-5, rtol=1e-4)
+    assert scores.min() < 0 and not model.has_attention
+    alpha = [[math.exp(value) / sum(map(math.exp, row)) for value in row] for row in wanted]
+    torch.testing.assert_close(scores.softmax(-1), torch.tensor(alpha), atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_of_equation_3_by_loops():
+    """Eq. 7 of `d = 1 - alpha`, and with InfoNCE at temperature 1 `-log alpha`, over a query's columns."""
+    batch = index_batch()
+    rows = torch.column_stack([batch["video"], batch["negatives"]])
+    model, infonce = (make_model("candidates", dropout=0.0) for _ in range(2))
+    infonce.loss = InfoNCELoss(InfoNCEConfig("infonce", "each", temperature=1.0, learn_temperature=False))
+    weights, tables, total, logarithms = model.state_dict(), model.tables, 0.0, 0.0
+    for query, videos in zip(batch["query"].tolist(), rows.tolist(), strict=True):
+        powers = [math.exp(product(query, video, weights, tables)) for video in videos]
+        alpha = [power / sum(powers) for power in powers]
+        total += (1 - alpha[0]) + sum((1 - (1 - one)) ** 2 for one in alpha[1:])
+        logarithms -= math.log(alpha[0])
+    assert model.training_step(batch, 0).item() == pytest.approx(total / 16, abs=1e-6)
+    assert infonce.training_step(batch, 0).item() == pytest.approx(logarithms / 4, abs=1e-6)
+
+
+def test_a_column_without_weight_is_no_candidate_of_equation_3():
+    model, seen, batch = make_model("candidates", dropout=0.0), [], shared_batch()
+    model.loss.forward = lambda *given: seen.append(given[0]) or given[0]
+    model.training_step(batch, 0)
+    alpha = 1 - seen[0]
+    scores = model.eval().score(batch_of(model.tables))[batch["query"]][:, batch["columns"]]
+    torch.testing.assert_close(alpha[0], scores[0].softmax(-1))
+    torch.testing.assert_close(alpha[1, :4], scores[1, :4].softmax(-1))
+    assert alpha[1, 4] == 0
+
+
 def test_attention_starts_even():
     config = DCDTConfig("dcdt", ["title", "text"], WIDTH, 0.0, "query", "concat")
     model = DualTower(config, make_tables(), torch.nn.Identity(), OptimizerConfig(1e-3, 0.01, "constant"))
@@ -158,14 +215,14 @@ def test_the_loss_of_a_batch_by_brute_force(attention):
     torch.testing.assert_close(model.training_step(batch, 0), total / 16)
 
 
-@attention_kinds
+@every_kind
 def test_every_parameter_learns(attention):
     model = make_model(attention, dropout=0.0, margin=2.0)
     model.training_step(index_batch(), 0).backward()
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
 
 
-@attention_kinds
+@every_kind
 def test_dropout_is_off_in_evaluation(attention):
     model = make_model(attention)
     vectors, fields = model.tables.queries, model.tables.videos
@@ -177,7 +234,7 @@ def test_dropout_is_off_in_evaluation(attention):
     assert not torch.equal(step(model), step(model))
 
 
-@attention_kinds
+@every_kind
 def test_video_vectors_are_computed_once_until_the_weights_change(attention):
     model = make_model(attention).eval()
     first = model.video_vectors()
@@ -203,7 +260,7 @@ def test_video_vectors_follow_the_model_to_another_type():
     assert model.score(batch_of(model.tables)).dtype == torch.float64
 
 
-@attention_kinds
+@every_kind
 def test_a_checkpoint_restores_the_scores(attention, tmp_path):
     model = make_model(attention)
     step(model)

@@ -249,9 +249,15 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_pairs(small):
     made = prepare(small, QUERY, width=64)
     trainer, model, losses = quiet_trainer(max_epochs=2), dcdt(made), []
     assert len(made.split.pairs) % 16
-    plain = model.loss.forward
-    model.loss.forward = lambda *given: losses.append(plain(*given)) or losses[-1]
-    logged = []
+    plain, logged = model.loss.forward, []
+
+    def recorded(*given):
+        value = plain(*given)
+        if model.training:  # and not the loss of the validation side
+            losses.append(value)
+        return value
+
+    model.loss.forward = recorded
     model.on_train_epoch_end = lambda: logged.append(trainer.callback_metrics["train/loss"].item())
     trainer.fit(model, datamodule=data_of(made, "hard"))
     for epoch, value in enumerate(logged):

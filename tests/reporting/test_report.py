@@ -18,7 +18,7 @@ from support import make_collection, write_folder
 
 from dcdt.report import main
 from dcdt.reporting.disagreements import disagreements
-from dcdt.reporting.figures import loss_curve
+from dcdt.reporting.figures import loss_curve, make_figures
 from dcdt.reporting.tables import make_report
 from dcdt.runs.reader import read_runs
 
@@ -206,6 +206,21 @@ def test_a_loss_curve_starts_at_epoch_one_and_ends_where_half_of_its_runs_have_s
     assert epochs.tolist() == [1, 2, 3]
     assert mean.tolist() == [3.0, 2.0, 2.0]
     assert deviation.tolist() == pytest.approx([(2 / 3) ** 0.5, 0, 1])
+
+
+def test_the_loss_figure_shows_the_loss_of_the_validation_side(tmp_path):
+    """In the epochs that were validated: the mean over the runs, in the colour of their training loss."""
+    for fold, losses in enumerate([("", "0.5", ""), ("", "0.25", "")]):
+        folder = write_run(tmp_path, "dcdt", fold)
+        rows = [f"{epoch},0.4,{loss}" for epoch, loss in enumerate(losses)]
+        (folder / "history.csv").write_text("\n".join(["epoch,train/loss,val/loss", *rows]) + "\n")
+    figure = make_figures(make_report(read_runs([tmp_path])))["loss"]
+    [axes], [legend] = figure.axes, figure.legends
+    training, validation, _ = axes.lines
+    assert training.get_xydata().tolist() == [[1, 0.4], [2, 0.4], [3, 0.4]]
+    assert validation.get_xydata().tolist() == [[2, 0.375]]
+    assert validation.get_color() == training.get_color() and validation.get_linestyle() == "-."
+    assert [text.get_text() for text in legend.get_texts()] == ["dcdt", "validation loss"]
 
 
 def refused(capsys, arguments, *expected):

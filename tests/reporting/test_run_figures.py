@@ -23,6 +23,18 @@ def test_the_loss_curve_shows_epochs_from_one_and_validations_where_they_were():
     assert list(validation.lines[1].get_ydata()) == [0.6, 0.6]
 
 
+def test_the_loss_curve_shows_the_loss_of_the_validation_side():
+    history = [HISTORY[0], {**HISTORY[1], "val/loss": 0.375}, {"epoch": 2, "train/loss": 0.2, "val/loss": 0.5}]
+    figure = loss_curve(history, "dcdt")
+    loss, [legend] = figure.axes[0], figure.legends
+    assert [line.get_xydata().tolist() for line in loss.lines] == [
+        [[1, 0.5], [2, 0.25], [3, 0.2]],
+        [[2, 0.375], [3, 0.5]],
+    ]
+    assert [text.get_text() for text in legend.get_texts()] == ["training loss", "validation loss"]
+    assert loss_curve(HISTORY, "dcdt").legends == []
+
+
 def test_a_validation_before_the_last_epoch_is_shown():
     _, validation = loss_curve([*HISTORY, {"epoch": 2, "train/loss": 0.1}], "dcdt").axes
     assert validation.lines[0].get_xydata().tolist() == [[2, 0.75]]

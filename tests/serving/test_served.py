@@ -25,6 +25,7 @@ RIDGE = ("model=hybrid_towers",)
 RUNS = [
     ("model=dcdt",),
     ("model=dcdt_attention",),
+    ("model=dcdt_candidates",),
     ("model=dcdt_sum",),
     ("model=dcdt_residual",),
     ("model=dcdt_residual", "model.fusion=concat"),

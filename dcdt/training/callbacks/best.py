@@ -15,19 +15,21 @@ class BestWeights(L.Callback):
     A validation before the fit counts as epoch -1: where no epoch is better, the untrained model stays.
 
     Args:
-        monitor: metric to maximise, such as `val/mrr`.
+        metric: whose value at the best validation is returned, such as `val/mrr`.
+        monitor: that the best validation has the highest of, of `val/loss` the lowest; None: `metric`.
 
     Attributes:
-        value: of the best validation.
+        value: of the metric at the best validation.
+        score: of the monitor at the best validation, negative for a loss.
         epoch: of the best validation.
         outside_epoch: counted for a validation outside of `fit`.
         weights: of the best validation.
         final_weights: with which training ended.
     """
 
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
-        self.value = float("-inf")
+    def __init__(self, metric: str, monitor: str | None = None) -> None:
+        self.metric, self.monitor = metric, monitor or metric
+        self.value = self.score = float("-inf")
         self.epoch = -1
         self.outside_epoch = -1
         self.weights: dict[str, Any] = {}
@@ -37,10 +39,11 @@ class BestWeights(L.Callback):
         """Take a copy where this validation is the best so far; the first of equals stays."""
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
-        value = float(trainer.callback_metrics[self.monitor])
-        if value > self.value:
+        score = float(trainer.callback_metrics[self.monitor]) * (-1 if self.monitor == "val/loss" else 1)
+        if score > self.score:
             is_fitting = trainer.state.fn == TrainerFn.FITTING
-            self.value, self.epoch = value, trainer.current_epoch if is_fitting else self.outside_epoch
+            self.score, self.value = score, float(trainer.callback_metrics[self.metric])
+            self.epoch = trainer.current_epoch if is_fitting else self.outside_epoch
             self.weights = _copy_weights(module)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -50,12 +53,13 @@ class BestWeights(L.Callback):
             module.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, its epoch and weights, for a run that resumes."""
-        return {"value": self.value, "epoch": self.epoch, "weights": self.weights}
+        """Return the best score, value, epoch and weights, for a run that resumes."""
+        return {"score": self.score, "value": self.value, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it from a state."""
         self.value, self.epoch, self.weights = (state_dict[name] for name in ("value", "epoch", "weights"))
+        self.score = state_dict.get("score", self.value)  # which older states lack
 
 
 def _copy_weights(module: L.LightningModule) -> dict[str, Any]:
