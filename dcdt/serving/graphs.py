@@ -68,9 +68,7 @@ class Towers:
         if not self.stretches:
             return vectors
         if max(end for _, end in self.stretches) > vectors.shape[-1]:
-            raise UserError(
-                f"{self.folder} is corrupt: its towers read over {vectors.shape[-1]} numbers a vector."
-            )
+            raise UserError(f"{self.folder} is corrupt: its towers read over {vectors.shape[-1]} numbers a vector.")
         return unit(np.concatenate([vectors[..., start:end] for start, end in self.stretches], axis=-1))
 
     def _run(self, graph: Any, name: str, inputs: dict[str, Floats], shape: tuple[int, int]) -> list[Floats]:  # noqa: ANN401
