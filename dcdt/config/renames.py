@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, flag_override
 
-from dcdt.config.registry import GROUPS
+from dcdt.config.registry import GROUPS, SINGLE
 
 log = logging.getLogger("dcdt")
 RENAMED = {  # the old name of a key, its new one, and the groups it stands in; a loss may have a model as its teacher
@@ -54,6 +54,19 @@ def normalise(config: Any) -> Any:  # noqa: ANN401 - whatever a file holds
         with flag_override(config, "struct", False) if isinstance(config, DictConfig) else nullcontext():
             del config["plugins"]
     return config
+
+
+def add_defaults(config: dict[str, Any]) -> None:
+    """Add the keys that came after a stored configuration was written: the defaults are what its version did."""
+    for group, part in config.items():
+        if isinstance(part, dict):
+            registry = GROUPS.get(group, SINGLE if group in SINGLE else GROUPS["model"])
+            entry = registry.get(group if group in SINGLE else str(part.get("name")))
+            schema: Any = entry.schema if entry is not None else None
+            for key, field in getattr(schema, "__dataclass_fields__", {}).items():
+                if isinstance(field.default, str | int | float | None):
+                    part.setdefault(key, field.default)
+            add_defaults(part)  # a model may have others as its parts
 
 
 def _rename_in(config: Any, key: str, group: str) -> None:  # noqa: ANN401

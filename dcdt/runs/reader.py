@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dcdt.config.renames import normalise
+from dcdt.config.renames import add_defaults, normalise
 from dcdt.runs.folder import RunFiles
 from dcdt.runs.validation import check_config, check_provenance, n_trials, numbers
 from dcdt.utils.errors import UserError
@@ -158,7 +158,9 @@ def _read(folder: Path) -> Run:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
     if status != FINISHED and not files.config.is_file():  # it was refused, and is not stored
         return Run(folder, status, {}, first_line(str(recorded.get("error", ""))))
-    config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
+    config = _guarded(
+        files.config, lambda path: check_config(add_defaults(normalise(read_yaml(path))), status == FINISHED)
+    )
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
     metrics = _guarded(files.metrics, lambda path: numbers(_parsed(path)))
