@@ -158,9 +158,8 @@ def _read(folder: Path) -> Run:
         raise UserError(f"{files.status} is corrupt: its status is {recorded.get('status')!r}.")
     if status != FINISHED and not files.config.is_file():  # it was refused, and is not stored
         return Run(folder, status, {}, first_line(str(recorded.get("error", ""))))
-    config = _guarded(
-        files.config, lambda path: check_config(add_defaults(normalise(read_yaml(path))), status == FINISHED)
-    )
+    config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
+    add_defaults(config)
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
     metrics = _guarded(files.metrics, lambda path: numbers(_parsed(path)))
