@@ -74,7 +74,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             with interruptible():
                 main(*arguments)
         except Interrupted as error:
-            advice = error.advice or "no file is half written; the same command starts again."
+            advice = error.first_advice or "no file is half written; the same command starts again."
             print(f"{error}; {advice}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise
 
@@ -90,11 +90,13 @@ def prepare_hydra() -> None:
     from dcdt.config import check_choices, register_resolvers
     from dcdt.config.command_line import load_plugins, quote_texts
     from dcdt.config.renames import rename_overrides
-    from dcdt.utils.errors import exit_on_user_error
+    from dcdt.utils.errors import check_encodable, exit_on_user_error
 
     refuse_arguments(sys.argv[1:])
     sys.argv[1:] = expand_overrides(sys.argv[1:])
     with exit_on_user_error():
+        for text in sys.argv[1:]:
+            check_encodable(text, "the command line")
         load_plugins(sys.argv[1:])
         sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))
         check_choices(sys.argv[1:])
