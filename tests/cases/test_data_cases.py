@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import dcdt, mended, on
 from reporting.run_folders import write_run
-from support import make_collection, write_folder
+from support import EMBEDDER, make_collection, write_folder
 
 import dcdt as dcdt_api
 from dcdt.config.command_line import quote_texts
@@ -26,6 +26,7 @@ from dcdt.data.table_reader import cell_id, read_rows
 from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
+from dcdt.embeddings.providers.onnx_export import RECIPE, ensure_exported
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import _guarded, read_runs
 from dcdt.samplers.pool import training_pool
@@ -441,8 +442,20 @@ def test_what_a_kill_left_is_cleared_by_the_next_writer_and_living_writers_are_n
 
 def test_whoever_opens_a_folder_for_writing_clears_it(tmp_path, monkeypatch):
     run, cache = tmp_path / "run", VectorCache(tmp_path / "cache", Space("test", "m", 8, "l2"))
-    for folder in (run, run / "checkpoints", run / "serving", run / "serving" / "build", cache.folder):
+    for folder in (
+        run,
+        run / "checkpoints",
+        run / "serving",
+        run / "serving" / "build",
+        cache.folder,
+        tmp_path / "onnx",
+    ):
         left_behind(folder, "x")
+    monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "dcdt.embeddings.providers.onnx_export._export", lambda config, folder: (folder / RECIPE).touch()
+    )
+    ensure_exported(EMBEDDER)
     RunFolder(run).lock(wait=False)
     with exclusive_lock(run):
         cache.prepare()

@@ -5,6 +5,7 @@ import csv
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -49,7 +50,7 @@ from dcdt.reporting.disagreements import MAX_TREC_BYTES
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.runs.sweep import mark_interrupted
-from dcdt.serve import LOOPBACK
+from dcdt.serve import LOOPBACK, _log_to_stderr
 from dcdt.serving.app import make_app
 from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.export import _export_graph
@@ -121,6 +122,17 @@ def test_a_later_signal_ends_what_the_first_one_is_ending_and_keeps_its_advice(m
         assert (last.value.number, last.value.advice) == (signal.SIGTERM, "")
         assert last.value.first_advice == "continue it"
         assert Interrupted(signal.SIGINT).first_advice == ""
+
+
+def test_a_service_that_is_stopped_twice_logs_no_traceback(capfd, monkeypatch):
+    for logger in map(logging.getLogger, ("dcdt.serve", "uvicorn")):
+        for name in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, name, getattr(logger, name))  # as it is now, after the test
+    _log_to_stderr()
+    log = logging.getLogger("uvicorn.error")  # as uvicorn logs it when its shutdown is cut off
+    log.error("Traceback (most recent call last):\nasyncio.exceptions.CancelledError")
+    log.error("something else")
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["something else"]
 
 
 @pytest.mark.parametrize(("number", "code"), slow_rows_but(SIGNALS[1:], SIGNALS))
