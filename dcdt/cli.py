@@ -9,6 +9,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, NoReturn
 
+from dcdt.utils.errors import check_encodable, exit_on_user_error
 from dcdt.utils.redaction import redact_output, refuse_arguments
 from dcdt.utils.shell import expand_overrides, program, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
@@ -70,11 +71,14 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         redact_output()
+        with exit_on_user_error():
+            for text in sys.argv[1:]:
+                check_encodable(text, "the command line")
         try:
             with interruptible():
                 main(*arguments)
         except Interrupted as error:
-            advice = error.advice or "no file is half written; the same command starts again."
+            advice = error.first_advice or "no file is half written; the same command starts again."
             print(f"{error}; {advice}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise
 
@@ -90,7 +94,6 @@ def prepare_hydra() -> None:
     from dcdt.config import check_choices, register_resolvers
     from dcdt.config.command_line import load_plugins, quote_texts
     from dcdt.config.renames import rename_overrides
-    from dcdt.utils.errors import exit_on_user_error
 
     refuse_arguments(sys.argv[1:])
     sys.argv[1:] = expand_overrides(sys.argv[1:])

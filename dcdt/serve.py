@@ -36,6 +36,7 @@ class JsonLines(logging.Formatter):
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(lambda record: "CancelledError" not in record.getMessage())  # of a second Ctrl-C
     for name, level in (("dcdt.serve", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -8,6 +8,7 @@ from dcdt.config.registry import GROUPS, SINGLE, load
 from dcdt.config.settings import Settings
 from dcdt.config.validation import field_types
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import override
 
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 MAX_KEY_CHARS = 200
@@ -42,12 +43,22 @@ def quote_texts(arguments: list[str]) -> list[str]:
 
     >>> quote_texts(["experiment_name=2024_01", "data.path=a,1.50", "seed=1_000", "hydra.run.dir=1e3", "-m"])
     ["experiment_name='2024_01'", "data.path=a,'1.50'", 'seed=1_000', "hydra.run.dir='1e3'", '-m']
+    >>> quote_texts(["data.path=my videos (1)", "data.path='my videos (1)'"])
+    ['data.path="my videos (1)"', "data.path='my videos (1)'"]
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
     quoted = []
     for text in arguments:
         key, equals, value = text.partition("=")
         if equals and _expects_text(key.lstrip("+")):
             text = f"{key}=" + ",".join(f"'{part}'" if _is_number(part) else part for part in value.split(","))
+            try:
+                parser.parse_override(text)
+            except HydraException:  # brackets, or letters beyond ASCII
+                text = f"{key}=" + ",".join(override("", part)[1:] for part in value.split(","))
         quoted.append(text)
     return quoted
 

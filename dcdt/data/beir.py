@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dcdt.data.next_video import next_video_queries
-from dcdt.data.table_reader import read_json_lines, read_lines
+from dcdt.data.table_reader import cell_id, read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.transcripts import SLIDES, Transcripts, read_transcripts
 from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
@@ -229,6 +229,8 @@ def _read_queries(path: Path) -> Documents:
         documents.titles.append("")
         documents.texts.append(text)
         metadata = _read_metadata(record, location)
+        if isinstance(metadata.get("user_id"), float | bool | list | dict):  # 7.0 is the learner 7 of interactions.csv
+            metadata = {**metadata, "user_id": cell_id(metadata["user_id"], location)}
         time = metadata.get("timestamp")
         if isinstance(time, int | float) and not isinstance(time, bool):
             times.append(time)

@@ -65,9 +65,10 @@ def load_pairs(
             )
         ]
         with atomic_write(path) as temporary:
-            pq.write_table(pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), temporary)
+            table = pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)))
+            pq.write_table(table, temporary, write_page_checksum=True)
     try:
-        table = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
+        table = pq.read_table(path, columns=list(COLUMNS), page_checksum_verification=True).to_pydict()
         query = np.array([collection.queries.row_of[name] for name in table["query_id"]], dtype=np.int64)
         video = np.array([collection.videos.row_of[name] for name in table["video_id"]], dtype=np.int64)
     except (pa.ArrowException, KeyError, OSError) as error:

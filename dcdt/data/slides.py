@@ -14,7 +14,7 @@ from rich.progress import track
 from dcdt.data.table_reader import read_json_lines
 from dcdt.data.transcripts import SLIDES
 from dcdt.utils.errors import UserError, needs_extra
-from dcdt.utils.files import write_text
+from dcdt.utils.files import refuse_outside_links, write_text
 from dcdt.utils.text import join_names, one_line, pluralize
 
 MAX_RATIO = 8  # of the sides: rapidocr enlarges the shorter one to 736 pixels, however long the other gets
@@ -27,6 +27,7 @@ def recognise_slides(folder: Path, ids: Collection[str]) -> list[str]:
         UserError: no picture is named by a video's id and can be read, or rapidocr is missing.
     """
     images, store, path, new = folder / "images", folder / ".recognised", folder / SLIDES, dict[str, Any]()
+    refuse_outside_links(store, folder)
     engine, unreadable, unknown = _load_engine(), list[str](), list[str]()
     files = [path for path in images.rglob("*") if path.name[0] != "." and not (path.is_dir() and any(path.iterdir()))]
     for picture in track(sorted(files, key=lambda path: (len(path.name), path)), "reading"):

@@ -15,7 +15,7 @@ from dcdt.data.splits import is_sealed
 from dcdt.data.times import SECONDS_PER_YEAR
 from dcdt.data.types import Collection, normalise_text
 from dcdt.utils.errors import NotApplicable
-from dcdt.utils.text import pluralize
+from dcdt.utils.text import one_line, pluralize
 
 MIN_DESCRIPTION_WORDS = 5  # shorter descriptions are counted in a warning
 MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
@@ -96,6 +96,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
     warnings = [
         *collection.left_out,
         *_compare_times(collection, interactions),
+        *_compare_learners(collection, interactions),
         *([collection.transcripts.note] if collection.transcripts and collection.transcripts.note else []),
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
@@ -113,6 +114,15 @@ def _compare_times(collection: Collection, interactions: Interactions | None) ->
         return []
     days = " to ".join(map(_format_day, (first, last))), " to ".join(map(_format_day, (min(questions), max(questions))))
     return [f"The interactions are of {days[0]}, the questions of {days[1]}: are both times seconds since 1970?"]
+
+
+def _compare_learners(collection: Collection, interactions: Interactions | None) -> list[str]:
+    """Warn where interactions.csv names none of the learners who ask, as where one of the two has 7.0 for 7."""
+    names = [str(metadata["user_id"]) for metadata in collection.queries.metadata if metadata.get("user_id")]
+    if interactions is None or not names or set(names) & set(interactions.users):
+        return []
+    example = f"such as '{one_line(names[0])}'; it has '{one_line(interactions.users[0])}'"
+    return [f"interactions.csv names none of the learners who ask, {example}: no history is known to any model."]
 
 
 def _interaction_statistics(interactions: Interactions | None) -> list[tuple[str, str]]:

@@ -178,10 +178,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
     except csv.Error as error:
         if "\r" in first.rstrip("\r\n"):
             raise UserError(f"{path}: its lines end in CR alone; save it with line ends of Unix or Windows.") from error
-        raise UserError(
-            f"{path}:{number + 1}: a quote in this row is not closed, or a character follows the closing one ({error})."
-            f"{remedy}"
-        ) from error
+        fault = f"a quote in this row is not closed, or a character follows the closing one ({error}).{remedy}"
+        fault = "a cell holds a line break (CR); replace it by a blank." if "new-line" in str(error) else fault
+        raise UserError(f"{path}:{number + 1}: {fault}") from error
     if len(header) > 1 and suspects and 2 * len(suspects) > n_multiline:
         raise UserError(f"{suspects[0]}; is a quote not closed?{remedy}")
     for suspect in suspects[:MAX_WARNINGS]:

@@ -13,6 +13,7 @@ from dcdt.utils.text import one_line, parse_number
 
 TRANSCRIPTS, MOMENTS, SLIDES = "transcripts.jsonl", "moments.tsv", "slides.jsonl"
 TRANSCRIPT = "transcript"  # name of the field
+MAX_EXPECTED_SECONDS = 86_400  # later starts are read, and warned of
 
 
 class Segment(NamedTuple):
@@ -96,6 +97,7 @@ def check_segments(record: Mapping[str, Any], location: str, odd: Counter[str]) 
             segments.append(Segment(start, end, text))
     starts = [segment.start for segment in segments]
     known = [start for start in starts if start is not None]
+    odd["with times after the first day: are they milliseconds?"] += max(known, default=0.0) > MAX_EXPECTED_SECONDS
     if len(known) == len(starts) and sorted(known) != known:
         odd["out of order, sorted"] += 1
         segments.sort(key=lambda segment: segment.start or 0.0)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dcdt.embeddings.shards import text_keys
+from dcdt.utils.text import one_line
 
 try:
     import fcntl
@@ -53,7 +54,7 @@ class Claims:
     def owner(self) -> str:
         """Describe who else began to fill the folder last, if it still runs: process, texts and since when."""
         line = os.pread(self._file, OWNER_BYTES, 0)
-        text = (self._before if line == self._own else line).decode(errors="replace").strip()
+        text = one_line((self._before if line == self._own else line).decode(errors="replace"), OWNER_BYTES)
         number = re.match(r"process (\d{1,9}) ", text)
         return text if number and _is_alive(int(number[1])) else "another process"
 

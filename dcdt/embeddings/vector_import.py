@@ -109,9 +109,11 @@ def _read_parquet(path: Path, collection: Collection, field: str) -> tuple[NDArr
             )
         flat = table[vector_columns[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         matrix = flat.reshape(table.num_rows, -1)
-        values = [str(value) for value in table[name_columns[0]].to_pylist()]
+        values = ["" if value is None else str(value).strip() for value in table[name_columns[0]].to_pylist()]
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a readable table of vectors of one width ({error}).") from error
+    if "" in values:
+        raise UserError(f"{path} row {values.index('')}: '{name_columns[0]}' is empty.")
     locations = [f"{path} row {row}" for row in range(len(values))]
     return matrix, _texts(name_columns[0] == "text", values, locations, collection, field)
 

@@ -142,9 +142,9 @@ class RunFolder:
             return
         if sweeping and self.files.status.exists():
             return
+        remove = "Remove that run, or name" if self.files.status.exists() else "Name"  # it may be the user's home
         raise UserError(
-            f"the output folder {self.path} exists and is not empty.\n"
-            "Remove it, or name another one: hydra.run.dir=FOLDER"
+            f"the output folder {self.path} exists and is not empty.\n{remove} another one: hydra.run.dir=FOLDER"
         )
 
     def require_finished(self) -> None:
@@ -155,6 +155,8 @@ class RunFolder:
         """
         status = self.read_status()
         if not status:
+            if self.files.status.exists():
+                raise UserError(f"{self.files.status} is corrupt, so that nothing says whether this run has finished.")
             raise UserError(
                 f"{self.path} is not a run: it has no status.json. Give the folder that python -m dcdt.run printed."
             )

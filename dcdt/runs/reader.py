@@ -171,7 +171,7 @@ def _read(folder: Path) -> Run:
         provenance=_guarded(files.provenance, lambda path: check_provenance(_parsed(path))),
         cost=_guarded(files.cost, lambda path: numbers(_parsed(path))),
         sides=_guarded(files.per_query, lambda path: _agreeing(_per_query(path), metrics)),
-        pairs=_guarded(files.pairs, _pairs) if files.pairs.is_file() else None,
+        pairs=_guarded(files.pairs, lambda path: _pairs(path, metrics)) if files.pairs.is_file() else None,
         moments=_guarded(files.moments, _moments) if files.moments.is_file() else None,
         history=_guarded(files.history, _history) if files.history.is_file() else [],
         trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
@@ -215,7 +215,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 def _table(path: Path, columns: list[str]) -> pa.Table:
     if pq.read_metadata(path).num_rows > MAX_ROWS:
         raise ValueError(f"it has more than {MAX_ROWS:,} rows")
-    return pq.read_table(path, columns=columns)
+    return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 def _per_query(path: Path) -> dict[str, SideScores]:
@@ -255,7 +255,7 @@ def _agreeing(sides: dict[str, SideScores], metrics: dict[str, float]) -> dict[s
     return sides
 
 
-def _pairs(path: Path) -> PairScores:
+def _pairs(path: Path, metrics: dict[str, float]) -> PairScores:
     table = _table(path, ["query_id", "label", "score", "accepted"])
     scores = table["score"].to_numpy().astype(np.float64)
     if not np.isfinite(scores).all():
@@ -264,6 +264,9 @@ def _pairs(path: Path) -> PairScores:
     queries = table["query_id"].to_pylist()
     if not all(isinstance(name, str) for name in queries):
         raise ValueError("the id of a query is no text")
+    right = float((labels == accepted).mean()) if len(labels) else 0.0
+    if abs(metrics.get("test/pair_accuracy", right) - right) > MAX_ROUNDING:
+        raise ValueError("their accuracy is not that of metrics.json")
     return PairScores(queries, labels, scores, accepted)
 
 

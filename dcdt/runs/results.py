@@ -171,4 +171,4 @@ def _scores(queries: Tensor, scores: Tensor, collection: Collection, split: Spli
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

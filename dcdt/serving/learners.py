@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from dcdt.serving.catalogue.row_positions import RowPositions
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
 
 LEARNERS, MAX_USER_CHARS = "learners.safetensors", 200
@@ -85,7 +86,7 @@ class Learners:
         try:
             with safe_open(self.path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
-                metadata = json.loads(file.metadata()["facts"])
+                metadata = parse_json(file.metadata()["facts"])
             _check_arrays(arrays, metadata)
             return arrays, metadata
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

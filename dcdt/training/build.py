@@ -43,7 +43,8 @@ def prepare(settings: Settings) -> None:
         UserError: this machine lacks a device, or the device cannot do what the configuration needs.
     """
     check_devices(settings.trainer)
-    extras.check_trainer(_trainer_arguments(settings), settings.trainer.extra or {})
+    if settings.trainer.extra:
+        extras.make_trainer(_trainer_arguments(settings), settings.trainer.extra)  # which checks them as well
     extras.make_callbacks(settings.callbacks.extra)  # which checks them, before anything is embedded
     profiled = (settings.trainer.extra or {}).get("profiler") is not None  # whose table is logged as information
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO if profiled else logging.WARNING)

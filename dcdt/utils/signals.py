@@ -3,9 +3,12 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+REPEATED_SECONDS = 2.0  # within which a further signal is the same one: a key held down, a group and its parent
 
 
 class Interrupted(SystemExit):
@@ -16,6 +19,14 @@ class Interrupted(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
+
+    @property
+    def first_advice(self) -> str:
+        """The advice of this interruption, or of an earlier one that it has interrupted in turn."""
+        error: BaseException | None = self
+        while error is not None and not getattr(error, "advice", ""):
+            error = error.__context__
+        return getattr(error, "advice", "")
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}"
@@ -35,10 +46,17 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise Interrupted at Ctrl-C and SIGTERM inside the block, unless the process ignores or handles them itself."""
+    """Raise Interrupted at Ctrl-C and SIGTERM inside the block, unless the process ignores or handles them itself.
+
+    Signals that follow within REPEATED_SECONDS are ignored, so that what the first one ends can say so.
+    """
+    last = -REPEATED_SECONDS
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
+        nonlocal last
+        if time.monotonic() - last >= REPEATED_SECONDS:
+            last = time.monotonic()
+            raise Interrupted(number)
 
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import dcdt, mended, on
 from reporting.run_folders import write_run
-from support import make_collection, write_folder
+from support import EMBEDDER, make_collection, write_folder
 
 import dcdt as dcdt_api
 from dcdt.config.command_line import quote_texts
@@ -26,6 +26,7 @@ from dcdt.data.table_reader import cell_id, read_rows
 from dcdt.embeddings import fill as filling
 from dcdt.embeddings.cache import Space, VectorCache
 from dcdt.embeddings.providers.batching import LocalRunner
+from dcdt.embeddings.providers.onnx_export import RECIPE, ensure_exported
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import _guarded, read_runs
 from dcdt.samplers.pool import training_pool
@@ -93,6 +94,7 @@ def test_a_quote_that_takes_in_rows_is_named_by_its_line(tmp_path, videos):
         ),
         ("a.csv", 'id,title\n1,"open\n2",b\n', "a.csv:2: 3 columns.*ends in line 3: is a quote not closed"),
         ("a.csv", 'id\ttitle\n1\t"a" b\n', "a.csv:2.*\n.*name the file .tsv"),
+        ("a.tsv", "id\ttitle\n1\ta\rb\n2\tc\n", r"a.tsv:2: a cell holds a line break \(CR\); replace it"),
         ("a.jsonl", '{"id": 1}\n{"id": 2, "meta": {"a": 1, "a": 2}}\n', "a.jsonl:2: .*the key 'a' occurs twice"),
     ],
 )
@@ -253,6 +255,27 @@ def test_interactions_that_no_question_can_see_are_warned_of(tmp_path, first, wa
     written(folder / "interactions.csv", f"user_id,item_id,timestamp\nu,v0,{first}\nu,v1,{first + 9}\n")
     done = dcdt("collection", "check", folder)
     assert ("are both times seconds since 1970?" in done.stdout) == warned
+
+
+def test_a_learner_that_json_made_a_number_with_a_fraction_has_a_history(tmp_path):
+    asked = [{**query, "metadata": {"timestamp": 9, "user_id": 7.0}} for query in QUERIES]
+    folder = write_folder(tmp_path / "c", VIDEOS, asked, all=QRELS)
+    warning = "names none of the learners who ask, such as '7'"
+    for user, warned in (("7", False), ("u7", True)):
+        written(folder / "interactions.csv", f"user_id,item_id,timestamp\n{user},v0,3\n{user},v1,8\n")
+        assert load_collection(folder).queries.metadata[0]["user_id"] == "7"
+        assert (warning in dcdt("collection", "check", folder).stdout) == warned
+    asked[0]["metadata"]["user_id"] = 7.5
+    write_folder(tmp_path / "d", VIDEOS, asked, all=QRELS)
+    mended(dcdt("collection", "check", tmp_path / "d"), "queries.jsonl:1: the id 7.5 is no text")
+
+
+@pytest.mark.parametrize(("start", "warned"), [(3_600, False), (3_600_000, True)])
+def test_transcripts_in_milliseconds_are_warned_of(tmp_path, start, warned):
+    folder = write_folder(tmp_path / "c", VIDEOS, QUERIES, all=QRELS)
+    record = {"_id": "v0", "segments": [{"start": 0, "text": "a"}, {"start": start, "text": "b"}]}
+    written(folder / "transcripts.jsonl", json.dumps(record))
+    assert ("1 with times after the first day" in dcdt("collection", "check", folder).stdout) == warned
 
 
 def test_judgments_are_a_table_of_their_own(tmp_path, videos):
@@ -419,8 +442,20 @@ def test_what_a_kill_left_is_cleared_by_the_next_writer_and_living_writers_are_n
 
 def test_whoever_opens_a_folder_for_writing_clears_it(tmp_path, monkeypatch):
     run, cache = tmp_path / "run", VectorCache(tmp_path / "cache", Space("test", "m", 8, "l2"))
-    for folder in (run, run / "checkpoints", run / "serving", run / "serving" / "build", cache.folder):
+    for folder in (
+        run,
+        run / "checkpoints",
+        run / "serving",
+        run / "serving" / "build",
+        cache.folder,
+        tmp_path / "onnx",
+    ):
         left_behind(folder, "x")
+    monkeypatch.setenv("DCDT_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "dcdt.embeddings.providers.onnx_export._export", lambda config, folder: (folder / RECIPE).touch()
+    )
+    ensure_exported(EMBEDDER)
     RunFolder(run).lock(wait=False)
     with exclusive_lock(run):
         cache.prepare()
@@ -514,4 +549,16 @@ def test_a_report_does_not_believe_values_that_cannot_be(tmp_path, change, said)
         table.set_column(place, "value", pa.array(change(table["value"].to_numpy()))), folder / "per_query.parquet"
     )
     with pytest.raises(UserError, match=f"per_query.parquet is corrupt .*{said}"):
+        read_runs([folder])
+
+
+def test_a_report_does_not_believe_pairs_of_another_accuracy(tmp_path):
+    folder = write_run(tmp_path / "sweep")
+    pairs = pq.read_table(folder / "pairs.parquet")
+    accuracy = float(np.mean(pairs["label"].to_numpy() == pairs["accepted"].to_numpy()))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    written(folder / "metrics.json", json.dumps(metrics | {"test/pair_accuracy": accuracy}))
+    assert read_runs([folder])[0].pairs is not None
+    written(folder / "metrics.json", json.dumps(metrics | {"test/pair_accuracy": accuracy - 0.01}))
+    with pytest.raises(UserError, match=r"pairs\.parquet is corrupt .*accuracy is not that of metrics\.json"):
         read_runs([folder])

@@ -1,9 +1,11 @@
 """Faults that people met at the edges of the product: signals, secrets, strangers, shells, terminals, servers."""
 
+import contextlib
 import csv
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -15,6 +17,7 @@ import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,33 +25,38 @@ import torch
 import wandb
 from commands import FAST, clean_environment, dcdt, mended, on
 from embeddings.loopback import Loopback, Trouble
+from embeddings.tiny import write_model
 from fastapi.testclient import TestClient
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from reporting.run_folders import write_run
+from safetensors.torch import load_file, save_file
 from support import EMBEDDER, make_collection, slow_but, slow_rows_but
 
 from dcdt.config import cache_home, cache_root, config_folder, outputs_root, validate
+from dcdt.config.command_line import quote_texts
 from dcdt.config.plugins import load_plugin
 from dcdt.config.validation import _shown
 from dcdt.data.captions import _read_cues
 from dcdt.data.config import DataConfig
 from dcdt.data.formulas import check_parser
 from dcdt.data.tokens import tokenizer
-from dcdt.embeddings.config import OpenAIEmbedderConfig, refuse_foreign_base_url
+from dcdt.embeddings.config import LocalEmbedderConfig, OpenAIEmbedderConfig, refuse_foreign_base_url
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.embeddings.providers.openai import OpenAIEmbedder
+from dcdt.embeddings.providers.pooling import load_model
 from dcdt.embeddings.shards import open_shard
 from dcdt.reporting.disagreements import MAX_TREC_BYTES
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.reader import first_line, read_runs
 from dcdt.runs.sweep import mark_interrupted
-from dcdt.serve import LOOPBACK
+from dcdt.serve import LOOPBACK, _log_to_stderr
 from dcdt.serving.app import make_app
 from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.export import _export_graph
 from dcdt.serving.graphs import session
 from dcdt.serving.hot_reload import ReloadingRecommender
+from dcdt.serving.learners import Learners
 from dcdt.serving.scorers.base import Graph
 from dcdt.training.checkpoint import read_state
 from dcdt.training.loggers.wandb_key import mode_of
@@ -83,6 +91,8 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(folder, tmp_path,
     run = tmp_path / "my run"
     with monkeypatch.context() as patch:
         patch.setattr(Recommender, "on_validation_epoch_end", raising(number))
+        withdraw = RunFolder.withdraw  # as it begins, the same signal comes again, as from a key that is held down
+        patch.setattr(RunFolder, "withdraw", lambda *given: (raising(number)(), withdraw(*given)))
         done = dcdt("run", *on(folder, tmp_path), *FAST, f"hydra.run.dir='{run}'")
     name = signal.Signals(number).name
     assert done.returncode == code
@@ -95,6 +105,34 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(folder, tmp_path,
     done = dcdt("run", f'resume="{run}"')
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
+
+
+def test_a_later_signal_ends_what_the_first_one_is_ending_and_keeps_its_advice(monkeypatch):
+    with interruptible():
+        with pytest.raises(Interrupted) as last:
+            try:
+                raising(signal.SIGINT)()
+            except Interrupted as error:
+                error.advice = "continue it"
+                raise
+            finally:
+                raising(signal.SIGINT)()  # at once: ignored
+                monkeypatch.setattr("dcdt.utils.signals.REPEATED_SECONDS", 0.0)
+                raising(signal.SIGTERM)()
+        assert (last.value.number, last.value.advice) == (signal.SIGTERM, "")
+        assert last.value.first_advice == "continue it"
+        assert Interrupted(signal.SIGINT).first_advice == ""
+
+
+def test_a_service_that_is_stopped_twice_logs_no_traceback(capfd, monkeypatch):
+    for logger in map(logging.getLogger, ("dcdt.serve", "uvicorn")):
+        for name in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, name, getattr(logger, name))  # as it is now, after the test
+    _log_to_stderr()
+    log = logging.getLogger("uvicorn.error")  # as uvicorn logs it when its shutdown is cut off
+    log.error("Traceback (most recent call last):\nasyncio.exceptions.CancelledError")
+    log.error("something else")
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["something else"]
 
 
 @pytest.mark.parametrize(("number", "code"), slow_rows_but(SIGNALS[1:], SIGNALS))
@@ -356,6 +394,26 @@ def test_a_link_that_leads_out_of_a_run_is_refused_and_nothing_is_written_there(
     assert list(outside.iterdir()) == []
 
 
+def test_links_for_the_runs_of_wandb_and_for_recognised_texts_are_refused(tmp_path):
+    from dcdt.data.slides import recognise_slides
+    from dcdt.training.loggers.wandb_report import log_report
+
+    for name in ("wandb", ".recognised"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / name).symlink_to(tmp_path)
+    for write in (lambda folder: log_report(None, folder, {}), lambda folder: recognise_slides(folder, [])):
+        with pytest.raises(UserError, match="is a link that leads out of"):
+            write(tmp_path / "folder")
+
+
+def test_nested_json_in_the_histories_of_a_stranger_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({name: np.zeros(1) for name in ("keys", "starts", "items")}, tmp_path / "l", {"facts": "[" * 100_000})
+    with pytest.raises(UserError, match="nested too deeply"):
+        Learners(tmp_path / "l").items("u")
+
+
 def test_a_run_with_checkpoints_elsewhere_is_not_resumed(own_copy, tmp_path):
     run = own_copy("model=bm25")
     shutil.rmtree(run / "checkpoints")
@@ -440,6 +498,29 @@ REFUSED = [
 @pytest.mark.parametrize(("change", "expected"), slow_rows_but([REFUSED[0], REFUSED[4]], REFUSED))
 def test_a_value_that_a_library_refuses_is_refused_in_words(folder, tmp_path, change, expected):
     mended(dcdt("run", *on(folder, tmp_path), "model=dcdt", "logger=wandb", change), expected)
+
+
+def test_what_lightning_refuses_is_refused_before_anything_is_embedded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dcdt.training.build.load_tables", None)
+    given = ["model=dcdt", "logger=csv", "trainer.extra={max_time: soon}"]
+    mended(dcdt("run", *on(folder, tmp_path), *given), "Lightning refuses it (`Timer(duration='soon')`")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+WEIGHTS = [
+    (lambda path: path.write_bytes(POINTER), "is not a model that transformers can load"),
+    (lambda path: save_file({f"module.{k}": v for k, v in load_file(path).items()}, path), "lacks 53 of the model's"),
+    (lambda path: save_file({k: v for k, v in load_file(path).items() if "pooler" not in k}, path), None),
+]
+
+
+@pytest.mark.parametrize(("weights", "said"), WEIGHTS)
+def test_a_model_without_its_weights_embeds_nothing(tmp_path, weights, said):
+    weights(write_model(tmp_path / "model") / "model.safetensors")
+    config = validate(LocalEmbedderConfig, {**vars(EMBEDDER), "package": str(tmp_path / "model")}, "embedder")
+    config.max_tokens, config.layer_weights = 16, [1.0]
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        load_model(config)
 
 
 def test_names_and_tags_are_cut_to_the_limits_of_wandb(tmp_path, monkeypatch):
@@ -595,11 +676,20 @@ def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("text", ["d\udce9riv\udce9e", "\ud800"])
-def test_a_text_that_is_not_utf_8_is_refused_in_words(own_copy, text):
-    run = own_copy("model=bm25")
-    mended(dcdt("recommend", run, text), "the question: lone surrogate")
-    for field in ("--title", "--text"):
-        mended(dcdt("index", run, "add", "--id=new", field, text), "the video: lone surrogate")
+def test_a_text_that_is_not_utf_8_is_refused_in_words(make_run, tmp_path, text):
+    run, folder = make_run("model=bm25"), tmp_path / text
+    with contextlib.suppress(UnicodeEncodeError):  # no folder can have such a name
+        folder.symlink_to(run)
+    for command in (
+        ["recommend", run, text],
+        ["recommend", run, "a question", "--filter", f"level={text}"],
+        ["index", run, "delete", text],
+        ["index", run, "update", "--id", text, "--title", "new"],
+        ["index", run, "add", "--id=new", "--text", text],
+        ["report", folder],  # which is not corrupt
+        ["embed", "data=files", f"data.path={folder}"],
+    ):
+        mended(dcdt(*command), "the command line: lone surrogate")
 
 
 # ---- paths and printed commands
@@ -620,6 +710,14 @@ def test_an_override_is_read_by_hydra_and_the_shell_as_it_was_meant(name):
     assert command == "run"
     parsed = OverridesParser.create().parse_override(text)
     assert parsed.key_or_group == "data.path" and parsed.value() == name
+
+
+@pytest.mark.parametrize("name", ["课程", "my videos (1)"])
+def test_a_path_needs_no_quotes_for_hydra(folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / name)
+    done = dcdt("embed", "data=files", f"data.path={tmp_path / name}", "dry_run=true")
+    assert done.returncode == 0 and "100 cached" in done.stdout, done.stderr
+    assert quote_texts([f"data.path={name},b", "seed=(1)"]) == [f'data.path="{name}",b', "seed=(1)"]
 
 
 def test_the_commands_of_a_collection_with_an_odd_name_can_be_pasted(tmp_path):

@@ -1,4 +1,5 @@
 from collections import Counter
+from contextlib import suppress
 from shutil import copytree
 
 import numpy as np
@@ -181,3 +182,17 @@ def test_bm25_of_the_pairs_is_that_of_rank_bm25_to_the_bit(small):
     for text in collection.queries.texts:
         words = tokenize(text) * 2  # a word that is asked twice counts twice
         assert lexical.score(words).tolist() == theirs.get_scores(words).tolist()
+
+
+def test_a_flipped_bit_in_a_pair_file_is_found(small, tmp_path):
+    made = prepare(small, QUERY)
+    drawn, wrong = draw(tmp_path, made), 0
+    [path] = tmp_path.glob("*.parquet")
+    content = path.read_bytes()
+    for at in range(4, len(content), 16):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with suppress(UserError):
+            found = draw(tmp_path, made)
+            columns = [(vars(found[name])[key], vars(drawn[name])[key]) for name in drawn for key in vars(drawn[name])]
+            wrong += not all(np.array_equal(one, other) for one, other in columns)
+    assert wrong <= 1  # the footer, a tenth of the file, has no checksum

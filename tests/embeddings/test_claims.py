@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from contextlib import closing
@@ -45,3 +46,5 @@ def test_who_began_later_is_named_while_it_runs(tmp_path, request):
         holder.kill()
         holder.communicate()
         assert claims.owner() == "another process"
+        (tmp_path / ".filling").write_text(f"process {os.getpid()} \x1b[2J of a stranger")
+        assert claims.owner() == f"process {os.getpid()} \\x1b[2J of a stranger"

@@ -66,8 +66,13 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     status.require_empty(sweeping=False)
     (tmp_path / "run" / "file").write_text("")
     for sweeping in (False, True):
-        with pytest.raises(UserError, match=r"exists and is not empty\.\nRemove it, or name another one"):
+        with pytest.raises(UserError, match=r"exists and is not empty\.\nName another one"):  # it may be anything
             status.require_empty(sweeping)
+    (tmp_path / "run" / "status.json").write_text("{")
+    with pytest.raises(UserError, match="Remove that run, or name another one"):
+        status.require_empty(sweeping=False)
+    with pytest.raises(UserError, match=r"status\.json is corrupt"):
+        status.require_finished()
 
 
 def test_a_job_of_a_sweep_takes_the_place_of_its_own_attempt(folder, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import math
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from dcdt.embeddings.cache import Space
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import parse_json, read_limited
-from dcdt.utils.shell import user_path
+from dcdt.utils.shell import override, user_path
 
 
 class Package(NamedTuple):
@@ -117,7 +118,8 @@ def check_weights(package: str) -> None:
     if package in PACKAGES and file_hash(path) != PACKAGES[package].weights:
         raise UserError(
             f"{path} does not hold the weights of {PACKAGES[package].model}: another SHA-256.\n"
-            f"Install the package '{package}' again, or name the folder itself: embedder.package={path.parent}"
+            f"Install the package '{package}' again, or name the folder itself: "
+            f"{shlex.quote(override('embedder.package', path.parent))}"
         )
 
 

@@ -23,7 +23,7 @@ from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import model_folder, pooling_of, weights_hash
 from dcdt.embeddings.providers.onnx import MODEL, RECIPE, TOKENIZER
 from dcdt.utils.errors import UserError, needs_extra
-from dcdt.utils.files import checksum, temporary_folder, write_json
+from dcdt.utils.files import checksum, remove_abandoned, temporary_folder, write_json
 
 FORMAT = 2
 TOLERANCE = 1e-5
@@ -64,6 +64,7 @@ def ensure_exported(config: LocalEmbedderConfig) -> Path:
     if (folder / RECIPE).is_file():
         return folder
     try:
+        remove_abandoned(folder.parent)  # also of other models
         with temporary_folder(folder) as temporary:
             _export(config, temporary)
             _rename_export(temporary, folder)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.local_models import check_length, check_weights, model_folder, pooling_of
-from dcdt.utils.errors import UserError, needs_extra
+from dcdt.utils.errors import UserError, is_out_of_memory, needs_extra
 from dcdt.utils.text import one_line
 
 
@@ -59,10 +59,16 @@ def load_model(config: LocalEmbedderConfig) -> tuple[PooledLayers, Any]:
     try:
         options: Any = {"local_files_only": True, "trust_remote_code": False}  # no download, no code
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)  # nosec B615 # a folder of this machine
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)  # nosec B615 # as above
-    except (OSError, ValueError, KeyError) as error:
+        options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+        model, loaded = AutoModel.from_pretrained(folder, **options)  # nosec B615 # as above
+    except Exception as error:  # those of safetensors, tokenizers and torch share no base
+        if is_out_of_memory(error):
+            raise
         reason = one_line(error, 200)
         raise UserError(f"{folder} is not a model that transformers can load: {reason}") from error
+    if missing := sorted(name for name in loaded["missing_keys"] if "pooler" not in name):
+        lacking = f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}"
+        raise UserError(f"{lacking}; they would be random.\nGive a folder that AutoModel.save_pretrained wrote.")
     layers = len(config.layer_weights)
     if layers > (available := model.config.num_hidden_layers):
         raise UserError(f"embedder.layer_weights has {layers} weights; {config.package} has {available} layers.")

@@ -227,7 +227,8 @@ class VideoTable:
         except Exception as error:
             reason = redact(" ".join(str(error).split()))[:200]
             remedy = (
-                "Free some space, or check the folder; python -m dcdt.index RUN build starts anew, without changes."
+                "Try again; free some space, or check the folder. If its files are broken, python -m dcdt.index RUN "
+                "build starts anew, without later changes."
             )
             if "://" in self.url:
                 remedy = "Check the address, the network, and the keys in the environment (AWS_ACCESS_KEY_ID, ...)."

@@ -39,6 +39,7 @@ from dcdt.serving.scorers.base import (
 )
 from dcdt.serving.scorers.hybrid import Fusion, candidates, fuse, fused_deviation, standardized, tie_order, z_scores
 from dcdt.utils.errors import UserError
+from dcdt.utils.files import parse_json
 from dcdt.utils.text import one_line
 
 MODELS = ("two_stage", "two_stage_joint")
@@ -220,7 +221,7 @@ def read_head(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     try:
         with safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in ("whitening", "queries", "group", "answers")}
-            ids = list(json.loads(file.metadata()["ids"]))
+            ids = list(parse_json(file.metadata()["ids"]))
         _check_head_arrays(arrays, ids)
         return arrays, ids
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from dcdt.runs.folder import RunFiles
 from dcdt.runs.reader import Run
 from dcdt.training.loggers.wandb import start_run
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
-from dcdt.utils.files import read_json
+from dcdt.utils.files import read_json, refuse_outside_links
 
 log = logging.getLogger("dcdt")
 RUN_KEYS = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
@@ -36,6 +36,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     Raises:
         UserError: W&B refuses.
     """
+    refuse_outside_links(folder / "wandb", folder)
     runs = [run for variant in report.variants for run in variant.runs]
     logger, group = report.best.runs[0].config["logger"], folder.resolve().name
     common = {"project": logger.get("project") or "dcdt", "entity": logger.get("entity"), "group": group}
