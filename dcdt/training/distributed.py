@@ -38,6 +38,7 @@ from dcdt.utils.signals import Interrupted, interruptible
 ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (UserError, MissingField, Diverged, NotApplicable)
 }
+TEMPORARY: list[Path] = []  # folders of this process, which hold copies of the states that it resumes from
 EXIT_SECONDS = 20  # that the other processes have to end by themselves when one has failed
 
 
@@ -67,7 +68,8 @@ def process_folder(folder: RunFolder, named: bool, sweeping: bool) -> RunFolder:
     if global_rank() == 0:
         return folder
     temporary = RunFolder(Path(tempfile.mkdtemp(prefix="dcdt_")))
-    atexit.register(shutil.rmtree, temporary.path, ignore_errors=True)
+    TEMPORARY.append(temporary.path)
+    atexit.register(_remove_temporary)
     folder.copy_states(temporary)
     return temporary
 
@@ -217,7 +219,13 @@ def main() -> None:
 def _end_with_parent() -> None:
     """End this process when its parent ends, for whatever reason."""
     sys.stdin.read()
+    _remove_temporary()
     os._exit(1)
+
+
+def _remove_temporary() -> None:
+    for path in TEMPORARY:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 if __name__ == "__main__":

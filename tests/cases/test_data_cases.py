@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from dcdt.serving.catalogue.video_table import KEEP_VERSIONS, VideoTable
 from dcdt.serving.layout import exclusive_lock
 from dcdt.serving.recommender import check_question
 from dcdt.serving.videos import one_video
+from dcdt.training import distributed
 from dcdt.training.callbacks.last import LastState
 from dcdt.training.checkpoint import read_state, state_errors, write_state
 from dcdt.utils.errors import UserError
@@ -460,6 +462,20 @@ def test_whoever_opens_a_folder_for_writing_clears_it(tmp_path, monkeypatch):
     with exclusive_lock(run):
         cache.prepare()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_process_whose_parent_was_killed_removes_its_copies_of_states(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "TEMPORARY", [])
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    (tmp_path / "checkpoints").mkdir()
+    written(tmp_path / "checkpoints" / "last.ckpt", "state")
+    own = distributed.process_folder(RunFolder(tmp_path), named=True, sweeping=False)
+    assert [path.name for path in own.states()] == ["last.ckpt"]
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # closed, as by the end of the parent
+    monkeypatch.setattr("os._exit", lambda code: None)
+    distributed._end_with_parent()
+    assert not own.path.exists() and tmp_path.exists()
 
 
 @pytest.mark.slow
