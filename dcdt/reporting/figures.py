@@ -232,6 +232,7 @@ def _learning_figure(report: Report) -> Figure | None:
         colour, bars = SERIES[i % len(SERIES)], [values - low, high - values]
         axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, color=colour, label=_wrap_label(name))
     axes.set_xscale("log", base=2)
+    axes.margins(x=0.08)  # room for the label of a power of two at the edge
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     reference = _wrap_label(report.reference.label, 999)
     axes.set(xlabel="training queries", ylabel=f"{metric_name(report.metric)} minus that of {reference}")
