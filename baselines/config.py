@@ -12,6 +12,7 @@ from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.models.config import TOWERS_SPACE, Passages
 
 Positive = Annotated[float, Field(gt=0)]
+LINEAR = ("ease",)  # kinds of collaborative filtering that weigh a learner's recent watches more
 BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
 
 
@@ -71,12 +72,19 @@ class CollaborativeConfig:
     """Configuration of collaborative filtering: videos that learners with a similar history watched."""
 
     name: str
-    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "popularity"]
+    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "ease", "popularity"]
     factors: Count
     regularization: Annotated[float, Field(ge=0)]
     alpha: Positive
     learning_rate: Positive
     neighbours: Count
+    l2: Positive = 500.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def recency(self) -> float:
+        """Weight of a watch relative to the learner's next one; 1 for kinds that do not read `decay`."""
+        return self.decay if self.kind in LINEAR else 1.0
 
 
 @schema
@@ -124,6 +132,7 @@ COLLABORATIVE_SPACES: dict[str, SearchSpace] = {  # by model.kind
     "cosine": NEIGHBOURS_SPACE,
     "tfidf": NEIGHBOURS_SPACE,
     "bm25": NEIGHBOURS_SPACE,
+    "ease": {"model.l2": [500.0, 100.0, 200.0, 1000.0, 2000.0], "model.decay": [1.0, 0.8, 0.6, 0.4]},
     "popularity": {},
 }
 HYBRID_SPACE: SearchSpace = {  # beside the weight of fusion=convex, which every trial chooses for itself

@@ -1,4 +1,4 @@
-"""Collaborative filtering on a matrix of learners by videos, fitted by the library implicit.
+"""Collaborative filtering on a matrix of learners by videos, fitted by the library implicit or by `linear.py`.
 
 Only a matrix of the videos (factors, or similarities) is kept of a fitted model, so that any history can be scored,
 also one the model was not fitted on.
@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from dcdt.models.bpr import EPOCHS, bpr_learner
 
 from .config import CollaborativeConfig
+from .linear import fit_ease
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}
@@ -28,7 +29,7 @@ ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM2
 
 
 class ImplicitModel:
-    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, or popularity.
+    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, ease, or popularity.
 
     Repeatable: one thread, one BLAS thread, a seed, and float64 similarities.
 
@@ -39,7 +40,7 @@ class ImplicitModel:
     def __init__(self, config: CollaborativeConfig) -> None:
         self.config = config
         self.popularity = np.zeros(0)  # (N,) number of fitted interactions
-        self.items: Any = None  # (N, F) factors, the bias of bpr last; or (N, N) similarities, csr
+        self.items: Any = None  # (N, F) factors, the bias of bpr last; or (N, N) weights, csr but for ease
         self.learners: Floats | None = None  # (U, F) factors of the fitted learners; not saved
 
     def fit(self, watched: csr_matrix, seed: int) -> None:
@@ -54,6 +55,9 @@ class ImplicitModel:
                 model = BayesianPersonalizedRanking(
                     config.factors, config.learning_rate, config.regularization, **common
                 )
+            elif kind == "ease":
+                self.items = fit_ease(watched, config.l2)
+                return
             elif kind in ITEM_ITEM:
                 model = ITEM_ITEM[kind](K=config.neighbours, num_threads=1)
             else:
@@ -72,7 +76,7 @@ class ImplicitModel:
         return np.asarray(histories @ (self.popularity > 0)).reshape(-1) > 0
 
     def score(self, histories: csr_matrix) -> Floats:
-        """Score all videos for learners by their counts of interactions, both (B, N).
+        """Score all videos for learners by their interactions, counted or weighted, both (B, N).
 
         A history without a fitted video is scored by popularity; videos without a watch come last.
         """
@@ -96,6 +100,8 @@ class ImplicitModel:
     def _score(self, histories: csr_matrix) -> Floats:
         if self.config.kind in ITEM_ITEM:
             return np.asarray((histories @ self.items).todense())
+        if self.config.kind == "ease":
+            return np.asarray(histories @ self.items)
         fold_in = self._fold_in_als if self.config.kind == "als" else self._fold_in_bpr
         learners: Floats = fold_in(histories) @ self.items.T  # (B, F) -> (B, N)
         return learners

@@ -78,6 +78,7 @@ READ = [
     ("cosine", {"neighbours"}),
     ("tfidf", {"neighbours"}),
     ("bm25", {"neighbours"}),
+    ("ease", {"l2", "decay"}),
     ("popularity", set()),
 ]
 

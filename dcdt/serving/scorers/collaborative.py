@@ -102,7 +102,7 @@ class CollaborativeScorer(Scorer):
             kind=CollaborativeScorer.kind,
             name=name,
             reads_history=True,
-            config=asdict(model.model.config),
+            config=asdict(model.model.config) | {"decay": model.model.config.recency},
             unseen=float(scores.min()),
         )
         return Export(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
@@ -136,11 +136,13 @@ def collaborative_scores(config: dict[str, Any], arrays: dict[str, NDArray[Any]]
     """
     popularity = arrays["popularity"]
     scores = popularity.astype(np.float64)
-    own, counts = np.unique(items, return_counts=True)  # (H,)
+    own, index = np.unique(items, return_inverse=True)  # (H,), (L,)
+    n_later = np.arange(len(items))[::-1]
+    weights: Scores = np.bincount(index, config.get("decay", 1.0) ** n_later).astype(np.float64)
     if config["kind"] != "popularity" and (popularity[own] > 0).any():
         kind = config["kind"]
-        score = _item_item if kind in ITEM_ITEM else _als if kind == "als" else _bpr
-        scores = score(config, arrays, own, counts.astype(np.float64))
+        score = _item_item if kind in ITEM_ITEM else {"als": _als, "bpr": _bpr, "ease": _ease}[kind]
+        scores = score(config, arrays, own, weights)
     unseen = popularity == 0
     scores[unseen] = scores.min() - 1
     return scores
@@ -162,6 +164,10 @@ def _als(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[n
     liked, trust = factors[own], config["alpha"] * counts  # (H, F), (H,)
     left = factors.T @ factors + config["regularization"] * np.eye(factors.shape[1]) + (liked.T * (trust - 1)) @ liked
     return np.asarray(factors @ np.linalg.solve(left, trust @ liked))
+
+
+def _ease(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[np.int64], weights: Scores) -> Scores:
+    return np.asarray(weights @ arrays["items"][own].astype(np.float64))
 
 
 def _bpr(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
