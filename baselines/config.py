@@ -12,7 +12,7 @@ from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.models.config import TOWERS_SPACE, Passages
 
 Positive = Annotated[float, Field(gt=0)]
-LINEAR = ("ease",)  # kinds of collaborative filtering that weigh a learner's recent watches more
+LINEAR = ("ease", "slim")  # kinds of collaborative filtering that weigh a learner's recent watches more
 BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
 
 
@@ -72,13 +72,14 @@ class CollaborativeConfig:
     """Configuration of collaborative filtering: videos that learners with a similar history watched."""
 
     name: str
-    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "ease", "popularity"]
+    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "ease", "slim", "popularity"]
     factors: Count
     regularization: Annotated[float, Field(ge=0)]
     alpha: Positive
     learning_rate: Positive
     neighbours: Count
-    l2: Positive = 500.0
+    l1: Annotated[float, Field(ge=0)] = 0.1
+    l2: Positive = 200.0
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property
@@ -132,7 +133,12 @@ COLLABORATIVE_SPACES: dict[str, SearchSpace] = {  # by model.kind
     "cosine": NEIGHBOURS_SPACE,
     "tfidf": NEIGHBOURS_SPACE,
     "bm25": NEIGHBOURS_SPACE,
-    "ease": {"model.l2": [500.0, 100.0, 200.0, 1000.0, 2000.0], "model.decay": [1.0, 0.8, 0.6, 0.4]},
+    "ease": {"model.l2": [200.0, 50.0, 100.0, 500.0, 1000.0], "model.decay": [1.0, 0.8, 0.6, 0.4]},
+    "slim": {
+        "model.l1": [0.1, 0.02, 0.5],
+        "model.l2": [200.0, 50.0, 100.0, 500.0],
+        "model.decay": [1.0, 0.8, 0.6, 0.4],
+    },
     "popularity": {},
 }
 HYBRID_SPACE: SearchSpace = {  # beside the weight of fusion=convex, which every trial chooses for itself

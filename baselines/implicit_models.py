@@ -15,13 +15,13 @@ from implicit.bpr import BayesianPersonalizedRanking
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from implicit.utils import ParameterWarning
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from threadpoolctl import threadpool_limits
 
 from dcdt.models.bpr import EPOCHS, bpr_learner
 
-from .config import CollaborativeConfig
-from .linear import fit_ease
+from .config import LINEAR, CollaborativeConfig
+from .linear import fit_ease, fit_slim
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}
@@ -29,7 +29,7 @@ ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM2
 
 
 class ImplicitModel:
-    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, ease, or popularity.
+    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, ease, slim, or popularity.
 
     Repeatable: one thread, one BLAS thread, a seed, and float64 similarities.
 
@@ -55,8 +55,8 @@ class ImplicitModel:
                 model = BayesianPersonalizedRanking(
                     config.factors, config.learning_rate, config.regularization, **common
                 )
-            elif kind == "ease":
-                self.items = fit_ease(watched, config.l2)
+            elif kind in LINEAR:
+                self.items = fit_ease(watched, config.l2) if kind == "ease" else fit_slim(watched, config.l1, config.l2)
                 return
             elif kind in ITEM_ITEM:
                 model = ITEM_ITEM[kind](K=config.neighbours, num_threads=1)
@@ -98,10 +98,9 @@ class ImplicitModel:
         return scores
 
     def _score(self, histories: csr_matrix) -> Floats:
-        if self.config.kind in ITEM_ITEM:
-            return np.asarray((histories @ self.items).todense())
-        if self.config.kind == "ease":
-            return np.asarray(histories @ self.items)
+        if self.config.kind in (*ITEM_ITEM, *LINEAR):
+            product = histories @ self.items  # (B, N)
+            return np.asarray(product.todense() if issparse(product) else product)
         fold_in = self._fold_in_als if self.config.kind == "als" else self._fold_in_bpr
         learners: Floats = fold_in(histories) @ self.items.T  # (B, F) -> (B, N)
         return learners
@@ -129,7 +128,7 @@ class ImplicitModel:
     def state(self) -> dict[str, torch.Tensor]:
         """Return what `load` needs, as tensors."""
         state = {"popularity": torch.from_numpy(self.popularity)}
-        if self.config.kind in ITEM_ITEM:
+        if issparse(self.items):
             arrays = {"data": self.items.data, "indices": self.items.indices, "indptr": self.items.indptr}
             return state | {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
         return state if self.items is None else state | {"items": torch.from_numpy(np.asarray(self.items))}

@@ -79,6 +79,7 @@ READ = [
     ("tfidf", {"neighbours"}),
     ("bm25", {"neighbours"}),
     ("ease", {"l2", "decay"}),
+    ("slim", {"l1", "l2", "decay"}),
     ("popularity", set()),
 ]
 

@@ -28,7 +28,7 @@ from dcdt.serving.scorers.base import (
     require,
 )
 
-ITEM_ITEM = ("cosine", "tfidf", "bm25")
+ITEM_ITEM = ("cosine", "tfidf", "bm25", "slim")
 
 
 class CollaborativeManifest(ScorerManifest):
