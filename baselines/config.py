@@ -128,7 +128,7 @@ COLLABORATIVE_SPACES: dict[str, SearchSpace] = {  # by model.kind
     "bpr": {
         "model.factors": [32, 8, 16, 64, 128],
         "model.regularization": [0.1, 0.01, 1.0],
-        "model.learning_rate": [0.01, 0.003, 0.03],
+        "model.learning_rate": [0.01, 0.03, 0.1],
     },
     "cosine": NEIGHBOURS_SPACE,
     "tfidf": NEIGHBOURS_SPACE,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 from threadpoolctl import threadpool_limits
 
-from dcdt.models.bpr import EPOCHS, bpr_learner
+from dcdt.models.bpr import EPOCHS, bpr_learners
 
 from .config import LINEAR, CollaborativeConfig
 from .linear import fit_ease, fit_slim
@@ -117,13 +117,11 @@ class ImplicitModel:
         return factors
 
     def _fold_in_bpr(self, histories: csr_matrix) -> Floats:
-        """Fit each learner by BPR's gradient ascent (`bpr_learner`), since implicit has no fold-in, (B, F + 1)."""
-        learners = []
-        for start, end in zip(histories.indptr, histories.indptr[1:], strict=False):
-            watched, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
-            settings = asdict(self.config), ITERATIONS["bpr"]
-            learners.append(np.r_[bpr_learner(self.items, self.popularity, watched, counts, *settings), 1.0])
-        return np.stack(learners)
+        """Fit each learner by BPR's gradient ascent (`bpr_learners`), since implicit has no fold-in, (B, F + 1)."""
+        rows, counts = (np.split(part, histories.indptr[1:-1]) for part in (histories.indices, histories.data))
+        parts = [(watched, count.astype(np.float64)) for watched, count in zip(rows, counts, strict=True)]
+        learners = bpr_learners(self.items, self.popularity, parts, asdict(self.config), ITERATIONS["bpr"])
+        return np.pad(learners, ((0, 0), (0, 1)), constant_values=1.0)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what `load` needs, as tensors."""

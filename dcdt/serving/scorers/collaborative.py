@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from dcdt.config.registry import MODELS as REGISTERED
-from dcdt.models.bpr import bpr_learner
+from dcdt.models.bpr import bpr_learners
 from dcdt.serving.arrow import to_numpy
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores, read_arrays
@@ -171,5 +171,5 @@ def _ease(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[
 
 
 def _bpr(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
-    learner = bpr_learner(arrays["items"], arrays["popularity"], own, counts, config)
+    (learner,) = bpr_learners(arrays["items"], arrays["popularity"], [(own, counts)], config)
     return np.asarray(arrays["items"] @ np.r_[learner, 1.0])
