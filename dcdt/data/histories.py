@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.interactions import Interactions
+from dcdt.data.interactions import Interactions, load_interactions
 from dcdt.data.tables import pad_lists
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
@@ -116,6 +116,21 @@ def held_out_askers(data: RankingDataModule) -> dict[str, list[UserAndTime]]:
                 )
             askers[name].append((None if user is None else str(user), time))
     return askers
+
+
+def count_watchers(data: RankingDataModule) -> tuple[Rows, int]:
+    """Count the learners who watched each video (N,) before the held-out queries, and all who watched any.
+
+    Raises:
+        NotApplicable: there are no interactions, or none before the held-out queries.
+    """
+    collection = data.collection
+    watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
+    askers = [asker for side in held_out_askers(data).values() for asker in side]
+    keep = fittable_watches(watches, askers, data.split.cutoff)
+    pairs = np.unique(np.stack([watches.item[keep], watches.user[keep]], axis=1), axis=0)  # (P, 2), each once
+    counts = np.bincount(pairs[:, 0], minlength=len(collection.videos))
+    return counts, len(np.unique(pairs[:, 1]))
 
 
 def fittable_watches(watches: Interactions, askers: Iterable[UserAndTime], cutoff: float | None) -> NDArray[np.bool_]:
