@@ -83,8 +83,8 @@ class Collaborative(Recommender):
         return torch.from_numpy(scores.astype(np.float32)).to(self.tables.device)
 
     def counts(self, users: Sequence[str | None], times: Sequence[float | None]) -> csr_matrix:
-        """Count how often each learner watched each video strictly before a time, (B, N)."""
-        return self.histories.counts(users, times, self.n_videos)
+        """Count how often each learner watched each video strictly before a time, weighted by recency, (B, N)."""
+        return self.histories.counts(users, times, self.n_videos, self.model.config.recency)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the fitted model and the histories of all learners."""

@@ -12,6 +12,7 @@ from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.models.config import ENCODER_SPACE, TOWERS_SPACE, Passages
 
 Positive = Annotated[float, Field(gt=0)]
+LINEAR = ("ease", "slim")  # kinds of collaborative filtering that weigh a learner's recent watches more
 BM25_VARIANTS = {"rank_bm25": ("okapi", "l", "plus"), "bm25s": ("okapi", "l", "plus", "lucene", "atire")}
 
 
@@ -71,12 +72,20 @@ class CollaborativeConfig:
     """Configuration of collaborative filtering: videos that learners with a similar history watched."""
 
     name: str
-    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "popularity"]
+    kind: Literal["als", "bpr", "cosine", "tfidf", "bm25", "ease", "slim", "popularity"]
     factors: Count
     regularization: Annotated[float, Field(ge=0)]
     alpha: Positive
     learning_rate: Positive
     neighbours: Count
+    l1: Annotated[float, Field(ge=0)] = 0.1
+    l2: Positive = 200.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def recency(self) -> float:
+        """Weight of a watch relative to the learner's next one; 1 for kinds that do not read `decay`."""
+        return self.decay if self.kind in LINEAR else 1.0
 
 
 @schema
@@ -141,11 +150,17 @@ COLLABORATIVE_SPACES: dict[str, SearchSpace] = {  # by model.kind
     "bpr": {
         "model.factors": [32, 8, 16, 64, 128],
         "model.regularization": [0.1, 0.01, 1.0],
-        "model.learning_rate": [0.01, 0.003, 0.03],
+        "model.learning_rate": [0.01, 0.03, 0.1],
     },
     "cosine": NEIGHBOURS_SPACE,
     "tfidf": NEIGHBOURS_SPACE,
     "bm25": NEIGHBOURS_SPACE,
+    "ease": {"model.l2": [200.0, 50.0, 100.0, 500.0, 1000.0], "model.decay": [1.0, 0.8, 0.6, 0.4]},
+    "slim": {
+        "model.l1": [0.1, 0.02, 0.5],
+        "model.l2": [200.0, 50.0, 100.0, 500.0],
+        "model.decay": [1.0, 0.8, 0.6, 0.4],
+    },
     "popularity": {},
 }
 HYBRID_SPACE: SearchSpace = {  # beside the weight of fusion=convex, which every trial chooses for itself

@@ -1,4 +1,4 @@
-"""Collaborative filtering on a matrix of learners by videos, fitted by the library implicit.
+"""Collaborative filtering on a matrix of learners by videos, fitted by the library implicit or by `linear.py`.
 
 Only a matrix of the videos (factors, or similarities) is kept of a fitted model, so that any history can be scored,
 also one the model was not fitted on.
@@ -15,12 +15,13 @@ from implicit.bpr import BayesianPersonalizedRanking
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from implicit.utils import ParameterWarning
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from threadpoolctl import threadpool_limits
 
-from dcdt.models.bpr import EPOCHS, bpr_learner
+from dcdt.models.bpr import EPOCHS, bpr_learners
 
-from .config import CollaborativeConfig
+from .config import LINEAR, CollaborativeConfig
+from .linear import fit_ease, fit_slim
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}
@@ -28,7 +29,7 @@ ITEM_ITEM = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM2
 
 
 class ImplicitModel:
-    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, or popularity.
+    """A model of one kind: als, bpr, item-item cosine, tfidf or bm25, ease, slim, or popularity.
 
     Repeatable: one thread, one BLAS thread, a seed, and float64 similarities.
 
@@ -39,7 +40,7 @@ class ImplicitModel:
     def __init__(self, config: CollaborativeConfig) -> None:
         self.config = config
         self.popularity = np.zeros(0)  # (N,) number of fitted interactions
-        self.items: Any = None  # (N, F) factors, the bias of bpr last; or (N, N) similarities, csr
+        self.items: Any = None  # (N, F) factors, the bias of bpr last; or (N, N) weights, csr but for ease
         self.learners: Floats | None = None  # (U, F) factors of the fitted learners; not saved
 
     def fit(self, watched: csr_matrix, seed: int) -> None:
@@ -54,6 +55,9 @@ class ImplicitModel:
                 model = BayesianPersonalizedRanking(
                     config.factors, config.learning_rate, config.regularization, **common
                 )
+            elif kind in LINEAR:
+                self.items = fit_ease(watched, config.l2) if kind == "ease" else fit_slim(watched, config.l1, config.l2)
+                return
             elif kind in ITEM_ITEM:
                 model = ITEM_ITEM[kind](K=config.neighbours, num_threads=1)
             else:
@@ -72,7 +76,7 @@ class ImplicitModel:
         return np.asarray(histories @ (self.popularity > 0)).reshape(-1) > 0
 
     def score(self, histories: csr_matrix) -> Floats:
-        """Score all videos for learners by their counts of interactions, both (B, N).
+        """Score all videos for learners by their interactions, counted or weighted, both (B, N).
 
         A history without a fitted video is scored by popularity; videos without a watch come last.
         """
@@ -94,8 +98,9 @@ class ImplicitModel:
         return scores
 
     def _score(self, histories: csr_matrix) -> Floats:
-        if self.config.kind in ITEM_ITEM:
-            return np.asarray((histories @ self.items).todense())
+        if self.config.kind in (*ITEM_ITEM, *LINEAR):
+            product = histories @ self.items  # (B, N)
+            return np.asarray(product.todense() if issparse(product) else product)
         fold_in = self._fold_in_als if self.config.kind == "als" else self._fold_in_bpr
         learners: Floats = fold_in(histories) @ self.items.T  # (B, F) -> (B, N)
         return learners
@@ -112,18 +117,16 @@ class ImplicitModel:
         return factors
 
     def _fold_in_bpr(self, histories: csr_matrix) -> Floats:
-        """Fit each learner by BPR's gradient ascent (`bpr_learner`), since implicit has no fold-in, (B, F + 1)."""
-        learners = []
-        for start, end in zip(histories.indptr, histories.indptr[1:], strict=False):
-            watched, counts = histories.indices[start:end], histories.data[start:end].astype(np.float64)  # (H,)
-            settings = asdict(self.config), ITERATIONS["bpr"]
-            learners.append(np.r_[bpr_learner(self.items, self.popularity, watched, counts, *settings), 1.0])
-        return np.stack(learners)
+        """Fit each learner by BPR's gradient ascent (`bpr_learners`), since implicit has no fold-in, (B, F + 1)."""
+        rows, counts = (np.split(part, histories.indptr[1:-1]) for part in (histories.indices, histories.data))
+        parts = [(watched, count.astype(np.float64)) for watched, count in zip(rows, counts, strict=True)]
+        learners = bpr_learners(self.items, self.popularity, parts, asdict(self.config), ITERATIONS["bpr"])
+        return np.pad(learners, ((0, 0), (0, 1)), constant_values=1.0)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what `load` needs, as tensors."""
         state = {"popularity": torch.from_numpy(self.popularity)}
-        if self.config.kind in ITEM_ITEM:
+        if issparse(self.items):
             arrays = {"data": self.items.data, "indices": self.items.indices, "indptr": self.items.indptr}
             return state | {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
         return state if self.items is None else state | {"items": torch.from_numpy(np.asarray(self.items))}

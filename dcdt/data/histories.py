@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.interactions import Interactions
+from dcdt.data.interactions import Interactions, load_interactions
 from dcdt.data.tables import pad_lists
 from dcdt.data.types import Rows
 from dcdt.utils.errors import NotApplicable, UserError
@@ -43,12 +43,19 @@ class Histories:
         start, end = self.starts[position : position + 2]
         return self.items[start : start + np.searchsorted(self.times[start:end], time)]
 
-    def counts(self, users: Sequence[str | None], times: Sequence[float | None], n_videos: int) -> csr_matrix:
-        """Count how often each learner watched each of the N videos strictly before a time, (B, N)."""
+    def counts(
+        self, users: Sequence[str | None], times: Sequence[float | None], n_videos: int, decay: float = 1.0
+    ) -> csr_matrix:
+        """Count how often each learner watched each of the N videos strictly before a time, (B, N).
+
+        A watch counts `decay` to the power of the number of later ones of that history.
+        """
         histories = [self.watched_before(user, time) for user, time in zip(users, times, strict=True)]
-        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
-        return csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), n_videos))
+        lengths = np.array([len(history) for history in histories], dtype=np.int64)
+        rows, columns = np.repeat(np.arange(len(histories)), lengths), np.concatenate([self.items[:0], *histories])
+        n_later = np.repeat(lengths.cumsum(), lengths) - 1 - np.arange(len(rows))
+        counts = (decay**n_later).astype(np.float32)
+        return csr_matrix((counts, (rows, columns)), shape=(len(histories), n_videos))
 
     def last(self, users: Sequence[str | None], times: Sequence[float | None], length: int | None = None) -> Tensor:
         """Return rows of each learner's last videos strictly before a time, newest first, (B, L), padded with -1.
@@ -109,6 +116,21 @@ def held_out_askers(data: RankingDataModule) -> dict[str, list[UserAndTime]]:
                 )
             askers[name].append((None if user is None else str(user), time))
     return askers
+
+
+def count_watchers(data: RankingDataModule) -> tuple[Rows, int]:
+    """Count the learners who watched each video (N,) before the held-out queries, and all who watched any.
+
+    Raises:
+        NotApplicable: there are no interactions, or none before the held-out queries.
+    """
+    collection = data.collection
+    watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
+    askers = [asker for side in held_out_askers(data).values() for asker in side]
+    keep = fittable_watches(watches, askers, data.split.cutoff)
+    pairs = np.unique(np.stack([watches.item[keep], watches.user[keep]], axis=1), axis=0)  # (P, 2), each once
+    counts = np.bincount(pairs[:, 0], minlength=len(collection.videos))
+    return counts, len(np.unique(pairs[:, 1]))
 
 
 def fittable_watches(watches: Interactions, askers: Iterable[UserAndTime], cutoff: float | None) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dcdt.evaluation.lists import LIST_METRICS
 from dcdt.evaluation.statistics import FEW_UNITS, mean_interval, mean_over_runs, spread, t_ends
 from dcdt.evaluation.units import jackknife_error
 from dcdt.runs.reader import PairScores, Run
@@ -78,6 +79,17 @@ def ranking_cell(runs: Sequence[Run], metric: str, side: str = "test", kind: str
     by_run = [per_query([run], metric, side, kind, warm).values() for run in runs]
     means = [float(np.mean(list(values_of_run))) for values_of_run in by_run if values_of_run]
     return replace(number, spread=spread(means))
+
+
+def list_cells(runs: Sequence[Run]) -> dict[str, Number]:
+    """Compute the mean over runs of each of LIST_METRICS at the largest k; empty where a run has none."""
+    k = max(int(k) for k in runs[0].config["ks"])
+    cells = {}
+    for name in LIST_METRICS:
+        values = [run.metrics[key] for run in runs if (key := f"test/{name}@{k}") in run.metrics]
+        if len(values) == len(runs):
+            cells[f"{name}@{k}"] = Number(float(np.mean(values)), spread=spread(values))
+    return cells
 
 
 def units_by_query(runs: Sequence[Run], side: str = "test") -> dict[str, str]:

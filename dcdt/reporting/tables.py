@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dcdt.config import search_space
+from dcdt.evaluation.lists import LIST_METRICS
 from dcdt.reporting.breakdowns import (
     Parts,
     cost_table,
@@ -16,7 +17,7 @@ from dcdt.reporting.breakdowns import (
     training_table,
     warmth_parts,
 )
-from dcdt.reporting.cells import PAIR_METRICS, Number, pair_cells, per_query, ranking_cell
+from dcdt.reporting.cells import PAIR_METRICS, Number, list_cells, pair_cells, per_query, ranking_cell
 from dcdt.reporting.comparisons import MARGIN, Comparison, compare
 from dcdt.reporting.table_types import (
     CELL_CAPTION,
@@ -41,6 +42,11 @@ REPORTED = {  # the paper's table, in fractions; its "accuracy" is consistent wi
     "dcdt": {"accuracy": 0.821, "recall": 0.784, "f1": 0.802, "mrr": 0.641},
 }
 NAMES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
+LIST_CAPTION = (
+    "Of the first k videos of each query: coverage@k, the share of all videos that stand in any of these lists; "
+    "popularity@k, the mean share of the learners who had watched a video; novelty@k, the mean of -log2 of that share "
+    "(one learner added), in bits. None is better high or low by itself."
+)
 REPORTED_NAMES = {
     "accuracy": "Accuracy (reported; consistent with precision)",
     "recall": "Recall (reported)",
@@ -265,6 +271,7 @@ def _main_table(
             cells |= parts.cells.get(variant.label, {})
             cells |= {f"pair_{name}": number for name, number in pair_cells(variant.runs).items()}
             cells |= {name: number for name in ranked if (number := ranking_cell(variant.runs, name))}
+            cells |= list_cells(variant.runs)
         if names.count(variant.model) == 1:
             cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(variant.model, {}).items()}
         rows.append(Row(variant.label, cells, _missing_jobs_note(variant, all_folds)))
@@ -272,16 +279,18 @@ def _main_table(
     columns |= parts.columns
     columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
     columns |= {name: metric_name(name) for name in ranked}
+    list_columns = {key: key for row in rows for key in row.cells if key.partition("@")[0] in LIST_METRICS}
+    columns |= list_columns
     columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
     used = {key for row in rows for key in row.cells}
     columns = {key: heading for key, heading in columns.items() if key in used}
-    ranked_columns = {key for key in columns if key != "n" and not key.startswith("reported_")}
+    ranked_columns = {key for key in columns if key not in {"n", *list_columns} and not key.startswith("reported_")}
     return Table(
         "main",
         f"Comparison on {metadata['collection']}",
         columns,
         mark_best(rows, ranked_columns, complete),
-        _main_caption(metadata, ranked[0]),
+        _main_caption(metadata, ranked[0]) + (f" {LIST_CAPTION}" if list_columns else ""),
         [*([parts.note] if parts.note else []), *_main_notes(variants, complete, reference, used)],
     )
 

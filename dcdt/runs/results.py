@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.histories import count_watchers
 from dcdt.data.splits import Split, warmth
 from dcdt.data.types import Collection
+from dcdt.evaluation.lists import LIST_METRICS, list_metrics
 from dcdt.evaluation.pairs import best_f1_threshold, pair_metrics
 from dcdt.models.query_batch import query_batch
 from dcdt.models.ranking import MAX_STORED_SCORES, SideResult
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
+from dcdt.utils.errors import NotApplicable
 from dcdt.utils.files import atomic_write, write_json, write_text
 
 _BLANK = re.compile(r"\s")
@@ -40,6 +43,22 @@ def summarise(results: dict[str, SideResult]) -> dict[str, float]:
             if pairs is not None:
                 pair_values = pair_metrics(*_columns(pairs), threshold)
                 summary.update({f"{side}/pair_{name}": value for name, value in pair_values.items()})
+    return summary
+
+
+def summarise_lists(results: dict[str, SideResult], data: RankingDataModule) -> dict[str, float]:
+    """Coverage, popularity and novelty (`list_metrics`) of every side, in a collection without questions."""
+    if data.collection.has_questions:
+        return {}
+    try:
+        watchers = count_watchers(data)
+    except NotApplicable:
+        return {}
+    k, summary = data.ks[-1], dict[str, float]()
+    for side, result in results.items():
+        scores, rows = (part[:, :k].numpy() for part in result.top)
+        values = list_metrics(rows, scores > -np.inf, *watchers, data.sides[side].n_candidates)
+        summary |= {f"{side}/{name}@{k}": value for name, value in zip(LIST_METRICS, values, strict=True)}
     return summary
 
 

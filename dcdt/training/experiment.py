@@ -36,7 +36,7 @@ def run(
     # torch and lightning take seconds to import: only after the configuration and the texts have been checked
     from dcdt.reporting.run_figures import run_figures
     from dcdt.runs.provenance import provenance
-    from dcdt.runs.results import summarise, write_moments, write_results
+    from dcdt.runs.results import summarise, summarise_lists, write_moments, write_results
     from dcdt.training import build, fit, summary, tuner
     from dcdt.training.outcome import Outcome
 
@@ -59,7 +59,7 @@ def run(
 
     reference = build.reference_results(tables, best.trainer, data)
     results, seconds = fit.test(best, data)
-    metrics: dict[str, float] = summarise(results) | best.model.statistics()
+    metrics: dict[str, float] = summarise(results) | summarise_lists(results, data) | best.model.statistics()
     metrics |= {f"zero_shot/{name}": value for name, value in summarise(reference).items()}
     notes = write_results(folder, results, metrics, data)
     write_moments(folder, best.model, data)

@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from sklearn.linear_model import ElasticNet
 from support import make_collection, prepare, quiet_trainer, slow_but
 
 from baselines.collaborative import Collaborative
 from baselines.config import CollaborativeConfig
 from baselines.implicit_models import ITERATIONS, ImplicitModel
+from baselines.linear import fit_ease, fit_slim
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.utils.errors import NotApplicable, UserError
 
-KINDS = ["als", "bpr", "cosine", "tfidf", "bm25"]
+KINDS = ["als", "bpr", "cosine", "tfidf", "bm25", "ease", "slim"]
 N_VIDEOS, N_QUERIES, N_LEARNERS = 20, 60, 30
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -128,6 +130,36 @@ def test_a_learner_without_history_gets_the_popular_and_a_video_nobody_watched_s
     np.testing.assert_array_equal(scores[:2, watched], np.tile(board.sum(0)[watched], (2, 1)))
     assert (scores.argmin(1) == 4).all()
     assert not np.array_equal(scores[2, watched], scores[0, watched])
+
+
+def test_ease_is_the_ridge_regression_of_each_video_on_the_others():
+    rng = np.random.default_rng(0)
+    watched = rng.random((40, 9)) * (rng.random((40, 9)) < 0.4)
+    weights = fit_ease(csr_matrix(watched), 3.0)
+    for video in range(9):
+        others = np.delete(watched, video, axis=1)
+        expected = np.linalg.solve(others.T @ others + 3.0 * np.eye(8), others.T @ watched[:, video])
+        np.testing.assert_allclose(np.delete(weights[:, video], video), expected, rtol=1e-5, atol=1e-7)
+    assert (np.diag(weights) == 0).all()
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.3, 2.0), (2.0, 1.0), (0.05, 0.5)])
+def test_slim_is_the_elastic_net_of_each_video_on_the_others(l1, l2):
+    rng = np.random.default_rng(0)
+    watched = rng.integers(1, 3, (40, 9)) * (rng.random((40, 9)) < 0.4)
+    weights = fit_slim(csr_matrix(watched), l1, l2).toarray()
+    net = {"alpha": (l1 + l2) / 40, "l1_ratio": l1 / (l1 + l2), "positive": True, "fit_intercept": False}
+    for video in range(9):
+        others = np.delete(watched, video, axis=1)
+        expected = ElasticNet(**net, tol=1e-9, max_iter=10_000).fit(others, watched[:, video]).coef_
+        np.testing.assert_allclose(np.delete(weights[:, video], video), expected, atol=5e-4)
+    assert (np.diag(weights) == 0).all() and 0 < (weights > 0).mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["ease", "slim"])
+def test_linear_kinds_refuse_what_would_not_fit_in_memory(kind):
+    with pytest.raises(UserError, match=rf"model\.kind={kind} takes at most 20,000 videos.*here are 20,001"):
+        fitted(kind, csr_matrix((2, 20_001)))
 
 
 def test_tfidf_stays_finite_where_learners_weigh_nothing():
@@ -273,6 +305,26 @@ def test_who_is_fitted_on_what(folder):
     assert model.model.popularity.tolist() == expected.tolist()
     assert 0 < len(first) < N_LEARNERS
     assert any(user in first and time >= first[user] for user, _, time in read_watches(folder))
+
+
+@pytest.mark.parametrize("kind", ["ease", "slim"])
+def test_linear_kinds_weigh_a_watch_by_how_many_the_learner_had_later(folder, kind):
+    """Asked with a decay: the latest watch weighs 1, the one before it the decay, and so on; fitted on counts."""
+    model, _, scores = run_on(folder, kind, decay=0.5, l2=5.0)
+    plain = run_on(folder, kind, l2=5.0)[0]
+    items, same = (one.model.items.toarray() if kind == "slim" else one.model.items for one in (model, plain))
+    np.testing.assert_array_equal(items, same)
+    known, checked = model.model.popularity > 0, 0
+    for row, found in scores.items():
+        user, time = asked(row)
+        own = sorted((w for w in read_watches(folder) if w[0] == user and w[2] < time), key=lambda w: (w[2], w[1]))
+        expected = np.zeros(N_VIDEOS)
+        for age, (_, item, _) in enumerate(reversed(own)):
+            expected += 0.5**age * items[int(item[1:])]
+        if any(known[int(item[1:])] for _, item, _ in own):
+            np.testing.assert_allclose(found.numpy()[known], expected[known], atol=1e-6)
+            checked += len(own) > 2
+    assert checked > 5
 
 
 def test_cold_queries_are_counted_and_ranked_by_popularity(folder):

@@ -1,10 +1,13 @@
+import math
+
 import numpy as np
 import pytest
 from support import make_collection, prepare
 
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
-from dcdt.data.datamodule import side_tensors
+from dcdt.data.datamodule import RankingDataModule, side_tensors
+from dcdt.data.histories import count_watchers
 from dcdt.data.splits import make_split
 from dcdt.utils.errors import UserError
 
@@ -53,6 +56,25 @@ def test_the_last_video_is_asked_for_and_the_earlier_ones_are_not_ranked(tmp_pat
     assert other.content_hash == collection.content_hash and named(other, other.excluded) == named(
         collection, collection.excluded
     )
+
+
+@pytest.mark.parametrize("split", ["time", "folds"])
+def test_watchers_are_counted_once_a_learner_and_before_the_held_out_queries(tmp_path, split):
+    folder = make_watches(tmp_path / "made")
+    with (folder / "interactions.csv").open("a") as file:
+        file.write("u00,v3,0\nu00,v3,1\nu00,v3,2\n")
+    made = prepare(folder, SplitConfig(split, 0, 10, "all"), pairs=False)
+    data = RankingDataModule(made.collection, made.split, {}, None, 16, 0)
+    rows = [line.split(",") for line in (folder / "interactions.csv").read_text().splitlines()[1:]]
+    limits = {}
+    for side in made.split.sides.values():
+        for query in (made.collection.queries.metadata[row] for row in side.queries.tolist()):
+            limits[query["user_id"]] = min(query["timestamp"], limits.get(query["user_id"], math.inf))
+    cutoff = math.inf if made.split.cutoff is None else made.split.cutoff
+    seen = {(item, user) for user, item, time in rows if float(time) < min(cutoff, limits.get(user, math.inf))}
+    counts, n_learners = count_watchers(data)
+    assert counts.tolist() == [sum(item == name for item, _ in seen) for name in made.collection.videos.ids]
+    assert n_learners == len({user for _, user in seen}) and 0 < counts.sum() < len(rows)
 
 
 def test_learners_are_divided_in_order_of_time_and_none_twice(tmp_path):

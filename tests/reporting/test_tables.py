@@ -1,3 +1,6 @@
+import json
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +11,7 @@ from dcdt.evaluation.statistics import holm
 from dcdt.reporting.cells import Number, pair_cells, ranking_cell
 from dcdt.reporting.figures import learning_curves, make_figures
 from dcdt.reporting.table_types import Row, mark_best
-from dcdt.reporting.tables import make_report
+from dcdt.reporting.tables import LIST_CAPTION, make_report
 from dcdt.runs.reader import read_runs
 from dcdt.utils.errors import UserError
 
@@ -264,6 +267,31 @@ def test_cold_learners_and_several_code_versions_are_said(tmp_path):
     notes = " ".join(table(report_of(tmp_path), "main").notes)
     assert "5 of 12 test queries came from learners without a history" in notes
     assert "2 versions of the code" in notes
+
+
+def test_lists_have_columns_where_every_run_of_a_row_measured_them(tmp_path):
+    for model, seed, coverage in [("collaborative", 0, 0.25), ("collaborative", 1, 0.75), ("zero_shot", 0, 0.125)]:
+        folder = write_run(tmp_path, model, seed=seed)
+        measured = {"test/coverage@10": coverage, "test/popularity@10": 0.125, "test/novelty@10": 6.5}
+        (folder / "metrics.json").write_text(json.dumps(measured))
+    half = [write_run(tmp_path, "bm25", seed=seed) for seed in (0, 1)]
+    (half[0] / "metrics.json").write_text('{"test/coverage@10": 1.0}')
+    main = table(report_of(tmp_path), "main")
+    measured_columns = [key for key in main.columns if not key.startswith("reported_")]
+    assert measured_columns[-3:] == ["coverage@10", "popularity@10", "novelty@10"]
+    rows = {row.name: row.cells for row in main.rows}
+    assert rows["collaborative"]["coverage@10"].value == 0.5
+    assert rows["collaborative"]["coverage@10"].spread == pytest.approx(np.std([0.25, 0.75], ddof=1))
+    assert rows["collaborative"]["novelty@10"].value == 6.5
+    assert not any(key.startswith(("coverage", "popularity", "novelty")) for key in rows["bm25"])
+    assert not any(rows[name]["coverage@10"].best for name in ("collaborative", "zero_shot"))
+    assert LIST_CAPTION in main.caption
+
+
+def test_collections_with_questions_have_no_columns_of_lists(comparison):
+    main = table(report_of(comparison), "main")
+    assert not any(key.partition("@")[0] in ("coverage", "popularity", "novelty") for key in main.columns)
+    assert LIST_CAPTION not in main.caption
 
 
 def test_parts_with_fewer_than_thirty_queries_are_listed_not_shown(tmp_path):

@@ -5,16 +5,18 @@ import ir_measures
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import prepare, quiet_trainer
+from support import make_collection, prepare, quiet_trainer
 
 from baselines.config import ZeroShotConfig
 from baselines.zero_shot import ZeroShot
 from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.histories import count_watchers
 from dcdt.data.splits import warmth
+from dcdt.evaluation.lists import LIST_METRICS
 from dcdt.evaluation.pairs import best_f1_threshold
 from dcdt.runs.folder import RunFolder
-from dcdt.runs.results import _columns, summarise, write_results
+from dcdt.runs.results import _columns, summarise, summarise_lists, write_results
 
 SPLITS = {"query": SplitConfig("query", 3, 10, "all"), "video": SplitConfig("video", 1, 10, "all")}
 
@@ -45,6 +47,38 @@ def test_metrics_are_the_means_of_every_side(run):
         assert metrics[f"{side}/mrr"] == pytest.approx(np.mean(result.metrics["mrr"].tolist()))
         assert metrics[f"{side}/n_queries"] == len(result.queries)
         assert metrics[f"{side}/tie_rate"] == 0
+
+
+def without_questions(folder, n_videos=20):
+    """A collection of 40 learners who watched six videos each, and the results of the mean of their vectors."""
+    make_collection(folder, n_videos=n_videos)
+    (folder / "queries.jsonl").unlink()
+    rng = np.random.default_rng(0)
+    lines = "".join(
+        f"u{user},v{item},{user + 10 * at}\n"
+        for user in range(40)
+        for at, item in enumerate(rng.permutation(n_videos)[:6])
+    )
+    (folder / "interactions.csv").write_text(f"user_id,item_id,timestamp\n{lines}")
+    made = prepare(folder, SplitConfig("time", 0, 10, "all"), pairs=False)
+    data = RankingDataModule(made.collection, made.split, {}, None, 16, 7, (1, 3))
+    model = ZeroShot(ZeroShotConfig("zero_shot", ["title", "text"], "none", "mean"), made.tables)
+    quiet_trainer().test(model, datamodule=data, verbose=False)
+    return data, model.results
+
+
+def test_lists_are_measured_where_there_are_no_questions(tmp_path):
+    data, results = without_questions(tmp_path / "made")
+    summary = summarise_lists(results, data)
+    assert set(summary) == {f"{side}/{name}@3" for side in data.sides for name in LIST_METRICS}
+    watchers, n_learners = count_watchers(data)
+    result = results["test"]
+    best = [scores.argsort(descending=True)[:3].tolist() for scores in result.scores]
+    assert summary["test/coverage@3"] == len({row for rows in best for row in rows}) / data.sides["test"].n_candidates
+    shares = [sum(float(watchers[row]) for row in rows) / 3 / n_learners for rows in best]
+    assert summary["test/popularity@3"] == pytest.approx(sum(shares) / len(shares))
+    data.collection = replace(data.collection, has_questions=True)
+    assert summarise_lists(results, data) == {}
 
 
 def test_pair_metrics_use_the_threshold_of_validation(run):

@@ -78,6 +78,8 @@ READ = [
     ("cosine", {"neighbours"}),
     ("tfidf", {"neighbours"}),
     ("bm25", {"neighbours"}),
+    ("ease", {"l2", "decay"}),
+    ("slim", {"l1", "l2", "decay"}),
     ("popularity", set()),
 ]
 

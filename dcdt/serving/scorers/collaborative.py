@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from dcdt.config.registry import MODELS as REGISTERED
-from dcdt.models.bpr import bpr_learner
+from dcdt.models.bpr import bpr_learners
 from dcdt.serving.arrow import to_numpy
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores, read_arrays
@@ -28,7 +28,7 @@ from dcdt.serving.scorers.base import (
     require,
 )
 
-ITEM_ITEM = ("cosine", "tfidf", "bm25")
+ITEM_ITEM = ("cosine", "tfidf", "bm25", "slim")
 
 
 class CollaborativeManifest(ScorerManifest):
@@ -102,7 +102,7 @@ class CollaborativeScorer(Scorer):
             kind=CollaborativeScorer.kind,
             name=name,
             reads_history=True,
-            config=asdict(model.model.config),
+            config=asdict(model.model.config) | {"decay": model.model.config.recency},
             unseen=float(scores.min()),
         )
         return Export(manifest, {f"popularity_{number}": pa.array(scores)}, {}, arrays)
@@ -136,11 +136,13 @@ def collaborative_scores(config: dict[str, Any], arrays: dict[str, NDArray[Any]]
     """
     popularity = arrays["popularity"]
     scores = popularity.astype(np.float64)
-    own, counts = np.unique(items, return_counts=True)  # (H,)
+    own, index = np.unique(items, return_inverse=True)  # (H,), (L,)
+    n_later = np.arange(len(items))[::-1]
+    weights: Scores = np.bincount(index, config.get("decay", 1.0) ** n_later).astype(np.float64)
     if config["kind"] != "popularity" and (popularity[own] > 0).any():
         kind = config["kind"]
-        score = _item_item if kind in ITEM_ITEM else _als if kind == "als" else _bpr
-        scores = score(config, arrays, own, counts.astype(np.float64))
+        score = _item_item if kind in ITEM_ITEM else {"als": _als, "bpr": _bpr, "ease": _ease}[kind]
+        scores = score(config, arrays, own, weights)
     unseen = popularity == 0
     scores[unseen] = scores.min() - 1
     return scores
@@ -164,6 +166,10 @@ def _als(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[n
     return np.asarray(factors @ np.linalg.solve(left, trust @ liked))
 
 
+def _ease(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[np.int64], weights: Scores) -> Scores:
+    return np.asarray(weights @ arrays["items"][own].astype(np.float64))
+
+
 def _bpr(config: dict[str, Any], arrays: dict[str, NDArray[Any]], own: NDArray[np.int64], counts: Scores) -> Scores:
-    learner = bpr_learner(arrays["items"], arrays["popularity"], own, counts, config)
+    (learner,) = bpr_learners(arrays["items"], arrays["popularity"], [(own, counts)], config)
     return np.asarray(arrays["items"] @ np.r_[learner, 1.0])
