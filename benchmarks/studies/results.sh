@@ -90,12 +90,14 @@ page() {
       local udemy="$(data udemy_interactions) split=time trainer=cpu trials=4"
       sweep udemy_items $udemy model=collaborative model.kind=popularity,cosine,tfidf,bm25
       sweep udemy_als $udemy trials=8 model=collaborative model.kind=als
+      sweep udemy_linear $udemy trials=8 model=collaborative model.kind=ease,slim,bpr
       sweep udemy_texts $udemy model=zero_shot,zero_shot_history
       sweep udemy_whitened $udemy model=zero_shot_history model.whiten=soft
       sweep udemy_towers $udemy model=dcdt_history model.history=mean,attention
       sweep udemy_frozen $udemy model=dcdt_history model.videos=frozen
       sweep udemy_hybrid $udemy model=hybrid_history
-      report udemy udemy_items udemy_als udemy_texts udemy_whitened udemy_towers udemy_frozen udemy_hybrid ;;
+      report udemy udemy_items udemy_als udemy_linear udemy_texts udemy_whitened udemy_towers udemy_frozen \
+        udemy_hybrid ;;
     simulated) # the end of personalisation.md
       sweep simulated $FOLDS trainer=cpu model=zero_shot,dcdt_history,collaborative
       sweep simulated_kinds $FOLDS trainer=cpu model=dcdt_history model.history=mean,none
