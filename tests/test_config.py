@@ -262,7 +262,21 @@ def two_stage_joint(settings):
     assert (settings.batch_size, settings.trainer.max_epochs, settings.split.name) == (32, 20, "query")
 
 
-EXPERIMENTS = {"paper": paper, "best": best, "residual": residual, "two_stage_joint": two_stage_joint}
+def encoder(settings):
+    """The last layers of the encoder by a softmax over the batch, with warm-up."""
+    assert getattr(settings.model, "second", settings.model).name == "dcdt_encoder"
+    assert (settings.sampler.name, settings.loss.name, settings.batch_size) == ("in_batch", "infonce", 32)
+    assert (settings.optimizer.lr, settings.optimizer.schedule, settings.optimizer.warmup_steps) == (
+        1e-4,
+        "linear",
+        0.1,
+    )
+
+
+EXPERIMENTS = {
+    **{"paper": paper, "best": best, "residual": residual, "two_stage_joint": two_stage_joint},
+    **{"encoder": encoder, "hybrid_encoder": encoder},
+}
 SEARCHES = {"search"}  # what Optuna draws from is no list of choices
 
 
