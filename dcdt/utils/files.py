@@ -140,13 +140,13 @@ def read_limited(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     return content.decode("utf-8")
 
 
-def refuse_outside_links(folder: Path, root: Path) -> None:
-    """Refuse to write into a folder of `root` that is, or holds, a link which leads out of `root`.
+def refuse_outside_links(folder: Path, root: Path, deep: bool = True) -> None:
+    """Refuse to write into a folder of `root` that is, or if `deep` holds, a link which leads out of `root`.
 
     Raises:
         UserError: names the link.
     """
-    for path in (folder, *folder.rglob("*")):
+    for path in (folder, *(folder.rglob("*") if deep else ())):
         if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
             raise UserError(
                 f"{path} is a link that leads out of {root}, and nothing is written there. Remove the link."

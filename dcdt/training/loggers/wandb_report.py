@@ -36,7 +36,7 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     Raises:
         UserError: W&B refuses.
     """
-    refuse_outside_links(folder / "wandb", folder)
+    refuse_outside_links(folder / "wandb", folder, deep=False)  # wandb itself links its debug logs
     runs = [run for variant in report.variants for run in variant.runs]
     logger, group = report.best.runs[0].config["logger"], folder.resolve().name
     common = {"project": logger.get("project") or "dcdt", "entity": logger.get("entity"), "group": group}
