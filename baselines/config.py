@@ -88,16 +88,11 @@ class CollaborativeConfig:
         return self.decay if self.kind in LINEAR else 1.0
 
 
-@schema
-class HybridConfig:
-    """Fusion of the scores of two models, each with a configuration of its own."""
+class _TwoParts:
+    """What two models inside another one read together."""
 
-    name: str
-    fusion: Literal["convex", "rrf"]
-    tune_on: Literal["val", "judged"]
-    k: Count
-    first: Annotated[Any, model_part()]
-    second: Annotated[Any, model_part()]
+    first: Any
+    second: Any
 
     @property
     def fields(self) -> list[str]:
@@ -112,7 +107,19 @@ class HybridConfig:
 
 
 @schema
-class HybridEncoderConfig:
+class HybridConfig(_TwoParts):
+    """Fusion of the scores of two models, each with a configuration of its own."""
+
+    name: str
+    fusion: Literal["convex", "rrf"]
+    tune_on: Literal["val", "judged"]
+    k: Count
+    first: Annotated[Any, model_part()]
+    second: Annotated[Any, model_part()]
+
+
+@schema
+class HybridEncoderConfig(_TwoParts):
     """Fusion of a model that needs no epochs with the trained encoder."""
 
     name: str
@@ -120,17 +127,6 @@ class HybridEncoderConfig:
     second: Annotated[Any, model_part(only=("dcdt_encoder",))]
     fusion: Literal["convex"] = "convex"
     k: Count = 60  # no setting of the convex fusion
-
-    @property
-    def fields(self) -> list[str]:
-        """Fields that either part reads."""
-        parts = (getattr(part, "fields", ["title", "text"]) for part in (self.first, self.second))
-        return list(dict.fromkeys(name for names in parts for name in names))
-
-    @property
-    def vector_fields(self) -> list[str]:
-        """Fields whose vectors are loaded."""
-        return list(dict.fromkeys(name for part in (self.first, self.second) for name in vector_fields(part)))
 
 
 SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1

@@ -61,12 +61,20 @@ class Hybrid(Recommender):
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
+        self.prepare_components(data)
+        if self.config.fusion == "convex":
+            self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
+
+    def prepare_components(self, data: RankingDataModule) -> None:
+        """Prepare both components, and take the order of equal scores."""
         self.first.prepare(data)
         self.second.prepare(data)
         self.order = data.ties.on(self.tables.device)
-        if self.config.fusion == "convex":
-            value_of = validate_weights(self, data, getattr(self.config, "tune_on", "val") == "judged")
-            self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
+
+    def choose_weight(self, data: RankingDataModule, judged: bool = False) -> None:
+        """Take the best weight for the validation queries; if `judged`, for these and the training queries."""
+        value_of = validate_weights(self, data, judged)
+        self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
     def statistics(self) -> dict[str, float]:
         """Return the chosen weight of the first component, and the figures of both."""

@@ -17,7 +17,7 @@ from dcdt.models.encoder import EncoderTowers
 from dcdt.models.recommender import Recommender
 
 from .config import HybridEncoderConfig
-from .hybrid import WEIGHTS, Hybrid, validate_weights
+from .hybrid import Hybrid
 
 
 class HybridEncoder(Hybrid):
@@ -58,15 +58,12 @@ class HybridEncoder(Hybrid):
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Fit the first model."""
-        self.first.prepare(data)
-        self.second.prepare(data)
-        self.order = data.ties.on(self.tables.device)
+        self.prepare_components(data)
 
     def on_validation_epoch_start(self) -> None:
         """Choose the weight."""
         super().on_validation_epoch_start()
-        value_of = validate_weights(self, self.data)
-        self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
+        self.choose_weight(self.data)
 
     def on_train_epoch_start(self) -> None:
         """Let the sampler mine with the current encoder."""

@@ -201,8 +201,8 @@ class Peer(Recommender):
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score all videos for B learners, (B, N): by popularity without a fitted video, unwatched videos last."""
-        asked = list(zip(queries.users, queries.times, strict=True))
-        histories = [self.histories.watched_before(user, when) for user, when in asked]
+        askers = list(zip(queries.users, queries.times, strict=True))
+        histories = [self.histories.watched_before(user, when) for user, when in askers]
         counts = self.histories.counts(queries.users, queries.times, len(self.popularity))
         scores = np.asarray(self.scorer(counts, histories), dtype=np.float64)
         is_cold = counts @ self.popularity == 0

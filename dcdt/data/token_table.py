@@ -1,6 +1,6 @@
 """Token ids of all texts of a collection, and what the frozen layers of an encoder make of them: ragged tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,21 +40,11 @@ class TokenTable:
     def padded(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Find the tokens of texts (B,): rows of the tables (B, L), and which of them are no padding, (B, L)."""
         starts = self.offsets[texts].unsqueeze(1)  # (B, 1)
-        lengths = self.offsets[texts + 1].unsqueeze(1) - starts
-        at = torch.arange(int(lengths.max()))
-        mask = at < lengths  # (B, L)
-        return torch.where(mask, starts + at, starts).to(self.ids.device), mask.to(self.ids.device)
+        lengths = self.lengths(texts).unsqueeze(1)  # (B, 1)
+        place = torch.arange(int(lengths.max()))
+        mask = place < lengths  # (B, L)
+        return torch.where(mask, starts + place, starts).to(self.ids.device), mask.to(self.ids.device)
 
-    def batches(self, texts: Tensor, limit: int) -> Iterator[Tensor]:
-        """Divide texts (m,), from the shortest to the longest, into batches of at most `limit` padded tokens.
-
-        Returns:
-            Positions in `texts` of each batch.
-        """
-        lengths = self.offsets[texts + 1] - self.offsets[texts]
-        order = lengths.argsort(stable=True)
-        start = 0
-        for end in range(1, len(order) + 1):
-            if end == len(order) or int(lengths[order[end]]) * (end + 1 - start) > limit:
-                yield order[start:end]
-                start = end
+    def lengths(self, texts: Tensor) -> Tensor:
+        """Count the tokens of texts (B,): (B,)."""
+        return self.offsets[texts + 1] - self.offsets[texts]

@@ -22,7 +22,8 @@ from dcdt.data.spoken import texts_to_embed
 from dcdt.data.token_table import TokenTable
 from dcdt.data.types import Collection
 from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig
-from dcdt.embeddings.providers.division import FrozenLayers
+from dcdt.embeddings.providers.batching import token_batches
+from dcdt.embeddings.providers.division import FrozenLayers, count_frozen
 from dcdt.embeddings.providers.local_models import local_space
 from dcdt.embeddings.providers.pooling import load_model
 from dcdt.embeddings.tables import allocate
@@ -62,9 +63,7 @@ def load_tokens(
     if not isinstance(embedder, LocalEmbedderConfig):
         raise UserError(f"embedder={embedder.name} cannot be trained here; model=dcdt_encoder needs embedder=local.")
     pooled, tokenizer = load_model(embedder)
-    available = pooled.model.config.num_hidden_layers
-    if trainable > available:
-        raise UserError(f"model.trainable_layers is {trainable}; {embedder.package} has {available} layers.")
+    n_frozen = count_frozen(pooled.model, trainable, embedder)
     columns = [collection.queries.texts if collection.has_questions else [""] * len(collection.queries)]
     columns += [collection.vector_texts(name) for name in fields]
     number: dict[str, int] = {}
@@ -80,18 +79,18 @@ def load_tokens(
     ids = torch.tensor([token for tokens in token_ids for token in tokens], dtype=torch.int32)
     offsets = torch.tensor(list(accumulate(map(len, token_ids), initial=0)))
     by_name = dict(zip(fields, numbers[1:], strict=True))
-    table = TokenTable(ids, offsets, numbers[0], by_name, embedder, available - trainable)
+    table = TokenTable(ids, offsets, numbers[0], by_name, embedder, n_frozen)
     width = pooled.model.config.hidden_size
     gigabytes = len(ids) * width * 2 / 1e9
-    kept = gigabytes <= max_gigabytes
+    is_small = gigabytes <= max_gigabytes
     if progress:
-        where = "kept" if kept else f"over model.max_gigabytes={max_gigabytes:g}, so computed in each batch"
+        where = "kept" if is_small else f"over model.max_gigabytes={max_gigabytes:g}, so computed in each batch"
         print(  # noqa: T201 - output of the commands
-            f"states of layer {table.layer} of {available}: {len(number):,} texts, {len(ids):,} tokens, "
+            f"states of layer {n_frozen} of {n_frozen + trainable}: {len(number):,} texts, {len(ids):,} tokens, "
             f"{gigabytes:.2g} GB, {where}",
             flush=True,
         )
-    if kept:
+    if is_small:
         folder = Path(cache_folder) / f"{local_space(embedder).folder}_layer-{table.layer}"
         table.states = allocate((len(ids), width), torch.float16, Path(cache_folder) if mapped else None)
         _fill(table, parts, FrozenLayers(pooled.model, table.layer), folder, progress)
@@ -125,7 +124,7 @@ def _fill(
 def _make(table: TokenTable, texts: Tensor, layers: FrozenLayers) -> None:
     """Compute the states of texts (m,)."""
     assert table.states is not None
-    for positions in table.batches(texts, table.embedder.batch_tokens):
+    for positions in token_batches(table.lengths(texts).tolist(), table.embedder.batch_tokens):
         rows, mask = table.padded(texts[positions])
         states = layers(table.ids[rows].long(), mask)  # (b, L, H)
         table.states[rows[mask]] = states[mask].clamp(-LARGEST, LARGEST).half()

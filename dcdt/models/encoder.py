@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from dcdt.data.tables import BLOCK, Tables
 from dcdt.embeddings.config import LocalEmbedderConfig
+from dcdt.embeddings.providers.batching import token_batches
 from dcdt.embeddings.providers.division import TopLayers, divide
 from dcdt.embeddings.providers.pooling import load_model
-from dcdt.losses.distances import chord
-from dcdt.losses.similarities import pairwise_dot
 from dcdt.models.config import EncoderConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.query_batch import QueryBatch
@@ -104,7 +103,8 @@ class EncoderTowers(PairRecommender):
         tokens = self.tables.tokens
         assert tokens is not None
         pooled, order = [], []
-        for positions in tokens.batches(texts, tokens.embedder.batch_tokens):
+        for batch in token_batches(tokens.lengths(texts).tolist(), tokens.embedder.batch_tokens):
+            positions = torch.tensor(batch)
             rows, mask = tokens.padded(texts[positions])
             if tokens.states is not None:
                 states = tokens.states[rows].float()  # (b, L, H)
@@ -124,13 +124,6 @@ class EncoderTowers(PairRecommender):
         pooled, tokenizer = load_model(config)
         pooled.model.load_state_dict(self.layers.weights_of_whole(self.tables.tokens.layer), strict=False)
         return pooled, tokenizer, config
-
-    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
-        """Compute cosines of B queries with their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""
-        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
-        if position is not None:
-            similarity = similarity.gather(1, position)  # (B, C)
-        return chord(similarity) if self.loss.measure == "distance" else similarity
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Divide the parameters: each layer below the last learns by `layer_decay` more slowly; biases do not decay."""

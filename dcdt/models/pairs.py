@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dcdt.config import Named
 from dcdt.data.datamodule import RankingDataModule, side_tensors
 from dcdt.data.tables import Tables
+from dcdt.losses.distances import chord
 from dcdt.losses.similarities import dot, pairwise_dot
 from dcdt.models.components import make_component, z_scores
 from dcdt.models.config import OptimizerConfig
@@ -68,7 +69,9 @@ class PairRecommender(Recommender):
         return bool(self.loss.measure == "distance" and not self.attends_candidates)
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
-        """Compute the distances or similarities, as the loss takes them, of B queries to C videos each.
+        """Compute similarities, or `sqrt(2 - 2 s)` if the loss takes distances, of B queries to C videos each.
+
+        Subclasses that encode no vectors, or measure in another way, define their own.
 
         Args:
             queries: (B, D) frozen query vectors.
@@ -78,7 +81,10 @@ class PairRecommender(Recommender):
         Returns:
             (B, C).
         """
-        raise NotImplementedError
+        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        if position is not None:
+            similarity = similarity.gather(1, position)  # (B, C)
+        return chord(similarity) if self.measures_distance else similarity
 
     def query_inputs(self, rows: Tensor) -> Tensor:
         """Return what `match` takes of query rows (B,): their frozen vectors, (B, D)."""

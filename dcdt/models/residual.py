@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.data.tables import Tables
-from dcdt.losses.distances import chord
-from dcdt.losses.similarities import pairwise_dot
 from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.passages import make_pooling
@@ -88,13 +86,6 @@ class ResidualTowers(PairRecommender):
             if self.fusion is None
             else contributions | {"together": self.fusion(torch.cat(outputs, dim=-1))}
         )
-
-    def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
-        """Compute similarities of B queries to their videos, or `sqrt(2 - 2 s)` if the loss takes distances: (B, C)."""
-        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
-        if position is not None:
-            similarity = similarity.gather(1, position)  # (B, C)
-        return chord(similarity) if self.loss.measure == "distance" else similarity
 
     def _tower(self, index: int, vectors: Tensor) -> Tensor:
         """Apply the query's tower (0) or a field's (1, 2, ...) to frozen vectors (..., D): (..., D)."""

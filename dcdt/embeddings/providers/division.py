@@ -128,10 +128,7 @@ def divide(config: LocalEmbedderConfig, trainable: int, dropout: float | None) -
     """
     pooled, tokenizer = load_model(config)
     model = pooled.model
-    available = model.config.num_hidden_layers
-    if trainable > available:
-        raise UserError(f"model.trainable_layers is {trainable}; {config.package} has {available} layers.")
-    lower = FrozenLayers(model, available - trainable)
+    lower = FrozenLayers(model, count_frozen(model, trainable, config))
     try:
         upper = TopLayers(model, lower.n, pooled.pooling, dropout)
         same = _same(pooled, lower, upper)
@@ -147,16 +144,28 @@ def divide(config: LocalEmbedderConfig, trainable: int, dropout: float | None) -
     return lower, upper, tokenizer
 
 
+def count_frozen(model: Any, trainable: int, config: LocalEmbedderConfig) -> int:  # noqa: ANN401
+    """Count the layers below those that are trained.
+
+    Raises:
+        UserError: the model has fewer layers than are to be trained.
+    """
+    available: int = model.config.num_hidden_layers
+    if trainable > available:
+        raise UserError(f"model.trainable_layers is {trainable}; {config.package} has {available} layers.")
+    return available - trainable
+
+
 @torch.no_grad()
 def _same(pooled: PooledLayers, lower: FrozenLayers, upper: TopLayers) -> bool:
     """Whether both parts, one after the other, compute what the whole does, with padding too."""
     ids = torch.arange(5, 5 + 2 * N_CHECKED_TOKENS).view(2, N_CHECKED_TOKENS)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, N_CHECKED_TOKENS // 2 :] = False
-    whole = PooledLayers(pooled.model, 1, pooled.pooling)(ids, mask.long())[:, -1]
+    expected = PooledLayers(pooled.model, 1, pooled.pooling)(ids, mask.long())[:, -1]
     parts = upper.eval()(lower(ids, mask), mask)[:, -1]
     upper.train()
-    return bool((whole - parts).abs().max() <= TOLERANCE)
+    return bool((expected - parts).abs().max() <= TOLERANCE)
 
 
 def _path_of_layers(model: Any) -> str:  # noqa: ANN401
