@@ -140,20 +140,31 @@ def warnings_of_a_new_process():
 def logging_of_a_new_process(stderr):
     """Log to `stderr` and not to pytest; afterwards every logger has its handlers and its level again."""
     root = logging.getLogger()
-    loggers = [root, *(item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger))]
+    loggers = [root, *known_loggers(root)]
     before = [(item, item.handlers[:], item.level, item.propagate, item.disabled) for item in loggers]
     root.handlers, root.level = [], logging.WARNING
     root.manager._clear_cache()
-    printing = [handler for item in loggers for handler in item.handlers if type(handler) is logging.StreamHandler]
-    streams = [handler.setStream(stderr) for handler in printing]
+    streams = {handler: handler.stream for handler in printing(loggers)}
+    for handler in streams:
+        handler.stream = stderr
     try:
         yield
     finally:
-        for handler, stream in zip(printing, streams, strict=True):
-            handler.stream = stream or handler.stream
+        # a library that was imported by the command made its handler meanwhile: `stderr` is closed soon
+        for handler in printing(known_loggers(root)):
+            if handler.stream is stderr:
+                handler.stream = streams.get(handler, sys.__stderr__)
         for item, *state in before:
             item.handlers, item.level, item.propagate, item.disabled = state
         root.manager._clear_cache()
+
+
+def known_loggers(root):
+    return [item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
+
+
+def printing(loggers):
+    return [handler for item in loggers for handler in item.handlers if type(handler) is logging.StreamHandler]
 
 
 def mended(done, *expected):
