@@ -1,6 +1,6 @@
 """Fill the tables of docs/results from the reports that results.sh wrote, so that no figure is copied by hand.
 
-    python benchmarks/studies/result_pages.py $DCDT_OUTPUTS/tables [PAGE ...] --commit COMMIT [--date DATE]
+    python benchmarks/studies/result_pages.py $DCDT_OUTPUTS/tables [PAGE ...] [--date DATE]
 
 A page says what stands where in comments that stay; everything up to the next `<!-- end -->` is replaced:
 
@@ -15,7 +15,7 @@ A page says what stands where in comments that stay; everything up to the next `
     <!-- collections linear_algebra ... -->    MRR of each model, a column for each report
 
 README.md at the top is a page too. A table whose report is not there stays as it is, and is named at the end. Reports
-are read by their table.json.
+are read by their table.json; the commits of their runs stand in commits.txt.
 """
 
 import argparse
@@ -58,23 +58,41 @@ def grid(head: list[str], rows: Rows) -> str:
     return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
 
 
+def caption(report: Report) -> str:
+    """Queries, units, their design effect and the detectable difference, as the report's own caption has them."""
+    facts = report["facts"]
+    detectable = facts.get("smallest detectable difference")
+    return (
+        f"{facts['queries']}, {facts['videos']}; {facts['folds']} x {facts['seeds']}. Units: {facts['units']}."
+        + (f" Smallest detectable difference: {detectable}." if detectable else "")
+        + "\n\n"
+    )
+
+
 def scores(report: Report, metrics: list[str]) -> str:
     """The cells of those of the metrics that the report has, without deviations."""
     titles = next(one["columns"] for one in report["tables"] if one["name"] == "main")
     known = [metric for metric in metrics if metric in titles]
     rows = [[name, *(interval(cells[metric]) for metric in known)] for name, cells in rows_of(report, "main")]
-    return grid(["model", *(titles[metric] for metric in known)], rows)
+    return grid(["model", *(titles[metric] for metric in known)], rows) + caption(report)
 
 
 def tests(report: Report, only: list[str]) -> str:
-    """The paired tests."""
+    """The paired tests, with the differences on warm, cold and mixed queries where there are 30."""
+    titles = next(one["columns"] for one in report["tables"] if one["name"] == "tests")
+    parts = [key for key in ("warm", "cold", "mixed") if key in titles]
     rows = [
-        [name, cells["against"], interval(cells["difference"], True), probability(cells["p"]), cells["verdict"]]
+        [
+            *(name, cells["against"], interval(cells["difference"], True)),
+            *(interval(cells[key], True) if key in cells else "" for key in parts),
+            *(probability(cells["p"]), cells["verdict"]),
+        ]
         for name, cells in rows_of(report, "tests")
         if not only or name in only
     ]
-    metric = METRICS.get(report["primary_metric"], report["primary_metric"])
-    return grid(["model", "against", f"difference in {metric}", "p (Holm)", "verdict"], rows)
+    head = ["model", "against", titles["difference"].replace("Difference", "difference")]
+    head += [titles[key].removeprefix("Difference in ") for key in parts]
+    return grid([*head, "p (Holm)", "verdict"], rows)
 
 
 def curve(report: Report, _: list[str]) -> str:
@@ -88,7 +106,7 @@ def curve(report: Report, _: list[str]) -> str:
     models = sorted({name for name, _ in points})
     sizes = sorted({size for _, size in points})
     rows = [[f"{size:g}".replace("inf", "all"), *(points.get((name, size), "") for name in models)] for size in sizes]
-    return grid(["training queries", *models], rows)
+    return grid(["training queries", *models], rows) + caption(report)
 
 
 def verdicts(reports: dict[str, Report], earlier: Sequence[str] = ()) -> str:
@@ -117,8 +135,11 @@ def pairs(reports: dict[str, Report]) -> str:
                 model, other = other, model
                 gap = {"value": -gap["value"], "low": -gap["high"], "high": -gap["low"]}
             metric = METRICS[report["primary_metric"]]
-            rows.append([name.removesuffix("-ndcg"), metric, other, interval(gap, True), probability(cells["p"])])
-    return grid(["report", "metric", "against", "difference", "p"], rows)
+            numbers = [f"{cells['n']} in {cells['units']}", f"{cells['detectable_difference']['value']:.3f}"]
+            line = [name.removesuffix("-ndcg"), metric, other, interval(gap, True), probability(cells["p"])]
+            rows.append(line + numbers)
+    head = ["report", "metric", "against", "difference", "p", "queries in units", "detectable"]
+    return grid(head, rows)
 
 
 def collections(reports: dict[str, Report], names: Sequence[str], before: str) -> str:
@@ -154,8 +175,8 @@ FORMS: dict[str, Callable[[Report, list[str]], str]] = {"scores": scores, "tests
 TOGETHER = ("verdicts", "collections", "pairs")  # tables of several reports
 
 
-def filled(text: str, tables: Path, missing: set[str]) -> str:
-    """A page with every table anew whose report is there."""
+def filled(text: str, tables: Path, missing: set[str], used: set[str]) -> str:
+    """A page with every table anew whose report is there; adds to the names of reports that are missing and used."""
 
     def replace(found: re.Match[str]) -> str:
         head, form, arguments, before, end = found.groups()
@@ -163,6 +184,7 @@ def filled(text: str, tables: Path, missing: set[str]) -> str:
         names = arguments.split() if form in TOGETHER else [name]
         absent = {one for one in names if not (tables / one / "table.json").is_file()}
         missing.update(absent)
+        used.update(set(names) - absent)
         if absent and (form not in TOGETHER or len(absent) == len(names)):
             return found[0]
         reports = {
@@ -195,15 +217,17 @@ def main() -> None:
     parser.add_argument("tables", type=Path)
     parser.add_argument("pages", nargs="*")
     parser.add_argument("--date", default=str(date.today()), help="when the runs were made")
-    parser.add_argument("--commit", required=True, help="by which the runs were made")
     given = parser.parse_args()
-    line = (
-        f"<!-- measured -->{given.date}, 2 CPU cores shared with other work, no GPU, one thread; commit {given.commit}."
-    )
     for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))):
-        before, missing = path.read_text(encoding="utf-8"), set[str]()
-        after = before if given.pages and path.stem not in given.pages else filled(before, given.tables, missing)
+        before, missing, used = path.read_text(encoding="utf-8"), set[str](), set[str]()
+        skipped = given.pages and path.stem not in given.pages
+        after = before if skipped else filled(before, given.tables, missing, used)
         if after != before:
+            commits = {line for name in used for line in (given.tables / name / "commits.txt").read_text().split()}
+            line = (
+                f"<!-- measured -->{given.date}, 2 CPU cores shared with other work, no GPU, one thread; "
+                f"{'commit' if len(commits) == 1 else 'commits'} {', '.join(sorted(commits))}."
+            )
             path.write_text(MEASURED.sub(line, after), encoding="utf-8")
             print(f"{path.name}: filled" + (f", but for {', '.join(sorted(missing))}" if missing else ""))
 

@@ -3,7 +3,8 @@
 #
 #     DCDT_COLLECTIONS=... DCDT_OUTPUTS=... bash benchmarks/studies/results.sh [PAGE ...]
 #
-# Without a PAGE all but `sealed`, which is scored once a release. Finished jobs are skipped when it is started again.
+# Without a PAGE all but `sealed`, which is scored once a release. Finished jobs are skipped when it is started again;
+# with ONLY_REPORTS=1 no job is started.
 # Scripts that print their own tables stand at the end of the pages: embedder_weights, finetune, udemy_interactions.
 set -euo pipefail
 : "${DCDT_COLLECTIONS:?}" "${DCDT_OUTPUTS:?}"
@@ -16,6 +17,7 @@ data() { [ "$1" = linear_algebra ] && echo data=linear_algebra || echo "data=fil
 sweep() {
   local name=$1
   shift
+  [ -n "${ONLY_REPORTS:-}" ] && return
   # shellcheck disable=SC2086
   python -m dcdt.run -m "$@" $COMMON "hydra.sweep.dir=$DCDT_OUTPUTS/sweeps/$name"
 }
@@ -26,6 +28,8 @@ report() {
   shift
   python -m dcdt.report "${@/#/$DCDT_OUTPUTS/sweeps/}" --out "$DCDT_OUTPUTS/tables/$table"
   python -m dcdt.report "${@/#/$DCDT_OUTPUTS/sweeps/}" --out "$DCDT_OUTPUTS/tables/$table-ndcg" --metric ndcg@10
+  find -L "${@/#/$DCDT_OUTPUTS/sweeps/}" -name provenance.json -exec grep -ho '"commit": "[0-9a-f]\{7\}' {} + |
+    cut -d '"' -f 4 | sort -u | tee "$DCDT_OUTPUTS/tables/$table/commits.txt" > "$DCDT_OUTPUTS/tables/$table-ndcg/commits.txt"
 }
 
 # shellcheck disable=SC2046,SC2086

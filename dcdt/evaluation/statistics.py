@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from dcdt.evaluation.units import Floats, finite_values, standard_error, unit_totals
 
-FEW_UNITS = 50  # below, the percentile bootstrap covers too little (docs/runs.md)
+FEW_UNITS = 50  # below, the percentile bootstrap covers too little (docs/statistics.md)
 
 _CHUNK_CELLS = 2**20  # resampled cells at once: 8 MB of float64
 _ROUNDING = 1e-7  # relative: per-query values are float32

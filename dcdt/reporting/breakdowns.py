@@ -34,11 +34,13 @@ class Parts:
         columns: headings of the parts that are large enough, by key.
         cells: cells by label of the variant and key.
         too_small: numbers of queries of the other parts, by key.
+        variants: the variants that were measured, by label.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
     cells: dict[str, dict[str, Number]] = field(default_factory=dict)
     too_small: dict[str, int] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def note(self) -> str:
@@ -87,7 +89,8 @@ def _parts(variants: list[Variant], metric: str, subsets: dict[str, dict[str, st
         for variant in variants
     }
     too_small = {key: len(names[key]) for key in subsets if key not in large}
-    return Parts({key: f"{prefix}{key} ({counts[key]})" for key in large}, cells, too_small)
+    columns = {key: f"{prefix}{key} ({counts[key]})" for key in large}
+    return Parts(columns, cells, too_small, {variant.label: variant for variant in variants})
 
 
 def _mark_warmth_alike(variants: list[Variant]) -> tuple[list[Variant], str]:

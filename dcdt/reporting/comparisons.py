@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcdt.evaluation.statistics import holm, nadeau_bengio_interval, non_inferior, paired_sign_flip
 from dcdt.evaluation.units import design_effect, detectable_difference
@@ -44,14 +45,9 @@ def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Compa
     """
     compared = []
     for model, reference in pairs:
-        shared = set(model.folds) & set(reference.folds)
-        sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
-        ours, theirs = (per_query(runs, metric) if runs else {} for runs in sides)
-        common = sorted(ours.keys() & theirs.keys())
-        if common:
-            unit_of = units_by_query(model.runs)
-            gaps = np.array([ours[name] - theirs[name] for name in common])
-            compared.append((model, reference, gaps, [unit_of[name] for name in common]))
+        gaps, units = paired_gaps(model, reference, metric)
+        if len(gaps):
+            compared.append((model, reference, gaps, units))
     raw = {str(i): paired_sign_flip(gaps, units=units) for i, (_, _, gaps, units) in enumerate(compared)}
     by_query = {
         str(i): raw[str(i)] if len(set(units)) == len(units) else paired_sign_flip(gaps)
@@ -81,6 +77,34 @@ def compare(pairs: Sequence[tuple[Variant, Variant]], metric: str) -> list[Compa
             )
         )
     return comparisons
+
+
+def paired_gaps(
+    model: Variant, reference: Variant, metric: str, warm: str = ""
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Compute the differences of two variants on the queries that both were tested on, in common folds.
+
+    Args:
+        model: the minuend.
+        reference: what is subtracted.
+        metric: such as `mrr`.
+        warm: only rows where the query was warm, cold or mixed.
+
+    Returns:
+        (n,) differences by query, and the names of their units; both empty without a common query.
+    """
+    shared = set(model.folds) & set(reference.folds)
+    sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
+    ours, theirs = (per_query(runs, metric, warm=warm) if runs else {} for runs in sides)
+    common = sorted(ours.keys() & theirs.keys())
+    unit_of = units_by_query(model.runs)
+    return np.array([ours[name] - theirs[name] for name in common]), [unit_of[name] for name in common]
+
+
+def difference_cell(model: Variant, reference: Variant, metric: str, warm: str) -> Number | None:
+    """Compute the mean difference on warm, cold or mixed queries with its interval by units; None without a query."""
+    gaps, units = paired_gaps(model, reference, metric, warm)
+    return mean_with_interval(gaps, units, signed=True) if len(gaps) else None
 
 
 def make_verdict(difference: Number, p: float) -> str:

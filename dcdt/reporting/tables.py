@@ -18,7 +18,7 @@ from dcdt.reporting.breakdowns import (
     warmth_parts,
 )
 from dcdt.reporting.cells import PAIR_METRICS, Number, list_cells, pair_cells, per_query, ranking_cell
-from dcdt.reporting.comparisons import MARGIN, Comparison, compare
+from dcdt.reporting.comparisons import MARGIN, Comparison, compare, difference_cell
 from dcdt.reporting.table_types import (
     CELL_CAPTION,
     Cell,
@@ -124,7 +124,7 @@ def make_report(runs: list[Run], metric: str | None = None, against: str | None 
     main = _main_table(variants, complete, ranked, metadata, reference, parts)
     tables = [
         replace(main, caption=f"{main.caption} {warmth_caption}") if parts.columns else main,
-        _test_table(comparisons, metric, against, metadata["units"]),
+        _test_table(comparisons, metric, against, metadata["units"], parts),
         kinds_table(complete_variants, metric),
         *side_tables(complete_variants, ranked),
         moments_table(variants),
@@ -371,7 +371,8 @@ def _missing_jobs_note(variant: Variant, all_folds: list[int]) -> str:
     return "; ".join(clauses)
 
 
-def _test_table(comparisons: list[Comparison], metric: str, against: str, units: str) -> Table:
+def _test_table(comparisons: list[Comparison], metric: str, against: str, units: str, parts: Parts) -> Table:
+    by_part = {key: f"Difference in {heading}" for key, heading in parts.columns.items()}
     rows = []
     for comparison in comparisons:
         cells: dict[str, Cell] = {
@@ -389,6 +390,10 @@ def _test_table(comparisons: list[Comparison], metric: str, against: str, units:
             "detectable_difference": Number(comparison.detectable),
         }
         cells |= {key: number for key, number in numbers.items() if not np.isnan(number.value)}
+        model, reference = (parts.variants.get(label) for label in (comparison.model, comparison.reference))
+        if model and reference:
+            on_parts = {key: difference_cell(model, reference, metric, key) for key in by_part}
+            cells |= {key: number for key, number in on_parts.items() if number}
         rows.append(Row(comparison.model, cells))
     columns = {
         "against": "Against",
@@ -398,6 +403,7 @@ def _test_table(comparisons: list[Comparison], metric: str, against: str, units:
         "p": "p (Holm)",
         "verdict": "Verdict",
     }
+    columns |= {key: heading for key, heading in by_part.items() if any(key in row.cells for row in rows)}
     if any("corrected" in row.cells for row in rows):
         columns["corrected"] = "Across training sets"
     effects = [one.design_effect for one in comparisons if one.design_effect == one.design_effect]
@@ -407,7 +413,8 @@ def _test_table(comparisons: list[Comparison], metric: str, against: str, units:
         "mean over its seeds; the signs of a unit's queries flip together. n: queries both models were tested on. "
         f"Units: {units}{effect}. Family: every model against {against} and against the best, "
         f"{pluralize(len(rows), 'test')}, Holm-corrected; the best was found on these same queries. "
-        "Difference: model minus the other [95 % interval by units, as in the comparison]. "
+        "Difference: model minus the other [95 % interval by units, as in the comparison]"
+        f"{'; on ' + ', '.join(by_part) + ' queries without a test' if by_part else ''}. "
         "Across training sets: mean over folds [95 % interval, Nadeau-Bengio corrected]. Better, worse: p (Holm) below "
         f"0.05. Non-inferior: neither, and the difference's lower end is above -{MARGIN}. No difference shown: "
         "neither; that is no evidence of equality."

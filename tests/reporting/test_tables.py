@@ -7,8 +7,8 @@ import pytest
 from run_folders import every, write_run
 from support import write_folder
 
-from dcdt.evaluation.statistics import holm
-from dcdt.reporting.cells import Number, pair_cells, ranking_cell
+from dcdt.evaluation.statistics import holm, mean_interval
+from dcdt.reporting.cells import Number, pair_cells, per_query, ranking_cell
 from dcdt.reporting.figures import learning_curves, make_figures
 from dcdt.reporting.table_types import Row, mark_best
 from dcdt.reporting.tables import LIST_CAPTION, make_report
@@ -308,6 +308,21 @@ def test_parts_with_fewer_than_thirty_queries_are_listed_not_shown(tmp_path):
     assert (kinds.stub, kinds.columns) == ("Part", {"n": "n"})
     assert {row.name: row.cells["n"] for row in kinds.rows} == {"beginner": "16", "keyword": "16", "question": "16"}
     assert "No part has the 30 queries" in kinds.caption
+
+
+def test_tests_state_the_difference_on_warm_queries_with_its_interval(tmp_path):
+    for fold in range(4):
+        write_run(tmp_path, "zero_shot", fold)
+        write_run(tmp_path, "dcdt", fold, skill=1.5)
+    report = report_of(tmp_path)
+    tests = table(report, "tests")
+    assert tests.columns["warm"] == "Difference in MRR warm (n = 32)" and "cold" not in tests.columns
+    of = {variant.label: per_query(variant.runs, "mrr", warm="warm") for variant in report.variants}
+    gaps = [of["dcdt"][name] - of["zero_shot"][name] for name in sorted(of["dcdt"])]
+    cell = tests.rows[0].cells["warm"]
+    assert len(gaps) == 32 and cell.value == pytest.approx(np.mean(gaps)) != tests.rows[0].cells["difference"].value
+    assert (cell.low, cell.high) == mean_interval(gaps)
+    assert "on warm queries without a test" in tests.caption
 
 
 def test_a_learning_curve_marks_the_same_queries_as_warm_in_every_row(tmp_path):
