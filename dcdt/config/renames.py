@@ -50,6 +50,9 @@ def normalise(config: Any) -> Any:  # noqa: ANN401 - whatever a file holds
     optimizer = config.get("optimizer")
     if isinstance(optimizer, dict):  # which was AdamW, before there were others
         config["optimizer"] = {"name": "adamw", "warmup_steps": 0.0, **optimizer}
+    embedder = config.get("embedder")
+    if isinstance(embedder, dict) and embedder.get("spoken_formulas") is False:  # an option that is gone
+        del embedder["spoken_formulas"]
     if "plugins" in config:
         with flag_override(config, "struct", False) if isinstance(config, DictConfig) else nullcontext():
             del config["plugins"]

@@ -29,7 +29,6 @@ class LocalEmbedderConfig:
     pooling: Literal["auto", "mean", "cls"] = "auto"
     prefix: str = ""
     backend: Literal["auto", "torch", "onnx"] = "auto"
-    spoken_formulas: bool = False
 
     @field_validator("layer_weights")
     @classmethod
@@ -45,7 +44,6 @@ class MultilingualEmbedderConfig:
 
     name: str
     threads: Annotated[int, Field(ge=1, le=1024)]
-    spoken_formulas: bool = False
 
 
 class KnownModel(NamedTuple):
@@ -80,7 +78,6 @@ class OpenAIEmbedderConfig:
     timeout: Seconds
     patience: Seconds
     price: Annotated[float, Field(ge=0)] | None
-    spoken_formulas: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "OpenAIEmbedderConfig":

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.spoken import texts_to_embed
 from dcdt.data.tables import BLOCK, PassageVectors, Tables
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Collection
@@ -49,10 +48,8 @@ def load_tables(
         UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
-    field_texts = {
-        name: texts_to_embed(collection.vector_texts(name), embedder) for name in dict.fromkeys([*fields, *frozen])
-    }
-    query_texts = texts_to_embed(collection.queries.texts, embedder) if collection.has_questions else []
+    field_texts = {name: collection.vector_texts(name) for name in dict.fromkeys([*fields, *frozen])}
+    query_texts = collection.queries.texts if collection.has_questions else []
     texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
     folders = override("data.path", collection.path), override("data.cache", cache_folder)
     remedy = shell_command("embed", "data=files", *folders)

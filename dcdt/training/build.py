@@ -72,8 +72,8 @@ def mining_device(settings: Settings) -> torch.device:
 
 
 def space(settings: Settings) -> str:
-    """Name of the embedding space of a run, and whether formulas are spoken in it."""
-    return space_of(settings.embedder).folder + "_spoken" * getattr(settings.embedder, "spoken_formulas", False)
+    """Name of the embedding space of a run."""
+    return space_of(settings.embedder).folder
 
 
 def load_tables(settings: Settings, collection: Collection) -> Tables:

@@ -50,11 +50,6 @@ def speak_formulas(text: str) -> str:
     return out
 
 
-def texts_to_embed(texts: Sequence[str], embedder: Any) -> list[str]:  # noqa: ANN401 - any embedder's configuration
-    """Return what an embedder reads of texts, under which their vectors are cached."""
-    return [speak_formulas(text) for text in texts] if getattr(embedder, "spoken_formulas", False) else list(texts)
-
-
 def read_aloud(latex: str) -> str:
     r"""Read a formula, in the notation of `split_formulas`, aloud.
 
