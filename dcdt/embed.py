@@ -62,6 +62,10 @@ def run(settings: Settings, job: EmbedJob) -> None:
         fields = [text for name in vector_fields(settings.model) for text in collection.vector_texts(name)]
         queries = collection.queries.texts if collection.has_questions else []
         result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
+        if settings.reads_images and not job.dry_run:
+            from dcdt.embeddings.tables import load_images
+
+            load_images(collection, settings.image_embedder, settings.data.cache)
         if not result.embedded and not job.dry_run:
             _print(f"{result.texts:,} distinct texts, all cached")
     if not job.dry_run:

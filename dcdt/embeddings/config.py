@@ -146,6 +146,14 @@ def refuse_foreign_base_url(config: Any) -> None:  # noqa: ANN401 - any embedder
 
 
 @schema
+class ClipConfig:
+    """A model of texts and pictures that runs here."""
+
+    name: str
+    folder: str
+
+
+@schema
 class ImportConfig:
     """Vectors that are there already."""
 
@@ -182,7 +190,8 @@ def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
     return validate(EmbedJob, given, "embed"), rest
 
 
-EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig
+EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig | ClipConfig
+GROUPS["image_embedder"].register("clip", Entry(ClipConfig))
 GROUPS["embedder"].register("local", Entry(LocalEmbedderConfig))
 GROUPS["embedder"].register("multilingual", Entry(MultilingualEmbedderConfig))
 GROUPS["embedder"].register("openai", Entry(OpenAIEmbedderConfig))
