@@ -130,8 +130,26 @@ def test_a_catalogue_whose_passages_do_not_fit_is_refused(own):
         manifest = served.manifest.model_copy(update={"has_transcripts": has_transcripts})
         with pytest.raises(UserError, match="does not fit its catalogue"):
             check_catalogue(manifest, Snapshot.of(texts), folder, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["best", "whitened", "ridge", "dcdt", "residual"])
+def test_lance_finds_the_videos_of_the_best_passages_with_their_moments(run_of, name):
+    """Softly pooled ones among four times as many; the scores are those of memory."""
+    memory, disk = dcdt.load(run_of(name)), dcdt.load(run_of(name), engine="lance")
+    assert len(disk.catalogue.snapshot) == 0
+    for text in collection_of(run_of(name)).queries.texts[:6]:
+        [wanted], [found] = (served.recommend(text, 4, explained=True) for served in (memory, disk))
+        assert [video.id for video in found] == [video.id for video in wanted]
+        np.testing.assert_allclose([video.score for video in found], [video.score for video in wanted], atol=1e-5)
+        assert [video.moments for video in found] == [video.moments for video in wanted]
+        [[first]] = disk.recommend(text, 1, f"id={wanted[1].id}|{wanted[2].id}")
+        assert first.id == wanted[1].id
+
+
+def test_lance_refuses_a_hybrid_of_passages(run_of):
     with pytest.raises(UserError, match="needs the whole catalogue in memory"):
-        dcdt.load(folder, engine="lance")
+        dcdt.load(run_of("hybrid"), engine="lance")
 
 
 def test_a_moment_is_the_best_passage_with_its_start_and_a_link(run_of, own):

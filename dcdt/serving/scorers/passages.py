@@ -34,6 +34,7 @@ from dcdt.utils.errors import UserError
 
 BLOCK = 4096  # passages that are encoded at once
 SAMPLE = 200  # videos by which the spread of the scores over a large catalogue is measured
+LENGTH = 2.0  # of a stored vector: a passage's is the sum of two of length 1 at most
 DEPTH = 10  # passages that are searched first, for each video that is wanted
 
 
@@ -90,7 +91,6 @@ class PassagesScorer(TowersScorer):
     """A decoupled model that tells passages apart: a vector each, to which that of its video may have been added."""
 
     kind: ClassVar[str] = "passages"
-    searches_vectors: ClassVar[bool] = False  # one a video, as LanceDB does
     vectors: ClassVar[str] = "passages"
     scores_type: ClassVar[type[TowerScores]] = PassageScores
 
@@ -109,7 +109,7 @@ class PassagesScorer(TowersScorer):
         for _, rows in tables.passages.blocks(BLOCK):
             block = model.passage_vectors(rows)
             vectors[rows] = block + model.other_vectors()[tables.passages.video[rows]] if model.adds_passages else block
-        columns[f"passages_{number}"] = pa.ListArray.from_arrays(tables.passages.offsets, vector_column(vectors))
+        columns[f"passages_{number}"] = _ragged(tables.passages.offsets, vectors)
         manifest = towers.manifest.model_copy(update={"kind": PassagesScorer.kind})
         return replace(towers, manifest=manifest, columns=columns)
 
@@ -118,7 +118,7 @@ class PassagesScorer(TowersScorer):
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         column = f"passages_{number}"
         require(snapshot.is_ragged(column) and TRANSCRIPT in manifest.fields, column)
-        require(snapshot.built.matrix(column).shape[1] == manifest.width, f"width of {column}")
+        require(snapshot.built.matrix(column).shape[1] == manifest.width + 1, f"width of {column}")
         require(not manifest.neighbour_weight or f"raw_{number}" in snapshot.built.vectors, f"column raw_{number}")
 
     def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
@@ -138,7 +138,19 @@ class PassagesScorer(TowersScorer):
             block = fields[:, rows]  # (F, b, D), a copy
             block[transcript] = videos.passage_vectors[start : start + BLOCK]
             vectors.append(self.towers.videos(block)[0] + others[rows])
-        return columns | {self.column: pa.ListArray.from_arrays(offsets, vector_column(np.concatenate(vectors)))}
+        return columns | {self.column: _ragged(offsets, np.concatenate(vectors))}
+
+    def score(self, query: Query, snapshot: Snapshot) -> TowerScores:
+        """Encode the query, without the number that makes all passages equally long."""
+        scores = super().score(query, snapshot)
+        scores.vector = np.append(scores.vector, np.float32(0))
+        return scores
+
+
+def _ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a list or an array
+    """Make a column of vectors (p, W) and one number more, by which all have one length: LanceDB knows cosines alone."""
+    rest = np.sqrt(np.maximum(LENGTH**2 - np.square(vectors, dtype=np.float32).sum(1, keepdims=True), 0))
+    return pa.ListArray.from_arrays(offsets, vector_column(np.hstack([vectors, rest.astype(vectors.dtype)])))
 
 
 class ImagesManifest(ScorerManifest):
