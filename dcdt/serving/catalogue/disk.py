@@ -1,7 +1,7 @@
 """A catalogue searched in LanceDB's table itself, read-only: nothing but what a question finds is held in memory.
 
-For models that are two towers and no more. A snapshot of the rows found stands in for the whole catalogue, so that scores,
-filters and reasons are computed by the code that serves from memory.
+For models that are two towers and no more. A snapshot of the rows found stands in for the whole catalogue, so that
+scores, filters and reasons are computed by the code that serves from memory.
 """
 
 from collections.abc import Callable, Sequence

@@ -139,7 +139,7 @@ class VideoTable:
     ) -> pa.Table:
         """Rows of the k videos with the largest inner product with a vector (W,), best first.
 
-        All columns or some, and `_distance`: 1 less the inner product; of passages, all equally long, less the best cosine.
+        All columns or some, and `_distance`: 1 less the inner product; of passages, equally long, less the best cosine.
         """
         kind = "dot" if column.startswith("vector_") else "cosine"
         with self._user_errors():

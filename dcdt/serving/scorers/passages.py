@@ -148,7 +148,7 @@ class PassagesScorer(TowersScorer):
 
 
 def _ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a list or an array
-    """Make a column of vectors (p, W) and one number more, by which all have one length: LanceDB knows cosines alone."""
+    """Make a column of vectors (p, W) and one number more, by which all have one length, for LanceDB's cosine."""
     rest = np.sqrt(np.maximum(LENGTH**2 - np.square(vectors, dtype=np.float32).sum(1, keepdims=True), 0))
     return pa.ListArray.from_arrays(offsets, vector_column(np.hstack([vectors, rest.astype(vectors.dtype)])))
 
