@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dcdt.data.formulas import check_parser, split_formulas
+from pylatexenc.latexwalker import LatexWalker
+
+from dcdt.data.formulas import split_formulas
 
 
 def _table(entries: str) -> dict[str, str]:
@@ -56,7 +58,7 @@ def read_aloud(latex: str) -> str:
     >>> read_aloud("\\frac{1}{\\sqrt{x^{2}}}\\le\\lambda_{1}")
     '1 over square root of x squared is at most lambda 1'
     """
-    walker = check_parser().latexwalker.LatexWalker(latex, tolerant_parsing=True)
+    walker = LatexWalker(latex, tolerant_parsing=True)
     try:
         return " ".join(_words(walker.get_latex_nodes()[0]).split()).replace(" ,", ",").replace(" ;", ";")
     except RecursionError:  # nested hundreds deep
