@@ -59,7 +59,8 @@ def changed(config, override):
 
 def test_the_main_job(main_job):
     settings = parse(main_job)
-    chosen = {group: getattr(settings, group).name for group in SCHEMAS}
+    assert settings.image_embedder is None
+    chosen = {group: getattr(settings, group).name for group in SCHEMAS if group != "image_embedder"}
     assert chosen == {
         "model": "dcdt",
         "loss": "contrastive",

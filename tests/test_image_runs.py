@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from embeddings.tiny_clip import CHARTS, caption, draw_chart, write_clip
+from embeddings.tiny_clip import CHARTS, STARTS, caption, draw_chart, write_clip
 from support import made_once, small_run, write_folder
 
 import dcdt
@@ -30,7 +30,7 @@ def make(folder):
     """Videos whose texts say nothing, each with one or two charts that its questions name; the last has none."""
     write_clip(folder / "clip", steps=300)
     videos = [{"_id": f"v{at}", "title": f"Lesson {at}", "text": "a b c"} for at in range(len(CHARTS) + 1)]
-    texts = [f"{start} {caption(chart)}" for chart in CHARTS for start in ("a", "a chart of", "what is a")]
+    texts = [f"{start} {caption(chart)}" for chart in CHARTS for start in STARTS[1:]]
     queries = [{"_id": f"q{at}", "text": text} for at, text in enumerate(texts)]
     write_folder(folder / "c", videos, queries, qrels=[f"q{at}\tv{at // 3}\t1" for at in range(len(texts))])
     (folder / "c" / "images").mkdir()
@@ -64,7 +64,7 @@ def metrics(run):
 def test_pictures_find_what_texts_do_not_say(run_of):
     values = metrics(run_of("zero_shot"))
     assert values["zero_shot/test/mrr"] < 0.3 and values["test/mrr"] > 0.7
-    assert values["hybrid/weight"] < 0.5  # that of the texts
+    assert values["hybrid/weight"] <= 0.5  # that of the texts
     assert metrics(run_of("alone"))["test/mrr"] > 0.7
     assert {"hybrid/weight", "second/hybrid/weight"} <= metrics(run_of("hybrid")).keys()
 

@@ -75,8 +75,8 @@ def read_pictures(
 def open_picture(path: Path) -> Image.Image:
     """Decode a picture, of an animation the first; a ValueError says why it cannot be read, or is not safe."""
     try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            picture: Image.Image = Image.open(path, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP"))
+        with path.open("rb") as file, warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            picture: Image.Image = Image.open(file, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP"))
             if max(picture.size) > MAX_RATIO * min(picture.size):
                 raise ValueError(f"sides of {picture.width} and {picture.height} pixels, more than {MAX_RATIO} to 1")
             return ImageOps.exif_transpose(picture).convert("RGBA")

@@ -14,7 +14,6 @@ from dcdt.config import parse
 from dcdt.config.registry import depends_on, expand_images
 from dcdt.data.beir import load_collection
 from dcdt.data.config import SplitConfig
-from dcdt.data.splits import make_split
 from dcdt.data.tables import PassageVectors, Tables
 from dcdt.models.query_batch import query_batch
 from dcdt.utils.errors import MissingField, UserError
@@ -73,7 +72,7 @@ def test_the_field_without_pictures_says_what_reads_them(tmp_path):
 
 
 def test_a_video_scores_its_best_picture(small):
-    made = prepare(small, make_split(load_collection(small), SplitConfig("query", 0, 1, "all")), pairs=False)
+    made = prepare(small, SplitConfig("query", 0, 1, "all"), pairs=False)
     n, rng = len(made.collection.videos), torch.Generator().manual_seed(0)
     counts = [1 + row % 3 for row in range(n)]
     offsets = [0, *torch.tensor(counts).cumsum(0).tolist()]

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 KINDS, COLOURS, TRENDS = ("bars", "line", "steps", "dots"), ("red", "green", "blue", "black"), ("rising", "falling")
 CHARTS = list(product(COLOURS, TRENDS, KINDS))
 SIZE, LENGTH, WIDTH = 32, 12, 32  # pixels of a side, tokens of a text, numbers of a vector
-WORDS = ["a", "chart", "of", "what", "is", "about", *KINDS, *COLOURS, *TRENDS]
+STARTS = ("", "a", "a chart of", "what is a")  # of a question
+WORDS = ["a", "chart", "of", "what", "is", *KINDS, *COLOURS, *TRENDS]
 
 
 def caption(chart):
@@ -92,7 +93,7 @@ def train(model, processor, steps, batch=64):
     for _ in range(steps):
         drawn = [CHARTS[at] for at in rng.permutation(len(CHARTS))[:batch]]
         inputs = processor(
-            text=[caption(chart) for chart in drawn],
+            text=[f"{rng.choice(STARTS)} {caption(chart)}" for chart in drawn],
             images=[draw_chart(chart, int(rng.integers(10**6))) for chart in drawn],
             padding="max_length",
             max_length=LENGTH,

@@ -1,6 +1,7 @@
 """Embed texts and pictures in one space, by a CLIP or SigLIP model in a folder of this machine."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,13 @@ class ClipEmbedder(LocalRunner):
         folder = model_folder(config.folder)
         with needs_extra("image_embedder=clip", "local", "sentence_transformers"):
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             options = {"use_safetensors": True, "dtype": "float32"}
             self.model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
-            length = self.model[0].config.text_config.max_position_embeddings
+            described: Any = self.model[0].config
+            length = described.text_config.max_position_embeddings
         except Exception as error:  # of transformers, safetensors and tokenizers, which share no base
             if is_out_of_memory(error):
                 raise

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.config import ClipConfig
 from dcdt.embeddings.providers import make_embedder, space_of
+from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.serving.arrow import to_numpy, vector_column
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores
@@ -183,7 +184,8 @@ class ImagesScorer(Scorer):
     reads_vectors: ClassVar[bool] = False
 
     def __init__(self, manifest: ImagesManifest, number: int, folder: Path) -> None:
-        self.manifest, self.column, self._embedder = manifest, f"passages_{number}", None
+        self.manifest, self.column = manifest, f"passages_{number}"
+        self._embedder: Any = None
 
     @staticmethod
     def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
@@ -208,10 +210,11 @@ class ImagesScorer(Scorer):
         return {self.column: pa.ListArray.from_arrays(np.arange(n + 1), vector_column(vectors))}
 
     def score(self, query: Query, snapshot: Snapshot) -> ImageScores:
-        """Embed the question by the text side of the model."""
+        """Embed the question by the text side of the model, rounded as the cache rounds."""
         if self._embedder is None:
             config = ClipConfig("clip", self.manifest.folder)
             if space_of(config).folder != self.manifest.space:
                 raise UserError(f"{config.folder} holds other weights than when the index was built. Build it anew.")
             self._embedder = make_embedder(config)
-        return ImageScores(snapshot, self, self._embedder.embed([query.text])[0])
+        vector = round_to_float16(self._embedder.embed([query.text]))[0]
+        return ImageScores(snapshot, self, vector)  # type: ignore[arg-type]
