@@ -68,6 +68,7 @@ def test_texts_and_pictures_are_embedded_as_transformers_does(kind, tmp_path):
     assert sum(done) == len(mixed) and found.dtype == np.float32
     np.testing.assert_allclose(found[[0, 2, 4, 6]], wanted[0][[0, 1, 2, 0]], atol=1e-5)
     np.testing.assert_allclose(found[[1, 3, 5]], wanted[1], atol=1e-5)
+    np.testing.assert_allclose(embedder.embed(texts[:1]), wanted[0][:1], atol=1e-5)  # short texts alone
     assert space_of(config_of(folder)).dimensions == found.shape[1] == WIDTH
 
 

@@ -110,7 +110,7 @@ class PassagesScorer(TowersScorer):
         for _, rows in tables.passages.blocks(BLOCK):
             block = model.passage_vectors(rows)
             vectors[rows] = block + model.other_vectors()[tables.passages.video[rows]] if model.adds_passages else block
-        columns[f"passages_{number}"] = _ragged(tables.passages.offsets, vectors)
+        columns[f"passages_{number}"] = ragged(tables.passages.offsets, vectors)
         manifest = towers.manifest.model_copy(update={"kind": PassagesScorer.kind})
         return replace(towers, manifest=manifest, columns=columns)
 
@@ -118,7 +118,7 @@ class PassagesScorer(TowersScorer):
     def check_columns(manifest: TowersManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         column = f"passages_{number}"
-        require(snapshot.is_ragged(column) and TRANSCRIPT in manifest.fields, column)
+        require(snapshot.isragged(column) and TRANSCRIPT in manifest.fields, column)
         require(snapshot.built.matrix(column).shape[1] == manifest.width + 1, f"width of {column}")
         require(not manifest.neighbour_weight or f"raw_{number}" in snapshot.built.vectors, f"column raw_{number}")
 
@@ -139,7 +139,7 @@ class PassagesScorer(TowersScorer):
             block = fields[:, rows]  # (F, b, D), a copy
             block[transcript] = videos.passage_vectors[start : start + BLOCK]
             vectors.append(self.towers.videos(block)[0] + others[rows])
-        return columns | {self.column: _ragged(offsets, np.concatenate(vectors))}
+        return columns | {self.column: ragged(offsets, np.concatenate(vectors))}
 
     def score(self, query: Query, snapshot: Snapshot) -> TowerScores:
         """Encode the query, without the number that makes all passages equally long."""
@@ -148,7 +148,7 @@ class PassagesScorer(TowersScorer):
         return scores
 
 
-def _ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a list or an array
+def ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a list or an array
     """Make a column of vectors (p, W) and one number more, by which all have one length, for LanceDB's cosine."""
     rest = np.sqrt(np.maximum(LENGTH**2 - np.square(vectors, dtype=np.float32).sum(1, keepdims=True), 0))
     return pa.ListArray.from_arrays(offsets, vector_column(np.hstack([vectors, rest.astype(vectors.dtype)])))
