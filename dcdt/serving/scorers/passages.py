@@ -118,7 +118,7 @@ class PassagesScorer(TowersScorer):
     def check_columns(manifest: TowersManifest, number: int, snapshot: Snapshot) -> None:
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         column = f"passages_{number}"
-        require(snapshot.isragged(column) and TRANSCRIPT in manifest.fields, column)
+        require(snapshot.is_ragged(column) and TRANSCRIPT in manifest.fields, column)
         require(snapshot.built.matrix(column).shape[1] == manifest.width + 1, f"width of {column}")
         require(not manifest.neighbour_weight or f"raw_{number}" in snapshot.built.vectors, f"column raw_{number}")
 
