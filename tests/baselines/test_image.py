@@ -34,6 +34,9 @@ def test_a_field_of_pictures_is_a_part_of_its_own_whose_weight_judged_queries_ch
     assert (model.first.name, model.first.fields, model.first.whiten) == ("zero_shot", ["title"], "soft")
     assert model.second == ImageConfig("image")
     assert settings.fields == ["title"] and settings.reads_images
+    assert settings.option == "hybrid_image"
+    preset = settings_of("model=hybrid_image", "model.first.whiten=soft", "model.first.fields=[title]", *CLIP)
+    assert preset.model == model and preset.reads_images
     inner = settings_of("model=hybrid", "model.second.fields=[title,text,image]", *CLIP)
     assert inner.model.second.second == ImageConfig("image") and inner.fields == ["title", "text"]
     alone = settings_of("model=zero_shot", "model.fields=[image]", *CLIP)

@@ -1,5 +1,6 @@
 """Embed texts and pictures in one space, by a CLIP or SigLIP model in a folder of this machine."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,8 +29,9 @@ class ClipEmbedder(LocalRunner):
         folder = model_folder(config.folder)
         with needs_extra("image_embedder=clip", "local", "sentence_transformers"):
             from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            from transformers.utils.logging import disable_progress_bar
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
         try:
             options = {"use_safetensors": True, "dtype": "float32"}
             self.model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
