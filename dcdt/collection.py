@@ -49,6 +49,8 @@ def new_collection(folder: Path, options: argparse.Namespace) -> list[str]:
         UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
+    if "${" in (options.name or ""):  # a variable, in YAML files of this project
+        raise UserError(f"--name is {options.name!r}; it must not have '${{'.")
     records = _read_records(options)
     settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
     if options.languages:
