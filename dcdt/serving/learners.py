@@ -35,16 +35,23 @@ class Watched:
         items: (L,) numbers of the videos watched, among the M videos of the export.
         rows: (M,) row of each of these in the snapshot, -1 where it is gone.
         snapshot: the catalogue.
+        units: (L,) unit of each of the history, of models that tell units apart.
     """
 
     items: Rows
     rows: Rows
     snapshot: Snapshot
+    units: Rows | None = None
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
         rows = self.rows[self.items[-(length or 0) :]][::-1]
         return self.snapshot.vectors_at(rows[rows >= 0], column)
+
+    def last_units(self, length: int) -> Rows | None:
+        """Units (l,) of the videos of `vectors`."""
+        remains = self.rows[self.items[-length:]] >= 0
+        return None if self.units is None else self.units[-length:][remains][::-1]
 
 
 class Learners:
@@ -57,16 +64,16 @@ class Learners:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def items(self, user: str) -> Rows | None:
-        """Look up the videos (L,) that a learner watched, the oldest first; None for an unknown learner."""
+    def items(self, user: str, of: str = "items") -> Rows | None:
+        """Look up the videos (L,) that a learner watched, the oldest first, or their `units`; None if unknown."""
         keys, salt = self._data["keys"], self._salt
         first, second = hash_user(salt, user)
         start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")
         matches = np.flatnonzero(keys[start:end, 1] == second)
-        if not len(matches):
+        if not len(matches) or of not in self._data:
             return None
         i = int(start + matches[0])
-        return np.asarray(self._data["items"][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
+        return np.asarray(self._data[of][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
 
     @cached_property
     def exported(self) -> RowPositions:
@@ -85,7 +92,7 @@ class Learners:
     def _read(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         try:
             with safe_open(self.path, "numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = parse_json(file.metadata()["facts"])
             _check_arrays(arrays, metadata)
             return arrays, metadata
@@ -94,17 +101,27 @@ class Learners:
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
-    keys, starts, items = arrays.values()
+    keys, starts, items = (arrays[name] for name in ("keys", "starts", "items"))
     bytes.fromhex(metadata["salt"])
     if keys.shape != (len(starts) - 1, 2) or starts.ndim != 1 or items.ndim != 1 or keys.dtype != np.uint64:
         raise ValueError(f"keys {keys.shape}, starts {starts.shape} and items {items.shape} do not fit")
     if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any():
         raise ValueError("histories that overlap")
+    if arrays.get("units", items).shape != items.shape:
+        raise ValueError("units of other watches")
     if len(items) and not 0 <= items.min() <= items.max() < len(metadata["ids"]):
         raise ValueError("a watch of a video that is not there")
 
 
-def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, ids: Sequence[str], salt: bytes) -> None:
+def save_learners(
+    path: Path,
+    users: Sequence[str],
+    starts: Rows,
+    items: Rows,
+    ids: Sequence[str],
+    salt: bytes,
+    units: Rows | None = None,
+) -> None:
     """Write the histories.
 
     Args:
@@ -114,15 +131,17 @@ def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, i
         items: (I,) rows of the videos watched, those of each learner in order of time.
         ids: of the M videos.
         salt: of the hashes.
+        units: (I,) of the watches, of models that tell units apart.
     """
     keys = np.array([hash_user(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     lengths = np.diff(starts)[order]
-    moved = np.concatenate([np.zeros(0, dtype=np.int64), *(items[starts[at] : starts[at + 1]] for at in order)])
+    moved = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(starts[at], starts[at + 1]) for at in order)])
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.ascontiguousarray(keys[order]),
         "starts": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "items": moved.astype(np.int32),
+        "items": items[moved].astype(np.int32),
+        **({} if units is None else {"units": units[moved].astype(np.int32)}),
     }
     save_file(arrays, path, {"facts": json.dumps({"salt": salt.hex(), "ids": list(ids)})})
 

@@ -26,8 +26,11 @@ COLLABORATIVE = ("model.factors=4", "model.decay=0.7", "model.l2=5.0")
 READERS = [
     ("model=dcdt_history",),
     ("model=dcdt_history", "model.history=mean", "model.videos=frozen", "model.length=3"),
+    ("model=dcdt_hierarchical", "model.gap_hours=0.01", "model.length=5"),
+    ("model=dcdt_hierarchical", "model.units=topics", "model.n_topics=3"),
     ("model=zero_shot_history",),
     ("model=hybrid_history",),
+    ("model=hybrid_ease", "model.first.l2=5.0"),
     ("model=two_stage", "model.depth=6", "model@model.recall=zero_shot_history"),
     ("model=hybrid", "model@model.second=collaborative", "model.fusion=rrf"),
     *(("model=collaborative", f"model.kind={kind}", *COLLABORATIVE) for kind in KINDS),
