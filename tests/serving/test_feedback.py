@@ -1,6 +1,7 @@
 """What a service records with --feedback: off by default, whole lines, no address, no id of a user."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from commands import dcdt as command
 from fastapi.testclient import TestClient
+from support import small_run
 
 from dcdt.data.feedback import read_feedback
 from dcdt.serving import feedback as serving_feedback
@@ -158,9 +160,7 @@ class Server:
 
 
 @pytest.mark.slow
-def test_the_loop_from_answers_to_training_with_a_killed_server_in_the_middle(
-    own_copy, make_run, environment, tmp_path
-):
+def test_the_loop_from_answers_to_training_with_a_killed_server_in_the_middle(own_copy, bench, environment, tmp_path):
     run, log = own_copy("model=dcdt_ridge"), tmp_path / "log"
     server = Server(run, log, environment)
     try:
@@ -182,3 +182,17 @@ def test_the_loop_from_answers_to_training_with_a_killed_server_in_the_middle(
     found = read_feedback(log)
     assert len(found.answers) == 2 and sum(map(len, found.values.values())) == 3
     assert found.dropped == {"unreadable lines": 1}
+    collection, table = shutil.copytree(bench / "small", tmp_path / "small"), tmp_path / "table.csv"
+    refused = command("collection", "feedback", log, "--into", collection)
+    assert refused.returncode == 2 and "--propensities FILE" in refused.stderr  # one question, in one order
+    table.write_text("rank,propensity\n1,1\n2,0.5\n3,0.4\n")
+    done = command("collection", "feedback", log, "--into", collection, "--propensities", table)
+    assert "2 answers were read; 2 judgments of 1 question were added." in done.stdout, done.stderr
+    assert "dropped: 1 unreadable lines." in done.stdout
+    run = small_run(collection, bench / "tiny", tmp_path / "learned", "model=dcdt_ridge")
+    assert json.loads((run / "provenance.json").read_text())["weak"] == {"train": 1, "clicks": 1}
+    assert command("report", run, "--out", tmp_path / "report").returncode == 0
+    assert (
+        "1 training queries of some rows have weighted clicks as judgments"
+        in (tmp_path / "report" / "table.md").read_text()
+    )

@@ -55,7 +55,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
     path = folder / "checkpoints" / "best.ckpt"
     state = torch.load(path, weights_only=True)
     for name, value in state["state_dict"].items():
-        if name.endswith("weight") and torch.is_tensor(value) and not value.ndim:
+        if (name.endswith("weight") or ".unit_" in name) and torch.is_tensor(value) and not value.ndim:
             state["state_dict"][name] = torch.tensor(0.5)
     torch.save(state, path)
     build(folder)
