@@ -142,12 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
     parser.add_argument("--against", metavar="MODEL", help="test every other row against this one (default: zero_shot)")
-    parser.add_argument(
-        "--interleaved",
-        type=user_path,
-        metavar="FOLDER",
-        help="print which of two interleaved models learners preferred",
-    )
+    parser.add_argument("--interleaved", type=user_path, metavar="FOLDER", help="print which model learners preferred")
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
     parser.add_argument("--workspace", action="store_true", help="--wandb, with a view of the sweep and a report there")
     options = parser.parse_args(arguments)

@@ -58,11 +58,7 @@ def keyed_hash(salt: bytes, text: str) -> str:
 
 
 def read_salt(folder: Path) -> bytes:
-    """Read the salt of a folder of feedback.
-
-    Raises:
-        UserError: there is none, or it is corrupt.
-    """
+    """Read the salt of a folder of feedback, or raise UserError where it is missing or corrupt."""
     path = folder / SALT
     salt = path.read_bytes() if path.is_file() else b""
     if len(salt) != SALT_BYTES:
@@ -118,18 +114,11 @@ def read_propensities(path: Path) -> Floats:
 
 
 def estimate_propensities(pair: Rows, rank: Rows, clicked: NDArray[np.bool_]) -> Floats:
-    """Estimate how likely each rank is looked at, relative to the first, by expectation-maximisation.
+    """Estimate how likely each rank is looked at, relative to the first, by expectation-maximisation: (K,).
 
     The position-based model (Wang et al. 2018): a video is clicked if its rank is looked at and it is relevant to the
-    question, independently. Only videos that a question had at several ranks tell the two apart.
-
-    Args:
-        pair: (S,) number of the question and video that was shown.
-        rank: (S,) from 0.
-        clicked: (S,).
-
-    Returns:
-        (K,) of all ranks; 1 / rank where nothing tells.
+    question, independently. Only a pair of question and video that was shown at several ranks tells the two apart;
+    a rank without any has 1 / rank. The number of the pair, the rank from 0 and the click are (S,) each.
 
     Raises:
         UserError: no clicked video was shown at several ranks.
@@ -161,13 +150,9 @@ def click_weights(
     """Weigh clicked videos by inverse propensity (Joachims, Swaminathan and Schnabel 2017).
 
     A click at rank k counts 1 / propensity of k, a thumb down as much against the video; the sum is divided by how
-    often the video was shown for the question, and all weights together so that their mean is 1.
-
-    Args:
-        feedback: what was shown and clicked; what is not used is added to `dropped`.
-        collection: whose videos count, and whose questions are told by their hash.
-        salt: of the hashes.
-        propensities: (K,) by rank, the last one for all after it; None: estimated.
+    often the video was shown for the question, and all weights together so that their mean is 1. The propensities (K,)
+    are estimated unless given, the last one for all ranks after it. A hashed question is told by those of the
+    collection. What is not used is added to `feedback.dropped`.
 
     Returns:
         Weights by the text of a question and the id of a video, and the propensities.
@@ -203,13 +188,7 @@ def click_weights(
 def add_clicks(folder: Path, collection: Collection, table: Path | None) -> list[str]:
     """Add the clicks of a folder of feedback to a collection, in place of those added before, as weak queries.
 
-    Args:
-        folder: of the feedback.
-        collection: with questions.
-        table: of propensities; None: estimated.
-
-    Returns:
-        What was added and dropped, a sentence each.
+    The propensities are those of a table, or estimated. What was added and dropped is returned, a sentence each.
     """
     if not collection.has_questions:
         raise UserError(f"{collection.path} has no queries.jsonl; clicks are added to judged questions.")

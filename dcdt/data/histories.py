@@ -24,32 +24,24 @@ class Histories:
 
     Args:
         watches: of the collection; None for an empty one, which `load` fills.
-
-    Attributes:
-        units: (I,) the unit of each watch, of models that tell units apart; else None.
     """
 
     def __init__(self, watches: Interactions | None = None) -> None:
         self.position: dict[str, int] = {}
         self.starts = self.items = np.zeros(0, dtype=np.int64)
-        self.units: Rows | None = None
         self.times = np.zeros(0)
         if watches is not None:
             self.position = {user: i for i, user in enumerate(watches.users)}
             self.starts = np.searchsorted(watches.user, np.arange(len(watches.users) + 1))
             self.items, self.times = watches.item, watches.time
 
-    def watched_before(self, user: str | None, time: float | None, of: Rows | None = None) -> Rows:
-        """Return the videos (or values `of` all watches) a learner watched strictly before a time, in order.
-
-        None for an unknown learner or time.
-        """
-        of = self.items if of is None else of
+    def watched_before(self, user: str | None, time: float | None) -> Rows:
+        """Return the videos a learner watched strictly before a time, in order; none for an unknown learner or time."""
         position = None if user is None else self.position.get(str(user))
         if position is None or time is None:
-            return of[:0]
+            return self.items[:0]
         start, end = self.starts[position : position + 2]
-        return of[start : start + np.searchsorted(self.times[start:end], time)]
+        return self.items[start : start + np.searchsorted(self.times[start:end], time)]
 
     def counts(
         self, users: Sequence[str | None], times: Sequence[float | None], n_videos: int, decay: float = 1.0
@@ -65,32 +57,23 @@ class Histories:
         counts = (decay**n_later).astype(np.float32)
         return csr_matrix((counts, (rows, columns)), shape=(len(histories), n_videos))
 
-    def last(
-        self,
-        users: Sequence[str | None],
-        times: Sequence[float | None],
-        length: int | None = None,
-        of: Rows | None = None,
-    ) -> Tensor:
+    def last(self, users: Sequence[str | None], times: Sequence[float | None], length: int | None = None) -> Tensor:
         """Return rows of each learner's last videos strictly before a time, newest first, (B, L), padded with -1.
 
-        L is the length of the longest history, at most `length`. `of`: as in `watched_before`.
+        L is the length of the longest history, at most `length`.
         """
-        asked = zip(users, times, strict=True)
-        histories = [self.watched_before(user, time, of)[-(length or 0) :] for user, time in asked]
+        histories = [self.watched_before(user, time)[-(length or 0) :] for user, time in zip(users, times, strict=True)]
         return pad_lists([history[::-1].tolist() for history in histories], -1)
 
     def state(self) -> dict[str, Tensor | list[str]]:
         """Return what `load` needs, as tensors and texts."""
-        names = ("starts", "items", "times", *(() if self.units is None else ("units",)))
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in names}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("starts", "items", "times")}
         return {"users": list(self.position), **tensors}
 
     def load(self, state: dict[str, Tensor | list[str]]) -> None:
         """Restore what `state` returned."""
         self.position = {user: i for i, user in enumerate(state["users"])}
         self.starts, self.items, self.times = (state[name].numpy() for name in ("starts", "items", "times"))  # type: ignore[union-attr]
-        self.units = state["units"].numpy() if "units" in state else None  # type: ignore[union-attr]
 
 
 def pool_history(vectors: Tensor, watched: Tensor, logits: Tensor | None = None) -> Tensor:

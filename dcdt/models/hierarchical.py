@@ -52,10 +52,6 @@ class HierarchicalTowers(HistoryTowers):
     The second level stays even, so that the model is `dcdt_history` to the digit, unless the validation queries gain by
     it. Units are sessions, which end where a learner watches nothing for `gap_hours`, or topics: the values of
     `topic_key` in the videos' metadata, or `n_topics` clusters of their vectors.
-
-    Args:
-        config: that of `dcdt_history`, and the units.
-        tables: the frozen vectors.
     """
 
     config: HierarchicalConfig

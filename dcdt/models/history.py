@@ -1,5 +1,6 @@
 """DCDT with the learner's watch history in the query tower, beside the question or without one."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,7 +84,8 @@ class HistoryTowers(Recommender):
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
         self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
-        self.histories.units = units = self.find_units(collection, watches)
+        units = self.find_units(collection, watches)
+        self.units = None if units is None else Histories(replace(watches, item=units))
         columns = (watches.user, watches.item, watches.time, *(() if units is None else (units,)))
         if self.config.history != "none":
             examples = next_video_examples(*(torch.from_numpy(column[keep]) for column in columns))
@@ -139,12 +141,16 @@ class HistoryTowers(Recommender):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the histories of all learners."""
-        return {"cold": self.cold, **self.histories.state()}
+        units = {} if self.units is None else {"units": self.units.state()}
+        return {"cold": self.cold, **self.histories.state(), **units}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.histories.load(state)
         self.cold = dict(state["cold"])
+        if "units" in state:
+            self.units = Histories()
+            self.units.load(state["units"])
 
     def _two_scores(self, queries: QueryBatch) -> tuple[Tensor, Tensor]:
         """Score all videos by the question and by the learner's history, (B, N) each."""
@@ -152,8 +158,7 @@ class HistoryTowers(Recommender):
         watched = self.histories.last(queries.users, queries.times, self.config.length)
         videos = self.tower.videos(self._base())
         directions = nn.functional.normalize(query_vectors @ self.basis, dim=-1)  # (B, d)
-        of, length = self.histories.units, self.config.length
-        units = None if of is None else self.histories.last(queries.users, queries.times, length, of)
+        units = None if self.units is None else self.units.last(queries.users, queries.times, self.config.length)
         learners = self.tower.learners(videos, watched, directions, units=units)
         return query_vectors @ self.video_vectors().T, self.tower.score(learners, videos, self.tower.popularity)
 

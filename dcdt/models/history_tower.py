@@ -1,6 +1,6 @@
 """A query tower over the videos a learner watched before, fitted to predict the next one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,22 +102,21 @@ class NextVideos:
         first: (E,) position of the learner's first watch in `items`.
         end: (E,) position after the last watch strictly before the example's.
         target: (E,) row of the video that came next.
-        units: (I,) unit of each watch; None: not told apart.
+        units: the same with units (`HierarchicalTowers`) in place of videos; None: not told apart.
     """
 
     items: Tensor
     first: Tensor
     end: Tensor
     target: Tensor
-    units: Tensor | None = None
+    units: "NextVideos | None" = None
 
-    def histories(self, rows: Tensor, length: int, of: Tensor | None = None) -> Tensor:
-        """Return the last videos before examples (B,), or values `of` them, newest first, (B, L), padded with -1."""
+    def histories(self, rows: Tensor, length: int) -> Tensor:
+        """Return the rows of the last videos before examples (B,), newest first, (B, L), padded with -1."""
         end = self.end[rows].unsqueeze(1)
         width = min(length, int((self.end[rows] - self.first[rows]).max()))
         position = end - 1 - torch.arange(width)  # (B, L)
-        of = self.items if of is None else of
-        return torch.where(position >= self.first[rows].unsqueeze(1), of[position.clamp(min=0)], -1)
+        return torch.where(position >= self.first[rows].unsqueeze(1), self.items[position.clamp(min=0)], -1)
 
 
 def next_video_examples(user: Tensor, item: Tensor, time: Tensor, units: Tensor | None = None) -> NextVideos:
@@ -130,7 +129,8 @@ def next_video_examples(user: Tensor, item: Tensor, time: Tensor, units: Tensor 
     first = torch.where(new, position, 0).cummax(0).values if len(user) else position
     end = torch.where(later, position, 0).cummax(0).values if len(user) else position
     has_history = end > first
-    return NextVideos(item, first[has_history], end[has_history], item[has_history], units)
+    examples = NextVideos(item, first[has_history], end[has_history], item[has_history])
+    return examples if units is None else replace(examples, units=replace(examples, items=units))
 
 
 def fit_tower(
@@ -169,7 +169,7 @@ def fit_tower(
             watched, target = examples.histories(rows, config.length), examples.target[rows]
             keep = torch.bernoulli(torch.full((len(rows), base.shape[1]), 1 - tower.dropout), generator=generator)
             videos = tower.videos(base)
-            units = None if examples.units is None else examples.histories(rows, config.length, examples.units)
+            units = None if examples.units is None else examples.units.histories(rows, config.length)
             learners = tower.learners(videos, watched, None, to_device(keep / (1 - tower.dropout), device), units)
             distinct, label = torch.unique(target, return_inverse=True)  # (C,), (B,)
             columns = to_device(distinct, device)

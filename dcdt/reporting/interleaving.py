@@ -8,14 +8,11 @@ from dcdt.utils.errors import UserError
 
 
 def compare_interleaved(feedback: Feedback) -> dict[str, tuple[int, int, int, float]]:
-    """Count wins, losses and ties of the first model, with the p-value of the exact two-sided sign test.
+    """Count wins, losses and ties of the first of two models, with the p-value of the exact two-sided sign test.
 
     An answer goes to the model whose videos have more clicks (thumbs up count too, thumbs down against it), a learner
     to the model that has more answers, so that one learner with many questions counts once; so does a question whose
     learners are not known.
-
-    Returns:
-        By the names and builds of the two models.
 
     Raises:
         UserError: no answer was interleaved.

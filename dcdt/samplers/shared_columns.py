@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
@@ -26,16 +27,14 @@ class SharedColumnSampler(Sampler):
     def __init__(self, pool: TrainingPool) -> None:
         super().__init__(pool)
         positives: list[list[int]] = [[] for _ in pool.queries]
-        weights: list[list[float]] = [[] for _ in pool.queries]
         positions = torch.searchsorted(pool.candidates, pool.pairs[:, 1].contiguous())
-        values = pool.weigh(pool.pairs)
-        for owner, position, value in zip(pool.owner.tolist(), positions.tolist(), values.tolist(), strict=True):
+        for owner, position in zip(pool.owner.tolist(), positions.tolist(), strict=True):
             positives[owner].append(position)
-            weights[owner].append(value)
         self._queries, self._candidates = pool.queries, pool.candidates
         self._positives, self._forbidden = pad_lists(positives, fill=len(pool.candidates)), pool.forbidden
-        self._weights = pad_lists(weights, fill=1.0)  # of the positives
         self._n_positives = torch.bincount(pool.owner, minlength=len(pool.queries))  # (U,) of each query, on the CPU
+        weights = torch.split(pool.weigh(pool.pairs[pool.owner.argsort(stable=True)]), self._n_positives.tolist())
+        self._weights = pad_sequence(list(weights), batch_first=True, padding_value=1.0)  # of the positives
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Draw no negatives, (R, 0)."""

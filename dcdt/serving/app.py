@@ -124,9 +124,7 @@ def make_app(
         k: Annotated[int, Query(ge=1, le=K_LIMIT, description="how many videos")] = 10,
         filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
         explain: Annotated[bool, Query(description="say what made up each score")] = False,
-        model: Annotated[
-            int | None, Query(ge=1, le=len(recommenders), description="which of the models that are served")
-        ] = None,
+        model: Annotated[int | None, Query(ge=1, le=len(recommenders), description="which of those served")] = None,
         user: Annotated[str | None, Query(min_length=1, max_length=MAX_USER_CHARS, description="who asks")] = None,
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         if pending.locked():
@@ -142,28 +140,28 @@ def make_app(
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
         body |= {"question": q, "milliseconds": round(1000 * (time.perf_counter() - started), 2), "answer": None}
         if feedback is not None and not explain:
-            body["answer"] = feedback.try_answer(q, user, *record)
+            body["answer"] = feedback.try_answer(q, user, **record)
         return JSONResponse(body)
 
     return app
 
 
-def _answer(served: Sequence[ServedRecommender], *given: Any, **options: Any) -> tuple[dict[str, Any], list[Any]]:  # noqa: ANN401
-    """Answer by one model, or by two that are interleaved: the body, and what of it is recorded beside the question."""
-    answers = [one.answer(*given, **options) for one in served]
+def _answer(served: Sequence[ServedRecommender], *given: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+    """Answer by one model, or by two that are interleaved: the body, and what of it is recorded."""
+    users = [options["user"] if one.learners or len(served) == 1 else None for one in served]
+    answers = [one.answer(*given, **options | {"user": user}) for one, user in zip(served, users, strict=True)]
     videos, teams = answers[0].videos[0], list[int]()
     if len(served) > 1:
         videos, teams = team_draft(answers[0].videos[0], answers[1].videos[0], given[1])
-    pointers = [one.catalogue.pointer for one in served]
-    models = [(one.name, at.build, at.version) for one, at in zip(served, pointers, strict=True)]
+    models = [(one.name, one.catalogue.pointer.build, one.catalogue.pointer.version) for one in served]
     body = {
         "model": " and ".join(one.name for one in served),
         "version": answers[0].version,
         "nothing_fits": all(answer.nothing_fits[0] for answer in answers),
-        "notes": list(dict.fromkeys(note for one in served for note in one.notes_for(options["user"]))),
+        "notes": [note for one, user in zip(served, users, strict=True) for note in one.notes_for(user)],
         "videos": [video.as_dict() for video in videos],
     }
-    return body, [models, [video.id for video in videos], teams]
+    return body, {"models": models, "videos": [video.id for video in videos], "teams": teams}
 
 
 def _add_click(app: FastAPI, feedback: FeedbackLog) -> None:

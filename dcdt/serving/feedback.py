@@ -22,15 +22,7 @@ class FeedbackLog:
     """A folder of events, lines of JSON in files that are only appended to; no address of a learner is known here.
 
     Every process, and every 64 MB, begins a file of its own, so that a line that a kill cut stays the last of its file.
-    Ids of users are hashed with the salt of the folder, questions too if wanted.
-
-    Args:
-        folder: made if need be.
-        hash_questions: whether questions are recorded as hashes alone.
-
-    Raises:
-        UserError: the salt is corrupt.
-        OSError: the folder cannot be written.
+    Ids of users are hashed with the salt of the folder; so are questions, of which with `hash_questions` no word stays.
     """
 
     def __init__(self, folder: Path, hash_questions: bool = False) -> None:
@@ -43,20 +35,18 @@ class FeedbackLog:
         self._lock, self._file, self._size = threading.Lock(), -1, 0
         self._open()
 
-    def try_answer(self, question: str, user: str | None, *shown: Any) -> str | None:  # noqa: ANN401
+    def try_answer(self, question: str, user: str | None, **shown: Any) -> str | None:  # noqa: ANN401
         """Record an answer: its models, videos and teams (`dcdt.data.feedback.Shown`).
 
         Returns:
             Its id, which clicks name and nobody can make up; None where the disk takes no more, which is logged.
         """
-        nonce, hashed = secrets.token_hex(16), self.kind == "hashes"
-        answer, text = nonce + keyed_hash(self.salt, nonce), " ".join(question.split())
+        nonce, text, hashed = secrets.token_hex(16), " ".join(question.split()), self.kind == "hashes"
         text = keyed_hash(self.salt, normalise_text(text)) if hashed else text
         asker = None if user is None else keyed_hash(self.salt, user)
-        names = ("answer", "time", "question", "hashed", "user", "models", "videos", "teams")
+        answer = nonce + keyed_hash(self.salt, nonce)
         try:
-            values = (answer, time.time(), text, hashed, asker, *shown)
-            self._append(Shown(**dict(zip(names, values, strict=True))))
+            self._append(Shown(answer=answer, time=time.time(), question=text, hashed=hashed, user=asker, **shown))
         except OSError:
             logging.getLogger("dcdt.serve").exception("feedback cannot be recorded")
             return None
@@ -92,12 +82,9 @@ class FeedbackLog:
 def team_draft(
     first: Sequence[Recommendation], second: Sequence[Recommendation], k: int
 ) -> tuple[list[Recommendation], list[int]]:
-    """Interleave two rankings by team draft (Radlinski, Kurup and Joachims 2008).
+    """Interleave two rankings by team draft (Radlinski, Kurup and Joachims 2008): k videos, and the model of each.
 
-    The model with fewer picks, or a coin, picks its best video that is not yet there.
-
-    Returns:
-        At most k videos, and of each the model, 0 or 1.
+    The model (0 or 1) with fewer picks, or a coin, picks its best video that is not yet there.
     """
     picks, teams, picked = list[Recommendation](), list[int](), set[str]()
     while len(picks) < k:

@@ -35,23 +35,23 @@ class Watched:
         items: (L,) numbers of the videos watched, among the M videos of the export.
         rows: (M,) row of each of these in the snapshot, -1 where it is gone.
         snapshot: the catalogue.
-        units: (L,) unit of each of the history, of models that tell units apart.
+        units: (L,) unit of each, by the column of a model that tells units apart.
     """
 
     items: Rows
     rows: Rows
     snapshot: Snapshot
-    units: Rows | None = None
+    units: dict[str, Rows]
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
         rows = self.rows[self.items[-(length or 0) :]][::-1]
         return self.snapshot.vectors_at(rows[rows >= 0], column)
 
-    def last_units(self, length: int) -> Rows | None:
-        """Units (l,) of the videos of `vectors`."""
+    def last_units(self, column: str, length: int) -> Rows | None:
+        """Units (l,) of the videos of `vectors`; None where the model tells none apart."""
         remains = self.rows[self.items[-length:]] >= 0
-        return None if self.units is None else self.units[-length:][remains][::-1]
+        return self.units[column][-length:][remains][::-1] if column in self.units else None
 
 
 class Learners:
@@ -65,12 +65,15 @@ class Learners:
         self.path = path
 
     def items(self, user: str, of: str = "items") -> Rows | None:
-        """Look up the videos (L,) that a learner watched, the oldest first, or their `units`; None if unknown."""
+        """Look up the videos (L,) that a learner watched, the oldest first; None for an unknown learner.
+
+        `of`: the column whose units are looked up instead.
+        """
         keys, salt = self._data["keys"], self._salt
         first, second = hash_user(salt, user)
         start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")
         matches = np.flatnonzero(keys[start:end, 1] == second)
-        if not len(matches) or of not in self._data:
+        if not len(matches):
             return None
         i = int(start + matches[0])
         return np.asarray(self._data[of][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
@@ -79,6 +82,11 @@ class Learners:
     def exported(self) -> RowPositions:
         """The positions of the exported videos in a catalogue."""
         return RowPositions(self._read[1]["ids"])
+
+    def units(self, user: str) -> dict[str, Rows]:
+        """Look up the units (L,) of the videos that a known learner watched, by column."""
+        names = self._data.keys() - {"keys", "starts", "items"}
+        return {name: units for name in names if (units := self.items(user, name)) is not None}
 
     @property
     def _data(self) -> dict[str, NDArray[Any]]:
@@ -107,20 +115,14 @@ def _check_arrays(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> 
         raise ValueError(f"keys {keys.shape}, starts {starts.shape} and items {items.shape} do not fit")
     if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any():
         raise ValueError("histories that overlap")
-    if arrays.get("units", items).shape != items.shape:
+    if any(len(values) != len(items) for name, values in arrays.items() if name not in ("keys", "starts")):
         raise ValueError("units of other watches")
     if len(items) and not 0 <= items.min() <= items.max() < len(metadata["ids"]):
         raise ValueError("a watch of a video that is not there")
 
 
 def save_learners(
-    path: Path,
-    users: Sequence[str],
-    starts: Rows,
-    items: Rows,
-    ids: Sequence[str],
-    salt: bytes,
-    units: Rows | None = None,
+    path: Path, users: Sequence[str], starts: Rows, watches: dict[str, Rows], ids: Sequence[str], salt: bytes
 ) -> None:
     """Write the histories.
 
@@ -128,10 +130,9 @@ def save_learners(
         path: of the file.
         users: ids of U learners.
         starts: (U + 1,) where the watches of each begin.
-        items: (I,) rows of the videos watched, those of each learner in order of time.
+        watches: `items`, (I,) rows of the videos watched, those of each learner in order of time; and units by column.
         ids: of the M videos.
         salt: of the hashes.
-        units: (I,) of the watches, of models that tell units apart.
     """
     keys = np.array([hash_user(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
@@ -140,8 +141,7 @@ def save_learners(
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.ascontiguousarray(keys[order]),
         "starts": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "items": items[moved].astype(np.int32),
-        **({} if units is None else {"units": units[moved].astype(np.int32)}),
+        **{name: values[moved].astype(np.int32) for name, values in watches.items()},
     }
     save_file(arrays, path, {"facts": json.dumps({"salt": salt.hex(), "ids": list(ids)})})
 

@@ -226,7 +226,7 @@ class ServedRecommender:
             return None
         exported = self.learners.exported
         snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
-        return Watched(items, exported.rows(snapshot), snapshot, self.learners.items(str(user), "units"))
+        return Watched(items, exported.rows(snapshot), snapshot, self.learners.units(str(user)))
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""

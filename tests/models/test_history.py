@@ -183,7 +183,7 @@ def test_a_history_that_looks_ahead_is_found_out(folder, tmp_path, monkeypatch):
     """The test above can fail: here `before` returns everything."""
     whole = Histories.watched_before
     monkeypatch.setattr(
-        histories_module.Histories, "watched_before", lambda self, user, time, *of: whole(self, user, math.inf, *of)
+        histories_module.Histories, "watched_before", lambda self, user, time: whole(self, user, math.inf)
     )
     assert leaks(folder, make_folder(tmp_path / "other"), config_of(), "query")
 

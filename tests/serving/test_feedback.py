@@ -21,6 +21,8 @@ from dcdt.serving.feedback import FeedbackLog
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.utils.errors import UserError
 
+SHOWN = {"models": [("m", "b", 1)], "videos": ["v1"], "teams": []}
+
 
 def events(folder):
     return [json.loads(line) for path in sorted(folder.glob("events-*")) for line in path.read_text().splitlines()]
@@ -81,12 +83,12 @@ def test_made_up_clicks_are_refused_and_leave_no_line(recommenders, tmp_path, gi
 def test_learners_are_hashed_with_the_salt_of_the_folder(tmp_path):
     log = FeedbackLog(tmp_path / "one")
     for user in ("anna", "anna", "ben", None):
-        log.try_answer("q", user, [("m", "b", 1)], ["v1"], [])
+        log.try_answer("q", user, **SHOWN)
     one = [event["user"] for event in events(tmp_path / "one")]
     assert one[0] == one[1] != one[2] and one[3] is None and "anna" not in str(events(tmp_path / "one"))
-    FeedbackLog(tmp_path / "one").try_answer("q", "anna", [("m", "b", 1)], ["v1"], [])  # started again
+    FeedbackLog(tmp_path / "one").try_answer("q", "anna", **SHOWN)  # started again
     assert events(tmp_path / "one")[-1]["user"] == one[0]
-    FeedbackLog(tmp_path / "two").try_answer("q", "anna", [("m", "b", 1)], ["v1"], [])
+    FeedbackLog(tmp_path / "two").try_answer("q", "anna", **SHOWN)
     assert events(tmp_path / "two")[0]["user"] != one[0]
     (tmp_path / "one" / "salt").write_bytes(b"short")
     with pytest.raises(UserError, match="is not the salt"):
@@ -97,15 +99,15 @@ def test_a_full_file_is_followed_by_another_and_a_full_disk_leaves_whole_lines(t
     monkeypatch.setattr(serving_feedback, "MAX_FILE_BYTES", 1000)
     log = FeedbackLog(tmp_path)
     for at in range(20):
-        log.try_answer(f"q{at}", None, [("m", "b", 1)], ["v1"], [])
+        log.try_answer(f"q{at}", None, **SHOWN)
     files = sorted(tmp_path.glob("events-*"))
     assert len(files) > 2 and all(path.stat().st_size <= 1000 for path in files)
     assert [event["question"] for event in events(tmp_path)] == [f"q{at}" for at in range(20)]
     write = serving_feedback.os.write
     monkeypatch.setattr(serving_feedback.os, "write", lambda file, line: write(file, line[:40]))
-    assert log.try_answer("lost", None, [("m", "b", 1)], ["v1"], []) is None
+    assert log.try_answer("lost", None, **SHOWN) is None
     monkeypatch.undo()
-    assert log.try_answer("after", None, [("m", "b", 1)], ["v1"], []) is not None
+    assert log.try_answer("after", None, **SHOWN) is not None
     assert len(read_feedback(tmp_path).answers) == 21 and not read_feedback(tmp_path).dropped
 
 
@@ -123,8 +125,10 @@ def test_two_models_are_interleaved_where_none_is_asked_for(recommenders, tmp_pa
         ids = [video["id"] for video in answer["videos"]]
         assert {video for video, of in zip(shown["videos"], shown["teams"], strict=True) if of == team} <= set(ids)
     assert events(tmp_path)[1]["teams"] == []
+    learner = client.get("/search", params={"q": "rank of a basis", "user": "anna"})  # of whom neither model knows
+    assert learner.status_code == 200 and events(tmp_path)[3]["user"] is not None
     done = command("report", "--interleaved", tmp_path)
-    assert "0 won, 0 lost, 1 tied" in done.stdout and done.returncode == 0
+    assert "0 won, 0 lost, 2 tied" in done.stdout and done.returncode == 0
 
 
 def test_the_command_refuses_options_that_do_not_go_together(tmp_path):

@@ -132,7 +132,7 @@ def test_histories_come_back_and_no_name_is_in_the_file(tmp_path):
     lengths = rng.integers(0, 5, len(users))
     starts, items = np.r_[0, np.cumsum(lengths)], rng.integers(0, 50, lengths.sum())
     path = tmp_path / LEARNERS
-    save_learners(path, users, starts, items, [f"v{at}" for at in range(50)], b"salt")
+    save_learners(path, users, starts, {"items": items}, [f"v{at}" for at in range(50)], b"salt")
     learners = Learners(path)
     for at, user in enumerate(users):
         assert learners.items(user).tolist() == items[starts[at] : starts[at + 1]].tolist()

@@ -122,7 +122,7 @@ class HistoryScorer(TowersScorer):
         taste = np.zeros(len(matrix), dtype=np.float32)
         if query.watched is not None:
             watched = query.watched.vectors(self.column, learner.length)[:, len(question) : -1]  # (L, d)
-            units = query.watched.last_units(learner.length)
+            units = query.watched.last_units(self.column, learner.length)
             taste = learner_vector(learner, matrix, watched, unit(question @ basis), units)
         pieces = np.zeros((2, len(question) + len(matrix) + 1), dtype=np.float32)
         pieces[0, len(question) : -1] = learner.weight * taste

@@ -23,8 +23,17 @@ from dcdt.data.feedback import (
     read_feedback,
 )
 from dcdt.data.splits import make_split, weak_counts
+from dcdt.losses.config import InfoNCEConfig, TripletConfig
+from dcdt.losses.infonce import InfoNCELoss
+from dcdt.losses.triplet import TripletLoss
+from dcdt.models import ridge_towers
 from dcdt.models.config import RidgeConfig
 from dcdt.models.ridge_towers import RidgeTowers
+from dcdt.samplers.catalogue import CatalogueSampler
+from dcdt.samplers.config import CatalogueSamplerConfig, InBatchSamplerConfig, RandomSamplerConfig
+from dcdt.samplers.in_batch import InBatchSampler
+from dcdt.samplers.pool import training_pool
+from dcdt.samplers.random import RandomSampler
 from dcdt.utils.errors import UserError
 
 LOOKED = 1 / np.arange(1.0, 11)  # of the simulated learners: 1 / rank
@@ -228,3 +237,107 @@ def with_vectors(folder, texts):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     VectorCache(folder / "embeddings", space_of(EMBEDDER)).add(texts, vectors)
     return folder
+
+
+# Weights in training.
+
+
+def weighted(folder, weights):
+    """A small collection whose queries q0, q1, ... have these weights, by video id."""
+    path = make_collection(folder, n_videos=12, n_queries=40) / "queries.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["metadata"] |= {"weights": weights[line["_id"]]} if line["_id"] in weights else {}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return prepare(folder, SplitConfig("query", 0, 1, "all"), pairs=False, width=32)
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """Every positive of the even queries weighs 3, the first one of each 6."""
+    folder = tmp_path_factory.mktemp("weighted") / "plain"
+    plain = prepare(make_collection(folder, n_videos=12, n_queries=40), SplitConfig("query", 0, 1, "all"), pairs=False)
+    weights = {}
+    for query, video in zip(
+        plain.collection.positives.query.tolist(), plain.collection.positives.video.tolist(), strict=True
+    ):
+        if query % 2 == 0:
+            own = weights.setdefault(f"q{query}", {})
+            own[f"v{video}"] = 3 if own else 6
+    return weighted(tmp_path_factory.mktemp("weighted") / "heavy", weights)
+
+
+@pytest.mark.parametrize("name", ["random", "in_batch", "catalogue"])
+def test_batches_weigh_the_positives(heavy, name):
+    samplers = {
+        "random": lambda pool: RandomSampler(RandomSamplerConfig("random", 2), pool, None),
+        "in_batch": lambda pool: InBatchSampler(InBatchSamplerConfig("in_batch", False), pool, None),
+        "catalogue": lambda pool: CatalogueSampler(CatalogueSamplerConfig("catalogue"), pool, None),
+    }
+    pool = training_pool(heavy.collection, heavy.split)
+    sampler = samplers[name](pool)
+    rows = torch.cat([sampler.pairs, sampler.draw(torch.Generator().manual_seed(0))], dim=1)
+    batch, seen = sampler.batch(rows[torch.randperm(len(rows))]), set()
+    columns = batch.get("columns")
+    for at, query in enumerate(batch["query"].tolist()):
+        for column in range(batch["weight"].shape[1]):
+            is_positive = column == 0 if columns is None else batch["label"][at, column] == 1
+            row = columns[column] if columns is not None else batch["video"][at] if column == 0 else -1
+            wanted = heavy.collection.weights.get(query, {}).get(int(row), 1.0) if is_positive else None
+            assert wanted is None or batch["weight"][at, column] == wanted
+            assert is_positive or batch["weight"][at, column] in (0, 1)
+            seen.add(wanted)
+    assert seen >= {1.0, 3.0, 6.0}
+
+
+def test_the_ridge_is_weighted_least_squares_towards_weighted_means(heavy):
+    data = RankingDataModule(heavy.collection, heavy.split, {}, None, 16, 0)
+    model = RidgeTowers(RidgeConfig("dcdt_ridge", ["title", "text"], "none", 3, 0.0, "train", 2.0), heavy.tables)
+    model.prepare(data)
+    videos, rows, targets, weights = model.video_vectors(), [], [], []
+    for query in heavy.split.train.queries.tolist():
+        own = [video for row, video in heavy.split.pairs.tolist() if row == query]
+        values = torch.tensor([heavy.collection.weights.get(query, {}).get(video, 1.0) for video in own])
+        rows.append(query)
+        targets.append(torch.nn.functional.normalize((videos[own] * values[:, None]).sum(0), dim=0))
+        weights.append(values.mean())
+    x = torch.nn.functional.normalize(heavy.tables.queries[rows], dim=-1).double()
+    y, w = torch.stack(targets).double(), torch.stack(weights).double().sqrt()[:, None]
+    gram = (x * w).T @ (x * w) + 2.0 * torch.eye(x.shape[1])
+    expected = torch.eye(x.shape[1]) + torch.linalg.solve(gram, (x * w).T @ ((y - x) * w))
+    torch.testing.assert_close(model.query_map.double(), expected, rtol=1e-3, atol=1e-4)
+    assert len({float(weight) for weight in weights}) > 2
+
+
+def test_weighted_queries_do_not_choose_the_penalty(heavy, monkeypatch):
+    data = RankingDataModule(heavy.collection, heavy.split, {}, None, 16, 0)
+    model = RidgeTowers(RidgeConfig("dcdt_ridge", ["title", "text"], "none", 3, 0.0, "train", None), heavy.tables)
+    model.prepare(data)
+    sides = [side for side in (data.sides["val"],)]
+    plain = [row for row in sides[0].queries.tolist() if row not in heavy.collection.weights]
+    assert 0 < len(plain) < len(sides[0].queries)
+    model._group = {int(row): at for at, row in enumerate(sides[0].queries)}
+    vectors = torch.zeros(len(sides[0].queries), heavy.tables.width)
+    of = ridge_towers.quality
+    counts = []
+    monkeypatch.setattr(ridge_towers, "quality", lambda *given: counts.append(of(*given)) or counts[-1])
+    found = model._left_out_quality(vectors, sides, data)
+    kept = [at for at, row in enumerate(sides[0].queries.tolist()) if row in plain]
+    assert found == pytest.approx(float(torch.cat(counts)[kept].mean()))
+
+
+@pytest.mark.parametrize("positives", ["each", "any"])
+def test_a_positive_of_weight_two_has_twice_its_loss(positives):
+    similarity, label = torch.randn(1, 5), torch.tensor([[1.0, 1, 0, 0, 0]])
+    infonce = InfoNCELoss(InfoNCEConfig("infonce", positives, 0.5, False))
+    one = infonce(similarity, label, torch.tensor([[1.0, 1, 1, 1, 0]]))
+    first, second = (
+        infonce(similarity, label, torch.tensor([[2.0 * (at == 0), 2.0 * (at == 1), 1, 1, 0]])) for at in (0, 1)
+    )
+    torch.testing.assert_close(first + second, 2 * one)
+    assert positives == "any" or not torch.allclose(first, second)
+    triplet, distance = TripletLoss(TripletConfig("triplet", 0.5)), torch.rand(1, 5)
+    alone = torch.tensor([[1.0, 0, 0, 0, 0]])
+    torch.testing.assert_close(
+        triplet(distance, alone, torch.tensor([[3.0, 1, 1, 1, 1]])), 3 * triplet(distance, alone)
+    )
