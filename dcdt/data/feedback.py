@@ -160,11 +160,11 @@ def click_weights(
     dropped, texts, rows = feedback.dropped, dict[str, str](), list[tuple[tuple[str, str], int, int]]()
     by_hash = {keyed_hash(salt, normalise_text(text)): text for text in collection.queries.texts}
     for name, answer in feedback.answers.items():
-        text = by_hash.get(answer.question, "") if answer.hashed else answer.question
+        text = by_hash.get(answer.question, "") if answer.hashed else answer.question.strip()
         key, values = normalise_text(text), feedback.values.get(name, {})
         texts.setdefault(key, text)
         known = [(rank, video) for rank, video in enumerate(answer.videos) if video in collection.videos.row_of]
-        dropped["answers to questions known only as a hash"] += not text
+        dropped["answers to questions without a known text"] += not text
         dropped["videos shown that the collection lacks"] += len(answer.videos) - len(known)
         rows += [((key, video), rank, values.get(video, 0)) for rank, video in known if text]
     position = {pair: number for number, pair in enumerate(dict.fromkeys(pair for pair, _, _ in rows))}

@@ -69,8 +69,7 @@ class HierarchicalTowers(HistoryTowers):
         else:
             base = self._base().cpu().double().numpy()  # (N, d)
             topic = kmeans2(base, min(self.config.n_topics, len(base)), minit="++", seed=0)[1]
-        units: Rows = topic.astype(np.int64)[watches.item]
-        return units
+        return np.asarray(topic[watches.item], dtype=np.int64)
 
     def fit(self, examples: NextVideos, data: RankingDataModule) -> None:
         """Fit the tower as `dcdt_history`, then its second level, which validation may refuse."""

@@ -65,10 +65,7 @@ class Learners:
         self.path = path
 
     def items(self, user: str, of: str = "items") -> Rows | None:
-        """Look up the videos (L,) that a learner watched, the oldest first; None for an unknown learner.
-
-        `of`: the column whose units are looked up instead.
-        """
+        """Look up the videos (L,) that a learner watched, or units `of` a column, the oldest first; None if unknown."""
         keys, salt = self._data["keys"], self._salt
         first, second = hash_user(salt, user)
         start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")

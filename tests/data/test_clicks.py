@@ -129,7 +129,7 @@ def test_hashed_questions_are_told_by_those_of_the_collection(collection):
     }
     feedback = Feedback(answers, {name: {"v2": 1} for name in hashes}, Counter())
     assert click_weights(feedback, collection, salt, LOOKED)[0] == {text: {"v2": 1.0}}
-    assert feedback.dropped["answers to questions known only as a hash"] == 1
+    assert feedback.dropped["answers to questions without a known text"] == 1
 
 
 def test_clicks_are_added_once_train_only_and_say_so(tmp_path, collection):
@@ -162,14 +162,17 @@ def test_clicks_are_added_once_train_only_and_say_so(tmp_path, collection):
 
 
 def test_a_collection_of_clicks_alone_is_not_tested_on(tmp_path, collection):
-    folder = write_events(tmp_path / "log", [("a", "asked", ["v1", "v2"])], [("a", "v1", "click")])
+    answers = [(f"a{at}", f"asked {at}", ["v1", "v2"]) for at in range(20)]
+    folder = write_events(tmp_path / "log", answers, [(name, "v1", "click") for name, _, _ in answers])
     (tmp_path / "table.csv").write_text("rank,propensity\n1,1\n")
     add_clicks(folder, collection, tmp_path / "table.csv")
     for path in (collection.path / "qrels").glob("*.tsv"):
         if path.stem != "clicks":
             path.unlink()
+    alone = load_collection(collection.path)
+    assert len(alone.weights) == 20
     with pytest.raises(UserError, match="Add judged queries"):
-        make_split(load_collection(collection.path), SplitConfig("query", 0, 1, "all"))
+        make_split(alone, SplitConfig("query", 0, 1, "all"))
 
 
 @pytest.mark.parametrize("text", ["rank,propensity\n2,1\n", "rank,propensity\n1,0\n", "rank,chance\n1,1\n"])
