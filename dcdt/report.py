@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcdt.cli import Parser, command
+from dcdt.data.feedback import read_feedback
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
+from dcdt.reporting.interleaving import compare_interleaved
 from dcdt.reporting.page import page
 from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
@@ -135,14 +137,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Tables, tests and figures of finished runs.",
         epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
     )
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=user_path, help="a run's folder or a sweep's")
+    parser.add_argument("folders", metavar="DIR", nargs="*", type=user_path, help="a run's folder or a sweep's")
     parser.add_argument("--out", type=user_path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
     parser.add_argument("--against", metavar="MODEL", help="test every other row against this one (default: zero_shot)")
+    parser.add_argument("--interleaved", type=user_path, metavar="FOLDER", help="print which model learners preferred")
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
     parser.add_argument("--workspace", action="store_true", help="--wandb, with a view of the sweep and a report there")
     options = parser.parse_args(arguments)
+    if bool(options.folders) == bool(options.interleaved):
+        parser.error("give DIR of runs, or --interleaved FOLDER of feedback")
+    if options.interleaved:
+        with exit_on_user_error():
+            for models, (wins, losses, ties, p) in compare_interleaved(read_feedback(options.interleaved)).items():
+                counts = f"{wins} won, {losses} lost, {ties} tied, over learners (questions, of unknown ones)"
+                print(f"{models}: {counts}; p = {p:.3g} (exact sign test, two-sided)")  # noqa: T201
+        return
     out = options.out or options.folders[0] / "report"
     with exit_on_user_error():
         publish(

@@ -101,8 +101,10 @@ page() {
       sweep udemy_towers $udemy model=dcdt_history model.history=mean,attention
       sweep udemy_frozen $udemy model=dcdt_history model.videos=frozen
       sweep udemy_hybrid $udemy model=hybrid_history
+      sweep udemy_hierarchical $udemy model=dcdt_hierarchical model.units=sessions,topics
+      sweep udemy_ease $udemy model=hybrid_ease
       report udemy udemy_items udemy_als udemy_linear udemy_texts udemy_whitened udemy_towers udemy_frozen \
-        udemy_hybrid ;;
+        udemy_hybrid udemy_hierarchical udemy_ease ;;
     transcripts)
       for one in lecture_questions khan_math; do
         sweep "transcripts_$one" experiment=ablation_transcript $(data $one) model=$PASSAGES
