@@ -28,6 +28,18 @@ class ZeroShotConfig:
 
 
 @schema
+class ImageConfig:
+    """Cosine with pictures, whose vectors are in tables of their own."""
+
+    name: str
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields of texts: none."""
+        return []
+
+
+@schema
 class SingleTowerConfig:
     """Joint towers over (query, field) pairs, one score a pair."""
 
@@ -186,6 +198,7 @@ def hybrid_space(model: Mapping[str, Any]) -> SearchSpace:
 
 
 MODELS.register("zero_shot", Entry(ZeroShotConfig, "baselines.zero_shot:ZeroShot", depends_on=UNTRAINED))
+MODELS.register("image", Entry(ImageConfig, "baselines.zero_shot:Image", depends_on=UNTRAINED))
 MODELS.register("single_tower", Entry(SingleTowerConfig, "baselines.single_tower:SingleTower", SINGLE_TOWER_SPACE))
 MODELS.register("bm25", Entry(BM25Config, "baselines.bm25:BM25", BM25_SPACE, UNTRAINED, depends_on_tuned=FITTED))
 MODELS.register(

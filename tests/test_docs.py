@@ -134,6 +134,11 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.run data=files data.path=my_videos model=zero_shot",
+        how="tests/test_image_runs.py runs it with a small CLIP",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),

@@ -215,6 +215,8 @@ class Collection:
             raise MissingField(
                 f"field '{one_line(fatal[0])}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
+                + " Pictures are read by model=zero_shot with image_embedder=clip."
+                * (fatal[0] == "image")
             )
 
     def describe_fallbacks(self, fields: Sequence[str]) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.spoken import texts_to_embed
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
@@ -233,7 +232,7 @@ class ServedRecommender:
         if self._embedder is None:
             folder = self.catalogue.folder / EMBEDDER
             self._embedder = open_embedder(self.manifest.embedder_config, folder, self.threads, self.catalogue.remedy)
-        vectors = round_to_float16(self._embedder.embed(texts_to_embed(texts, self.manifest.embedder_config)))
+        vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
         return vectors
