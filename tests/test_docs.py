@@ -129,13 +129,13 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
-        "python -m dcdt.collection feedback",
-        how="tests/serving/test_feedback.py goes from clicks to training",
+        "python -m dcdt.run data=files data.path=my_videos model=zero_shot",
+        how="tests/test_image_runs.py runs it with a small CLIP",
     ),
     Block(
         "docs/your_data.md",
-        "python -m dcdt.run data=files data.path=my_videos model=zero_shot",
-        how="tests/test_image_runs.py runs it with a small CLIP",
+        "python -m dcdt.collection feedback",
+        how="tests/serving/test_feedback.py goes from clicks to training",
     ),
     Block(
         "docs/your_data.md",
