@@ -134,6 +134,11 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.collection feedback",
+        how="tests/serving/test_feedback.py goes from clicks to training",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),
@@ -183,6 +188,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(
         "docs/scaling.md",
         'python -m dcdt.run -m split=folds "split.index=range(0,10)" seed=0,1,2',

@@ -215,7 +215,7 @@ class ServedRecommender:
         if self.learners is None:
             raise UserError(
                 f"model={self.name} knows no learners; leave the user out, or ask a run of a model that reads "
-                "histories (collaborative, dcdt_history, zero_shot_history, hybrid_history)."
+                "histories (collaborative, dcdt_history, dcdt_hierarchical, zero_shot_history, hybrid_history)."
             )
         return self.learners.items(check_user(user))
 
@@ -225,7 +225,7 @@ class ServedRecommender:
             return None
         exported = self.learners.exported
         snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
-        return Watched(items, exported.rows(snapshot), snapshot)
+        return Watched(items, exported.rows(snapshot), snapshot, self.learners.units(str(user)))
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""

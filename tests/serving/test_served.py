@@ -45,6 +45,7 @@ RUNS = [
     ("model=two_stage_joint", "model.depth=8"),
     ("model=two_stage_ridge", "model.depth=8"),
     ("model=dcdt_history",),
+    ("model=dcdt_hierarchical",),
     ("model=zero_shot_history",),
     ("model=hybrid_history",),
     ("model=dcdt", "trials=2"),
