@@ -23,6 +23,7 @@ from dcdt.models.query_batch import query_batch
 from dcdt.recommend import main
 from dcdt.serving.app import Video, make_app
 from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue import video_table
 from dcdt.serving.catalogue.filters import parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.catalogue.video_table import VideoTable
@@ -148,8 +149,11 @@ def test_lance_finds_the_videos_of_the_best_passages_with_their_moments(run_of, 
         assert first.id == wanted[1].id
 
 
-@pytest.mark.parametrize("dtype", slow_but([np.float32], [np.float32, np.float16]))
-def test_lance_orders_by_products_of_passages_of_any_length(tmp_path, dtype):
+@pytest.mark.slow
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_lance_orders_by_products_of_passages_of_any_length(tmp_path, monkeypatch, dtype, indexed):
+    monkeypatch.setattr(video_table, "MIN_INDEX_ROWS", 100 if indexed else 10**6)
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 9, 300)
     offsets, vectors = np.cumsum(np.append(0, counts)), rng.normal(size=(counts.sum(), 12)).astype(dtype)
@@ -157,10 +161,17 @@ def test_lance_orders_by_products_of_passages_of_any_length(tmp_path, dtype):
     table = VideoTable(str(tmp_path))
     ids = [f"v{at}" for at in range(len(counts))]
     table.create(pa.table({"id": ids, "passages_0": ragged(offsets, vectors)}))
+    assert len(table.table.list_indices()) == indexed
     for query in rng.normal(size=(3, 12)).astype(np.float32):
-        best = np.maximum.reduceat(vectors.astype(np.float32) @ query, offsets[:-1])
-        found = table.nearest(np.append(query, np.float32(0)), 10, (), "passages_0")
-        assert found["id"].to_pylist() == [ids[at] for at in np.argsort(-best)[:10]]
+        best = np.argsort(-np.maximum.reduceat(vectors.astype(np.float32) @ query, offsets[:-1]))
+        found = table.nearest(np.append(query, np.float32(0)), 10, (), "passages_0")["id"].to_pylist()
+        assert set(found) <= {ids[at] for at in best[:12]} if indexed else found == [ids[at] for at in best[:10]]
+        some = parse_filter(f"id={ids[best[3]]}|{ids[best[200]]}", {"id": "text"})
+        found = table.nearest(np.append(query, np.float32(0)), 10, some, "passages_0")["id"].to_pylist()
+        assert found == [ids[best[3]], ids[best[200]]]
+    own = (2 * query / np.linalg.norm(query)).astype(dtype)[None]  # added after the index was made
+    table.add(pa.table({"id": ["new"], "passages_0": ragged([0, 1], own)}))
+    assert table.nearest(np.append(query, np.float32(0)), 1, (), "passages_0")["id"].to_pylist() == ["new"]
 
 
 def test_lance_refuses_a_hybrid_of_passages(run_of):
