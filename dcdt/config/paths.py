@@ -1,8 +1,11 @@
 """Paths of configurations, collections, caches and runs."""
 
+import argparse
 import os
 from pathlib import Path
 
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json
 from dcdt.utils.shell import user_path
 
 
@@ -35,6 +38,37 @@ def cache_home() -> Path:
 def cache_root() -> Path:
     """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
     return user_path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
+
+
+def run_path(text: str) -> Path:
+    """A run's folder as commands take it: a path, the name of a folder of outputs_root(), or `latest`.
+
+    Raises:
+        argparse.ArgumentTypeError: `latest`, and no run has finished.
+    """
+    path = user_path(text)
+    if os.path.exists(path):  # false also for what no path can be
+        return path
+    if text == "latest":
+        try:
+            return latest_run()
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    named = outputs_root() / text
+    return named if os.path.isfile(named / "status.json") else path
+
+
+def latest_run(unfinished: bool = False) -> Path:
+    """The run of outputs_root() that finished last; or of those that did not finish, the one that was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    statuses = {path: read_json(path).get("status") for path in outputs_root().glob("*/status.json")}
+    files = [path for path, status in statuses.items() if unfinished != (status == "finished")]
+    if not files:
+        raise UserError(f"latest: no run in {outputs_root()} {'was cut off' if unfinished else 'has finished'}")
+    return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
 def outputs_root() -> Path:
