@@ -40,7 +40,7 @@ def test_a_run_prints_its_table_beside_zero_shot_and_names_its_folder(folder, tm
     assert done.returncode == 0, done.stderr
     for text in ("dcdt", "zero_shot", "mrr", "recall@10", str(run), "One division", "Too few to tell"):
         assert text in done.stdout
-    assert f"{sys.executable} -m dcdt.run -m data=files" in done.stdout  # as this command was typed
+    assert f"{sys.executable} -m dcdt.run data=files" in done.stdout  # as this command was typed
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
 
 

@@ -114,7 +114,7 @@ def name_latest(arguments: list[str]) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    return [override("resume", latest_run(unfinished=True)) if text == "resume=latest" else text for text in arguments]
+    return [override("resume", latest_run(finished=False)) if text == "resume=latest" else text for text in arguments]
 
 
 def quote_texts(arguments: list[str]) -> list[str]:

@@ -2,56 +2,49 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dcdt.config.paths import config_folder
-
-_KEY = re.compile(r"^( *)(\w+):(?: |$)")
 
 
 def option_list() -> str:
     """List the options of every group, each with the first comment of its file."""
     lines = []
     for group in sorted(path for path in config_folder().iterdir() if path.is_dir() and path.name != "hydra"):
-        options = {path.stem: path for path in sorted(group.glob("*.yaml"))}
-        width = max(map(len, options))
-        lines += [f"{group.name}:", *(f"  {name:<{width}}  {_meaning(path)}" for name, path in options.items()), ""]
-    return _escape("\n".join(lines))
-
-
-def _meaning(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")), "")
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(group.glob("*.yaml"))}
+        meanings = {
+            name: re.sub("^# @package.*\n", "", text).split("\n")[0].lstrip("# ") for name, text in texts.items()
+        }
+        width = max(map(len, texts))
+        lines += [f"{group.name}:", *(f"  {name:<{width}}  {meaning}" for name, meaning in meanings.items()), ""]
+    return _escape(lines)
 
 
 def commented_config(root: DictConfig) -> str:
-    """The configuration as YAML, each key with the comment that it has in conf/."""
-    plain: Any = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
-    comments, lines, group = _comments(config_folder() / "config.yaml"), [], ""
-    for line in OmegaConf.to_yaml(plain).splitlines():
-        match = _KEY.match(line)
-        if match and not match[1]:
-            group = match[2]
-            option = OmegaConf.select(root, "hydra.runtime.choices").get(group)
-            of_group = _comments(config_folder() / group / f"{option}.yaml")
-        depth = len(match[1]) if match else -1
-        words = (
-            comments.get(match[2]) if match and not depth else of_group.get(match[2]) if match and depth == 2 else ""
-        )
+    """Write the configuration as YAML, each key with the comment that it has in conf/."""
+    text = OmegaConf.to_yaml(OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"]))
+    comments, lines = {"": _comments(config_folder() / "config.yaml")}, []
+    group = ""
+    for line in text.splitlines():
+        indent, key = re.findall(r"^( *)(\w*)", line)[0]
+        if key and not indent:
+            group = key
+            option = root.hydra.runtime.choices.get(group)
+            comments[group] = _comments(config_folder() / group / f"{option}.yaml")
+        words = comments[group if indent else ""].get(key) if len(indent) in (0, 2) else None
         lines.append(f"{line}  # {words}" if words else line)
-    return _escape("\n".join(lines) + "\n")
+    return _escape([*lines, ""])
 
 
 def _comments(path: Path) -> dict[str, str]:
-    """Comments of the keys of a file and of the one that it starts from, by key."""
+    """Return the comments of the keys of a file and of the one that it starts from, by key."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    parents = re.findall(r"^defaults: \[(\w+)\]|^  - (\w+)$", text, re.MULTILINE)
-    inherited = [_comments(path.with_name(f"{one or other}.yaml")) for one, other in parents]
-    own = dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
-    return {key: words for part in [*inherited, own] for key, words in part.items()}
+    inherited: dict[str, str] = {}
+    for name in re.findall(r"^(?:defaults: \[|  - )(\w+)\]?$", text, re.MULTILINE):
+        inherited |= _comments(path.with_name(f"{name}.yaml"))
+    return inherited | dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
 
 
-def _escape(text: str) -> str:
-    return text.replace("$", "$$")  # Hydra fills in a template
+def _escape(lines: list[str]) -> str:
+    return "\n".join(lines).replace("$", "$$")  # Hydra fills in a template

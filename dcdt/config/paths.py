@@ -46,28 +46,28 @@ def run_path(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: `latest`, and no run has finished.
     """
-    path = user_path(text)
-    if os.path.exists(path):  # false also for what no path can be
-        return path
-    if text == "latest":
-        try:
-            return latest_run()
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    named = outputs_root() / text
-    return named if os.path.isfile(named / "status.json") else path
+    path, named = user_path(text), outputs_root() / text
+    if text != "latest" or os.path.exists(path):
+        return named if os.path.isfile(named / "status.json") and not os.path.exists(path) else path
+    try:
+        return latest_run()
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def latest_run(unfinished: bool = False) -> Path:
-    """The run of outputs_root() that finished last; or of those that did not finish, the one that was written last.
+def latest_run(finished: bool = True) -> Path:
+    """The run of outputs_root() that finished last; or of those that did not, the one that was written last.
 
     Raises:
         UserError: there is none.
     """
-    statuses = {path: read_json(path).get("status") for path in outputs_root().glob("*/status.json")}
-    files = [path for path, status in statuses.items() if unfinished != (status == "finished")]
+    files = [
+        path
+        for path in outputs_root().glob("*/status.json")
+        if (read_json(path).get("status") == "finished") == finished
+    ]
     if not files:
-        raise UserError(f"latest: no run in {outputs_root()} {'was cut off' if unfinished else 'has finished'}")
+        raise UserError(f"latest: no run in {outputs_root()} {'has finished' if finished else 'was cut off'}")
     return max(files, key=lambda path: path.stat().st_mtime).parent
 
 

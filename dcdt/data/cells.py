@@ -1,10 +1,8 @@
 """Read the values of cells as exports write them: durations, numbers with thousands, lists in one cell."""
 
-import ast
 import math
 import re
 from collections.abc import Collection
-from datetime import time, timedelta
 from typing import Any
 
 from dcdt.data.table_reader import cell_text
@@ -13,9 +11,9 @@ from dcdt.utils.text import parse_number
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 EMPTY = frozenset({"", "nan", "null", "none", "n/a", "#n/a", "na", "<na>", "nat", "-"})  # as Excel and Python write it
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,3}):([0-5]\d(?:\.\d+)?)")
-_UNITS = re.compile(
-    r"(?:(\d+)\s*d(?:ays?)?)?\s*(?:(\d+)\s*h(?:(?:ou)?rs?)?)?\s*(?:([\d.]+)\s*m(?:in(?:ute)?s?)?)?"
-    r"\s*(?:([\d.]+)\s*s(?:ec(?:ond)?s?)?)?\.?",
+_UNITS = re.compile(  # PT1H5M6S, 5 min 6 s
+    r"(?=.*\d)P?(?:(\d+)\s*d(?:ays?)?)?\s*T?(?:(\d+)\s*h(?:(?:ou)?rs?)?)?\s*(?:(\d+)\s*m(?:in(?:ute)?s?)?)?"
+    r"\s*(?:([\d.]+)\s*s(?:ec(?:ond)?s?)?)?",
     re.IGNORECASE,
 )
 
@@ -37,20 +35,11 @@ def parse_duration(value: Any, in_minutes: bool = False) -> float | None:  # noq
     >>> parse_duration("2.5", in_minutes=True)
     150
     """
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-    elif isinstance(value, time):
-        seconds = timedelta(hours=value.hour, minutes=value.minute, seconds=value.second).total_seconds()
-    else:
-        text = cell_text(value)
-        seconds = parse_number(text.replace(",", "") if THOUSANDS.fullmatch(text) else text)
-        if in_minutes:
-            seconds *= 60
-        elif clock := _CLOCK.fullmatch(text):
-            seconds = sum(float(part or 0) * unit for part, unit in zip(clock.groups(), (3600, 60, 1), strict=True))
-        elif text and (units := _UNITS.fullmatch(text[1:].replace("T", "") if text.startswith("P") else text)):
-            parts = [parse_number(part or "0") for part in units.groups()]
-            seconds = sum(part * unit for part, unit in zip(parts, (86_400, 3600, 60, 1), strict=True))
+    text = cell_text(value)
+    seconds = parse_number(text.replace(",", "") if THOUSANDS.fullmatch(text) else text) * (60 if in_minutes else 1)
+    for pattern, units in ((_CLOCK, (3600, 60, 1)), (_UNITS, (86_400, 3600, 60, 1))):
+        if match := pattern.fullmatch(text):
+            seconds = sum(parse_number(part or "0") * unit for part, unit in zip(match.groups(), units, strict=True))
     if not math.isfinite(seconds) or seconds < 0:
         return None
     return int(seconds) if float(seconds).is_integer() else seconds
@@ -64,14 +53,8 @@ def parse_list(value: Any) -> list[Any]:  # noqa: ANN401 - whatever a cell holds
     """
     if isinstance(value, list | tuple):
         return list(value)
-    text = str(value).strip() if value is not None else ""
-    if text.startswith("[") and text.endswith("]") and len(text) < 10_000:
-        try:
-            items = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            items = text[1:-1].split(",")
-        return [item.strip() if isinstance(item, str) else item for item in items if not is_empty(item)]
-    return [item.strip() for item in re.split(r"[,;|]", text) if item.strip()]
+    items = (item.strip(" \t\n'\"") for item in re.split(r"[,;|]", str(value).strip().strip("[]")))
+    return [item for item in items if item]
 
 
 def parse_ids(value: Any, known: Collection[str]) -> list[Any]:  # noqa: ANN401 - whatever a cell holds
@@ -80,6 +63,5 @@ def parse_ids(value: Any, known: Collection[str]) -> list[Any]:  # noqa: ANN401 
     >>> parse_ids("a;b", {"a", "b"}), parse_ids("a;b", {"a;b"}), parse_ids(None, {"a"})
     (['a', 'b'], ['a;b'], [])
     """
-    if value is None or (isinstance(value, str) and value.strip() in known) or not isinstance(value, str | list):
-        return [] if value is None else [value]
-    return parse_list(value)
+    is_several = isinstance(value, list) or (isinstance(value, str) and value.strip() not in known)
+    return parse_list(value) if is_several else [] if value is None else [value]

@@ -71,30 +71,19 @@ class ImportedRecords:
     mappings: list[str] = field(default_factory=list)
 
 
-class Problems:
-    """The mistakes of a table, collected so that one try shows all of them."""
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Collect the mistake of a row, so that one try shows those of all rows."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(str(error))
 
-    def __init__(self) -> None:
-        self.messages: list[str] = []
 
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Keep a mistake of one row, so that the next one is read."""
-        try:
-            yield
-        except UserError as error:
-            self.messages.append(str(error))
-
-    def refuse(self) -> None:
-        """Refuse the table if any row had a mistake.
-
-        Raises:
-            UserError: lists the first MAX_PROBLEMS.
-        """
-        rest = len(self.messages) - MAX_PROBLEMS
-        lines = [*self.messages[:MAX_PROBLEMS], *([f"and {rest:,} more like these"] if rest > 0 else [])]
-        if lines:
-            raise UserError("\n".join(lines))
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        rest = [f"and {len(problems) - MAX_PROBLEMS:,} more like these"] if len(problems) > MAX_PROBLEMS else []
+        raise UserError("\n".join([*problems[:MAX_PROBLEMS], *rest]))
 
 
 def add_videos(
@@ -111,9 +100,9 @@ def add_videos(
     table = _VideoTable(path, rows, columns, names, keep, transcript)
     records.mappings.append(table.mapping)
     first_rows: dict[str, tuple[str, int]] = {}
-    problems, n_repeated, bad_durations = Problems(), 0, list[str]()
+    problems, n_repeated, bad_durations = list[str](), 0, list[str]()
     for location, row in rows:
-        with problems.collect():
+        with _collected(problems):
             name = cell_id(row.get(table.id), location)
             if not name:
                 raise UserError(f"{location}: the id in column '{one_line(table.id)}' is empty; every video needs one.")
@@ -129,7 +118,7 @@ def add_videos(
                 record = {"segments": spoken} if isinstance(spoken, list) else {"text": cell_text(spoken)}
                 check_segments(record, location, Counter())
                 records.transcripts[name] = {"_id": name, **record}
-    problems.refuse()
+    _refuse(problems)
     if n_repeated:
         records.warnings.append(f"{path}: rows that repeat another word for word: {n_repeated}; they are left out.")
     if bad_durations:
@@ -236,9 +225,9 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
     by_role |= {"asker": of_user, "asked": of_time, "language": of_language}
     records.mappings.append(_describe_columns(path, by_role))
     by_text: dict[str, str] = {}
-    repeated, problems = 0, Problems()
+    repeated, problems = 0, list[str]()
     for location, row in rows:
-        with problems.collect():
+        with _collected(problems):
             text = cell_text(row.get(of_text))
             if not text:
                 raise UserError(
@@ -262,7 +251,7 @@ def add_queries(records: ImportedRecords, path: Path, names: Names) -> None:
             if metadata:
                 record.setdefault("metadata", metadata)
             repeated += _add_grades(records, name, row, of_video, of_grade, location)
-    problems.refuse()
+    _refuse(problems)
     _warn_of_repeated(records, path, repeated)
 
 
@@ -275,17 +264,17 @@ def add_judgments(records: ImportedRecords, path: Path, names: Names) -> None:
     rows, columns = _read_table(path)
     of_query = _required_column(path, columns, names, "query-id")
     of_video = _required_column(path, columns, names, "video", {of_query})
-    of_grade, repeated, problems = _column(columns, names, "grade"), 0, Problems()
+    of_grade, repeated, problems = _column(columns, names, "grade"), 0, list[str]()
     records.mappings.append(_describe_columns(path, {"query-id": of_query, "video": of_video, "grade": of_grade}))
     for location, row in rows:
-        with problems.collect():
+        with _collected(problems):
             query = cell_id(row.get(of_query), location)
             if query not in records.queries:
                 raise UserError(
                     f"{location}: the query '{one_line(query)}' is not among the {len(records.queries)} queries."
                 )
             repeated += _add_grades(records, query, row, of_video, of_grade, location)
-    problems.refuse()
+    _refuse(problems)
     _warn_of_repeated(records, path, repeated)
 
 
@@ -323,9 +312,9 @@ def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None
     refuse_dates((parse_number(cell_text(row.get(of_time))) for _, row in rows), path)
     records.mappings.append(_describe_columns(path, {"user": of_user, "item": of_item, "time": of_time}))
     unknown: list[tuple[str, str]] = []
-    problems = Problems()
+    problems: list[str] = []
     for location, row in rows:
-        with problems.collect():
+        with _collected(problems):
             user, item = (cell_id(row.get(column), location) for column in (of_user, of_item))
             if not user:
                 raise UserError(f"{location}: the learner in column '{one_line(of_user)}' is empty.")
@@ -333,7 +322,7 @@ def add_interactions(records: ImportedRecords, path: Path, names: Names) -> None
                 unknown.append((item, location))
                 continue
             records.watches.append((user, item, parse_time(row.get(of_time), location)))
-    problems.refuse()
+    _refuse(problems)
     if not records.watches:
         raise UserError(f"{path}: none of its {len(rows)} rows is about a known video; is --item-column right?")
     if unknown:

