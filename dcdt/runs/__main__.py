@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dcdt.runs.sweep import OVERRIDES_FILE
 from dcdt.utils.errors import UserError, exit_on_user_error
 from dcdt.utils.files import read_json
 from dcdt.utils.shell import shell_command
-from dcdt.utils.text import pluralize, printable
+from dcdt.utils.text import printable
 
 
 def list_runs(outputs: Path, n: int) -> list[str]:
@@ -31,20 +32,17 @@ def list_runs(outputs: Path, n: int) -> list[str]:
 
 def _row(path: Path, name: str) -> list[str]:
     if (path / OVERRIDES_FILE).exists():
-        statuses = [str(run.read_status().get("status")) for run in run_folders(path)]
-        return [name, "", ", ".join(f"{statuses.count(one)} {one}" for one in sorted(set(statuses))), "", ""]
+        counts = Counter(str(run.read_status().get("status")) for run in run_folders(path))
+        return [name, "", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())), "", ""]
     run = RunFolder(path)
     status, (model, metric) = run.read_status(), _model_and_metric(run)
-    value, untrained = (read_json(run.files.metrics).get(f"{prefix}test/{metric}") for prefix in ("", "zero_shot/"))
-    score = (
-        "" if value is None else f"{metric} {value:.3f}" + ("" if untrained is None else f", zero_shot {untrained:.3f}")
-    )
     ended = str(status.get("finished") or status.get("started") or "")[:16].replace("T", " ")
-    return [name, ended, str(status.get("status", "unreadable")), model, score]
+    scores = [line.removeprefix("test/") for line in _metrics(run) if line.startswith(f"test/{metric} ")]
+    return [name, ended, str(status.get("status", "unreadable")), model, *(scores or [""])]
 
 
 def _model_and_metric(run: RunFolder) -> tuple[str, str]:
-    """The option of the model and the primary metric; empty where no configuration can be read."""
+    """Return the option of the model and the primary metric; empty where no configuration can be read."""
     try:
         config = run.read_config()
     except UserError:
@@ -52,24 +50,25 @@ def _model_and_metric(run: RunFolder) -> tuple[str, str]:
     return model_option(config.get("model")), str(config.get("primary_metric", "")).removeprefix("val/")
 
 
+def _metrics(run: RunFolder) -> list[str]:
+    """Format the metrics of the test side, each beside that of zero_shot."""
+    values = {key: value for key, value in read_json(run.files.metrics).items() if isinstance(value, float)}
+    beside = {key: f", zero_shot {values[f'zero_shot/{key}']:.3f}" for key in values if f"zero_shot/{key}" in values}
+    return [f"{key} {value:.3f}{beside.get(key, '')}" for key, value in values.items() if key.startswith("test/")]
+
+
 def show_run(path: Path) -> list[str]:
     """Describe a run in lines: how it ended, its test metrics, what it was made by, and how to ask it."""
     run = RunFolder(path)
-    status, (model, _) = run.read_status(), _model_and_metric(run)
+    status = run.read_status()
     if not status:
         run.require_finished()  # which says what the folder is instead
-    lines = [f"{path}: {model}, {status.get('status')}"]
+    lines = [f"{path}: {_model_and_metric(run)[0]}, {status.get('status')}"]
     lines += [f"error: {first_line(str(status['error']))}"] if status.get("error") else []
-    metrics = {key: value for key, value in read_json(run.files.metrics).items() if isinstance(value, float)}
-    for key, value in metrics.items():
-        if key.startswith("test/"):
-            beside = f"   zero_shot {metrics[f'zero_shot/{key}']:.4f}" if f"zero_shot/{key}" in metrics else ""
-            lines.append(f"{key:<28}{value:.4f}{beside}")
-    lines += [
-        f"made by: {' '.join(read_json(run.files.provenance).get('command', []))}",
-        f"settings: {run.files.config}",
-    ]
-    return [*lines, f'ask it: {shell_command("recommend", path)} "a question"'] if metrics else lines
+    lines += [*_metrics(run), f"settings: {run.files.config}"]
+    lines += [f"made by: {' '.join(map(str, read_json(run.files.provenance).get('command', [])))}"]
+    is_finished = status.get("status") == "finished"
+    return [*lines, f'ask it: {shell_command("recommend", path)} "a question"'] if is_finished else lines
 
 
 def compare_runs(paths: Sequence[Path]) -> list[str]:
@@ -96,12 +95,12 @@ def delete_runs(paths: Sequence[Path], confirmed: bool) -> str:
         is_ours = (path / "status.json").is_file() or (path / OVERRIDES_FILE).is_file()
         if not is_ours or path.is_symlink():
             raise UserError(f"{path} is not the folder of a run or of a sweep; nothing was deleted.")
-    names = ", ".join(printable(str(path)) for path in paths)
+    names = printable(", ".join(map(str, paths)))
     if not confirmed:
-        print(f"Delete {pluralize(len(paths), 'folder')} with weights and results: {names}? [y/N] ", end="", flush=True)  # noqa: T201
+        print(f"Delete with all weights and results: {names}? [y/N] ", end="", flush=True)  # noqa: T201
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UserError("nothing was deleted. To delete without a question: --yes")
-    for path in paths:
+    for path in dict.fromkeys(paths):
         runs = [RunFolder(path), *run_folders(path)]
         for run in runs:
             run.lock(wait=False)

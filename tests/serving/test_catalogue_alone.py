@@ -6,9 +6,10 @@ import pytest
 from commands import dcdt, mended
 from embeddings.tiny import write_model
 
+from dcdt.config import config_folder
 from dcdt.data.beir import load_collection
 from dcdt.runs.folder import RunFolder
-from dcdt.serving.load import load, served_run
+from dcdt.serving.load import UNTRAINED, load, served_run
 from dcdt.utils.errors import UserError
 
 VIDEOS = "ID,Title,Blurb,URL,Length\n" + "".join(
@@ -33,6 +34,11 @@ def test_videos_alone_make_a_collection_and_the_next_command_is_printed(alone):
     assert "duration_s from 'Length'" in out and "--queries FILE" in out
     again = dcdt("collection", "check", folder / "mine")
     assert again.returncode == 0 and "catalogue without questions" in again.stdout
+
+
+def test_the_weight_that_is_printed_is_that_of_the_model():
+    given = (config_folder() / "model" / "hybrid_untrained.yaml").read_text()
+    assert f"weight: {UNTRAINED.split('weight ')[1].split(',')[0]} #" in given
 
 
 def test_nothing_can_be_trained_on_it(alone):
