@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dcdt.cli import COMMANDS, Parser, command
@@ -27,37 +27,34 @@ def complete(words: Sequence[str]) -> list[str]:
     (['recommend'], ['model=zero_shot_whitened'])
     """
     if words[1:2] == ["-m"]:
-        if len(words) == 3:
-            return _starting(words[2], (f"dcdt.{name}" for name in COMMANDS))
-        words = ["dcdt", words[2].removeprefix("dcdt."), *words[3:]]
-    name, word = words[1], words[-1]
+        words = [words[2], *words[2:]]
+    start = "dcdt." if words[0].startswith("dcdt.") else ""
+    name, word, names = words[1].removeprefix(start), words[-1], list[str]()
     if len(words) == 2:
-        return _starting(word, COMMANDS)
-    if name in ("run", "embed"):
-        return _override(word)
-    runs = sorted(path.parent.name for path in outputs_root().glob("*/status.json"))
-    return _starting(word, ["latest", *runs]) if name in ("recommend", "index", "serve", "report", "runs") else []
+        names = [f"{start}{one}" for one in COMMANDS]
+    elif name in ("run", "embed"):
+        names = _overrides(word)
+    elif name in ("recommend", "index", "serve", "report", "runs"):
+        names = ["latest", *sorted(path.parent.name for path in outputs_root().glob("*/status.json"))]
+    return [one for one in names if one.startswith(word)]
 
 
-def _override(word: str) -> list[str]:
-    """Complete an override: the option of a group, a key of a group, or a group or a key without one."""
+def _overrides(word: str) -> list[str]:
+    """List the options of a group before `=`, the keys of a group before a dot, else all groups and other keys."""
     files = {path.name: sorted(path.glob("*.yaml")) for path in sorted(config_folder().iterdir()) if path.is_dir()}
-    group, is_option, _ = word.partition("=")
-    if is_option:
-        return _starting(word, (f"{group}={path.stem}" for path in files.get(group, [])))
-    group, is_key, _ = word.partition(".")
-    if is_key:
-        return _starting(word, sorted({f"{group}.{key}=" for path in files.get(group, []) for key in _keys(path)}))
-    return _starting(word, [f"{name}{end}" for name in files for end in "=."] + [f"{key}=" for key in _keys()])
+    group, end, _ = word.partition("=" if "=" in word else ".")
+    if end == "=":
+        return [f"{group}={path.stem}" for path in files.get(group, [])]
+    if end == ".":
+        return sorted({f"{group}.{key}=" for path in files.get(group, []) for key in _keys(path)})
+    return [f"{name}{end}" for name in files for end in "=."] + [
+        f"{key}=" for key in _keys(config_folder() / "config.yaml")
+    ]
 
 
-def _keys(path: Path | None = None) -> list[str]:
-    text = (path or config_folder() / "config.yaml").read_text(encoding="utf-8")
-    return [key for key in re.findall(r"^(\w+):", text, re.MULTILINE) if key not in ("defaults", "name")]
-
-
-def _starting(start: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.startswith(start)]
+def _keys(path: Path) -> list[str]:
+    keys = re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [key for key in keys if key not in ("defaults", "name")]
 
 
 @command

@@ -1,10 +1,10 @@
 """The first ten minutes: what is mistyped, what --help says, and the tab key."""
 
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import pytest
@@ -78,10 +78,11 @@ def test_a_wrong_path_is_refused_before_anything_large_is_imported(tmp_path):
 
 @pytest.mark.slow
 def test_a_wrong_path_is_refused_within_a_second(tmp_path):
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the processor: the machine may be busy
     done = dcdt_process("run", "data=files", "data.path=wrong", cwd=tmp_path, PYTHONPATH=str(ROOT))
     mended(done, "there is no such folder")
-    assert time.perf_counter() - started < 2  # on a loaded machine
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.2
 
 
 def test_help_has_a_word_on_every_option_and_the_comments_of_keys():

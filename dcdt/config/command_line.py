@@ -86,9 +86,8 @@ def _check_key(key: str) -> None:
     names += [] if rest else [*groups, *OTHER_KEYS]
     if names and (name or group) not in names and group not in OTHER_KEYS:
         keys = ", ".join(one for one in names if one != "name")
-        raise UserError(
-            f"{one_line(key)} is no key of the configuration.{did_you_mean(name or group, names)}\nKeys: {keys}"
-        )
+        meant = did_you_mean(name or group, names)
+        raise UserError(f"{one_line(key)} is no key of the configuration.{meant}\nKeys: {keys}")
 
 
 def _config_folders(arguments: list[str]) -> list[Path]:
@@ -109,11 +108,7 @@ def _texts(value: Any) -> list[str]:  # noqa: ANN401 - a value of an override
 
 
 def name_latest(arguments: list[str]) -> list[str]:
-    """Put the run that was cut off last in the place of `resume=latest`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Put the run that was cut off last in the place of `resume=latest`; a UserError where there is none."""
     return [override("resume", latest_run(finished=False)) if text == "resume=latest" else text for text in arguments]
 
 

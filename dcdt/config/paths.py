@@ -47,12 +47,12 @@ def run_path(text: str) -> Path:
         argparse.ArgumentTypeError: `latest`, and no run has finished.
     """
     path, named = user_path(text), outputs_root() / text
-    if text != "latest" or os.path.exists(path):
-        return named if os.path.isfile(named / "status.json") and not os.path.exists(path) else path
     try:
-        return latest_run()
+        if text == "latest" and not path.exists():
+            return latest_run()
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return named if not os.path.exists(path) and os.path.isfile(named / "status.json") else path
 
 
 def latest_run(finished: bool = True) -> Path:
@@ -61,11 +61,8 @@ def latest_run(finished: bool = True) -> Path:
     Raises:
         UserError: there is none.
     """
-    files = [
-        path
-        for path in outputs_root().glob("*/status.json")
-        if (read_json(path).get("status") == "finished") == finished
-    ]
+    statuses = {path: read_json(path).get("status") for path in outputs_root().glob("*/status.json")}
+    files = [path for path, status in statuses.items() if (status == "finished") == finished]
     if not files:
         raise UserError(f"latest: no run in {outputs_root()} {'has finished' if finished else 'was cut off'}")
     return max(files, key=lambda path: path.stat().st_mtime).parent

@@ -96,12 +96,11 @@ def add_videos(
     Raises:
         UserError: no column of ids, of titles or descriptions; an id is empty or occurs twice; a video has no text.
     """
-    rows, columns = _read_table(path)
-    table = _VideoTable(path, rows, columns, names, keep, transcript)
+    table = _VideoTable(path, names, keep, transcript)
     records.mappings.append(table.mapping)
     first_rows: dict[str, tuple[str, int]] = {}
     problems, n_repeated, bad_durations = list[str](), 0, list[str]()
-    for location, row in rows:
+    for location, row in table.rows:
         with _collected(problems):
             name = cell_id(row.get(table.id), location)
             if not name:
@@ -135,15 +134,8 @@ class _VideoTable:
         UserError: no column of ids, of titles or descriptions, or one that is named does not exist.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        rows: list[Row],
-        columns: list[str],
-        names: Names,
-        keep: list[str] | None,
-        transcript: str | None,
-    ) -> None:
+    def __init__(self, path: Path, names: Names, keep: list[str] | None, transcript: str | None) -> None:
+        self.rows, columns = _read_table(path)
         found = {role: _column(columns, names, role) for role in ("id", "title", "text")}
         if found["id"] is None or (found["title"] is None and found["text"] is None):
             raise _missing_column(path, columns, [role for role, column in found.items() if column is None])
@@ -157,7 +149,7 @@ class _VideoTable:
             column = _column(columns if role in names else self.kept, names, role, set(self.key_of))
             if column in self.kept:
                 self.key_of[str(column)] = key
-        self.parsers = {column: _parser_of(column, self.key_of.get(column), rows) for column in self.kept}
+        self.parsers = {column: _parser_of(column, self.key_of.get(column), self.rows) for column in self.kept}
         by_role = {**found, "transcript": self.transcript, **{key: name for name, key in self.key_of.items()}}
         self.mapping = _describe_columns(path, by_role, self.kept)
 

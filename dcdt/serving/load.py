@@ -29,12 +29,14 @@ def served_run(path: Path, say: Callable[[str], None] = lambda text: None, overr
     collection = load_collection(path, needs_queries=False)
     run = RunFolder(outputs_root() / f"{folder_name(collection.name)}_untrained_{collection.fingerprint[:8]}")
     run.lock(wait=True)
-    if run.read_status().get("status") != "finished":
-        from dcdt.training.untrained import write_untrained_run
+    try:
+        if run.read_status().get("status") != "finished":
+            from dcdt.training.untrained import write_untrained_run
 
-        say(f"{path} is a collection: searched by {UNTRAINED}, as {run.path}")
-        write_untrained_run(run, collection, overrides)
-    run.unlock()
+            say(f"{path} is a collection: searched by {UNTRAINED}, as {run.path}")
+            write_untrained_run(run, collection, overrides)
+    finally:
+        run.unlock()
     return run.path
 
 
