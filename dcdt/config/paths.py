@@ -41,11 +41,7 @@ def cache_root() -> Path:
 
 
 def run_path(text: str) -> Path:
-    """A run's folder as commands take it: a path, the name of a folder of outputs_root(), or `latest`.
-
-    Raises:
-        argparse.ArgumentTypeError: `latest`, and no run has finished.
-    """
+    """A run's folder as an argument of commands: a path, the name of a folder of outputs_root(), or `latest`."""
     path, named = user_path(text), outputs_root() / text
     try:
         if text == "latest" and not path.exists():
@@ -56,11 +52,7 @@ def run_path(text: str) -> Path:
 
 
 def latest_run(finished: bool = True) -> Path:
-    """The run of outputs_root() that finished last; or of those that did not, the one that was written last.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The last run of outputs_root() that finished, or that did not; a UserError where there is none."""
     statuses = {path: read_json(path).get("status") for path in outputs_root().glob("*/status.json")}
     files = [path for path, status in statuses.items() if (status == "finished") == finished]
     if not files:

@@ -128,11 +128,7 @@ def add_videos(
 
 
 class _VideoTable:
-    """The columns of a table of videos, and how each is read.
-
-    Raises:
-        UserError: no column of ids, of titles or descriptions, or one that is named does not exist.
-    """
+    """A table of videos: its rows, the columns that are read, and how."""
 
     def __init__(self, path: Path, names: Names, keep: list[str] | None, transcript: str | None) -> None:
         self.rows, columns = _read_table(path)

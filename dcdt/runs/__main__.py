@@ -72,11 +72,7 @@ def show_run(path: Path) -> list[str]:
 
 
 def compare_runs(paths: Sequence[Path]) -> list[str]:
-    """Compare runs in lines: the primary metric of each, and the paired tests of a report.
-
-    Raises:
-        UserError: they were not tested on the same queries, or a file is corrupt.
-    """
+    """Compare runs in lines: the primary metric of each, and the paired tests of a report."""
     report = make_report(read_runs(paths))
     lines = render.summary(report).splitlines()
     for one in report.comparisons:
@@ -86,14 +82,9 @@ def compare_runs(paths: Sequence[Path]) -> list[str]:
 
 
 def delete_runs(paths: Sequence[Path], confirmed: bool) -> str:
-    """Delete folders of runs or sweeps, after the user has agreed; return a line that says so.
-
-    Raises:
-        UserError: a folder is none of a run or a sweep or is being written, or the user has not agreed.
-    """
+    """Delete folders of runs or sweeps after a yes, or raise UserError; return a line that says so."""
     for path in paths:
-        is_ours = (path / "status.json").is_file() or (path / OVERRIDES_FILE).is_file()
-        if not is_ours or path.is_symlink():
+        if path.is_symlink() or not any((path / name).is_file() for name in ("status.json", OVERRIDES_FILE)):
             raise UserError(f"{path} is not the folder of a run or of a sweep; nothing was deleted.")
     names = printable(", ".join(map(str, paths)))
     if not confirmed:
@@ -103,10 +94,8 @@ def delete_runs(paths: Sequence[Path], confirmed: bool) -> str:
     for path in dict.fromkeys(paths):
         runs = [RunFolder(path), *run_folders(path)]
         for run in runs:
-            run.lock(wait=False)
+            run.lock(wait=False)  # until this process ends
         shutil.rmtree(path)
-        for run in runs:
-            run.unlock()
     return f"deleted: {names}"
 
 

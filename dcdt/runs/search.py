@@ -13,11 +13,7 @@ from dcdt.utils.shell import shell_command
 
 
 def describe_search(sweep: Path) -> list[str]:
-    """Describe the best trial of a search in lines: its metric beside zero_shot's, its settings rounded, a command.
-
-    Args:
-        sweep: folder of the trials; without a finished one there is no line.
-    """
+    """Describe the best trial of a search in lines: its metric beside zero_shot's, its settings rounded, a command."""
     record, runs = read_json(sweep / OVERRIDES_FILE), list(run_folders(sweep))
     finished = [run for run in runs if run.read_status().get("status") == "finished"]
     trials = [(read_json(run.files.metrics), run.read_config()) for run in finished]

@@ -16,13 +16,7 @@ UNTRAINED = "the whitened cosine and BM25 (weight 0.2, the median chosen on four
 def served_run(path: Path, say: Callable[[str], None] = lambda text: None, overrides: Sequence[str] = ()) -> Path:
     """Return the run to serve: in this folder, or of a collection's folder the one that needs no judgment, made once.
 
-    Args:
-        path: of a run or a collection.
-        say: is told what is being made.
-        overrides: of the configuration of a collection's run, such as another embedder.
-
-    Raises:
-        UserError: the collection is invalid, or its texts cannot be embedded here.
+    `overrides` are of the configuration of a collection's run, such as another embedder.
     """
     if (path / "status.json").exists() or not (path / "corpus.jsonl").is_file():
         return path

@@ -17,11 +17,7 @@ from dcdt.utils.shell import override
 
 
 def write_untrained_run(run: RunFolder, collection: Collection, overrides: Sequence[str] = ()) -> None:
-    """Index the videos of a collection for BM25 and the whitened cosine; its questions, if any, are not read.
-
-    Raises:
-        UserError: its texts cannot be embedded here.
-    """
+    """Index the videos of a collection for BM25 and the whitened cosine; its questions, if any, are not read."""
     register_resolvers()
     chosen = ["model=hybrid_untrained", "data=files", override("data.path", collection.path.resolve())]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
