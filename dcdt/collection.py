@@ -1,4 +1,4 @@
-"""Make, check or copy a collection: `python -m dcdt.collection new|check|demo|ocr FOLDER [--videos FILE ...]`."""
+"""Make, check or copy a collection: `python -m dcdt.collection new|check|demo|ocr|feedback FOLDER [...]`."""
 
 import argparse
 import csv
@@ -17,6 +17,7 @@ from dcdt.config import demo_collection
 from dcdt.data.beir import load_collection
 from dcdt.data.captions import read_captions
 from dcdt.data.config import SplitConfig
+from dcdt.data.feedback import add_clicks
 from dcdt.data.importer import (
     COLUMN_NAMES,
     ImportedRecords,
@@ -56,6 +57,8 @@ def new_collection(folder: Path, options: argparse.Namespace) -> ImportedRecords
         UserError: the folder is not empty, or a table is invalid.
     """
     _refuse_existing(folder)
+    if "${" in (options.name or ""):  # a variable, in YAML files of this project
+        raise UserError(f"--name is {options.name!r}; it must not have '${{'.")
     records = _read_records(options)
     settings = {"name": options.name or folder.resolve().name, "positive_grade": options.positive_grade}
     if options.languages:
@@ -203,6 +206,10 @@ def make_parser() -> argparse.ArgumentParser:
         ("ocr", "read the text on the slides in FOLDER/images, as the field 'slides' of the videos"),
     ):
         actions.add_parser(name, help=help_text).add_argument("folder", type=user_path, help="of the collection")
+    feedback = actions.add_parser("feedback", help="add what learners clicked (dcdt.serve --feedback) to a collection")
+    feedback.add_argument("feedback", type=user_path, metavar="FOLDER", help="of the feedback")
+    feedback.add_argument("--into", dest="folder", type=user_path, required=True, metavar="COLLECTION", help="to write")
+    feedback.add_argument("--propensities", type=user_path, metavar="FILE", help="rank,propensity (else estimated)")
     return parser
 
 
@@ -220,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.action == "ocr":
             done, *warnings = recognise_slides(options.folder, load_collection(options.folder).videos.row_of)
             print(done)  # noqa: T201
+        if options.action == "feedback":
+            print(*add_clicks(options.feedback, load_collection(options.folder), options.propensities), sep="\n")  # noqa: T201
         if options.action == "demo":
             copy_demo(options.folder)
         summary = check_collection(options.folder)

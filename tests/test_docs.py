@@ -129,8 +129,18 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.run data=files data.path=my_videos model=zero_shot",
+        how="tests/test_image_runs.py runs it with a small CLIP",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.collection new my_catalogue",
         instead={"python -m dcdt.serve": SERVE_ONCE},
+    ),
+    Block(
+        "docs/your_data.md",
+        "python -m dcdt.collection feedback",
+        how="tests/serving/test_feedback.py goes from clicks to training",
     ),
     Block(
         "docs/your_data.md",
@@ -183,6 +193,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(
         "docs/scaling.md",
         'python -m dcdt.run -m split=folds "split.index=range(0,10)" seed=0,1,2',

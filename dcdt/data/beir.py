@@ -19,7 +19,7 @@ from dcdt.data.next_video import next_video_queries
 from dcdt.data.table_reader import cell_id, read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.transcripts import SLIDES, Transcripts, read_transcripts
-from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
+from dcdt.data.types import CLICKS, Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
 from dcdt.utils.shell import shell_command
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
@@ -292,7 +292,8 @@ def _read_qrels(
             query_rows.append(pair[0])
             video_rows.append(pair[1])
             grades.append(grade)
-        given_sides[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
+        if path.stem != CLICKS:
+            given_sides[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
     if len(unknown) > MAX_UNKNOWN_FRACTION * (len(unknown) + len(grades)):
         raise UserError(f"{unknown[0]} ({len(unknown)} of {len(unknown) + len(grades)} judgments are of unknown ids).")
     judgments = Judgments(

@@ -70,11 +70,12 @@ class RidgeTowers(Recommender):
         self._vectors = None
         videos = self.video_vectors()
         best_passages = None if self.pooling is None else self._best_passages
-        groups, targets = fitting_targets(data.collection, sides, videos, best_passages)
+        groups, targets, weights = fitting_targets(data.collection, sides, videos, best_passages)
         device = self.tables.device
         first = to_device(torch.tensor([rows[0] for rows in groups]), device)
         inputs = self.tables.queries[first] @ self.whitening  # (n, D)
-        fit = ridge(nn.functional.normalize(inputs, dim=-1), targets)
+        root = weights.sqrt().unsqueeze(1)  # (n, 1), by which weighted least squares multiply both sides
+        fit = ridge(nn.functional.normalize(inputs, dim=-1).cpu() * root, targets * root)
         self._group = {row: i for i, rows in enumerate(groups) for row in rows}
         penalty = self.config.penalty
         if penalty is None:
@@ -87,15 +88,19 @@ class RidgeTowers(Recommender):
         self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
 
     def _left_out_quality(self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
-        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D)."""
+        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D).
+
+        Queries with weighted judgments do not count, unless there are no others.
+        """
         self._left_out = nn.functional.normalize(query_vectors, dim=-1)
-        order, total = data.ties.on(self.tables.device), 0.0
+        order, values, weighted = data.ties.on(self.tables.device), list[Tensor](), data.collection.weights
         for side in sides:
             for positions in Positions(side):
                 scores = self._scores_left_out(side.queries[positions])
                 _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
-                total += float(quality(metrics, data.ks).sum())
-        return total / sum(len(side.queries) for side in sides)
+                values.append(quality(metrics, data.ks).cpu())
+        counts = torch.tensor([row not in weighted for side in sides for row in side.queries.tolist()])
+        return float(torch.cat(values)[counts | ~counts.any()].mean())
 
     def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""
@@ -215,8 +220,8 @@ def fitting_targets(
     sides: list[SideTensors],
     videos: Tensor,
     best_passages: Callable[[int, list[int]], Tensor] | None = None,
-) -> tuple[list[list[int]], Tensor]:
-    """Group the queries of the sides by text, and compute the direction of the mean of their positives.
+) -> tuple[list[list[int]], Tensor, Tensor]:
+    """Group the queries of the sides by text, and compute the direction of the weighted mean of their positives.
 
     Args:
         collection: the texts.
@@ -225,22 +230,26 @@ def fitting_targets(
         best_passages: from a query row and its positives to the vectors (k, D) that take the place of theirs.
 
     Returns:
-        n groups of query rows, and targets (n, D) on the CPU.
+        n groups of query rows, targets (n, D) and the mean weight of the positives (n,), on the CPU.
     """
-    positives_of: dict[int, list[int]] = {}
+    positives_of: dict[int, dict[int, float]] = {}  # with their weights
     for side in sides:
         for row, judged, grades in zip(side.queries.tolist(), side.judged.tolist(), side.grades.tolist(), strict=True):
-            judgments = zip(judged, grades, strict=True)
-            positives_of[row] = [
-                video for video, grade in judgments if video >= 0 and grade >= collection.positive_grade
-            ]
+            weights, judgments = collection.weights.get(row, {}), zip(judged, grades, strict=True)
+            positives_of[row] = {
+                video: weights.get(video, 1.0)
+                for video, grade in judgments
+                if video >= 0 and grade >= collection.positive_grade
+            }
     groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
-    positives = [sorted({video for row in rows for video in positives_of[row]}) for rows in groups]
+    # of equal questions the largest weight counts
+    positives = [dict(sorted(item for row in rows for item in positives_of[row].items())) for rows in groups]
+    columns = [torch.tensor([*weights.values()]).unsqueeze(1) for weights in positives]  # (k, 1) each
     if best_passages is not None:
-        means = [best_passages(rows[0], videos_of).mean(0) for rows, videos_of in zip(groups, positives, strict=True)]
-        return groups, nn.functional.normalize(torch.stack(means), dim=-1)
-    distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
-    positions_of = position.split([len(videos_of) for videos_of in positives])
-    vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
-    means = [vectors[positions].mean(0) for positions in positions_of]
-    return groups, nn.functional.normalize(torch.stack(means), dim=-1)
+        vectors_of = [best_passages(rows[0], [*videos]) for rows, videos in zip(groups, positives, strict=True)]
+    else:
+        distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
+        vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
+        vectors_of = [vectors[rows] for rows in position.split([*map(len, positives)])]
+    means = [(rows * column).mean(0) for rows, column in zip(vectors_of, columns, strict=True)]
+    return groups, nn.functional.normalize(torch.stack(means), dim=-1), torch.stack([one.mean() for one in columns])

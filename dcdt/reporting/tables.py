@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dcdt.config import search_space
+from dcdt.data.types import CLICKS
 from dcdt.evaluation.lists import LIST_METRICS
 from dcdt.reporting.breakdowns import (
     Parts,
@@ -238,7 +239,9 @@ def _format_weak_queries(runs: list[Run]) -> str:
     """Describe the weak queries; empty without any."""
     counts = [run.provenance.get("weak", {}) for run in runs]
     clauses = []
-    if trained := sorted({count["train"] for count in counts if "train" in count}):
+    if clicked := sorted({count[CLICKS] for count in counts if CLICKS in count}):
+        clauses.append(f"{format_span(clicked)} training queries of some rows have weighted clicks as judgments")
+    if trained := sorted({count["train"] - count.get(CLICKS, 0) for count in counts if "train" in count} - {0}):
         clauses.append(
             f"{format_span(trained)} training queries of some rows were made by rule, without human judgments"
         )

@@ -33,7 +33,12 @@ class Sampler:
 
     def batch(self, rows: Tensor, global_rows: Tensor | None = None, device: torch.device = CPU) -> dict[str, Any]:
         """Make a training batch of rows (B, 2 + K) on a device; `global_rows`: those of all processes together."""
-        return explicit_batch(rows, device)
+        batch = explicit_batch(rows, device)
+        if self.pool.weights:
+            weight = torch.ones(len(rows), rows.shape[1] - 1)
+            weight[:, 0] = self.pool.weigh(rows[:, :2])
+            batch["weight"] = to_device(weight, device)
+        return batch
 
     def should_refresh(self, epoch: int) -> bool:
         """Return whether `refresh` must be called before this epoch."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, weak_counts
-from dcdt.data.types import Collection
+from dcdt.data.types import CLICKS, Collection
 from dcdt.evaluation.statistics import mean_interval
 from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
@@ -109,8 +109,9 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
     if simulated := simulated_parts(collection, split, settings):
         notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(simulated)}.")
     if weak := weak_counts(collection, split):
-        counts = ", ".join(f"{n} {side}" for side, n in weak.items())
-        notes.append(f"Weak supervision: queries made by rule and judged by nobody ({counts}).")
+        counts = ", ".join(f"{n} {side}" for side, n in weak.items() if side != CLICKS)
+        clicks = f"; {weak[CLICKS]} of training from clicks" if CLICKS in weak else ""
+        notes.append(f"Weak supervision: queries made by rule and judged by nobody ({counts}{clicks}).")
     notes += [*collection.left_out, *collection.describe_fallbacks(settings.fields)]
     if split.left_out:
         left_out = pluralize(split.left_out, "query has", "queries have")

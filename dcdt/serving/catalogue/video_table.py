@@ -139,10 +139,11 @@ class VideoTable:
     ) -> pa.Table:
         """Rows of the k videos with the largest inner product with a vector (W,), best first.
 
-        All columns or some, and `_distance`: 1 less the inner product.
+        All columns or some, and `_distance`: 1 less the inner product; of passages, equally long, less the best cosine.
         """
+        kind = "dot" if column.startswith("vector_") else "cosine"
         with self._user_errors():
-            query = self.table.search(vector, vector_column_name=column).distance_type("dot").limit(k)
+            query = self.table.search(vector, vector_column_name=column).distance_type(kind).limit(k)
             query = query.nprobes(GRAPHS_SEARCHED).ef(max(CANDIDATES, REFINE_FACTOR * k)).refine_factor(REFINE_FACTOR)
             query = query.where(to_sql(where), prefilter=True) if where else query
             return (query if columns is None else query.select(list(columns))).to_arrow()
