@@ -128,6 +128,7 @@ class HybridConfig(_TwoParts):
     k: Count
     first: Annotated[Any, model_part()]
     second: Annotated[Any, model_part()]
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 @schema

@@ -24,7 +24,7 @@ class Hybrid(Recommender):
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
     to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
-    queries, scored by fits without each of them); ties go to the most even.
+    queries, scored by fits without each of them); ties go to the most even. `weight` gives w instead.
     `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
     candidates with ties broken as everywhere.
 
@@ -62,7 +62,10 @@ class Hybrid(Recommender):
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
         self.prepare_components(data)
-        if self.config.fusion == "convex":
+        given = getattr(self.config, "weight", None)
+        if given is not None:
+            self.weight.fill_(given)
+        elif self.config.fusion == "convex":
             self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
 
     def prepare_components(self, data: RankingDataModule) -> None:

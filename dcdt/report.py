@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
 from dcdt.data.feedback import read_feedback
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
@@ -137,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Tables, tests and figures of finished runs.",
         epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
     )
-    parser.add_argument("folders", metavar="DIR", nargs="*", type=user_path, help="a run's folder or a sweep's")
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="*", type=run_path, help="a run's folder or a sweep's, or latest"
+    )
     parser.add_argument("--out", type=user_path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
 from dcdt.utils.errors import UserError, exit_on_user_error, needs_extra
 from dcdt.utils.shell import user_path
 from dcdt.utils.text import printable
@@ -48,11 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("serve", description="Answer questions over HTTP from a finished run.")
     parser.add_argument(
-        "run", metavar="RUN", type=user_path, help="the run's folder, or a link to it that may be moved"
+        "run",
+        metavar="RUN",
+        type=run_path,
+        help="a run's folder or a link to it that may be moved, latest, or a collection's folder to search as it is",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--beside", type=user_path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--beside", type=run_path, metavar="RUN", help="a second run, shown side by side on the page")
     parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--feedback", type=user_path, metavar="FOLDER", help="record answers, clicks and thumbs there")
@@ -92,8 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dcdt.serving.blas_threads import one_thread
         from dcdt.serving.feedback import FeedbackLog
         from dcdt.serving.hot_reload import ReloadingRecommender
+        from dcdt.serving.load import served_run
 
-        runs = [args.run, *([args.beside] if args.beside else [])]
+        paths = [args.run, *([args.beside] if args.beside else [])]
+        runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
         feedback = FeedbackLog(args.feedback, args.hash_questions) if args.feedback else None
         recording = {"feedback": feedback, "interleave": args.interleave}

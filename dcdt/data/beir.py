@@ -21,6 +21,7 @@ from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.transcripts import SLIDES, Transcripts, read_transcripts
 from dcdt.data.types import CLICKS, Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import shell_command
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
@@ -29,13 +30,14 @@ MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
-def load_collection(path: str | Path, own_video: str = "same_text") -> Collection:
+def load_collection(path: str | Path, own_video: str = "same_text", needs_queries: bool = True) -> Collection:
     """Read and check a collection folder.
 
     Args:
         path: of the folder.
         own_video: which video a query is itself and is therefore not ranked for it, unless it is judged relevant: that
             with its id and its text (`same_text`), that with its id (`same_id`), or none (`keep`).
+        needs_queries: refuse a catalogue, videos alone, from which nothing can be learnt.
 
     Raises:
         UserError: a file is missing or a line is invalid, with file and line.
@@ -49,10 +51,12 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
             "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
         )
     has_questions = (folder / "queries.jsonl").is_file()
-    if not has_questions and not (folder / "interactions.csv").is_file():
+    is_catalogue = not has_questions and not (folder / "interactions.csv").is_file()
+    if is_catalogue and needs_queries:
         raise UserError(
             f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
-            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
+            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video. "
+            f"To search it as it is: {shell_command('serve', folder)}"
         )
     settings = _read_settings(folder / "collection.yaml")
     empty: set[str] = set()
@@ -72,6 +76,10 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
         if excluded is not None:
             count = pluralize(len(excluded), "query is a video", "queries are videos")
             left_out.append(f"{count} too, left out of the own ranking (data.own_video={own_video}).")
+    elif is_catalogue:
+        none = np.empty(0, dtype=np.int64)
+        queries, judgments = Documents([], [], [], []), Judgments(none, none, np.empty(0, dtype=np.float32))
+        given_sides = {}
     else:
         queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
         given_sides = {}
@@ -89,7 +97,7 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
         excluded=excluded,
         left_out=tuple(left_out),
     )
-    if not len(collection.positives):
+    if not is_catalogue and not len(collection.positives):
         raise UserError(
             f"{folder}: no judgment reaches positive_grade {collection.positive_grade:g}; "
             "lower positive_grade in collection.yaml or add judgments."

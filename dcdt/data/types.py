@@ -108,7 +108,8 @@ class Collection:
         """
         weights: dict[int, dict[int, float]] = {}
         for row, metadata in enumerate(self.queries.metadata):
-            for name, value in dict(metadata.get("weights", {})).items():
+            given = metadata.get("weights") or {}
+            for name, value in given.items() if isinstance(given, dict) else [("", given)]:
                 if not isinstance(value, int | float) or not 0 < value <= MAX_WEIGHT:
                     place = f"the query '{one_line(self.queries.ids[row])}' has the weight {one_line(str(value))}"
                     raise UserError(f"{place}; give a number above 0, at most {MAX_WEIGHT}.")

@@ -64,7 +64,8 @@ def load_tables(
         queries = allocate((len(query_texts), width), dtype)
         _read_vectors(cache, [query_texts], queries)
     else:
-        queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
+        n_queries = max(1, len(collection.queries))  # a catalogue has none, and what is exported needs an example
+        queries = torch.zeros(1, width, dtype=dtype).expand(n_queries, -1)  # (Q, D)
     videos = allocate((len(fields), n, width), dtype, map_folder)
     passages = None
     for layer, name in zip(videos, fields, strict=True):

@@ -54,7 +54,7 @@ def restore(run: Path) -> Restored:
     folder = RunFolder(run)
     settings = run_settings(run)
     weights = read_weights(folder)
-    collection = load_collection(settings.data.path, settings.data.own_video)
+    collection = load_collection(settings.data.path, settings.data.own_video, needs_queries=False)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
             f"the collection {settings.data.path} is not the one {run} was trained on: its fingerprint is "

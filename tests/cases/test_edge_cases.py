@@ -166,7 +166,7 @@ def test_jobs_of_workers_that_ended_with_the_sweep_are_marked_and_others_are_not
         ("collection", ["check", "RUN"], "dcdt.collection.check_collection"),
         ("serve", ["RUN"], "dcdt.serve._socket"),
         ("doctor", [], "dcdt.doctor.packages"),
-        ("embed", ["data=files", "data.path=RUN"], "dcdt.embed.run"),
+        ("embed", [], "dcdt.embed.run"),
     ],
 )
 def test_a_signal_ends_every_command_in_one_line(tmp_path, monkeypatch, command, arguments, work, number, code):
@@ -818,11 +818,13 @@ def test_relative_paths_start_where_the_user_stands_under_chdir(folder, tmp_path
 
 @pytest.mark.parametrize("experiment", slow_but(["two_stage"], ["two_stage", "comparison", "search"]))
 def test_an_experiment_of_several_runs_refuses_a_single_one_and_prints_its_command(tmp_path, experiment):
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "my videos" / "corpus.jsonl").touch()
     chosen = [f"experiment={experiment}", "data.path='my videos'"]
-    done = dcdt("run", *chosen, "data=files", f"hydra.run.dir={tmp_path}/r")
+    done = dcdt("run", *chosen, "data=files", f"hydra.run.dir={tmp_path}/r", cwd=tmp_path)
     mended(done, f"experiment={experiment} is a sweep of several runs. Give -m:")
     assert arguments_of(done.stderr.splitlines()[-1]) == ["run", "-m", *chosen, "data=files"]
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["my videos"]
 
 
 def test_the_printed_command_of_a_sweep_keeps_the_folder_of_its_configuration(tmp_path):

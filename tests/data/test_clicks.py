@@ -1,6 +1,7 @@
 """Judgments from what learners clicked: reading, the bias of ranks, weights, and what training makes of them."""
 
 import json
+import math
 from collections import Counter
 
 import numpy as np
@@ -183,10 +184,17 @@ def test_a_table_of_propensities_is_checked(tmp_path, collection, text):
         add_clicks(folder, collection, tmp_path / "table.csv")
 
 
-def test_a_weight_that_is_none_is_refused(collection):
-    collection.queries.metadata[2]["weights"] = {"v1": -1}
-    with pytest.raises(UserError, match="'q2' has the weight -1"):
+@pytest.mark.parametrize("given", [{"v1": -1}, {"v1": "2"}, {"v1": math.nan}, {"v1": 1e9}, [1, 2], "much"])
+def test_a_weight_that_is_none_is_refused(collection, given):
+    collection.queries.metadata[2]["weights"] = given
+    with pytest.raises(UserError, match="'q2' has the weight"):
         _ = collection.weights
+
+
+@pytest.mark.parametrize("given", [None, {}, {"unknown": 2}])
+def test_weights_of_nothing_are_none(collection, given):
+    collection.queries.metadata[2]["weights"] = given
+    assert collection.weights == {}
 
 
 def trained_on(folder, events, raw):
