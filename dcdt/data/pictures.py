@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from PIL import Image, ImageOps  # matplotlib and rapidocr need it
 from rich.progress import track
@@ -23,16 +23,9 @@ class Picture(str):
     path: Path
 
 
-class PictureOf(NamedTuple):
-    """The video of a picture, and the second at which it is shown, None where its name has none."""
-
-    video: str
-    second: float | None
-
-
 def read_pictures(
     folder: Path, ids: Collection[str], read: Callable[[Picture], T], progress: bool = True
-) -> tuple[list[tuple[PictureOf, T]], list[str]]:
+) -> tuple[list[tuple[str, float | None, T]], list[str]]:
     """Read the pictures of a collection's videos in the order of their names.
 
     Args:
@@ -42,12 +35,12 @@ def read_pictures(
         progress: whether to show a bar.
 
     Returns:
-        The picture of each that was read, with what `read` made of it; and what was left out, a sentence each.
+        Video, second (None where the name has none) and what `read` made of each; what was left out, a sentence each.
 
     Raises:
         UserError: no picture is named by a video's id and can be read.
     """
-    images, done = folder / "images", list[tuple[PictureOf, T]]()
+    images, done = folder / "images", list[tuple[str, float | None, T]]()
     left_out: dict[str, list[str]] = {"pictures that cannot be read": [], "files not named by a video's id": []}
     unreadable, unknown = left_out.values()
     files = [path for path in images.rglob("*") if path.name[0] != "." and not (path.is_dir() and any(path.iterdir()))]
@@ -63,7 +56,7 @@ def read_pictures(
             with path.open("rb") as file:
                 picture = Picture(hashlib.file_digest(file, "sha256").hexdigest())
             picture.path = path
-            done.append((PictureOf(video, float(time[1]) if time else None), read(picture)))
+            done.append((video, float(time[1]) if time else None, read(picture)))
         except (OSError, ValueError) as error:
             unreadable.append(f"{name} ({one_line(error)})")
     notes = [f"{images}: {len(names):,} {what}: {join_names(names[:3])}." for what, names in left_out.items() if names]
@@ -73,12 +66,13 @@ def read_pictures(
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Decode a picture, of an animation the first; a ValueError says why it cannot be read, or is not safe."""
+    """Decode a picture on white, of an animation the first; a ValueError says why it cannot be read, or is not safe."""
     try:
         with path.open("rb") as file, warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             picture: Image.Image = Image.open(file, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP"))
             if max(picture.size) > MAX_RATIO * min(picture.size):
                 raise ValueError(f"sides of {picture.width} and {picture.height} pixels, more than {MAX_RATIO} to 1")
-            return ImageOps.exif_transpose(picture).convert("RGBA")
+            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     except Exception as error:  # decoders raise errors of any kind where a picture is damaged
         raise ValueError(one_line(str(error).partition(" <")[0] or repr(error))) from error

@@ -25,7 +25,7 @@ def recognise_slides(folder: Path, ids: Collection[str]) -> list[str]:
     refuse_outside_links(store, folder)
     engine = _load_engine()
     pictures, notes = read_pictures(folder, ids, lambda picture: _recognise(picture, store, engine))
-    for (video, second), text in pictures:
+    for video, second, text in pictures:
         new.setdefault(video, {"_id": video, "segments": []})["segments"].append({"start": second, "text": text})
     old = {str(record["_id"]): record for _, record in read_json_lines(path)} if path.is_file() else {}
     write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in (old | new).values()))

@@ -101,9 +101,10 @@ def load_images(collection: Collection, embedder: ClipConfig, cache_folder: str,
     pictures, notes = read_pictures(collection.path, collection.videos.row_of, check, progress)
     for note in notes if progress else ():
         log.warning(note)
-    fill(cache, [*questions, *(picture for _, picture in pictures)], embedder, progress)
-    vectors = torch.from_numpy(cache.vectors([picture for _, picture in pictures]))  # (P, D)
-    video = torch.tensor([collection.videos.row_of[of.video] for of, _ in pictures])
+    keys = [picture for *_, picture in pictures]
+    fill(cache, [*questions, *keys], embedder, progress)
+    vectors = torch.from_numpy(cache.vectors(keys))  # (P, D)
+    video = torch.tensor([collection.videos.row_of[name] for name, *_ in pictures])
     bare = (video.bincount(minlength=len(collection.videos)) == 0).nonzero().flatten()  # videos without a picture
     video, order = torch.cat([video, bare]).sort(stable=True)
     vectors = torch.cat([vectors, vectors.mean(0).expand(len(bare), -1)])[order]

@@ -212,14 +212,14 @@ def images(place):
 
     def decode(found):
         decoded = open_picture(found.path)
-        assert decoded.mode == "RGBA" and max(decoded.size) <= 8 * min(decoded.size)
+        assert decoded.mode == "RGB" and max(decoded.size) <= 8 * min(decoded.size)
         return found
 
     def check(name, content):
         shutil.rmtree(folder)
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(content)
-        [((video, second), key)], notes = read_pictures(place, {"v0", "v1", "v2"}, decode, progress=False)
+        [(video, second, key)], notes = read_pictures(place, {"v0", "v1", "v2"}, decode, progress=False)
         assert name.startswith(video) and (second == 95.5) == ("95.5s" in name) and len(key) == 64 and not notes
 
     return Target([name for name, _ in seeds], seeds, check)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dcdt.data.pictures import Picture, open_picture
 from dcdt.embeddings.config import ClipConfig
@@ -51,7 +50,7 @@ class ClipEmbedder(LocalRunner):
         for kind in (pictures, [text for text in texts if not isinstance(text, Picture)]):  # a batch is of one
             for start in range(0, len(kind), BATCH_SIZE):
                 batch = kind[start : start + BATCH_SIZE]
-                inputs = [_on_white(text) if isinstance(text, Picture) else text for text in batch]
+                inputs = [open_picture(text.path) if isinstance(text, Picture) else text for text in batch]
                 encoded = self.model.encode(
                     inputs, normalize_embeddings=True, show_progress_bar=False, processing_kwargs=self.options
                 )
@@ -59,9 +58,3 @@ class ClipEmbedder(LocalRunner):
                 if progress:
                     progress(len(batch))
         return np.array([vectors[text] for text in texts], dtype=np.float32)
-
-
-def _on_white(picture: Picture) -> Image.Image:
-    """Decode a picture; what is transparent becomes white, as on a slide."""
-    decoded = open_picture(picture.path)
-    return Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded).convert("RGB")
