@@ -102,10 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
         feedback = FeedbackLog(args.feedback, args.hash_questions) if args.feedback else None
-        recording = {"feedback": feedback, "interleave": args.interleave}
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(recommenders, args.abstain, args.log_questions, hosts=hosts, **recording),
+                make_app(recommenders, args.abstain, args.log_questions, 2, hosts, feedback, args.interleave),
                 host=args.host,
                 port=args.port,
                 log_config=None,

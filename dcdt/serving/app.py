@@ -129,11 +129,12 @@ def make_app(
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         if pending.locked():
             raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
-        all_served = [recommender.served for recommender in recommenders]
-        served = all_served if interleave and model is None else [all_served[(model or 1) - 1]]
+        chosen = recommenders if interleave and model is None else [recommenders[(model or 1) - 1]]
         started = time.perf_counter()
         async with pending:
-            answer = partial(_answer, served, q, k, filter, explained=explain, abstain=abstain, user=user)
+            answer = partial(
+                _answer, [one.served for one in chosen], q, k, filter, explained=explain, abstain=abstain, user=user
+            )
             try:
                 body, record = await asyncio.get_running_loop().run_in_executor(pool, answer)
             except UserError as error:
