@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             else:
                 (values if is_value else given).append(text)
         if len(given) < len(sys.argv) - 1:
-            name = re.sub("^(python -m dcdt.|dcdt )", "", self.prog).split()[0]
+            name = re.sub("^(.* -m dcdt.|dcdt )", "", self.prog).split()[0]
             after = ["--", *values] if values else []
             message += f"\nFor a value that begins with a minus: {shell_command(name, *given, *after)}"
         super().error(message)

@@ -13,6 +13,7 @@ from commands import clean_environment, dcdt, dcdt_process, mended
 from dcdt import cli
 from dcdt.completion import SCRIPT, complete
 from dcdt.config import config_folder
+from dcdt.utils.errors import UserError
 
 ROOT = config_folder().parent
 MISTAKES = {
@@ -52,6 +53,16 @@ def test_what_is_right_passes(texts, tmp_path):
     from dcdt.config import check_choices
 
     check_choices(cli_texts)
+
+
+def test_a_command_in_a_message_is_as_it_was_typed_once_and_not_twice(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-m", "dcdt.run"])
+    once = str(UserError("no index. Run: python -m dcdt.index RUN build"))
+    assert once == "no index. Run: .venv/bin/python -m dcdt.index RUN build" == str(UserError(once))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--title", "-xyz"])
+    monkeypatch.setattr("argparse.ArgumentParser.error", lambda _, message: sys.exit(message))
+    with pytest.raises(SystemExit, match=r"minus: \.venv/bin/python -m dcdt\.recommend --title=-xyz"):
+        cli.Parser("recommend").error("wrong")
 
 
 def test_a_mistyped_command_is_named_with_what_was_meant(monkeypatch, capsys):

@@ -83,7 +83,7 @@ def _check_key(key: str) -> None:
     name, groups = rest.partition(".")[0], {**GROUPS, **{one: {one: entry} for one, entry in SINGLE.items()}}
     schemas: list[Any] = [entry.schema for entry in groups.get(group, {}).values()] if rest else [Settings]
     names = list(dict.fromkeys(field for schema in schemas for field in schema.__pydantic_fields__))
-    names += [] if rest else [*groups, *OTHER_KEYS]
+    names = names if rest else list(dict.fromkeys([*names, *OTHER_KEYS]))
     if names and (name or group) not in names and group not in OTHER_KEYS:
         keys = ", ".join(one for one in names if one != "name")
         meant = did_you_mean(name or group, names)

@@ -18,6 +18,8 @@ _NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_MEMORY = re.compile("out of memory|allocate memory|memory allocation|map segment|bad_alloc", re.IGNORECASE)
 _BLAMES = re.compile("corrupt|[Dd]elete|install|anew")  # a file or a package
 
+_COMMAND = re.compile(r"(?<![\w/.'-])python -m dcdt\.")  # not one that names its interpreter already
+
 MAX_LINE_CHARS = 1000
 
 
@@ -33,7 +35,7 @@ class UserError(Exception):
         cause = sys.exc_info()[1]  # what is being handled
         if isinstance(cause, Exception) and _BLAMES.search(message) and _is_of_system(cause):
             message = format_error(cause)
-        message = message.replace("python -m dcdt.", program(""))
+        message = _COMMAND.sub(lambda _: program(""), message)
         super().__init__("\n".join(map(_cut, printable(redact(message)).split("\n"))))
 
 
