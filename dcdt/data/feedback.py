@@ -196,8 +196,7 @@ def add_clicks(folder: Path, collection: Collection, table: Path | None) -> list
     salt = read_salt(folder) if any(answer.hashed for answer in feedback.answers.values()) else b""
     weights, propensities = click_weights(feedback, collection, salt, read_propensities(table) if table else None)
     queries, qrels = collection.path / "queries.jsonl", collection.path / "qrels" / f"{CLICKS}.tsv"
-    records = [record for _, record in read_json_lines(queries)]
-    records = [record for record in records if (record.get("metadata") or {}).get("weak") != CLICKS]
+    records = [one for _, one in read_json_lines(queries) if (one.get("metadata") or {}).get("weak") != CLICKS]
     lines = ["query-id\tcorpus-id\tscore"]
     for text, weights_of in sorted(weights.items()):
         name = f"weak-{CLICKS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

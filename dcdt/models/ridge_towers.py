@@ -88,10 +88,7 @@ class RidgeTowers(Recommender):
         self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
 
     def _left_out_quality(self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
-        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D).
-
-        Queries with weighted judgments do not count, unless there are no others.
-        """
+        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D)."""
         self._left_out = nn.functional.normalize(query_vectors, dim=-1)
         order, values, weighted = data.ties.on(self.tables.device), list[Tensor](), data.collection.weights
         for side in sides:
@@ -100,7 +97,7 @@ class RidgeTowers(Recommender):
                 _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
                 values.append(quality(metrics, data.ks).cpu())
         counts = torch.tensor([row not in weighted for side in sides for row in side.queries.tolist()])
-        return float(torch.cat(values)[counts | ~counts.any()].mean())
+        return float(torch.cat(values)[counts | ~counts.any()].mean())  # weighted ones, if there are no others
 
     def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""

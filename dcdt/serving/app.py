@@ -21,7 +21,7 @@ from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import MAX_USER_CHARS
 from dcdt.serving.middleware import RequestLog
 from dcdt.serving.moments import Moment
-from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS, ServedRecommender
+from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS
 from dcdt.utils.errors import UserError
 
 K_LIMIT, FILTER_LIMIT = 100, 1000
@@ -132,9 +132,7 @@ def make_app(
         chosen = recommenders if interleave and model is None else [recommenders[(model or 1) - 1]]
         started = time.perf_counter()
         async with pending:
-            answer = partial(
-                _answer, [one.served for one in chosen], q, k, filter, explained=explain, abstain=abstain, user=user
-            )
+            answer = partial(_answer, chosen, q, k, filter, user, explained=explain, abstain=abstain)
             try:
                 body, record = await asyncio.get_running_loop().run_in_executor(pool, answer)
             except UserError as error:
@@ -147,19 +145,22 @@ def make_app(
     return app
 
 
-def _answer(served: Sequence[ServedRecommender], *given: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+def _answer(
+    chosen: Sequence[ReloadingRecommender], question: str, k: int, where: str, user: str | None, **options: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answer by one model, or by two that are interleaved: the body, and what of it is recorded."""
-    users = [options["user"] if one.learners or len(served) == 1 else None for one in served]
-    answers = [one.answer(*given, **options | {"user": user}) for one, user in zip(served, users, strict=True)]
+    served = [one.served for one in chosen]
+    asked = [(one, user if one.learners or len(served) == 1 else None) for one in served]
+    answers = [one.answer(question, k, where, user=known, **options) for one, known in asked]
     videos, teams = answers[0].videos[0], list[int]()
     if len(served) > 1:
-        videos, teams = team_draft(answers[0].videos[0], answers[1].videos[0], given[1])
+        videos, teams = team_draft(answers[0].videos[0], answers[1].videos[0], k)
     models = [(one.name, one.catalogue.pointer.build, one.catalogue.pointer.version) for one in served]
     body = {
         "model": " and ".join(one.name for one in served),
         "version": answers[0].version,
         "nothing_fits": all(answer.nothing_fits[0] for answer in answers),
-        "notes": [note for one, user in zip(served, users, strict=True) for note in one.notes_for(user)],
+        "notes": [note for one, known in asked for note in one.notes_for(known)],
         "videos": [video.as_dict() for video in videos],
     }
     return body, {"models": models, "videos": [video.id for video in videos], "teams": teams}
