@@ -4,7 +4,7 @@ A model defines how it scores queries against the whole catalogue; everything af
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +25,7 @@ from dcdt.models.optimizers import make_schedule
 from dcdt.models.passages import Pooling
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import ResultCollector, SideResult, best_candidates, rank_side
+from dcdt.models.sums import Sums
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
@@ -61,6 +62,7 @@ class Recommender(L.LightningModule):
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
     reads_tokens: ClassVar[bool] = False  # of all texts (`Tables.tokens`)
+    fits_from_sums: bool = False  # whether sums over queries suffice to fit it, or nothing is fitted (`sum_training`)
     adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     stretches: Sequence[tuple[int, int]] = ()  # [start, end) of a served vector that the model reads; empty: all
     histories: Histories | None = None  # of all learners, where they are read
@@ -117,6 +119,10 @@ class Recommender(L.LightningModule):
             NotApplicable: the collection lacks what the model needs.
         """
         self.on_prepare(data)
+        self.mark_prepared()
+
+    def mark_prepared(self) -> None:
+        """Note that the model is fitted, so that `setup` does not do it again."""
         self._is_prepared = True
 
     def on_prepare(self, data: RankingDataModule) -> None:
@@ -124,6 +130,60 @@ class Recommender(L.LightningModule):
 
         Raises:
             NotApplicable: the collection lacks what the model needs.
+        """
+
+    # Fitting from sums over queries that lie in several places (dcdt.federate). The defaults are of models that fit
+    # nothing; others with `fits_from_sums` define all but `check_sums`.
+
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each sum of `sum_training`."""
+        return {}
+
+    def loss_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each sum of `sum_losses`; empty where there is nothing to choose."""
+        return {}
+
+    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
+        """Sum over the training queries, or learners, what the fit needs of them.
+
+        Args:
+            data: whose queries are summed.
+            clip: how many queries, or watches, a learner counts as at most; None: all, as in a fit.
+        """
+        self.prepare(data)
+        return Sums({}, 0, 0.0)
+
+    def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
+        """Sum the quality of each candidate value of what is chosen, over queries that are part of `sums`."""
+        return Sums({}, 0, 0.0)
+
+    def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
+        """Fit with each candidate value in turn, and yield the summed quality of queries that the fit leaves out."""
+        self.prepare(data)
+        yield 0.0
+
+    def best_candidate(self, losses: dict[str, Tensor]) -> int:
+        """Return the position of the best candidate value by the summed losses."""
+        return 0
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> None:
+        """Fit from sums instead of queries, as `prepare` does.
+
+        Args:
+            data: of the catalogue; its queries are scored as if left out where they are part of the sums.
+            sums: over the queries of all places, of `sum_training`.
+            losses: likewise, of `sum_losses`.
+            included: whether the queries of `data` are part of them.
+        """
+        self.prepare(data)
+
+    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
+        """Refuse sums over n queries that no queries have; n is 0 where noise hides it.
+
+        Raises:
+            ValueError: says which.
         """
 
     @property

@@ -1,6 +1,6 @@
 """Linear towers that start from the identity and are fitted in closed form: DCDT for few judgments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar
@@ -18,6 +18,7 @@ from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
+from dcdt.models.sums import Sums, check_gram, query_weights
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.transfer import replace_rows, to_device
 
@@ -44,6 +45,7 @@ class RidgeTowers(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    fits_from_sums = True
     adds_passages: ClassVar[bool] = True
     whitening: Tensor
     query_map: Tensor
@@ -63,39 +65,123 @@ class RidgeTowers(Recommender):
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
+        sides = self._prepare_videos(data)
+        inputs, targets, weights = self._fitting_data(data, sides)
+        fit = ridge(inputs, targets)
+        penalty = self.config.penalty
+        if penalty is None:
+            quality_of = {
+                value: self._left_out_quality(fit.left_out(value), sides, data, weights) for value in PENALTIES
+            }
+            penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty))
+
+    def _prepare_videos(self, data: RankingDataModule) -> list[SideTensors]:
+        """Whiten by the catalogue; returns the sides whose queries are fitted."""
         sides = fitted_sides(data, self.config.fit_on)
         if self.config.whiten == "soft":
             candidates = torch.stack([side.candidates for side in sides]).any(0)
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
+        return sides
+
+    def _fitting_data(
+        self, data: RankingDataModule, sides: list[SideTensors], clip: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs and targets (n, D) of the n groups of fitted queries, and the weight of each query row (Q,).
+
+        With `clip`, by which learners are weighed, each query is a group: what one learner asks is in no other's.
+        """
         videos = self.video_vectors()
         best_passages = None if self.pooling is None else self._best_passages
-        groups, targets = fitting_targets(data.collection, sides, videos, best_passages)
-        device = self.tables.device
-        first = to_device(torch.tensor([rows[0] for rows in groups]), device)
+        groups, targets = fitting_targets(data.collection, sides, videos, best_passages, clip is None)
+        first = to_device(torch.tensor([rows[0] for rows in groups]), self.tables.device)
         inputs = self.tables.queries[first] @ self.whitening  # (n, D)
-        fit = ridge(nn.functional.normalize(inputs, dim=-1), targets)
         self._group = {row: i for i, rows in enumerate(groups) for row in rows}
-        penalty = self.config.penalty
-        if penalty is None:
-            quality_of = {
-                value: self._left_out_quality(fit.left_out(value).to(device), sides, data) for value in PENALTIES
-            }
-            penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
-        self.penalty.fill_(penalty)
-        self.query_map = self.whitening + self.whitening @ fit.matrix(penalty).to(device)
-        self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
+        return nn.functional.normalize(inputs, dim=-1), targets, query_weights(data.collection, sides, clip)
 
-    def _left_out_quality(self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
-        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D)."""
-        self._left_out = nn.functional.normalize(query_vectors, dim=-1)
+    def _use(self, penalty: float, matrix: Tensor, left_out: Tensor) -> None:
+        """Take the fit with a penalty: its matrix M (D, D), and the queries mapped by the fits without each, (n, D)."""
+        self.penalty.fill_(penalty)
+        self.query_map = self.whitening + self.whitening @ matrix.to(self.tables.device)
+        self._left_out = nn.functional.normalize(left_out.to(self.tables.device), dim=-1)
+
+    def _left_out_quality(
+        self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule, weights: Tensor
+    ) -> float:
+        """Sum the weighted quality over the queries of the sides, mapped by the fits without their group, (n, D)."""
+        self._left_out = nn.functional.normalize(query_vectors.to(self.tables.device), dim=-1)
         order, total = data.ties.on(self.tables.device), 0.0
         for side in sides:
             for positions in Positions(side):
-                scores = self._scores_left_out(side.queries[positions])
+                rows = side.queries[positions]
+                scores = self._scores_left_out(rows)
                 _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
-                total += float(quality(metrics, data.ks).sum())
-        return total / sum(len(side.queries) for side in sides)
+                total += float((quality(metrics, data.ks) * weights[rows]).sum())
+        return total
+
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of `X'X` and `X'Y` over inputs X and targets Y (n, D)."""
+        return {name: (self.tables.width, self.tables.width) for name in ("gram", "cross")}
+
+    def loss_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of the quality by penalty, where one is to be chosen."""
+        return {"quality": (len(PENALTIES),)} if self.config.penalty is None else {}
+
+    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
+        """Sum `x x'` and `x y'`, both of norm 1, over the fitted queries; queries of equal text are one."""
+        inputs, targets, weights = self._fitting_data(data, self._prepare_videos(data), clip)
+        x, y = inputs.cpu().double(), targets.cpu().double()
+        weighted = (x * self._group_weights(weights)).T
+        return Sums({"gram": weighted @ x, "cross": weighted @ y}, len(x), 2**0.5 * (clip or 1))
+
+    def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
+        """Sum the quality at each penalty."""
+        values = torch.tensor(list(self.candidates(data, sums, clip)), dtype=torch.float64)
+        return Sums({"quality": values}, len(self._group), (clip or 1) * len(values) ** 0.5)
+
+    def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
+        """Fit with each penalty in turn, and yield the quality of the queries of `data`, each left out."""
+        sides = self._prepare_videos(data)
+        inputs, targets, weights = self._fitting_data(data, sides, clip)
+        fit, by_group = RidgeSums.of(sums["gram"], sums["cross"]), self._group_weights(weights)
+        for penalty in PENALTIES if self.config.penalty is None else (self.config.penalty,):
+            left_out = fit.left_out(penalty, inputs, targets, by_group)
+            total = self._left_out_quality(left_out, sides, data, weights)
+            self._use(penalty, fit.matrix(penalty), left_out)
+            yield total
+
+    def best_candidate(self, losses: dict[str, Tensor]) -> int:
+        """Return the position of the best penalty, of equals the largest."""
+        if self.config.penalty is not None:
+            return 0
+        return max(reversed(range(len(PENALTIES))), key=lambda i: float(losses["quality"][i]))
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> None:
+        """Fit from `X'X` and `X'Y`, with the penalty of the best summed quality."""
+        sides, self._group = self._prepare_videos(data), {}
+        fit, left_out = RidgeSums.of(sums["gram"], sums["cross"]), torch.zeros(0, self.tables.width)
+        penalty = self.config.penalty or PENALTIES[self.best_candidate(losses)]
+        if included:
+            left_out = fit.left_out(penalty, *self._fitting_data(data, sides)[:2])
+        self._use(penalty, fit.matrix(penalty), left_out)
+
+    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
+        """Refuse sums that are not over n pairs of unit vectors."""
+        check_gram(sums["gram"])
+        if n and not abs(float(sums["gram"].trace()) - n) <= 1e-3 * n:
+            raise ValueError(f"the trace of 'gram' is {float(sums['gram'].trace()):.6g}, of {n:,} queries it is {n:,}")
+        for name in ("gram", "cross"):
+            norm = float(torch.linalg.matrix_norm(sums[name]))
+            if n and norm > 1.001 * n:
+                raise ValueError(f"the norm of '{name}' is {norm:.6g}, of {n:,} queries it is at most {n:,}")
+
+    def _group_weights(self, weights: Tensor) -> Tensor:
+        """Return the weight of each fitted group, that of its first query: (n, 1)."""
+        first = {group: row for row, group in reversed(self._group.items())}
+        return weights[[first[group] for group in range(len(first))]].unsqueeze(1)
 
     def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""
@@ -210,11 +296,47 @@ def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
     return Ridge(left, values, right, y - x, y)
 
 
+@dataclass(frozen=True)
+class RidgeSums:
+    """The same regression from sums over inputs X and targets Y, wherever these are.
+
+    Attributes:
+        values: (D,) eigenvalues of `X'X`.
+        basis: (D, D) its eigenvectors.
+        projected: (D, D) `X'(Y - X)` in this basis.
+    """
+
+    values: Tensor
+    basis: Tensor
+    projected: Tensor
+
+    @staticmethod
+    def of(gram: Tensor, cross: Tensor) -> "RidgeSums":
+        """Prepare the regression from `X'X` and `X'Y`, (D, D) each; noise may have made eigenvalues negative."""
+        values, basis = torch.linalg.eigh(gram)
+        return RidgeSums(values.clamp(min=0), basis, basis.T @ (cross - gram))
+
+    def matrix(self, penalty: float) -> Tensor:
+        """Compute the matrix M (D, D) of `x + x M`."""
+        return self._matrix(penalty).float()
+
+    def left_out(self, penalty: float, inputs: Tensor, targets: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+        """Map inputs (n, D), which are part of the sums with weights (n, 1), by fits without each: (n, D)."""
+        x, y = inputs.cpu().double(), targets.cpu().double()
+        leverage = ((x @ self.basis).square() / (self.values + penalty)).sum(1, keepdim=True) * weights  # (n, 1)
+        residual = y - x - x @ self._matrix(penalty)
+        return (y - residual / (1 - leverage).clamp(min=1e-9)).float()
+
+    def _matrix(self, penalty: float) -> Tensor:
+        return self.basis @ (self.projected / (self.values + penalty).unsqueeze(1))
+
+
 def fitting_targets(
     collection: Collection,
     sides: list[SideTensors],
     videos: Tensor,
     best_passages: Callable[[int, list[int]], Tensor] | None = None,
+    grouped: bool = True,
 ) -> tuple[list[list[int]], Tensor]:
     """Group the queries of the sides by text, and compute the direction of the mean of their positives.
 
@@ -223,6 +345,7 @@ def fitting_targets(
         sides: whose queries and positives are used.
         videos: (N, D) unit video vectors.
         best_passages: from a query row and its positives to the vectors (k, D) that take the place of theirs.
+        grouped: whether queries of equal text are one; else each is a group.
 
     Returns:
         n groups of query rows, and targets (n, D) on the CPU.
@@ -234,7 +357,9 @@ def fitting_targets(
             positives_of[row] = [
                 video for video, grade in judgments if video >= 0 and grade >= collection.positive_grade
             ]
-    groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
+    groups = [[row] for row in sorted(positives_of)]
+    if grouped:
+        groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
     positives = [sorted({video for row in rows for video in positives_of[row]}) for rows in groups]
     if best_passages is not None:
         means = [best_passages(rows[0], videos_of).mean(0) for rows, videos_of in zip(groups, positives, strict=True)]
