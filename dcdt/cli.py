@@ -22,6 +22,7 @@ COMMANDS = {
     "index": "change the catalogue of a finished run without training",
     "serve": "a search page and an HTTP API over a finished run",
     "collection": "make, check or copy a collection",
+    "federate": "one model of the questions of several schools, which keep them",
     "doctor": "versions, devices, keys, caches, and what to fix",
 }
 HELP = "\n".join(

@@ -26,16 +26,18 @@ from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
 MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
+_NO_JUDGMENTS = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
-def load_collection(path: str | Path, own_video: str = "same_text") -> Collection:
+def load_collection(path: str | Path, own_video: str = "same_text", judged: bool = True) -> Collection:
     """Read and check a collection folder.
 
     Args:
         path: of the folder.
         own_video: which video a query is itself and is therefore not ranked for it, unless it is judged relevant: that
             with its id and its text (`same_text`), that with its id (`same_id`), or none (`keep`).
+        judged: whether there must be judgments; without them a folder may hold corpus.jsonl alone.
 
     Raises:
         UserError: a file is missing or a line is invalid, with file and line.
@@ -49,7 +51,8 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
             "A collection folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR layout)."
         )
     has_questions = (folder / "queries.jsonl").is_file()
-    if not has_questions and not (folder / "interactions.csv").is_file():
+    is_catalogue = not has_questions and not (folder / "interactions.csv").is_file()
+    if is_catalogue and judged:
         raise UserError(
             f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
             "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
@@ -62,7 +65,10 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
         left_out.append(
             f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text: left out of every run."
         )
-    if has_questions:
+    given_sides: dict[str, Rows] = {}
+    if is_catalogue:
+        queries, judgments, has_questions = Documents([], [], [], []), Judgments(*_NO_JUDGMENTS), True
+    elif has_questions:
         queries = _read_queries(folder / "queries.jsonl")
         judgments, given_sides, unknown = _read_qrels(folder / "qrels", queries, videos, empty)
         if unknown:
@@ -74,7 +80,6 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
             left_out.append(f"{count} too, left out of the own ranking (data.own_video={own_video}).")
     else:
         queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
-        given_sides = {}
     collection = Collection(
         path=folder,
         name=printable(settings.get("name") or folder.resolve().name),
@@ -89,7 +94,7 @@ def load_collection(path: str | Path, own_video: str = "same_text") -> Collectio
         excluded=excluded,
         left_out=tuple(left_out),
     )
-    if not len(collection.positives):
+    if judged and not len(collection.positives):
         raise UserError(
             f"{folder}: no judgment reaches positive_grade {collection.positive_grade:g}; "
             "lower positive_grade in collection.yaml or add judgments."

@@ -24,9 +24,9 @@ def choose_threshold(restored: Restored) -> dict[str, Any] | None:
 
     Returns:
         `value`, the shares `answered` and `rejected` on validation, and the number of queries; None for a model that
-        does not read the question.
+        does not read the question, or was fitted from the sums of several schools.
     """
-    if not restored.model.reads_question:
+    if not restored.model.reads_question or restored.federated:
         return None
     collection = restored.collection
     data = RankingDataModule(collection, make_split(collection, restored.settings.split), {}, None, 1, 0, (1,))

@@ -36,12 +36,16 @@ _LOADING = re.compile("_?(on_)?(load|restore|resume|set_random_state)")  # funct
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's model with the weights of its best validation, its settings, collection and vectors."""
+    """A run's model with the weights of its best validation, its settings, collection and vectors.
+
+    `federated`: it was fitted from the sums of several schools, so that it cannot leave one of its queries out.
+    """
 
     settings: Settings
     collection: Collection
     tables: Tables
     model: Recommender
+    federated: bool = False
 
 
 def restore(run: Path) -> Restored:
@@ -54,7 +58,8 @@ def restore(run: Path) -> Restored:
     folder = RunFolder(run)
     settings = run_settings(run)
     weights = read_weights(folder)
-    collection = load_collection(settings.data.path, settings.data.own_video)
+    federated = folder.files.federation.is_file()
+    collection = load_collection(settings.data.path, settings.data.own_video, judged=not federated)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
             f"the collection {settings.data.path} is not the one {run} was trained on: its fingerprint is "
@@ -62,6 +67,8 @@ def restore(run: Path) -> Restored:
             "Put the old files back or train again; to change what is recommended, use python -m dcdt.index RUN add."
         )
     tables = load_tables(collection, vector_fields(settings.model), settings.embedder, settings.data.cache, False)
+    if not len(collection.queries):
+        tables.queries = tables.frozen  # in place of questions, on which an export is compared with the model
     add_tokens(tables, settings, collection, progress=False)
     model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     path = folder.files.checkpoint
@@ -72,7 +79,7 @@ def restore(run: Path) -> Restored:
         raise UserError(f"{path} does not fit the run's model: {reason}") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path} holds weights that are not finite. Train it again: python -m dcdt.run.")
-    return Restored(settings, collection, tables, model.eval())
+    return Restored(settings, collection, tables, model.eval(), federated)
 
 
 def run_settings(run: Path) -> Settings:

@@ -1,5 +1,8 @@
 """Run one configuration, from its collection to the files of its folder."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
 from dcdt.config import Settings
@@ -9,9 +12,18 @@ from dcdt.runs.folder import RunFolder
 from dcdt.training.loggers.base import RunLogger
 from dcdt.utils.files import write_json
 
+if TYPE_CHECKING:
+    from dcdt.data.datamodule import RankingDataModule
+    from dcdt.models.recommender import Recommender
+
 
 def run(
-    settings: Settings, config: DictConfig, folder: RunFolder, logger: RunLogger, resuming: bool = False
+    settings: Settings,
+    config: DictConfig,
+    folder: RunFolder,
+    logger: RunLogger,
+    resuming: bool = False,
+    prepare: "Callable[[Recommender, RankingDataModule], None] | None" = None,
 ) -> dict[str, float]:
     """Train (where there is something to train), test once from the best weights, write the run's folder.
 
@@ -21,6 +33,7 @@ def run(
         folder: of the run.
         logger: started here, closed by the caller.
         resuming: whether the run resumes from the state in its folder.
+        prepare: fits what needs no gradient, in place of the model's own `prepare`.
 
     Returns:
         The metrics of the run, `side/name` to value.
@@ -51,7 +64,9 @@ def run(
     best, chosen, trials = tuner.search(
         settings,
         config,
-        lambda trial, number: fit.train(trial, tables, data, trial_logger, folder.state_file(number, settings.trials)),
+        lambda trial, number: fit.train(
+            trial, tables, data, trial_logger, folder.state_file(number, settings.trials), prepare
+        ),
     )
     if several:
         logger.curves(best.history)
