@@ -148,7 +148,8 @@ class RidgeTowers(Recommender):
         for penalty in PENALTIES if self.config.penalty is None else (self.config.penalty,):
             left_out = fit.left_out(penalty, inputs, targets, by_group)
             total = self._left_out_quality(left_out, sides, data, weights)
-            self._use(penalty, fit.matrix(penalty), left_out)
+            if not self.reads_validation:  # else every query that is scored is left out
+                self._use(penalty, fit.matrix(penalty), left_out)
             yield total
 
     def best_candidate(self, losses: dict[str, Tensor]) -> int:
@@ -318,17 +319,16 @@ class RidgeSums:
 
     def matrix(self, penalty: float) -> Tensor:
         """Compute the matrix M (D, D) of `x + x M`."""
-        return self._matrix(penalty).float()
+        return (self.basis @ (self.projected / (self.values + penalty).unsqueeze(1))).float()
 
     def left_out(self, penalty: float, inputs: Tensor, targets: Tensor, weights: Tensor | float = 1.0) -> Tensor:
         """Map inputs (n, D), which are part of the sums with weights (n, 1), by fits without each: (n, D)."""
         x, y = inputs.cpu().double(), targets.cpu().double()
-        leverage = ((x @ self.basis).square() / (self.values + penalty)).sum(1, keepdim=True) * weights  # (n, 1)
-        residual = y - x - x @ self._matrix(penalty)
+        rotated = x @ self.basis
+        scaled = rotated / (self.values + penalty)  # (n, D)
+        leverage = (scaled * rotated).sum(1, keepdim=True) * weights  # (n, 1)
+        residual = y - x - scaled @ self.projected
         return (y - residual / (1 - leverage).clamp(min=1e-9)).float()
-
-    def _matrix(self, penalty: float) -> Tensor:
-        return self.basis @ (self.projected / (self.values + penalty).unsqueeze(1))
 
 
 def fitting_targets(
