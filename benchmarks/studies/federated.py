@@ -147,13 +147,14 @@ def membership(model: Recommender, schools: Sequence[RankingDataModule], statist
     towers = next(part for part in model.components if hasattr(part, "whitening"))
     for school, message in zip(schools, statistics, strict=True):
         gram = message.tensors["gram"]
-        values, basis = torch.linalg.eigh(gram)
+        shift = 0.1 - torch.linalg.eigvalsh(gram)[0].clamp(max=0)  # noise makes eigenvalues negative
+        inverse = torch.linalg.inv(gram + shift * torch.eye(len(gram), dtype=gram.dtype))
         for name in ("train", "val", "test"):
             rows = torch.from_numpy(getattr(school.split, name).queries)
             if not len(rows):
                 continue
             x = torch.nn.functional.normalize(model.tables.queries[rows] @ towers.whitening, dim=-1).double()
-            leverage = ((x @ basis).square() / (values.clamp(min=0) + 0.1)).sum(1)
+            leverage = (x @ inverse * x).sum(1)
             by_message += (-leverage).tolist()
             by_model += model.score(query_batch(school.collection, model.tables, rows)).amax(1).tolist()
             is_member += [name != "test"] * len(rows)

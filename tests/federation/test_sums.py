@@ -139,6 +139,11 @@ def test_sums_give_the_ridge_of_the_inputs(n, penalty):
     torch.testing.assert_close(found.left_out(penalty, x, y), expected.left_out(penalty), atol=1e-5, rtol=1e-5)
 
 
+def test_of_equal_penalties_the_largest_is_chosen(made):
+    model = RidgeTowers(ridge_config(), made.pooled.tables)
+    assert model.best_candidate({"quality": torch.tensor([1.0, 3.0, 2.0, 3.0, 0.0, 3.0, 1.0, 1.0])}) == 5
+
+
 def test_weights_of_queries_are_left_out_as_weights():
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
