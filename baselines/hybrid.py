@@ -80,7 +80,7 @@ class Hybrid(Recommender):
         return self._summed.sum_shapes()
 
     def loss_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return those of that component, and the quality by its P candidate values and by weight, (P, 11)."""
+        """Return those of that component, and the quality by its P candidate values and weight, (P, 11)."""
         shapes = self._summed.loss_shapes()
         n_candidates = next((shape[0] for shape in shapes.values()), 1)
         return {**shapes, "weights": (n_candidates, len(WEIGHTS))} if self.config.fusion == "convex" else shapes
@@ -92,17 +92,15 @@ class Hybrid(Recommender):
     def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
         """Sum the quality of each candidate value of the fitted component and, with each of them, of each weight."""
         self.prepare_components(data, fit=False)
-        judged = getattr(self.config, "tune_on", "val") == "judged"
         sides = [side_tensors("train", data.split.train, data.collection), data.sides["val"]]
         weight_of_query = query_weights(data.collection, sides, clip)
-        by_candidate, by_weight = [], []
+        rows: dict[str, list[object]] = {"quality": [], "weights": []}
         for value in self._summed.candidates(data, sums, clip):
-            by_candidate.append(value)
+            rows["quality"].append(value)
             if self.config.fusion == "convex":
-                total = sum_weights(self, data, judged, weight_of_query)[0]
-                by_weight.append([total[weight] for weight in WEIGHTS])
-        tensors = {"quality": by_candidate, "weights": by_weight}
-        losses = {name: torch.tensor(tensors[name], dtype=torch.float64) for name in self.loss_shapes()}
+                judged = getattr(self.config, "tune_on", "val") == "judged"
+                rows["weights"].append(list(sum_weights(self, data, judged, weight_of_query)[0].values()))
+        losses = {name: torch.tensor(rows[name], dtype=torch.float64) for name in self.loss_shapes()}
         n_values = sum(values.numel() for values in losses.values())
         return Sums(losses, sum(len(side.queries) for side in sides), (clip or 1) * n_values**0.5)
 
@@ -113,11 +111,11 @@ class Hybrid(Recommender):
         self.prepare_components(data, fit=False)
         self._summed.fit_sums(data, sums, losses, included)
         if self.config.fusion == "convex":
-            row = losses["weights"][self._summed.best_candidate(losses)]
-            self.weight.fill_(max(WEIGHTS, key=lambda weight: float(row[WEIGHTS.index(weight)])))
+            self.weight.fill_(WEIGHTS[int(losses["weights"][self._summed.best_candidate(losses)].argmax())])
+        self._is_prepared = True
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
-        """Refuse sums that the component that is fitted refuses."""
+        """Check the sums of the component that is fitted."""
         self._summed.check_sums(sums, n)
 
     def prepare_components(self, data: RankingDataModule, fit: bool = True) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from dcdt.cli import command, prepare_hydra
 from dcdt.config import config_folder, parse
-from dcdt.federation.config import FederateJob, take_federate_job
+from dcdt.federation.config import take_federate_job
 from dcdt.utils.errors import NotApplicable, UserError, format_error, is_user_error
 from dcdt.utils.shell import user_path
 
@@ -26,40 +26,28 @@ STEPS = ("statistics", "losses", "merge")
 
 
 def run(step: str, files: list[Path], config: DictConfig) -> str:
-    """Do one step, and describe what was written.
-
-    Raises:
-        UserError: a mistake that the user can correct.
-    """
+    """Do one step, and describe what was written."""
     job, rest = take_federate_job(config)
     settings = parse(rest)
-    check(step, files, job)
-
-    from dcdt.federation.messages import add_messages
-    from dcdt.federation.rounds import Member, describe, merge
-
-    if step == "merge":
-        message = merge(files, settings, rest, job)
-        return f"{describe(message)}: {job.out}"
-    member = Member.load(settings)
-    if step == "statistics":
-        message = member.statistics(job)
-    else:
-        message = member.losses(add_messages([member.expected.read(path) for path in files]), job)
-    size = message.write(Path(job.out))
-    return f"{describe(message)}: {job.out} ({size:,} bytes)"
-
-
-def check(step: str, files: list[Path], job: FederateJob) -> None:
-    """Refuse what does not fit a step.
-
-    Raises:
-        UserError: names it.
-    """
     if bool(files) == (step == "statistics"):
         raise UserError(f"{step} takes {'no files' if files else 'the files of messages before the settings'}.")
     if step != "merge" and not job.out.endswith(".safetensors"):
         raise UserError(f"out={job.out}: {step} writes a file that ends in .safetensors.")
+
+    from dcdt.federation.messages import add_messages
+    from dcdt.federation.rounds import Member, merge
+
+    if step == "merge":
+        message = merge(files, settings, rest, job)
+    else:
+        member = Member.load(settings)
+        total = add_messages([member.expected.read(path) for path in files]) if files else None
+        message = member.message(job, total)
+        message.write(Path(job.out))
+    header = message.header
+    noise = "no noise" if header.epsilon is None else f"epsilon {header.epsilon:g} at delta {header.delta:g}"
+    count = f"{header.queries:,} queries or learners" if header.queries else "hidden number"
+    return f"{header.kind}, schools: {header.schools}, {count}; {noise}: {job.out}"
 
 
 def take_words() -> list[str]:

@@ -34,7 +34,6 @@ from dcdt.data.splits import Side, Split, make_split
 from dcdt.data.tables import Tables
 from dcdt.data.types import Collection, normalise_text
 from dcdt.evaluation.statistics import mean_interval
-from dcdt.federation.config import NoiseConfig
 from dcdt.federation.messages import Message, add_messages
 from dcdt.federation.noise import add_noise, noise_multiplier
 from dcdt.federation.rounds import Member
@@ -106,7 +105,7 @@ def test(model: Recommender, data: RankingDataModule) -> dict[int, list[float]]:
 
 def fresh(settings: Settings, data: RankingDataModule, tables: Tables) -> Member:
     """A member of the federation with a model that is not fitted."""
-    return Member(settings, data.collection, data, tables, build.make_model(settings, tables))
+    return Member(settings, data, tables, build.make_model(settings, tables))
 
 
 def federate(
@@ -114,13 +113,14 @@ def federate(
     data: RankingDataModule,
     tables: Tables,
     schools: Sequence[RankingDataModule],
-    noise: NoiseConfig,
+    epsilon: float | None,
+    delta: float,
 ) -> tuple[Recommender, int, list[Message]]:
     """The model of the schools' sums, the bytes that one school sends, and the statistics of each."""
     members = [fresh(settings, school, tables) for school in schools]
     has_losses = bool(members[0].model.loss_shapes())
-    sigma = None if noise.epsilon is None else noise_multiplier(noise, 1 + has_losses)
-    clip = None if sigma is None else noise.clip
+    sigma = None if epsilon is None else noise_multiplier(epsilon, delta, 1 + has_losses)
+    clip = None if sigma is None else 1
 
     def messages(sums: Sequence, **changes: object) -> list[Message]:  # type: ignore[type-arg]
         header = replace(members[0].expected.header, **changes)  # type: ignore[arg-type]
@@ -198,8 +198,7 @@ def one_fold(options: argparse.Namespace, fold: int) -> Iterator[tuple[str, dict
 
     with_opacus = find_spec("opacus") is not None
     for epsilon in [None, *(options.epsilons if with_opacus else [])]:
-        noise = NoiseConfig(epsilon, options.delta)
-        hub, n_bytes, statistics = federate(settings, data, tables, schools, noise)
+        hub, n_bytes, statistics = federate(settings, data, tables, schools, epsilon, options.delta)
         name = "federated, exact" if epsilon is None else f"federated, epsilon {epsilon:g}"
         yield name, test(hub, data), n_bytes, membership(hub, schools, statistics)
 

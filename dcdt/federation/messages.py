@@ -19,11 +19,10 @@ from dcdt.config.validation import schema, validate
 from dcdt.federation.config import Delta, Epsilon
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, parse_json
-from dcdt.utils.text import one_line, pluralize
+from dcdt.utils.text import one_line
 
 MAX_HEADER_BYTES, MAX_QUERIES = 100_000, 10**9
-SUFFIX = ".safetensors"
-Shapes = Mapping[str, tuple[int, ...]]
+Number = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -32,15 +31,11 @@ class Header:
     """What a message says of its sums.
 
     Attributes:
-        version: of this format.
-        kind: `statistics`, of which a model is fitted, or `losses`, by which penalty and weight are chosen.
         model: its configuration, as JSON.
-        catalogue: digest of the videos' ids and texts, and of the settings that decide a ranking.
-        space: of the vectors.
-        schools: number of schools that are summed.
-        queries: number of queries or learners that are summed; 0 where noise hides it.
+        catalogue: digest of the videos, and of the settings that decide a ranking.
+        queries: number of queries or learners; 0 where noise hides it.
         statistics: of losses: digest of the summed statistics that they were computed with.
-        epsilon, delta: of each learner's privacy, the largest of all schools; None: a school has no noise.
+        epsilon, delta: privacy of each learner, the weakest of all schools.
     """
 
     version: Literal[1]
@@ -48,8 +43,8 @@ class Header:
     model: str
     catalogue: Digest
     space: str
-    queries: Annotated[int, Field(strict=True, ge=0, le=2**53)]
-    schools: Annotated[int, Field(strict=True, ge=1, le=2**53)] = 1
+    queries: Number
+    schools: Annotated[Number, Field(ge=1)] = 1
     statistics: Digest | None = None
     epsilon: Epsilon | None = None
     delta: Delta | None = None
@@ -73,163 +68,107 @@ class Message:
 
     def write(self, path: Path) -> int:
         """Write the message atomically; returns its number of bytes."""
-        metadata = {"dcdt": json.dumps(asdict(self.header))}
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata)
+            save_file(tensors, temporary, {"dcdt": json.dumps(asdict(self.header))})
         return path.stat().st_size
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the messages about one model and one catalogue hold.
-
-    Attributes:
-        header: model, catalogue and space; its other values do not count.
-        shapes: of the sums by kind.
-        check: raises ValueError for statistics that no n queries have.
-    """
+    """The header of messages about one model and catalogue, the shapes of their sums by kind, and a check of these."""
 
     header: Header
-    shapes: Mapping[str, Shapes]
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
     check: Callable[[dict[str, Tensor], int], None]
 
     def read(self, path: Path) -> Message:
-        """Read and check a message.
-
-        Raises:
-            UserError: names the file and what is wrong with it.
-        """
+        """Read a message; a wrong one is a UserError that names its file."""
         try:
-            if not path.is_file():
-                raise ValueError("there is no such file")
-            limit = MAX_HEADER_BYTES + max(8 * _n_values(shapes) for shapes in self.shapes.values())
-            if path.stat().st_size > limit:
-                raise ValueError(f"it has more than {limit:,} bytes")
+            largest = max(sum(map(math.prod, shapes.values())) for shapes in self.shapes.values())
+            if not path.is_file() or path.stat().st_size > MAX_HEADER_BYTES + 8 * largest:
+                raise ValueError(f"there is no such file of at most {MAX_HEADER_BYTES + 8 * largest:,} bytes")
             with safe_open(path, "pt") as file:
-                header = _read_header(file.metadata() or {})
-                self._check_header(header)
+                header = self._header(parse_json((file.metadata() or {}).get("dcdt", "null")))
                 shapes = self.shapes[header.kind]
                 if set(file.keys()) != set(shapes):
-                    raise ValueError(f"it does not hold {', '.join(sorted(shapes)) or 'nothing'} alone")
+                    raise ValueError(f"it does not hold {', '.join(sorted(shapes))} alone")
                 for name, shape in shapes.items():
                     part = file.get_slice(name)
                     if part.get_dtype() != "F64" or tuple(part.get_shape()) != shape:
                         raise ValueError(f"'{name}' is {part.get_dtype()} {part.get_shape()}, not F64 {[*shape]}")
                 message = Message(header, {name: file.get_tensor(name) for name in shapes}, path)
-            self.check_sums(message)
+            self._check_values(message)
         except (ValueError, SafetensorError, UserError) as error:
             raise UserError(f"{path} is refused: {one_line(error, 300)}\nNothing was merged.") from error
         return message
 
-    def check_sums(self, message: Message) -> None:
-        """Refuse numbers that no queries have.
-
-        Raises:
-            ValueError: says which.
-        """
-        n = message.header.queries
+    def _check_values(self, message: Message) -> None:
+        n, is_losses = message.header.queries, message.header.kind == "losses"
         for name, tensor in message.tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise ValueError(f"'{name}' holds values that are not finite")
-            if message.header.kind == "losses" and n and not bool(((tensor >= 0) & (tensor <= n + 1e-6)).all()):
+            if is_losses and n and not bool(((tensor >= 0) & (tensor <= n + 1e-6)).all()):
                 raise ValueError(f"'{name}' is not between 0 and {n:,}, the number of queries")
-        if message.header.kind == "statistics":
+        if not is_losses:
             self.check(message.tensors, n)
 
-    def _check_header(self, header: Header) -> None:
-        own = self.header
-        if header.model != own.model:
-            raise ValueError(f"its model is {_difference(header.model, own.model)}; give all the same model")
-        if header.catalogue != own.catalogue:
-            raise ValueError(
-                "its catalogue is another one: ids, order and texts of the videos, positive_grade, ks and "
-                "data.own_video must be the same"
-            )
-        if header.space != own.space:
-            raise ValueError(f"its vectors are of {header.space[:80]}, not of {own.space}")
-        if header.queries > MAX_QUERIES or header.schools > MAX_QUERIES:
+    def _header(self, values: object) -> Header:
+        if not isinstance(values, dict):
+            raise ValueError("it has no header of dcdt")
+        header, own = validate(Header, values, "header"), self.header
+        for name in ("model", "catalogue", "space"):
+            if getattr(header, name) != getattr(own, name):
+                theirs, ours = (one_line(getattr(one, name), 100) for one in (header, own))
+                raise ValueError(f"its {name} is not the one here ({theirs}; here {ours}). All must have the same.")
+        if max(header.queries, header.schools) > MAX_QUERIES:
             raise ValueError(f"it counts {header.queries:,} queries of {header.schools:,} schools")
         if (header.kind == "losses") != (header.statistics is not None):
             raise ValueError("losses alone name the statistics that they were computed with")
-        if (header.epsilon is None) != (header.delta is None) or (header.queries == 0) != (header.epsilon is not None):
+        if len({header.epsilon is None, header.delta is None, header.queries > 0}) > 1:
             raise ValueError("epsilon, delta and a hidden number of queries go together")
+        return header
 
 
 def add_messages(messages: Sequence[Message]) -> Message:
-    """Sum messages of one kind; the order in which they are given makes no difference.
-
-    Raises:
-        UserError: two hold the same numbers, losses belong to different statistics, or noise hides some numbers only.
-    """
+    """Sum messages of one kind; the order in which they are given makes no difference."""
     ordered = sorted(messages, key=lambda message: message.digest)
+    headers = [message.header for message in ordered]
     for one, other in pairwise(ordered):
         if one.digest == other.digest:
             raise UserError(f"{one.path} and {other.path} hold the same numbers: give each school once.")
-    headers = [message.header for message in ordered]
-    if len({header.statistics for header in headers}) > 1:
-        names = ", ".join(str(message.path) for message in ordered)
-        raise UserError(f"these losses were not computed with the same statistics: {names}.")
-    hidden = [message for message in ordered if not message.header.queries]
-    if 0 < len(hidden) < len(ordered):
-        raise UserError(f"{hidden[0].path} has noise, others have none: all schools must choose the same.")
+        if (one.header.kind, one.header.statistics) != (other.header.kind, other.header.statistics):
+            raise UserError(f"{one.path} and {other.path} do not belong together: one kind, of the same statistics.")
+        if (one.header.queries > 0) != (other.header.queries > 0):
+            raise UserError(f"one of {one.path} and {other.path} has noise: all schools must choose the same.")
     total = replace(
         headers[0],
         queries=sum(header.queries for header in headers),
         schools=sum(header.schools for header in headers),
-        epsilon=max((header.epsilon for header in headers if header.epsilon is not None), default=None),
-        delta=max((header.delta for header in headers if header.delta is not None), default=None),
+        epsilon=max((header.epsilon for header in headers if header.epsilon), default=None),
+        delta=max((header.delta for header in headers if header.delta), default=None),
     )
-    tensors = {name: torch.stack([message.tensors[name] for message in ordered]).sum(0) for name in ordered[0].tensors}
+    tensors = {name: torch.stack([one.tensors[name] for one in ordered]).sum(0) for name in ordered[0].tensors}
     return Message(total, tensors, ordered[0].path)
 
 
 def pair_messages(messages: Sequence[Message], expected: Expected) -> tuple[Message, Message | None]:
-    """Sum the statistics and the losses among messages, which must belong together.
-
-    Raises:
-        UserError: statistics or losses are missing, or are of other schools.
-    """
-    statistics = [message for message in messages if message.header.kind == "statistics"]
-    losses = [message for message in messages if message.header.kind == "losses"]
-    if not statistics:
+    """Sum the statistics and, where the model chooses anything, the losses; they must be of the same schools."""
+    by_kind = {kind: [message for message in messages if message.header.kind == kind] for kind in expected.shapes}
+    if not by_kind["statistics"]:
         raise UserError("no message holds statistics; give those of all schools, or their sum.")
-    summed = add_messages(statistics)
+    summed = add_messages(by_kind["statistics"])
     if not expected.shapes["losses"]:
         return summed, None
-    if not losses:
+    if not by_kind["losses"]:
         raise UserError(
             "this model has a penalty or a weight to choose, for which the losses of all schools are needed:\n"
             "python -m dcdt.federate losses SUM out=FILE at each school (docs/federation.md)."
         )
-    summed_losses = add_messages(losses)
-    if summed_losses.header.statistics != summed.digest:
-        raise UserError(f"{losses[0].path} was computed with other statistics than the sum of those given here.")
-    if summed_losses.header.schools != summed.header.schools:
-        counts = pluralize(summed.header.schools, "school"), pluralize(summed_losses.header.schools, "school")
-        raise UserError(f"the statistics are of {counts[0]}, the losses of {counts[1]}; give those of all.")
-    return summed, summed_losses
-
-
-def _read_header(metadata: Mapping[str, str]) -> Header:
-    try:
-        values = parse_json(metadata["dcdt"])
-    except KeyError:
-        raise ValueError("it has no header of dcdt") from None
-    if not isinstance(values, dict):
-        raise ValueError("its header is no object")
-    return validate(Header, values, "header")
-
-
-def _difference(theirs: str, ours: str) -> str:
-    """The settings of two models that differ, in a few words."""
-    try:
-        values, own = parse_json(theirs), parse_json(ours)
-        names = [key for key in own if values.get(key) != own[key]]
-        return ", ".join(f"{key}={one_line(values.get(key), 40)} instead of {one_line(own[key], 40)}" for key in names)
-    except (ValueError, AttributeError):
-        return "another one"
-
-
-def _n_values(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
+    losses = add_messages(by_kind["losses"])
+    if losses.header.statistics != summed.digest or losses.header.schools != summed.header.schools:
+        raise UserError(
+            f"the losses, {losses.path} first, were not computed with the sum of these statistics, or not by all "
+            f"{summed.header.schools} schools."
+        )
+    return summed, losses

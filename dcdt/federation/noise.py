@@ -4,35 +4,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcdt.federation.config import NoiseConfig
 from dcdt.models.sums import Sums
 from dcdt.utils.errors import UserError, needs_extra
 
 
-def noise_multiplier(config: NoiseConfig, n_messages: int) -> float:
-    """Return the standard deviation of the noise, in units of the sensitivity, that all messages together need.
-
-    Args:
-        config: epsilon and delta that all messages of a school together may reach.
-        n_messages: how many a school sends.
-
-    Raises:
-        UserError: opacus is missing, or no noise suffices.
-    """
+def noise_multiplier(epsilon: float, delta: float, n_messages: int) -> float:
+    """Return the standard deviation of the noise, in units of the sensitivity, that so many messages together need."""
     with needs_extra("noise", "federated", "opacus"):
         from opacus.accountants.utils import get_noise_multiplier
+    target = {"target_epsilon": epsilon, "target_delta": delta, "epsilon_tolerance": epsilon / 100}
     try:
-        multiplier: float = get_noise_multiplier(
-            target_epsilon=config.epsilon,
-            target_delta=config.delta,
-            sample_rate=1.0,
-            steps=n_messages,
-            accountant="rdp",
-            epsilon_tolerance=config.epsilon / 100 if config.epsilon else 0.01,
-        )
+        return float(get_noise_multiplier(sample_rate=1.0, steps=n_messages, accountant="rdp", **target))
     except ValueError as error:
-        raise UserError(f"noise.epsilon {config.epsilon} with noise.delta {config.delta}: {error}") from error
-    return multiplier
+        raise UserError(f"epsilon={epsilon} with delta={delta}: {error}") from error
 
 
 def add_noise(sums: Sums, multiplier: float) -> dict[str, Tensor]:
@@ -40,7 +24,5 @@ def add_noise(sums: Sums, multiplier: float) -> dict[str, Tensor]:
     generator, noised = np.random.default_rng(), {}
     for name, tensor in sums.tensors.items():
         noise = torch.from_numpy(generator.normal(0, multiplier * sums.sensitivity, tuple(tensor.shape)))
-        if name == "gram":
-            noise = noise.triu() + noise.triu(1).T
-        noised[name] = tensor + noise
+        noised[name] = tensor + (noise.triu() + noise.triu(1).T if name == "gram" else noise)
     return noised

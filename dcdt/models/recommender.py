@@ -119,10 +119,6 @@ class Recommender(L.LightningModule):
             NotApplicable: the collection lacks what the model needs.
         """
         self.on_prepare(data)
-        self.mark_prepared()
-
-    def mark_prepared(self) -> None:
-        """Note that the model is fitted, so that `setup` does not do it again."""
         self._is_prepared = True
 
     def on_prepare(self, data: RankingDataModule) -> None:
@@ -132,59 +128,40 @@ class Recommender(L.LightningModule):
             NotApplicable: the collection lacks what the model needs.
         """
 
-    # Fitting from sums over queries that lie in several places (dcdt.federate). The defaults are of models that fit
-    # nothing; others with `fits_from_sums` define all but `check_sums`.
+    # Fitting from sums over queries that lie in several places, of models with `fits_from_sums` (dcdt.federation).
 
     def sum_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each sum of `sum_training`."""
+        """Return the shape of each sum of `sum_training`; none where nothing is fitted."""
         return {}
 
     def loss_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each sum of `sum_losses`; empty where there is nothing to choose."""
+        """Return the shape of each sum of `sum_losses`; none where nothing is chosen."""
         return {}
 
     def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
-        """Sum over the training queries, or learners, what the fit needs of them.
-
-        Args:
-            data: whose queries are summed.
-            clip: how many queries, or watches, a learner counts as at most; None: all, as in a fit.
-        """
-        self.prepare(data)
-        return Sums({}, 0, 0.0)
+        """Sum what the fit needs of the training queries, a learner counting as at most `clip` queries (or watches)."""
+        raise NotImplementedError
 
     def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
-        """Sum the quality of each candidate value of what is chosen, over queries that are part of `sums`."""
-        return Sums({}, 0, 0.0)
+        """Sum the quality of each candidate value over the queries, which are part of `sums`, each left out."""
+        raise NotImplementedError
 
     def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
-        """Fit with each candidate value in turn, and yield the summed quality of queries that the fit leaves out."""
-        self.prepare(data)
-        yield 0.0
+        """Fit with each candidate value in turn, and yield its quality as in `sum_losses`."""
+        raise NotImplementedError
 
     def best_candidate(self, losses: dict[str, Tensor]) -> int:
-        """Return the position of the best candidate value by the summed losses."""
+        """Return the position of the best candidate value."""
         return 0
 
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
     ) -> None:
-        """Fit from sums instead of queries, as `prepare` does.
-
-        Args:
-            data: of the catalogue; its queries are scored as if left out where they are part of the sums.
-            sums: over the queries of all places, of `sum_training`.
-            losses: likewise, of `sum_losses`.
-            included: whether the queries of `data` are part of them.
-        """
-        self.prepare(data)
+        """Fit as `prepare` does; `included`: the queries of `data` are in the sums, and can be scored as left out."""
+        raise NotImplementedError
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
-        """Refuse sums over n queries that no queries have; n is 0 where noise hides it.
-
-        Raises:
-            ValueError: says which.
-        """
+        """Raise ValueError for sums that no n queries have; n is 0 where noise hides it."""
 
     @property
     def components(self) -> list["Recommender"]:

@@ -66,19 +66,21 @@ class RidgeTowers(Recommender):
     def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
         sides = self._prepare_videos(data)
-        inputs, targets, weights = self._fitting_data(data, sides)
+        inputs, targets, weights, _ = self._fitting_data(data, sides)
         fit = ridge(inputs, targets)
         penalty = self.config.penalty
         if penalty is None:
             quality_of = {
-                value: self._left_out_quality(fit.left_out(value), sides, data, weights) for value in PENALTIES
+                value: self._left_out_quality(fit.left_out(value, inputs, targets), sides, data, weights)
+                for value in PENALTIES
             }
             penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
-        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty))
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets))
 
     def _prepare_videos(self, data: RankingDataModule) -> list[SideTensors]:
         """Whiten by the catalogue; returns the sides whose queries are fitted."""
         sides = fitted_sides(data, self.config.fit_on)
+        self._group: dict[int, int] = {}
         if self.config.whiten == "soft":
             candidates = torch.stack([side.candidates for side in sides]).any(0)
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
@@ -87,18 +89,19 @@ class RidgeTowers(Recommender):
 
     def _fitting_data(
         self, data: RankingDataModule, sides: list[SideTensors], clip: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs and targets (n, D) of the n groups of fitted queries, and the weight of each query row (Q,).
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return inputs and targets (n, D) of groups of equal text, and weights of query rows (Q,) and groups (n, 1).
 
-        With `clip`, by which learners are weighed, each query is a group: what one learner asks is in no other's.
+        With `clip` each query is a group, so that what one learner asks is in no other's.
         """
         videos = self.video_vectors()
         best_passages = None if self.pooling is None else self._best_passages
         groups, targets = fitting_targets(data.collection, sides, videos, best_passages, clip is None)
-        first = to_device(torch.tensor([rows[0] for rows in groups]), self.tables.device)
-        inputs = self.tables.queries[first] @ self.whitening  # (n, D)
+        first = torch.tensor([rows[0] for rows in groups])
+        inputs = self.tables.queries[to_device(first, self.tables.device)] @ self.whitening  # (n, D)
         self._group = {row: i for i, rows in enumerate(groups) for row in rows}
-        return nn.functional.normalize(inputs, dim=-1), targets, query_weights(data.collection, sides, clip)
+        weights = query_weights(data.collection, sides, clip)
+        return nn.functional.normalize(inputs, dim=-1), targets, weights, weights[first].unsqueeze(1)
 
     def _use(self, penalty: float, matrix: Tensor, left_out: Tensor) -> None:
         """Take the fit with a penalty: its matrix M (D, D), and the queries mapped by the fits without each, (n, D)."""
@@ -129,11 +132,10 @@ class RidgeTowers(Recommender):
         return {"quality": (len(PENALTIES),)} if self.config.penalty is None else {}
 
     def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
-        """Sum `x x'` and `x y'`, both of norm 1, over the fitted queries; queries of equal text are one."""
-        inputs, targets, weights = self._fitting_data(data, self._prepare_videos(data), clip)
+        """Sum `x x'` and `x y'`, both of norm 1, over the fitted queries."""
+        inputs, targets, _, weights = self._fitting_data(data, self._prepare_videos(data), clip)
         x, y = inputs.cpu().double(), targets.cpu().double()
-        weighted = (x * self._group_weights(weights)).T
-        return Sums({"gram": weighted @ x, "cross": weighted @ y}, len(x), 2**0.5 * (clip or 1))
+        return Sums({"gram": (x * weights).T @ x, "cross": (x * weights).T @ y}, len(x), 2**0.5 * (clip or 1))
 
     def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
         """Sum the quality at each penalty."""
@@ -141,10 +143,10 @@ class RidgeTowers(Recommender):
         return Sums({"quality": values}, len(self._group), (clip or 1) * len(values) ** 0.5)
 
     def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
-        """Fit with each penalty in turn, and yield the quality of the queries of `data`, each left out."""
+        """Fit with each penalty in turn, and yield the summed quality."""
         sides = self._prepare_videos(data)
-        inputs, targets, weights = self._fitting_data(data, sides, clip)
-        fit, by_group = RidgeSums.of(sums["gram"], sums["cross"]), self._group_weights(weights)
+        inputs, targets, weights, by_group = self._fitting_data(data, sides, clip)
+        fit = ridge_of_sums(sums["gram"], sums["cross"])
         for penalty in PENALTIES if self.config.penalty is None else (self.config.penalty,):
             left_out = fit.left_out(penalty, inputs, targets, by_group)
             total = self._left_out_quality(left_out, sides, data, weights)
@@ -154,35 +156,29 @@ class RidgeTowers(Recommender):
 
     def best_candidate(self, losses: dict[str, Tensor]) -> int:
         """Return the position of the best penalty, of equals the largest."""
-        if self.config.penalty is not None:
-            return 0
-        return max(reversed(range(len(PENALTIES))), key=lambda i: float(losses["quality"][i]))
+        n = 1 if self.config.penalty is not None else len(PENALTIES)
+        return max(reversed(range(n)), key=lambda i: float(losses["quality"][i]) if n > 1 else 0.0)
 
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
     ) -> None:
         """Fit from `X'X` and `X'Y`, with the penalty of the best summed quality."""
-        sides, self._group = self._prepare_videos(data), {}
-        fit, left_out = RidgeSums.of(sums["gram"], sums["cross"]), torch.zeros(0, self.tables.width)
+        sides, fit = self._prepare_videos(data), ridge_of_sums(sums["gram"], sums["cross"])
         penalty = self.config.penalty or PENALTIES[self.best_candidate(losses)]
-        if included:
-            left_out = fit.left_out(penalty, *self._fitting_data(data, sides)[:2])
+        inputs, targets = self._fitting_data(data, sides)[:2] if included else torch.zeros(2, 0, self.tables.width)
+        left_out = fit.left_out(penalty, inputs, targets)
         self._use(penalty, fit.matrix(penalty), left_out)
+        self._is_prepared = True
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
-        """Refuse sums that are not over n pairs of unit vectors."""
+        """Raise ValueError for sums that are not over n pairs of unit vectors."""
         check_gram(sums["gram"])
         if n and not abs(float(sums["gram"].trace()) - n) <= 1e-3 * n:
             raise ValueError(f"the trace of 'gram' is {float(sums['gram'].trace()):.6g}, of {n:,} queries it is {n:,}")
-        for name in ("gram", "cross"):
+        for name in sums:
             norm = float(torch.linalg.matrix_norm(sums[name]))
             if n and norm > 1.001 * n:
                 raise ValueError(f"the norm of '{name}' is {norm:.6g}, of {n:,} queries it is at most {n:,}")
-
-    def _group_weights(self, weights: Tensor) -> Tensor:
-        """Return the weight of each fitted group, that of its first query: (n, 1)."""
-        first = {group: row for row, group in reversed(self._group.items())}
-        return weights[[first[group] for group in range(len(first))]].unsqueeze(1)
 
     def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""
@@ -261,74 +257,42 @@ def fitted_sides(data: RankingDataModule, fit_on: str) -> list[SideTensors]:
 
 @dataclass(frozen=True)
 class Ridge:
-    """A ridge regression of targets on inputs towards the identity, for any penalty from one SVD.
+    """A ridge regression of targets on inputs towards the identity, for any penalty from one decomposition.
 
     Attributes:
-        left: (n, r) left singular vectors of the inputs.
-        values: (r,) singular values.
-        right: (r, D) right singular vectors.
-        residual: (n, D) targets less inputs.
-        targets: (n, D).
-    """
-
-    left: Tensor
-    values: Tensor
-    right: Tensor
-    residual: Tensor
-    targets: Tensor
-
-    def matrix(self, penalty: float) -> Tensor:
-        """Compute the matrix M (D, D) of `x + x M`."""
-        weights = self.values / (self.values.square() + penalty)  # (r,)
-        return ((self.right.T * weights) @ (self.left.T @ self.residual)).float()
-
-    def left_out(self, penalty: float) -> Tensor:
-        """Map each input by a fit without it, (n, D): `y - (r - H r) / (1 - diag H)`."""
-        weights = self.values.square() / (self.values.square() + penalty)  # (r,)
-        fitted = (self.left * weights) @ (self.left.T @ self.residual)  # (n, D)
-        leverage = (self.left.square() * weights).sum(1, keepdim=True)  # (n, 1): diag H
-        return (self.targets - (self.residual - fitted) / (1 - leverage).clamp(min=1e-9)).float()
-
-
-def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
-    """Prepare the regression of targets (n, D) on inputs (n, D), in double precision, which not every device has."""
-    x, y = inputs.cpu().double(), targets.cpu().double()
-    left, values, right = torch.linalg.svd(x, full_matrices=False)
-    return Ridge(left, values, right, y - x, y)
-
-
-@dataclass(frozen=True)
-class RidgeSums:
-    """The same regression from sums over inputs X and targets Y, wherever these are.
-
-    Attributes:
-        values: (D,) eigenvalues of `X'X`.
-        basis: (D, D) its eigenvectors.
-        projected: (D, D) `X'(Y - X)` in this basis.
+        values: (r,) eigenvalues of `X'X`, X being the inputs (n, D).
+        basis: (D, r) its eigenvectors.
+        projected: (r, D) `X'(Y - X)` in this basis, Y being the targets (n, D).
     """
 
     values: Tensor
     basis: Tensor
     projected: Tensor
 
-    @staticmethod
-    def of(gram: Tensor, cross: Tensor) -> "RidgeSums":
-        """Prepare the regression from `X'X` and `X'Y`, (D, D) each; noise may have made eigenvalues negative."""
-        values, basis = torch.linalg.eigh(gram)
-        return RidgeSums(values.clamp(min=0), basis, basis.T @ (cross - gram))
-
     def matrix(self, penalty: float) -> Tensor:
         """Compute the matrix M (D, D) of `x + x M`."""
         return (self.basis @ (self.projected / (self.values + penalty).unsqueeze(1))).float()
 
     def left_out(self, penalty: float, inputs: Tensor, targets: Tensor, weights: Tensor | float = 1.0) -> Tensor:
-        """Map inputs (n, D), which are part of the sums with weights (n, 1), by fits without each: (n, D)."""
+        """Map fitted inputs, of weights (n, 1), by fits without each, (n, D): `y - (r - H r) / (1 - diag H)`."""
         x, y = inputs.cpu().double(), targets.cpu().double()
-        rotated = x @ self.basis
-        scaled = rotated / (self.values + penalty)  # (n, D)
-        leverage = (scaled * rotated).sum(1, keepdim=True) * weights  # (n, 1)
-        residual = y - x - scaled @ self.projected
-        return (y - residual / (1 - leverage).clamp(min=1e-9)).float()
+        rotated = x @ self.basis  # (n, r)
+        scaled = rotated / (self.values + penalty)
+        leverage = (scaled * rotated).sum(1, keepdim=True) * weights  # (n, 1): diag H
+        return (y - (y - x - scaled @ self.projected) / (1 - leverage).clamp(min=1e-9)).float()
+
+
+def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
+    """Prepare the regression of targets (n, D) on inputs (n, D), in double precision, which not every device has."""
+    x, y = inputs.cpu().double(), targets.cpu().double()
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    return Ridge(values.square(), right.T, values.unsqueeze(1) * (left.T @ (y - x)))
+
+
+def ridge_of_sums(gram: Tensor, cross: Tensor) -> Ridge:
+    """Prepare the regression from `X'X` and `X'Y`, (D, D) each; noise may have made eigenvalues negative."""
+    values, basis = torch.linalg.eigh(gram)
+    return Ridge(values.clamp(min=0), basis, basis.T @ (cross - gram))
 
 
 def fitting_targets(

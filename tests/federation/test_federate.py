@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     write_model(folder / "tiny")
     for number, school in enumerate(schools):
         said = federate(folder, "statistics", f"data.path={school}", f"out=s{number}.safetensors").stdout
-        assert re.search(rf"statistics of 1 school, \d+ queries or learners; no noise: s{number}.safetensors", said)
+        assert re.search(rf"statistics, schools: 1, \d+ queries or learners; no noise: s{number}.safetensors", said)
     files = [f"s{number}.safetensors" for number in range(3)]
     federate(folder, "merge", *files, "data.path=hub", "out=sum.safetensors")
     for number, school in enumerate(schools):
@@ -50,7 +50,7 @@ ALL = [f"{kind}{number}.safetensors" for kind in "sl" for number in range(3)]
 
 def test_the_merged_run_is_the_run_of_the_pooled_queries(made):
     said = federate(made, "merge", *ALL, f"data.path={made}/pooled", "out=merged").stdout
-    assert "statistics of 3 schools" in said and "no noise: merged" in said
+    assert "statistics, schools: 3" in said and "no noise: merged" in said
     pooled = small_run(made / "pooled", made / "tiny", made / "run", "model=hybrid_towers", "split.part=all")
     merged = RunFolder(made / "merged")
     lines = [
@@ -95,12 +95,12 @@ def test_a_school_tests_the_merged_model_on_its_own_queries(made):
         (["merge", "data.path=hub", "out=x"], "merge takes the files of messages"),
         (["merge", "s0.safetensors", "data.path=hub", "out=x"], "the losses of all schools are needed"),
         (["merge", "s0.safetensors", "none.safetensors", "data.path=hub", "out=x"], "none.safetensors is refused"),
-        (["merge", *ALL[2:4], "data.path=hub", "out=x.safetensors"], "statistics alone, or losses"),
-        (["merge", *ALL, "data.path=hub", "out=x", "model.second.neighbours=3"], "refused: its model is second"),
-        (["merge", *ALL, "data.path=hub", "out=x", "ks=[1,2]"], "its catalogue is another one"),
+        (["merge", *ALL[2:4], "data.path=hub", "out=x.safetensors"], "do not belong together"),
+        (["merge", *ALL, "data.path=hub", "out=x", "model.second.neighbours=3"], "its model is not the one here"),
+        (["merge", *ALL, "data.path=hub", "out=x", "ks=[1,2]"], "its catalogue is not the one here"),
         (["merge", *ALL, "data.path=hub", "out=x", "trials=2"], "trials is 2"),
         (["merge", *ALL, "data.path=hub", "out=school0"], "exists and is not empty"),
-        (["losses", "sum.safetensors", "data.path=hub", "out=x.safetensors", "noise.clip=0"], "noise.clip is 0"),
+        (["losses", "sum.safetensors", "data.path=hub", "out=x.safetensors", "clip=0"], "clip is 0"),
         (["statistics", "data.path=school0", "out=x.safetensors", "split=video"], "split=video divides the catalogue"),
         (["statistics", "data.path=school0", "out=x.safetensors", "model=bm25"], "is not fitted from sums"),
         (["add", "data.path=school0"], "'add' is no step"),
@@ -142,7 +142,7 @@ def test_ease_of_schools_is_served_without_learners(made):
 
 def test_noise_is_written_into_the_messages_and_the_run(made):
     pytest.importorskip("opacus")
-    noise = ["noise.epsilon=8", "noise.delta=1e-4"]
+    noise = ["epsilon=8", "delta=1e-4"]
     for number in range(3):
         said = federate(made, "statistics", f"data.path=school{number}", f"out=n{number}.safetensors", *noise).stdout
         assert "hidden number; epsilon 8 at delta 0.0001" in said

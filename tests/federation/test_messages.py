@@ -83,10 +83,10 @@ def put(value, at=(0, 1)):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (changed(model=json.dumps({"name": "m", "k": 2})), "k=2 instead of 1"),
-        (changed(model="[]"), "its model is another one"),
-        (changed(catalogue="1" * 64), "its catalogue is another one"),
-        (changed(space="other"), "its vectors are of other, not of space"),
+        (changed(model=json.dumps({"name": "m", "k": 2})), "its model is not the one here ("),
+        (changed(model="[]"), "its model is not the one here ([]; here"),
+        (changed(catalogue="1" * 64), "its catalogue is not the one here"),
+        (changed(space="other"), "its space is not the one here (other; here space)"),
         (changed(queries=29), "the trace of 'gram' is"),
         (changed(queries=0), "go together"),
         (changed(epsilon=1.0, delta=1e-5), "go together"),
@@ -131,7 +131,7 @@ def test_a_wrong_message_is_refused_by_name(tmp_path, expected, statistics, chan
         ({"catalogue": "x"}, "header.catalogue"),
         ({"epsilon": -1}, "header.epsilon"),
         ({"names": ["u1"]}, "unknown setting header.names"),
-        ("[]", "its header is no object"),
+        ("[]", "it has no header of dcdt"),
         ("{", "is refused"),
         (None, "it has no header of dcdt"),
     ],
@@ -163,16 +163,16 @@ def test_losses_are_of_the_statistics_and_of_all_schools(tmp_path, expected, sta
         pair_messages(losses, expected)
     with pytest.raises(UserError, match="the losses of all schools are needed"):
         pair_messages(statistics, expected)
-    with pytest.raises(UserError, match="other statistics than the sum"):
+    with pytest.raises(UserError, match="were not computed with the sum of these statistics"):
         pair_messages([statistics[0], *losses], expected)
-    with pytest.raises(UserError, match="of 2 schools, the losses of 1 school"):
+    with pytest.raises(UserError, match="not by all 2 schools"):
         pair_messages([*statistics, losses[0]], expected)
     with pytest.raises(UserError, match="hold the same numbers"):
         add_messages([statistics[0], statistics[1], replace(statistics[0])])
-    with pytest.raises(UserError, match="not computed with the same statistics"):
+    with pytest.raises(UserError, match="do not belong together"):
         add_messages([losses[0], changed(statistics=DIGEST)(losses[1])])
     hidden = replace(statistics[0], header=replace(statistics[0].header, queries=0, epsilon=1.0, delta=1e-5))
-    with pytest.raises(UserError, match="has noise, others have none"):
+    with pytest.raises(UserError, match="has noise: all schools must choose the same"):
         add_messages([hidden, statistics[1]])
     bad = tensor("quality", put(1e4, 0))(losses[0])
     bad.write(tmp_path / "bad.safetensors")

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from dcdt.federation.config import NoiseConfig
 from dcdt.federation.noise import add_noise, noise_multiplier
 from dcdt.models.sums import Sums
 
@@ -22,8 +21,7 @@ def test_noise_is_of_the_size_of_the_sensitivity():
 def test_the_accountant_of_opacus_is_asked():
     pytest.importorskip("opacus")
     for epsilon in (0.5, 1.0, 3.0, 8.0):
-        config = NoiseConfig(epsilon, 1e-5)
-        one, two = noise_multiplier(config, 1), noise_multiplier(config, 2)
+        one, two = (noise_multiplier(epsilon, 1e-5, n_messages) for n_messages in (1, 2))
         assert two == pytest.approx(one * 2**0.5, rel=0.03)  # two messages share one budget
         assert spent(one, 1e-5) <= epsilon * 1.02 and spent(one * 0.9, 1e-5) > epsilon
 
@@ -45,4 +43,4 @@ def test_without_opacus_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus", None)
     monkeypatch.setitem(sys.modules, "opacus.accountants.utils", None)
     with pytest.raises(UserError, match=r"pip install 'dcdt\[federated\]'"):
-        noise_multiplier(NoiseConfig(1.0), 1)
+        noise_multiplier(1.0, 1e-5, 1)

@@ -17,7 +17,7 @@ from dcdt.data.config import SplitConfig
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.models.config import RidgeConfig
 from dcdt.models.query_batch import query_batch
-from dcdt.models.ridge_towers import RidgeSums, RidgeTowers, ridge
+from dcdt.models.ridge_towers import RidgeTowers, ridge, ridge_of_sums
 
 FIELDS = ["title", "text"]
 WIDTH = 24
@@ -134,9 +134,9 @@ def test_queries_that_are_no_part_of_the_sums_are_scored_as_they_are(made):
 def test_sums_give_the_ridge_of_the_inputs(n, penalty):
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, 9, generator=generator, dtype=torch.float64) for _ in range(2))
-    expected, found = ridge(x, y), RidgeSums.of(x.T @ x, x.T @ y)
+    expected, found = ridge(x, y), ridge_of_sums(x.T @ x, x.T @ y)
     torch.testing.assert_close(found.matrix(penalty), expected.matrix(penalty), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(found.left_out(penalty, x, y), expected.left_out(penalty), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.left_out(penalty, x, y), expected.left_out(penalty, x, y), atol=1e-5, rtol=1e-5)
 
 
 def test_of_equal_penalties_the_largest_is_chosen(made):
@@ -148,9 +148,9 @@ def test_weights_of_queries_are_left_out_as_weights():
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     weights = torch.rand(12, 1, generator=generator, dtype=torch.float64)
-    found = RidgeSums.of((x * weights).T @ x, (x * weights).T @ y).left_out(1.0, x, y, weights)
+    found = ridge_of_sums((x * weights).T @ x, (x * weights).T @ y).left_out(1.0, x, y, weights)
     others = ~torch.eye(12, dtype=torch.bool)
-    fits = [RidgeSums.of((x * weights)[keep].T @ x[keep], (x * weights)[keep].T @ y[keep]) for keep in others]
+    fits = [ridge_of_sums((x * weights)[keep].T @ x[keep], (x * weights)[keep].T @ y[keep]) for keep in others]
     expected = torch.stack([row + row @ fit.matrix(1.0).double() for row, fit in zip(x, fits, strict=True)])
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -167,7 +167,7 @@ def test_a_learner_counts_as_few_queries_where_clipped(made, tmp_path):
     assert n_busy > 2
     assert float(free.tensors["gram"].trace()) == pytest.approx(len(fitted_rows), abs=1e-4)
     assert float(clipped.tensors["gram"].trace()) == pytest.approx(len(fitted_rows) - n_busy + 2, abs=1e-4)
-    inputs, targets, weights = model._fitting_data(school.data, model._prepare_videos(school.data), 2)
+    inputs, targets, weights, _ = model._fitting_data(school.data, model._prepare_videos(school.data), 2)
     busy = torch.tensor([row % 2 == 1 for row in model._group])
     x, y = inputs[busy].double() * weights[[*model._group]][busy].unsqueeze(1), targets[busy].double()
     part = [x.T @ inputs[busy].double(), x.T @ y]
