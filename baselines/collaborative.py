@@ -110,12 +110,13 @@ class Collaborative(Recommender):
         self._count_cold(held_out_askers(data))
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
-        """Refuse sums that are not over the counts of n learners."""
+        """Raise ValueError for sums that are not over the counts of n learners."""
         check_gram(sums["gram"])
-        if n and (float(sums["gram"].min()) < 0 or float(sums["popularity"].min()) < 0):
-            raise ValueError("a count is negative")
-        if n and bool((sums["popularity"] > sums["gram"].diagonal() * (1 + 1e-9)).any()):
-            raise ValueError("'popularity' has a video with more learners than watches in 'gram'")
+        if n and (
+            float(min(sums["gram"].min(), sums["popularity"].min())) < 0
+            or bool((sums["popularity"] > sums["gram"].diagonal() * (1 + 1e-9)).any())
+        ):
+            raise ValueError("a count is negative, or one of 'popularity' above that in 'gram'")
 
     def statistics(self) -> dict[str, float]:
         """Return the number of queries of each side that were ranked by popularity."""

@@ -65,7 +65,7 @@ class Hybrid(Recommender):
         return [self.first, self.second]
 
     @property
-    def _summed(self) -> Recommender:
+    def fitted_part(self) -> Recommender:
         """The component that is fitted from sums."""
         return self.first if self.first.sum_shapes() else self.second
 
@@ -75,19 +75,11 @@ class Hybrid(Recommender):
         if self.config.fusion == "convex":
             self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
 
-    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the sums of the component that is fitted."""
-        return self._summed.sum_shapes()
-
     def loss_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return those of that component, and the quality by its P candidate values and weight, (P, 11)."""
-        shapes = self._summed.loss_shapes()
+        shapes = self.fitted_part.loss_shapes()
         n_candidates = next((shape[0] for shape in shapes.values()), 1)
         return {**shapes, "weights": (n_candidates, len(WEIGHTS))} if self.config.fusion == "convex" else shapes
-
-    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
-        """Sum for the component that is fitted."""
-        return self._summed.sum_training(data, clip)
 
     def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
         """Sum the quality of each candidate value of the fitted component and, with each of them, of each weight."""
@@ -95,7 +87,7 @@ class Hybrid(Recommender):
         sides = [side_tensors("train", data.split.train, data.collection), data.sides["val"]]
         weight_of_query = query_weights(data.collection, sides, clip)
         rows: dict[str, list[object]] = {"quality": [], "weights": []}
-        for value in self._summed.candidates(data, sums, clip):
+        for value in self.fitted_part.candidates(data, sums, clip):
             rows["quality"].append(value)
             if self.config.fusion == "convex":
                 judged = getattr(self.config, "tune_on", "val") == "judged"
@@ -109,19 +101,15 @@ class Hybrid(Recommender):
     ) -> None:
         """Fit the component that is fitted, and take the best weight for its value."""
         self.prepare_components(data, fit=False)
-        self._summed.fit_sums(data, sums, losses, included)
+        self.fitted_part.fit_sums(data, sums, losses, included)
         if self.config.fusion == "convex":
-            self.weight.fill_(WEIGHTS[int(losses["weights"][self._summed.best_candidate(losses)].argmax())])
+            self.weight.fill_(WEIGHTS[int(losses["weights"][self.fitted_part.best_candidate(losses)].argmax())])
         self._is_prepared = True
-
-    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
-        """Check the sums of the component that is fitted."""
-        self._summed.check_sums(sums, n)
 
     def prepare_components(self, data: RankingDataModule, fit: bool = True) -> None:
         """Prepare both components, or without `fit` the one that fits nothing; take the order of equal scores."""
         for component in (self.first, self.second):
-            if fit or component is not self._summed:
+            if fit or component is not self.fitted_part:
                 component.prepare(data)
         self.order = data.ties.on(self.tables.device)
 

@@ -10,19 +10,18 @@ Files end in .safetensors; data.path=FOLDER, model=... and other settings of a r
 
 import os
 import sys
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dcdt.cli import command, prepare_hydra
+from dcdt.cli import Parser, command, prepare_hydra
 from dcdt.config import config_folder, parse
 from dcdt.federation.config import take_federate_job
-from dcdt.utils.errors import NotApplicable, UserError, format_error, is_user_error
+from dcdt.utils.errors import NotApplicable, UserError, exit_on_user_error
 from dcdt.utils.shell import user_path
-
-STEPS = ("statistics", "losses", "merge")
 
 
 def run(step: str, files: list[Path], config: DictConfig) -> str:
@@ -41,8 +40,7 @@ def run(step: str, files: list[Path], config: DictConfig) -> str:
         message = merge(files, settings, rest, job)
     else:
         member = Member.load(settings)
-        total = add_messages([member.expected.read(path) for path in files]) if files else None
-        message = member.message(job, total)
+        message = member.message(job, add_messages([member.expected.read(path) for path in files]) if files else None)
         message.write(Path(job.out))
     header = message.header
     noise = "no noise" if header.epsilon is None else f"epsilon {header.epsilon:g} at delta {header.delta:g}"
@@ -50,37 +48,26 @@ def run(step: str, files: list[Path], config: DictConfig) -> str:
     return f"{header.kind}, schools: {header.schools}, {count}; {noise}: {job.out}"
 
 
-def take_words() -> list[str]:
-    """Take the step and its files, which stand before the overrides, from the command line."""
-    words = []
-    while len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
-        words.append(sys.argv.pop(1))
-    return words
-
-
 @command
 def main() -> None:
     """The command."""
     given = list(sys.argv)
-    step, *names = take_words() or ["--help"]
-    if step not in STEPS:
-        is_help = step == "--help"
-        text = __doc__ if is_help else f"error: '{step}' is no step; choose one of {', '.join(STEPS)}."
-        print(text, file=sys.stdout if is_help else sys.stderr)
-        raise SystemExit(0 if is_help else 2)
+    parser = Parser("federate", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("statistics", "losses", "merge"))
+    parser.add_argument("words", nargs="*", metavar="FILE, or KEY=VALUE", help="messages, and settings")
+    words, options = parser.parse_known_args()
+    sys.argv[1:] = [*options, *(word for word in words.words if "=" in word)]
     prepare_hydra()
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="federate")
     def job(config: DictConfig) -> None:
         os.chdir(HydraConfig.get().runtime.cwd)
         sys.argv = given  # which the provenance of a run quotes
-        try:
-            print(run(step, [user_path(name) for name in names], config))  # noqa: T201 - what the command says
-        except Exception as error:
-            if not is_user_error(error) and not isinstance(error, NotApplicable):
-                raise
-            print(f"error: {format_error(error)}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2) from None
+        with exit_on_user_error():
+            try:
+                print(run(words.step, [user_path(word) for word in words.words if "=" not in word], config))  # noqa: T201
+            except NotApplicable as error:
+                raise UserError(str(error)) from error
 
     job()
 

@@ -129,7 +129,7 @@ def federate(
             for part in sums
         ]
 
-    statistics = messages([member.model.sum_training(member.data, clip) for member in members])
+    statistics = messages([member.model.fitted_part.sum_training(member.data, clip) for member in members])
     total, losses = add_messages(statistics), list[Message]()
     if has_losses:
         of_schools = [member.model.sum_losses(member.data, total.tensors, clip) for member in members]

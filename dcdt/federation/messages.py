@@ -118,8 +118,10 @@ class Expected:
             raise ValueError("it has no header of dcdt")
         header, own = validate(Header, values, "header"), self.header
         for name in ("model", "catalogue", "space"):
-            if getattr(header, name) != getattr(own, name):
-                theirs, ours = (one_line(getattr(one, name), 100) for one in (header, own))
+            both = [getattr(header, name), getattr(own, name)]
+            if both[0] != both[1]:
+                start = max(0, next((i for i, pair in enumerate(zip(*both, strict=False)) if len({*pair}) > 1), 0) - 30)
+                theirs, ours = (one_line(value[start : start + 60]) for value in both)
                 raise ValueError(f"its {name} is not the one here ({theirs}; here {ours}). All must have the same.")
         if max(header.queries, header.schools) > MAX_QUERIES:
             raise ValueError(f"it counts {header.queries:,} queries of {header.schools:,} schools")

@@ -25,7 +25,7 @@ from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import provenance
 from dcdt.training import build, experiment, fit
 from dcdt.training.loggers.base import RunLogger
-from dcdt.utils.errors import NotApplicable, UserError
+from dcdt.utils.errors import UserError
 from dcdt.utils.files import write_json
 
 
@@ -47,7 +47,7 @@ class Member:
         build.prepare(settings)
         tables = build.load_tables(settings, collection)
         model = build.make_model(settings, tables)
-        if not model.fits_from_sums or not model.sum_shapes():
+        if not model.fits_from_sums or not model.fitted_part.sum_shapes():
             raise UserError(
                 f"model={settings.option} is not fitted from sums over queries.\n"
                 "Choose dcdt_ridge, hybrid_towers, or collaborative with model.kind=ease."
@@ -55,7 +55,7 @@ class Member:
         if not all(side.candidates.all() for side in (split.train, split.val)):
             raise UserError("split=video divides the catalogue, which all schools share. Choose split=query.")
         if model.needs_question and not collection.has_questions:
-            raise NotApplicable(f"the collection has no questions, which {settings.model.name} ranks for")
+            raise UserError(f"the collection has no questions, which {settings.model.name} ranks for.")
         return cls(
             settings, RankingDataModule(collection, split, {}, None, 1, settings.seed, settings.ks), tables, model
         )
@@ -68,29 +68,29 @@ class Member:
         shared = [collection.videos.ids, texts, collection.positive_grade, settings.data.own_video, settings.ks]
         catalogue = hashlib.sha256(json.dumps(shared).encode()).hexdigest()
         model = json.dumps(asdict(settings.model), sort_keys=True)  # type: ignore[call-overload]
-        shapes = {"statistics": self.model.sum_shapes(), "losses": self.model.loss_shapes()}
+        shapes = {"statistics": self.model.fitted_part.sum_shapes(), "losses": self.model.loss_shapes()}
         header = Header(1, "statistics", model, catalogue, build.space(settings), 0)
-        return Expected(header, shapes, self.model.check_sums)
+        return Expected(header, shapes, self.model.fitted_part.check_sums)
 
     def message(self, job: FederateJob, total: Message | None = None) -> Message:
         """Sum over this school's queries: statistics or, given the total of those of all schools, losses."""
-        shapes, n_messages = self.model.loss_shapes(), 1 + bool(self.model.loss_shapes())
-        if total is not None and not shapes:
+        n_messages = 1 + bool(self.model.loss_shapes())
+        if total is not None and n_messages == 1:
             raise UserError("this model has nothing to choose: merge the statistics alone.")
         if not len(self.data.split.train.queries):
             raise UserError(f"{self.data.collection.path} holds no judged queries to sum.")
         clip = None if job.epsilon is None else job.clip
-        model, header = self.model, self.expected.header
-        sums = (
-            model.sum_training(self.data, clip) if total is None else model.sum_losses(self.data, total.tensors, clip)
-        )
+        header = self.expected.header
+        if total is None:
+            sums = self.model.fitted_part.sum_training(self.data, clip)
+        else:
+            sums = self.model.sum_losses(self.data, total.tensors, clip)
+            header = replace(header, kind="losses", statistics=total.digest)
         if sums.n < job.min_queries:
             raise UserError(
                 f"min_queries is {job.min_queries}, but the sums are over {sums.n}: "
                 "few can be told apart by whoever has the message (docs/federation.md)."
             )
-        if total is not None:
-            header = replace(header, kind="losses", statistics=total.digest)
         if job.epsilon is None:
             return Message(replace(header, queries=sums.n), sums.tensors)
         noised = add_noise(sums, noise_multiplier(job.epsilon, job.delta, n_messages))
@@ -124,7 +124,12 @@ def merge(paths: Sequence[Path], settings: Settings, config: DictConfig, job: Fe
             experiment.run(settings, config, folder, RunLogger(), prepare=prepare)
         else:
             prepare(member.model, member.data)
-            write_untested(member, config, folder)
+            split, space = member.data.split, build.space(settings)
+            folder.start(config, provenance(member.data.collection, split, space, member.tables.digest))
+            trained = fit.Trained(member.model, build.make_trainer(settings, []), [], 0, math.nan, 0.0)
+            fit.save(trained, settings, [], folder)
+            write_json(folder.files.metrics, dict(member.model.statistics()))
+            folder.finish()
     except BaseException as error:
         folder.files.federation.unlink(missing_ok=True)
         folder.withdraw(error)
@@ -132,16 +137,6 @@ def merge(paths: Sequence[Path], settings: Settings, config: DictConfig, job: Fe
     finally:
         folder.unlock()
     return statistics
-
-
-def write_untested(member: Member, config: DictConfig, folder: RunFolder) -> None:
-    """Write the run of a fitted model without queries to test it on, which can be served."""
-    settings, data = member.settings, member.data
-    folder.start(config, provenance(data.collection, data.split, build.space(settings), member.tables.digest))
-    trained = fit.Trained(member.model, build.make_trainer(settings, []), [], 0, math.nan, 0.0)
-    fit.save(trained, settings, [], folder)
-    write_json(folder.files.metrics, dict(member.model.statistics()))
-    folder.finish()
 
 
 def catalogue_split(collection: Collection) -> Split:

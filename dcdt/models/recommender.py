@@ -130,6 +130,11 @@ class Recommender(L.LightningModule):
 
     # Fitting from sums over queries that lie in several places, of models with `fits_from_sums` (dcdt.federation).
 
+    @property
+    def fitted_part(self) -> "Recommender":
+        """The component that is fitted from sums; itself where the model combines none."""
+        return self
+
     def sum_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each sum of `sum_training`; none where nothing is fitted."""
         return {}

@@ -1,7 +1,6 @@
 """Run one configuration, from its collection to the files of its folder."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -12,10 +11,6 @@ from dcdt.runs.folder import RunFolder
 from dcdt.training.loggers.base import RunLogger
 from dcdt.utils.files import write_json
 
-if TYPE_CHECKING:
-    from dcdt.data.datamodule import RankingDataModule
-    from dcdt.models.recommender import Recommender
-
 
 def run(
     settings: Settings,
@@ -23,7 +18,7 @@ def run(
     folder: RunFolder,
     logger: RunLogger,
     resuming: bool = False,
-    prepare: "Callable[[Recommender, RankingDataModule], None] | None" = None,
+    prepare: Callable[..., None] | None = None,
 ) -> dict[str, float]:
     """Train (where there is something to train), test once from the best weights, write the run's folder.
 
@@ -33,7 +28,7 @@ def run(
         folder: of the run.
         logger: started here, closed by the caller.
         resuming: whether the run resumes from the state in its folder.
-        prepare: fits what needs no gradient, in place of the model's own `prepare`.
+        prepare: called with model and data in place of the model's own `prepare`.
 
     Returns:
         The metrics of the run, `side/name` to value.

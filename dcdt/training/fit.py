@@ -57,7 +57,7 @@ def train(
     data: RankingDataModule,
     logger: RunLogger,
     state: Path,
-    prepare: Callable[[Recommender, RankingDataModule], None] | None = None,
+    prepare: Callable[..., None] | None = None,
 ) -> Trained:
     """Train one configuration (or prepare a model that needs no training) and validate it.
 
@@ -70,7 +70,7 @@ def train(
         data: the batches and sides.
         logger: receives each epoch.
         state: file of the training in progress.
-        prepare: fits what needs no gradient, in place of the model's own `prepare`.
+        prepare: called with model and data in place of the model's own `prepare`.
     """
     by_monitor = settings.callbacks.checkpoint_by == "monitor"
     history, best = History(), BestWeights(settings.primary_metric, settings.monitor if by_monitor else None)

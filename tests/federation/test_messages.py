@@ -28,14 +28,18 @@ def schools(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(schools):
     model = Hybrid(hybrid_config(), schools[0].tables)
-    return Expected(HEADER, {"statistics": model.sum_shapes(), "losses": model.loss_shapes()}, model.check_sums)
+    return Expected(
+        HEADER,
+        {"statistics": model.fitted_part.sum_shapes(), "losses": model.loss_shapes()},
+        model.fitted_part.check_sums,
+    )
 
 
 @pytest.fixture(scope="module")
 def statistics(schools):
     made = []
     for school in schools:
-        sums = Hybrid(hybrid_config(), school.tables).sum_training(school.data)
+        sums = Hybrid(hybrid_config(), school.tables).fitted_part.sum_training(school.data)
         made.append(Message(replace(HEADER, queries=sums.n), sums.tensors))
     return made
 

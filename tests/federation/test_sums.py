@@ -70,7 +70,7 @@ def federated(made, cls, config, clip=None, included=True, hub=None):
 
     models = [cls(config, school.tables) for school in made.schools]
     pairs = list(zip(models, made.schools, strict=True))
-    sums = total([model.sum_training(school.data, clip) for model, school in pairs])
+    sums = total([model.fitted_part.sum_training(school.data, clip) for model, school in pairs])
     losses = {}
     if models[0].loss_shapes():
         parts = [model.sum_losses(school.data, sums, clip) for model, school in pairs]
@@ -79,10 +79,10 @@ def federated(made, cls, config, clip=None, included=True, hub=None):
         assert all(
             float(value.min()) >= 0 and float(value.max()) <= sum(p.n for p in parts) for value in losses.values()
         )
-    assert {name: tuple(value.shape) for name, value in sums.items()} == models[0].sum_shapes()
+    assert {name: tuple(value.shape) for name, value in sums.items()} == models[0].fitted_part.sum_shapes()
     hub = hub or made.pooled
     model = cls(config, hub.tables)
-    model.check_sums(sums, 0)
+    model.fitted_part.check_sums(sums, 0)
     model.fit_sums(hub.data, sums, losses, included)
     return model
 

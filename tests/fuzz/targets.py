@@ -541,7 +541,7 @@ def messages(place):
     parts = prepare(folder, SplitConfig("query", 0, 10, "all"), pairs=False, width=8)
     data = RankingDataModule(parts.collection, parts.split, {}, None, 16, 0)
     model = Hybrid(config, parts.tables)
-    sums = model.sum_training(data)
+    sums = model.fitted_part.sum_training(data)
     header = Header(1, "statistics", "{}", "0" * 64, "space", sums.n)
     statistics = Message(header, sums.tensors)
     sums = model.sum_losses(data, statistics.tensors)
@@ -549,7 +549,11 @@ def messages(place):
     names = ["school.safetensors", "losses.safetensors"]
     statistics.write(place / names[0])
     Message(losses, sums.tensors).write(place / names[1])
-    expected = Expected(header, {"statistics": model.sum_shapes(), "losses": model.loss_shapes()}, model.check_sums)
+    expected = Expected(
+        header,
+        {"statistics": model.fitted_part.sum_shapes(), "losses": model.loss_shapes()},
+        model.fitted_part.check_sums,
+    )
 
     def read():
         found = pair_messages([expected.read(place / name) for name in names], expected)
