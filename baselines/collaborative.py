@@ -14,7 +14,7 @@ from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender
-from dcdt.models.sums import Sums, check_gram
+from dcdt.models.sums import Sums
 
 from .config import CollaborativeConfig
 from .implicit_models import ImplicitModel
@@ -111,11 +111,8 @@ class Collaborative(Recommender):
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
         """Raise ValueError for sums that are not over the counts of n learners."""
-        check_gram(sums["gram"])
-        if n and (
-            float(min(sums["gram"].min(), sums["popularity"].min())) < 0
-            or bool((sums["popularity"] > sums["gram"].diagonal() * (1 + 1e-9)).any())
-        ):
+        popularity, diagonal = sums["popularity"], sums["gram"].diagonal()
+        if n and (float(sums["gram"].min()) < 0 or bool(((popularity < 0) | (popularity > 1.001 * diagonal)).any())):
             raise ValueError("a count is negative, or one of 'popularity' above that in 'gram'")
 
     def statistics(self) -> dict[str, float]:

@@ -26,7 +26,6 @@ from dcdt.utils.yaml import read_yaml
 
 MAX_UNKNOWN_FRACTION = 0.05  # of the judgments may be of unknown ids, as in some public sets
 MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
-_NO_JUDGMENTS = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
@@ -67,7 +66,8 @@ def load_collection(path: str | Path, own_video: str = "same_text", judged: bool
         )
     given_sides: dict[str, Rows] = {}
     if is_catalogue:
-        queries, judgments, has_questions = Documents([], [], [], []), Judgments(*_NO_JUDGMENTS), True
+        rows, has_questions = np.zeros(0, dtype=np.int64), True
+        queries, judgments = Documents([], [], [], []), Judgments(rows, rows, rows.astype(np.float32))
     elif has_questions:
         queries = _read_queries(folder / "queries.jsonl")
         judgments, given_sides, unknown = _read_qrels(folder / "qrels", queries, videos, empty)

@@ -28,25 +28,17 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @schema
 class Header:
-    """What a message says of its sums.
-
-    Attributes:
-        model: its configuration, as JSON.
-        catalogue: digest of the videos, and of the settings that decide a ranking.
-        queries: number of queries or learners; 0 where noise hides it.
-        statistics: of losses: digest of the summed statistics that they were computed with.
-        epsilon, delta: privacy of each learner, the weakest of all schools.
-    """
+    """What a message says of its sums."""
 
     version: Literal[1]
     kind: Literal["statistics", "losses"]
-    model: str
-    catalogue: Digest
-    space: str
-    queries: Number
+    model: str  # its configuration, as JSON
+    catalogue: Digest  # of the videos, and of the settings that decide a ranking
+    space: str  # of the vectors
+    queries: Number  # or learners; 0 where noise hides how many
     schools: Annotated[Number, Field(ge=1)] = 1
-    statistics: Digest | None = None
-    epsilon: Epsilon | None = None
+    statistics: Digest | None = None  # of losses: the summed statistics that they were computed with
+    epsilon: Epsilon | None = None  # privacy of each learner, the weakest of all schools
     delta: Delta | None = None
 
 
@@ -108,6 +100,8 @@ class Expected:
         for name, tensor in message.tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise ValueError(f"'{name}' holds values that are not finite")
+            if name == "gram" and float((tensor - tensor.T).abs().max()) > 1e-9 * max(1.0, float(tensor.abs().max())):
+                raise ValueError("'gram' is not symmetric")
             if is_losses and n and not bool(((tensor >= 0) & (tensor <= n + 1e-6)).all()):
                 raise ValueError(f"'{name}' is not between 0 and {n:,}, the number of queries")
         if not is_losses:

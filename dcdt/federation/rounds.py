@@ -56,9 +56,8 @@ class Member:
             raise UserError("split=video divides the catalogue, which all schools share. Choose split=query.")
         if model.needs_question and not collection.has_questions:
             raise UserError(f"the collection has no questions, which {settings.model.name} ranks for.")
-        return cls(
-            settings, RankingDataModule(collection, split, {}, None, 1, settings.seed, settings.ks), tables, model
-        )
+        data = RankingDataModule(collection, split, {}, None, 1, settings.seed, settings.ks)
+        return cls(settings, data, tables, model)
 
     @cached_property
     def expected(self) -> Expected:

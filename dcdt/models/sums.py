@@ -29,9 +29,3 @@ def query_weights(collection: Collection, sides: Sequence[SideTensors], clip: in
     for row, learner in zip(rows, learners, strict=True):
         weights[row] = min(1.0, (clip or 1) / counts[learner])
     return weights
-
-
-def check_gram(gram: Tensor) -> None:
-    """Raise ValueError for a matrix that is not symmetric."""
-    if float((gram - gram.T).abs().max()) > 1e-9 * max(1.0, float(gram.abs().max())):
-        raise ValueError("'gram' is not symmetric")

@@ -36,16 +36,13 @@ _LOADING = re.compile("_?(on_)?(load|restore|resume|set_random_state)")  # funct
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's model with the weights of its best validation, its settings, collection and vectors.
-
-    `federated`: it was fitted from the sums of several schools, so that it cannot leave one of its queries out.
-    """
+    """A run's model with the weights of its best validation, its settings, collection and vectors."""
 
     settings: Settings
     collection: Collection
     tables: Tables
     model: Recommender
-    federated: bool = False
+    federated: bool = False  # fitted from the sums of several schools: it cannot leave a query out
 
 
 def restore(run: Path) -> Restored:
