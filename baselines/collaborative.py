@@ -101,13 +101,15 @@ class Collaborative(Recommender):
 
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
-    ) -> None:
+    ) -> int:
         """Fit from the sums; histories, with which learners are scored, are those of the collection, if it has any."""
         collection = data.collection
         path = collection.path / "interactions.csv"
         self.histories = Histories(load_interactions(path, collection.videos.row_of) if path.is_file() else None)
         self.model.fit_sums(sums["gram"].numpy().copy(), sums["popularity"].numpy())
         self._count_cold(held_out_askers(data))
+        self._is_prepared = True
+        return 0
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
         """Raise ValueError for sums that are not over the counts of n learners."""

@@ -98,13 +98,14 @@ class Hybrid(Recommender):
 
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
-    ) -> None:
+    ) -> int:
         """Fit the component that is fitted, and take the best weight for its value."""
         self.prepare_components(data, fit=False)
-        self.fitted_part.fit_sums(data, sums, losses, included)
+        best = self.fitted_part.fit_sums(data, sums, losses, included)
         if self.config.fusion == "convex":
-            self.weight.fill_(WEIGHTS[int(losses["weights"][self.fitted_part.best_candidate(losses)].argmax())])
+            self.weight.fill_(WEIGHTS[int(losses["weights"][best].argmax())])
         self._is_prepared = True
+        return best
 
     def prepare_components(self, data: RankingDataModule, fit: bool = True) -> None:
         """Prepare both components, or without `fit` the one that fits nothing; take the order of equal scores."""

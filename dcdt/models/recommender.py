@@ -155,14 +155,13 @@ class Recommender(L.LightningModule):
         """Fit with each candidate value in turn, and yield its quality as in `sum_losses`."""
         raise NotImplementedError
 
-    def best_candidate(self, losses: dict[str, Tensor]) -> int:
-        """Return the position of the best candidate value."""
-        return 0
-
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
-    ) -> None:
-        """Fit as `prepare` does; `included`: the queries of `data` are in the sums, and can be scored as left out."""
+    ) -> int:
+        """Fit as `prepare` does, and return the position of the candidate value with the best losses.
+
+        `included`: the queries of `data` are part of the sums, and can be scored as if left out.
+        """
         raise NotImplementedError
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:

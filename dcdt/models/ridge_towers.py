@@ -154,21 +154,19 @@ class RidgeTowers(Recommender):
                 self._use(penalty, fit.matrix(penalty), left_out)
             yield total
 
-    def best_candidate(self, losses: dict[str, Tensor]) -> int:
-        """Return the position of the best penalty, of equals the largest."""
-        n = 1 if self.config.penalty is not None else len(PENALTIES)
-        return max(reversed(range(n)), key=lambda i: float(losses["quality"][i]) if n > 1 else 0.0)
-
     def fit_sums(
         self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
-    ) -> None:
-        """Fit from `X'X` and `X'Y`, with the penalty of the best summed quality."""
+    ) -> int:
+        """Fit from `X'X` and `X'Y`, with the penalty of the best summed quality, of equals the largest."""
         sides, fit = self._prepare_videos(data), ridge_of_sums(sums["gram"], sums["cross"])
-        penalty = self.config.penalty or PENALTIES[self.best_candidate(losses)]
+        best, penalty = 0, self.config.penalty
+        if penalty is None:
+            best = max(reversed(range(len(PENALTIES))), key=lambda i: float(losses["quality"][i]))
+            penalty = PENALTIES[best]
         inputs, targets = self._fitting_data(data, sides)[:2] if included else torch.zeros(2, 0, self.tables.width)
-        left_out = fit.left_out(penalty, inputs, targets)
-        self._use(penalty, fit.matrix(penalty), left_out)
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets))
         self._is_prepared = True
+        return best
 
     def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
         """Raise ValueError for sums that are not over n pairs of unit vectors."""

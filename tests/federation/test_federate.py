@@ -138,6 +138,12 @@ def test_ease_of_schools_is_served_without_learners(made):
     state = read_weights(RunFolder(made / "ease"))["_extra_state"]
     assert state["users"] == [] and float(state["model"]["popularity"].sum()) > 100
     assert len(load(made / "ease").recommend(["anything"], 3)[0]) == 3
+    school = f"data.path={made}/school0"
+    federate(
+        made, "merge", *files, school, "out=ease_own", "model.kind=ease", **ease
+    )  # validated, tested, not refitted
+    own = read_weights(RunFolder(made / "ease_own"))["_extra_state"]
+    assert torch.equal(own["model"]["items"], state["model"]["items"]) and len(own["users"]) == 7
 
 
 def test_noise_is_written_into_the_messages_and_the_run(made):
