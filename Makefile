@@ -17,14 +17,14 @@ help: ## show these targets
 	@echo "installing the pinned packages into .venv: a minute or two"
 
 .venv/.core: .venv/pyvenv.cfg pyproject.toml .ci/constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[local,serve]'
 	@touch $@
 
 .venv/.dev: .venv/pyvenv.cfg pyproject.toml .ci/constraints.txt
 	$(PIP) --editable '.[dev,local]'
 	@touch .venv/.core $@
 
-run: .venv/.core ## set up and run the main job; more with ARGS="experiment=paper"
+run: .venv/.core ## set up (with the extras local and serve) and run the main job; more with ARGS="experiment=paper"
 	$(BIN)/python -m dcdt.run $(ARGS)
 
 test: .venv/.dev ## set up, check style and types, and run the fast tests

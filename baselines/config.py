@@ -28,6 +28,18 @@ class ZeroShotConfig:
 
 
 @schema
+class ImageConfig:
+    """Cosine with pictures, whose vectors are in tables of their own."""
+
+    name: str
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields of texts: none."""
+        return []
+
+
+@schema
 class SingleTowerConfig:
     """Joint towers over (query, field) pairs, one score a pair."""
 
@@ -116,6 +128,7 @@ class HybridConfig(_TwoParts):
     k: Count
     first: Annotated[Any, model_part()]
     second: Annotated[Any, model_part()]
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 @schema
@@ -165,12 +178,6 @@ HYBRID_SPACE: SearchSpace = {  # beside the weight of fusion=convex, which every
     "model.first.k1": [1.5, 0.8],
     "model.first.b": [0.75, 0.4, 0.9],
 }
-HYBRID_HISTORY_SPACE: SearchSpace = {  # where model.first is collaborative
-    "model.fusion": ["convex", "rrf"],
-    "model.first.neighbours": NEIGHBOURS_SPACE["model.neighbours"],
-    "model.second.epochs": [5, 3, 8],
-    "model.second.dropout": [0.3, 0.1, 0.5],
-}
 
 
 def collaborative_space(model: Mapping[str, Any]) -> SearchSpace:
@@ -181,11 +188,18 @@ def collaborative_space(model: Mapping[str, Any]) -> SearchSpace:
 def hybrid_space(model: Mapping[str, Any]) -> SearchSpace:
     """Return the search space of a hybrid of these components."""
     first = model.get("first")
-    history = isinstance(first, Mapping) and first.get("name") == "collaborative"
-    return HYBRID_HISTORY_SPACE if history else HYBRID_SPACE
+    if not isinstance(first, Mapping) or first.get("name") != "collaborative":
+        return HYBRID_SPACE
+    return {
+        "model.fusion": ["convex", "rrf"],
+        **{key.replace("model.", "model.first."): values for key, values in collaborative_space(first).items()},
+        "model.second.epochs": [5, 3, 8],
+        "model.second.dropout": [0.3, 0.1, 0.5],
+    }
 
 
 MODELS.register("zero_shot", Entry(ZeroShotConfig, "baselines.zero_shot:ZeroShot", depends_on=UNTRAINED))
+MODELS.register("image", Entry(ImageConfig, "baselines.zero_shot:Image", depends_on=UNTRAINED))
 MODELS.register("single_tower", Entry(SingleTowerConfig, "baselines.single_tower:SingleTower", SINGLE_TOWER_SPACE))
 MODELS.register("bm25", Entry(BM25Config, "baselines.bm25:BM25", BM25_SPACE, UNTRAINED, depends_on_tuned=FITTED))
 MODELS.register(

@@ -25,7 +25,7 @@ class Hybrid(Recommender):
 
     `fusion=convex`: `w z(first) + (1 - w) z(second)`, z being z-scores over the query's candidate videos, w of 0, 0.1
     to 1 chosen by the MRR of the validation queries (`tune_on=judged`: by MRR and nDCG of these and the training
-    queries, scored by fits without each of them); ties go to the most even.
+    queries, scored by fits without each of them); ties go to the most even. `weight` gives w instead.
     `fusion=rrf`: reciprocal-rank fusion, `1 / (k + rank)` summed (Cormack, Clarke and Büttcher 2009), ranks among the
     candidates with ties broken as everywhere.
 
@@ -69,17 +69,24 @@ class Hybrid(Recommender):
         """The component that is fitted from sums."""
         return self.first if self.first.sum_shapes() else self.second
 
+    @property
+    def _chooses_weight(self) -> bool:
+        return self.config.fusion == "convex" and getattr(self.config, "weight", None) is None
+
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
         self.prepare_components(data)
-        if self.config.fusion == "convex":
+        given = getattr(self.config, "weight", None)
+        if given is not None:
+            self.weight.fill_(given)
+        elif self.config.fusion == "convex":
             self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
 
     def loss_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return those of that component, and the quality by its P candidate values and weight, (P, 11)."""
         shapes = self.fitted_part.loss_shapes()
         n_candidates = next((shape[0] for shape in shapes.values()), 1)
-        return {**shapes, "weights": (n_candidates, len(WEIGHTS))} if self.config.fusion == "convex" else shapes
+        return {**shapes, "weights": (n_candidates, len(WEIGHTS))} if self._chooses_weight else shapes
 
     def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
         """Sum the quality of each candidate value of the fitted component and, with each of them, of each weight."""
@@ -89,7 +96,7 @@ class Hybrid(Recommender):
         rows: dict[str, list[object]] = {"quality": [], "weights": []}
         for value in self.fitted_part.candidates(data, sums, clip):
             rows["quality"].append(value)
-            if self.config.fusion == "convex":
+            if self._chooses_weight:
                 judged = getattr(self.config, "tune_on", "val") == "judged"
                 rows["weights"].append(list(sum_weights(self, data, judged, weight_of_query)[0].values()))
         losses = {name: torch.tensor(rows[name], dtype=torch.float64) for name in self.loss_shapes()}
@@ -102,8 +109,10 @@ class Hybrid(Recommender):
         """Fit the component that is fitted, and take the best weight for its value."""
         self.prepare_components(data, fit=False)
         best = self.fitted_part.fit_sums(data, sums, losses, included)
-        if self.config.fusion == "convex":
+        if self._chooses_weight:
             self.weight.fill_(WEIGHTS[int(losses["weights"][best].argmax())])
+        elif self.config.fusion == "convex":
+            self.weight.fill_(getattr(self.config, "weight", 0.5))
         self._is_prepared = True
         return best
 

@@ -9,13 +9,14 @@ from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.histories import Histories, pool_history
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
-from dcdt.models.passages import make_pooling
+from dcdt.models.passages import Pooling, make_pooling
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender
 from dcdt.models.whitening import catalogue_whitening
+from dcdt.utils.errors import UserError
 from dcdt.utils.precision import HALF_DTYPES
 
-from .config import ZeroShotConfig
+from .config import ImageConfig, ZeroShotConfig
 
 
 class ZeroShot(Recommender):
@@ -101,3 +102,39 @@ class ZeroShot(Recommender):
     def _map(self, vectors: Tensor) -> Tensor:
         mapped = vectors if self.whitening is None else vectors @ self.whitening
         return nn.functional.normalize(mapped, dim=-1)
+
+
+class Image(Recommender):
+    """Cosine of the question with the best picture of a video, both embedded by one model; a part of a hybrid.
+
+    A video without a picture has the mean similarity of all pictures.
+
+    Raises:
+        UserError: no pictures were loaded.
+    """
+
+    trained_by_epochs: ClassVar[bool] = False
+    decoupled: ClassVar[bool] = False
+
+    def __init__(self, config: ImageConfig, tables: Tables) -> None:
+        if tables.images is None:
+            raise UserError("model=image reads pictures: choose image_embedder=clip image_embedder.folder=FOLDER.")
+        super().__init__(tables.images)
+        self.pooling = Pooling("max")
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Score B queries of the collection against all N videos, (B, N)."""
+        assert queries.rows is not None
+        return self.score_encoded(self.tables.queries[queries.rows.to(self.tables.device)])
+
+    def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
+        """Score as usual: no judgment is read."""
+        return self.score(queries)
+
+    def encode_videos(self, fields: Tensor) -> Tensor:
+        """Return the vectors of pictures (1, ..., D) as they are: (..., D)."""
+        return fields[0]
+
+    def passage_scores(self, queries: QueryBatch, video: int) -> Tensor | None:
+        """Return None: a picture is no moment."""
+        return None

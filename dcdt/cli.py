@@ -13,6 +13,7 @@ from dcdt.utils.errors import check_encodable, exit_on_user_error
 from dcdt.utils.redaction import redact_output, refuse_arguments
 from dcdt.utils.shell import expand_overrides, program, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
+from dcdt.utils.text import did_you_mean, one_line
 
 COMMANDS = {
     "run": "train and test one configuration, or a sweep with -m",
@@ -21,10 +22,13 @@ COMMANDS = {
     "recommend": "a question -> videos, from a finished run",
     "index": "change the catalogue of a finished run without training",
     "serve": "a search page and an HTTP API over a finished run",
+    "runs": "list, show, compare or delete runs",
     "collection": "make, check or copy a collection",
     "federate": "one model of the questions of several schools, which keep them",
     "doctor": "versions, devices, keys, caches, and what to fix",
+    "completion": "what a shell needs to complete commands, options and keys with the tab key",
 }
+MODULES = {"runs": "dcdt.runs.__main__"}  # of commands that are no file of their own
 HELP = "\n".join(
     [
         "usage: dcdt COMMAND ...    each command has its own --help",
@@ -93,14 +97,14 @@ def prepare_hydra() -> None:
         SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
     """
     from dcdt.config import check_choices, register_resolvers
-    from dcdt.config.command_line import load_plugins, quote_texts
+    from dcdt.config.command_line import load_plugins, name_latest, quote_texts
     from dcdt.config.renames import rename_overrides
 
     refuse_arguments(sys.argv[1:])
     sys.argv[1:] = expand_overrides(sys.argv[1:])
     with exit_on_user_error():
         load_plugins(sys.argv[1:])
-        sys.argv[1:] = quote_texts(rename_overrides(sys.argv[1:]))
+        sys.argv[1:] = quote_texts(rename_overrides(name_latest(sys.argv[1:])))
         check_choices(sys.argv[1:])
     register_resolvers()
 
@@ -114,9 +118,10 @@ def main() -> None:
         print(import_module("dcdt").__version__)  # noqa: T201
     elif name in COMMANDS:
         sys.argv = [f"dcdt {name}", *sys.argv[2:]]
-        import_module(f"dcdt.{name}").main()
+        import_module(MODULES.get(name, f"dcdt.{name}")).main()
     else:
-        print(f"error: '{name}' is no command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)  # noqa: T201
+        reason = f"'{one_line(name)}' is no command; choose one of {', '.join(COMMANDS)}.{did_you_mean(name, COMMANDS)}"
+        print(f"error: {reason}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
 
 

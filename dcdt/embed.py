@@ -32,7 +32,6 @@ def run(settings: Settings, job: EmbedJob) -> None:
         UserError: a mistake that the user can correct.
     """
     from dcdt.data.beir import load_collection
-    from dcdt.data.spoken import texts_to_embed
     from dcdt.embeddings.cache import VectorCache
     from dcdt.embeddings.fill import fill
     from dcdt.embeddings.providers import space_of
@@ -62,8 +61,11 @@ def run(settings: Settings, job: EmbedJob) -> None:
         collection.check_fields(settings.fields)
         fields = [text for name in vector_fields(settings.model) for text in collection.vector_texts(name)]
         queries = collection.queries.texts if collection.has_questions else []
-        texts = texts_to_embed([*queries, *fields], settings.embedder)
-        result = fill(cache, texts, settings.embedder, dry_run=job.dry_run)
+        result = fill(cache, [*queries, *fields], settings.embedder, dry_run=job.dry_run)
+        if settings.reads_images and not job.dry_run:
+            from dcdt.embeddings.tables import load_images
+
+            load_images(collection, settings.image_embedder, settings.data.cache)
         if not result.embedded and not job.dry_run:
             _print(f"{result.texts:,} distinct texts, all cached")
     if not job.dry_run:

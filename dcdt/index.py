@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
 from dcdt.data.types import Documents
 from dcdt.serving.load import load
 from dcdt.serving.passages import add_transcripts
@@ -79,7 +80,7 @@ def _print_progress(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("index", description="The catalogue that a finished run recommends from.")
-    parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
+    parser.add_argument("run", metavar="RUN", type=run_path, help="the run's folder, or latest")
     actions = parser.add_subparsers(dest="action", required=True)
     build = actions.add_parser("build", help="export the run and index its collection anew")
     build.add_argument(
@@ -96,15 +97,15 @@ def _parser() -> argparse.ArgumentParser:
         )
         for role in ("id", "title", "text"):
             change.add_argument(f"--{role}-column", metavar="NAME", help="of the table, where it has no usual name")
-        change.add_argument("--id")
+        change.add_argument("--id", help="of one video, given here instead of a file")
         change.add_argument("--title", help="an update keeps what is not given")
-        change.add_argument("--text")
+        change.add_argument("--text", help="its description")
         change.add_argument("--transcripts", type=user_path, metavar="PATH", help="a .jsonl, or a folder of ID.vtt")
         change.add_argument("--meta", action="append", default=[], metavar="KEY=VALUE", help="such as series=MIT")
     delete = actions.add_parser("delete", help="remove videos")
-    delete.add_argument("ids", nargs="+", metavar="ID")
+    delete.add_argument("ids", nargs="+", metavar="ID", help="of the videos")
     export = actions.add_parser("export", help="vectors and metadata as Parquet, for another vector database")
-    export.add_argument("out", type=user_path, metavar="FILE.parquet")
+    export.add_argument("out", type=user_path, metavar="FILE.parquet", help="to write")
     return parser
 
 

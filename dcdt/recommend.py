@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
 from dcdt.data.table_reader import cell_text, find_column, read_rows
 from dcdt.serving.load import load
 from dcdt.serving.moments import Moment
@@ -151,7 +152,7 @@ def answer_lines(served: ServedRecommender, args: argparse.Namespace, console: C
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("recommend", description="Videos that answer a question, from a finished run of any model.")
-    parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
+    parser.add_argument("run", metavar="RUN", type=run_path, help="the run's folder, or latest")
     parser.add_argument("question", nargs="?", help="in words; in quotes, so that the shell leaves it whole")
     parser.add_argument("-k", type=int, default=10, help="how many videos (default: 10)")
     parser.add_argument("--filter", default="", help="such as level=intro,duration_s<600")

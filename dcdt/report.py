@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
+from dcdt.data.feedback import read_feedback
 from dcdt.reporting import render
 from dcdt.reporting.figures import make_figures, png
+from dcdt.reporting.interleaving import compare_interleaved
 from dcdt.reporting.page import page
 from dcdt.reporting.tables import Report, find_variant, make_report
 from dcdt.reporting.variants import Variant
 from dcdt.runs.reader import first_line, read_runs
-from dcdt.utils.errors import exit_on_user_error, format_error, is_user_error
+from dcdt.utils.errors import UserError, exit_on_user_error, format_error, is_user_error
 from dcdt.utils.files import atomic_write, refuse_outside_links, write_text
 from dcdt.utils.shell import shell_command, user_path
 from dcdt.utils.signals import Interrupted
@@ -76,8 +79,11 @@ def publish(
     compare: Sequence[str] = (),
     metric: str | None = None,
     against: str | None = None,
+    to_workspace: bool = False,
 ) -> None:
     """Write a report, print its table and the path of its page, and with `to_wandb` log it to W&B.
+
+    With `to_workspace` a view of the sweep and a written report are saved there as well.
 
     Raises:
         UserError: as `report`; or W&B refuses.
@@ -85,10 +91,15 @@ def publish(
     result = report(folders, out, compare, metric, against)
     print(printable(render.summary(result)))  # noqa: T201 - the command's own message
     print(f"report: {out / 'index.html'}")  # noqa: T201
-    if to_wandb:
+    if to_wandb or to_workspace:
         from dcdt.training.loggers.wandb_report import log_report
+        from dcdt.training.loggers.wandb_workspace import save_workspace
 
-        log_report(result, folders[0], {name: out / f"{name}.png" for name in FIGURES})
+        place = log_report(result, folders[0], {name: out / f"{name}.png" for name in FIGURES})
+        if to_workspace and place is None:
+            raise UserError("--workspace needs W&B's server, which keeps views. Run wandb login, or give --wandb.")
+        if to_workspace and place:
+            print("\n".join(f"W&B: {address}" for address in save_workspace(result, place)))  # noqa: T201
 
 
 def report_sweep(folder: Path, to_wandb: bool) -> None:
@@ -127,16 +138,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Tables, tests and figures of finished runs.",
         epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
     )
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=user_path, help="a run's folder or a sweep's")
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="*", type=run_path, help="a run's folder or a sweep's, or latest"
+    )
     parser.add_argument("--out", type=user_path, help="where the files go (default: report/ in the first DIR)")
     parser.add_argument("--compare", nargs=2, default=(), metavar="MODEL", help="two models whose queries to compare")
     parser.add_argument("--metric", help="order and test by this one, such as ndcg@10 (default: the primary metric)")
     parser.add_argument("--against", metavar="MODEL", help="test every other row against this one (default: zero_shot)")
+    parser.add_argument("--interleaved", type=user_path, metavar="FOLDER", help="print which model learners preferred")
     parser.add_argument("--wandb", action="store_true", help="send tables and figures to W&B as a run of their own")
+    parser.add_argument("--workspace", action="store_true", help="--wandb, with a view of the sweep and a report there")
     options = parser.parse_args(arguments)
+    if bool(options.folders) == bool(options.interleaved):
+        parser.error("give DIR of runs, or --interleaved FOLDER of feedback")
+    if options.interleaved:
+        with exit_on_user_error():
+            for models, (wins, losses, ties, p) in compare_interleaved(read_feedback(options.interleaved)).items():
+                counts = f"{wins} won, {losses} lost, {ties} tied, over learners (questions, of unknown ones)"
+                print(f"{models}: {counts}; p = {p:.3g} (exact sign test, two-sided)")  # noqa: T201
+        return
     out = options.out or options.folders[0] / "report"
     with exit_on_user_error():
-        publish(options.folders, out, options.wandb, options.compare, options.metric, options.against)
+        publish(
+            options.folders, out, options.wandb, options.compare, options.metric, options.against, options.workspace
+        )
 
 
 if __name__ == "__main__":

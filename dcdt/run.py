@@ -18,6 +18,7 @@ from dcdt.cli import command, prepare_hydra
 from dcdt.config import config_folder, parse, relevant_overrides
 from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
+from dcdt.runs.search import describe_search
 from dcdt.runs.sweep import ENDED, STARTED, mark_interrupted, summarise, without_unread
 from dcdt.training import distributed, experiment
 from dcdt.training.devices import claim_gpus
@@ -198,6 +199,8 @@ def main() -> None:
             from dcdt.report import report_sweep
 
             report_sweep(sweep.folder, sweep.on_wandb)
+        if sweep.is_search:
+            print(printable("\n".join(describe_search(sweep.folder))))  # noqa: T201 - the command's own message
         code = code or int(bool(sweep.failed))
     if code:
         raise SystemExit(code)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from dcdt.cli import Parser, command
+from dcdt.config.paths import run_path
 from dcdt.utils.errors import UserError, exit_on_user_error, needs_extra
 from dcdt.utils.shell import user_path
 from dcdt.utils.text import printable
@@ -46,15 +47,21 @@ def _log_to_stderr() -> None:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("serve", description="Answer questions over HTTP, read-only, from a finished run.")
+    parser = Parser("serve", description="Answer questions over HTTP from a finished run.")
     parser.add_argument(
-        "run", metavar="RUN", type=user_path, help="the run's folder, or a link to it that may be moved"
+        "run",
+        metavar="RUN",
+        type=run_path,
+        help="a run's folder or a link to it that may be moved, latest, or a collection's folder to search as it is",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--beside", type=user_path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--beside", type=run_path, metavar="RUN", help="a second run, shown side by side on the page")
     parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
+    parser.add_argument("--feedback", type=user_path, metavar="FOLDER", help="record answers, clicks and thumbs there")
+    parser.add_argument("--hash-questions", action="store_true", help="record no words of a question, only its hash")
+    parser.add_argument("--interleave", action="store_true", help="--beside: mix both models' videos, to compare them")
     parser.add_argument("--log-questions", action="store_true", help="write what was asked to the log")
     parser.add_argument(
         "--engine", choices=("memory", "lance"), default="memory", help="lance: search the table, hold no vectors"
@@ -76,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value, limits in (("port", args.port, (0, 65535)), ("threads", args.threads, (1, 1024))):
         if not limits[0] <= value <= limits[1]:
             parser.error(f"--{name} is {value}; give {limits[0]} to {limits[1]}")
+    if args.interleave and not (args.beside and args.feedback):
+        parser.error("--interleave compares two models by clicks; give --beside RUN and --feedback FOLDER")
+    if args.hash_questions and not args.feedback:
+        parser.error("--hash-questions is of --feedback FOLDER")
     _log_to_stderr()
     with exit_on_user_error():
         with needs_extra("serving", "serve", "uvicorn", "fastapi", "starlette"):
@@ -83,13 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             from dcdt.serving.app import make_app
         from dcdt.serving.blas_threads import one_thread
+        from dcdt.serving.feedback import FeedbackLog
         from dcdt.serving.hot_reload import ReloadingRecommender
+        from dcdt.serving.load import served_run
 
-        runs = [args.run, *([args.beside] if args.beside else [])]
+        paths = [args.run, *([args.beside] if args.beside else [])]
+        runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
+        feedback = FeedbackLog(args.feedback, args.hash_questions) if args.feedback else None
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(recommenders, args.abstain, args.log_questions, hosts=hosts),
+                make_app(recommenders, args.abstain, args.log_questions, 2, hosts, feedback, args.interleave),
                 host=args.host,
                 port=args.port,
                 log_config=None,

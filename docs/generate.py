@@ -12,6 +12,7 @@ GROUPS = {
     "data": "the collection and its vectors ([your data](your_data.md))",
     "split": "how queries are divided",
     "embedder": "what turns texts into vectors ([embeddings](embeddings.md))",
+    "image_embedder": "what turns pictures into vectors; null by default ([embeddings](embeddings.md#pictures))",
     "optimizer": "how weights follow their gradients, and the schedule of the learning rate",
     "trainer": "the device and the length of training ([scaling](scaling.md))",
     "logger": "where curves and tables go, beside the files of the run ([runs](runs.md))",

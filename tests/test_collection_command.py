@@ -77,6 +77,13 @@ def test_questions_that_no_video_answers_are_refused_by_the_names_the_user_gave(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_yaml_would_read_as_a_variable_is_refused(tmp_path, tables):
+    given = ["--videos", tables / "Export.csv", *columns(), *queries(tables), "--name", "a ${b"]
+    code, out, err = command("new", tmp_path / "mine", *given)
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert err == "error: --name is 'a ${b'; it must not have '${'.\n"
+
+
 def test_too_few_questions_to_divide_leave_nothing(tmp_path, tables):
     (tables / "one.csv").write_text("q,clip\nwhat is a basis,V1\n")
     given = ["--videos", tables / "Export.csv", *columns(), "--queries", tables / "one.csv"]

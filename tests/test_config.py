@@ -14,7 +14,7 @@ from dcdt.config import Settings, config_folder, model_option, model_presets, pa
 from dcdt.config.registry import GROUPS, LOSSES, MODELS, SAMPLERS, SINGLE, look_up
 from dcdt.embeddings.config import EmbedJob, take_embed_job
 from dcdt.samplers.pool import training_pool
-from dcdt.training.build import add_tokens, make_model
+from dcdt.training.build import add_inputs, make_model
 from dcdt.utils.errors import UserError
 
 SCHEMAS = {group: {name: entry.schema for name, entry in table.items()} for group, table in GROUPS.items()}
@@ -59,7 +59,8 @@ def changed(config, override):
 
 def test_the_main_job(main_job):
     settings = parse(main_job)
-    chosen = {group: getattr(settings, group).name for group in SCHEMAS}
+    assert settings.image_embedder is None
+    chosen = {group: getattr(settings, group).name for group in SCHEMAS if group != "image_embedder"}
     assert chosen == {
         "model": "dcdt",
         "loss": "contrastive",
@@ -81,7 +82,7 @@ def test_the_main_job(main_job):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_parses(option):
     group, name = option.split("=")
-    settings = settings_of(option)
+    settings = settings_of(option, *(["image_embedder.folder=model"] if group == "image_embedder" else []))
     assert isinstance(settings, Settings)
     kind = getattr(settings, group).name
     assert name == kind or name.startswith(f"{kind}_")  # hard_30 is a variant of hard
@@ -132,7 +133,8 @@ def made(small):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_instantiates(made, name):
     settings = settings_of(f"model={name}", *(["model.max_gigabytes=0"] if name == "dcdt_encoder" else []))
-    add_tokens(made.tables, settings, made.collection, progress=False)
+    add_inputs(made.tables, settings, made.collection, progress=False)
+    made.tables.images = made.tables  # which image reads
     model = make_model(settings, made.tables)
     assert isinstance(model, look_up(MODELS, name))
     assert isinstance(model.trained_by_epochs, bool)

@@ -35,7 +35,7 @@ FITTED = (
     "two_stage_ridge",
 )
 WIDTH = 48  # numbers of a vector that are read: closed forms take seconds over 1536
-HISTORY = ("dcdt_history", "zero_shot_history", "collaborative", "hybrid_history")
+HISTORY = ("dcdt_history", "dcdt_hierarchical", "zero_shot_history", "collaborative", "hybrid_history", "hybrid_ease")
 SMALL = ("trainer.max_epochs=2", "batch_size=16", "ks=[1,5]", "callbacks.progress=false", "logger=none")
 WIDTHS = {"dcdt": ("model.width=8",), "dcdt_residual": ("model.rank=4",), "single_tower": ("model.width=8",)}
 JOINT = ("model=two_stage_joint", "model.depth=5", "model.rank=4", "model.width=8")

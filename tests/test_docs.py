@@ -61,19 +61,19 @@ BLOCKS = [
         README,
         "python -m dcdt.run --help",
         instead={
-            "model=zero_shot ": "model=zero_shot logger=none ",
+            "experiment=best ": f"experiment=best {QUICK} ",
             "split.index=3": f"split.index=3 {QUICK}",
             "seed=1": f"seed=1 {QUICK}",
         },
     ),
     Block(
         README,
-        "pip install -c .ci/constraints.txt -e '.[local,serve]'\npython -m dcdt.collection",
+        "pip install -c .ci/constraints.txt -e '.[local,serve]'",
         instead={
-            "pip install -c .ci/constraints.txt -e '.[local,serve]'\n": "",
+            "pip install -c .ci/constraints.txt -e '.[local,serve]'": "true",
             "experiment=best": f"experiment=best {QUICK} 'ks=[1,5]' hydra.run.dir=mine",
-            "recommend RUN": "recommend mine",
-            "python -m dcdt.serve RUN": f"{SERVE_ONCE} mine",
+            "recommend latest": "recommend mine",
+            "python -m dcdt.serve latest": f"{SERVE_ONCE} mine",
         },
     ),
     Block(
@@ -131,6 +131,21 @@ BLOCKS = [
     ),
     Block(
         "docs/your_data.md",
+        "python -m dcdt.run data=files data.path=my_videos model=zero_shot",
+        how="tests/test_image_runs.py runs it with a small CLIP",
+    ),
+    Block(
+        "docs/your_data.md",
+        "python -m dcdt.collection new my_catalogue",
+        instead={"python -m dcdt.serve": SERVE_ONCE},
+    ),
+    Block(
+        "docs/your_data.md",
+        "python -m dcdt.collection feedback",
+        how="tests/serving/test_feedback.py goes from clicks to training",
+    ),
+    Block(
+        "docs/your_data.md",
         "python -m dcdt.run data=files",
         instead={"path/to/collection": f"small {QUICK} model=bm25"},
     ),
@@ -180,6 +195,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(
         "docs/scaling.md",
         'python -m dcdt.run -m split=folds "split.index=range(0,10)" seed=0,1,2',
@@ -206,6 +222,15 @@ BLOCKS = [
             "pip install -e '.[search]'\n": "",
             "experiment=search ": f"experiment=search hydra.sweeper.n_trials=2 {QUICK} ",
             "n_jobs=4": "n_jobs=2",
+        },
+    ),
+    Block(
+        "docs/runs.md",
+        "python -m dcdt.runs list",
+        instead={
+            "show latest": "show served",
+            "compare RUN OTHER": "compare served",
+            "delete RUN": "delete changed --yes",
         },
     ),
     Block("docs/scaling.md", "python -m dcdt.run resume", instead={"outputs/RUN": "served"}),

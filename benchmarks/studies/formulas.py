@@ -18,6 +18,7 @@ import numpy as np
 import rank_bm25
 import torch
 from omegaconf import OmegaConf
+from spoken import speak_formulas
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -28,7 +29,7 @@ from dcdt.data.datamodule import SideTensors, side_tensors
 from dcdt.data.formulas import split_formulas
 from dcdt.data.splits import Side, is_sealed
 from dcdt.data.tokens import tokenizer
-from dcdt.data.types import Collection, join_fields
+from dcdt.data.types import Collection, Documents, join_fields
 from dcdt.data.units import query_units
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.tables import load_tables
@@ -54,10 +55,18 @@ def bm25_scores(collection: Collection, rows: list[int], tokenize: Callable[[str
     return torch.from_numpy(np.stack([model.get_scores(query) for query in words])).float()
 
 
+def read_aloud(documents: Documents) -> Documents:
+    """Documents with their formulas as they are read aloud."""
+    titles, texts = ([speak_formulas(text) for text in column] for column in (documents.titles, documents.texts))
+    return replace(documents, titles=titles, texts=texts)
+
+
 def cosines(collection: Collection, rows: list[int], spoken: bool) -> Tensor:
     """Score queries as model=zero_shot does, (Q, N)."""
+    if spoken:
+        videos, queries = read_aloud(collection.videos), read_aloud(collection.queries)
+        collection = replace(collection, videos=videos, queries=queries)
     values = OmegaConf.load(config_folder() / "embedder" / "local.yaml")
-    values.spoken_formulas = spoken
     config = validate(LocalEmbedderConfig, values, "embedder")
     tables = load_tables(collection, ["title", "text"], config, str(cache_root()), progress=False)
     return tables.queries[rows] @ normalize(tables.frozen, dim=1).T

@@ -70,7 +70,7 @@ OURS = {
     **{kind: ["model=collaborative", f"model.kind={kind}"] for kind in ("popularity", "als", "bpr", "bm25")},
     **{f"our_{kind}": ["model=collaborative", f"model.kind={kind}"] for kind in ("ease", "slim")},
     "zero_shot": ["model=zero_shot_history"],
-    "dcdt_history": ["model=dcdt_history"],
+    **{name: [f"model={name}"] for name in ("dcdt_history", "dcdt_hierarchical", "hybrid_ease")},
 }
 COMMON = [
     *("data=files", "split=time", "trainer=cpu", "trainer.threads=1", "logger=csv"),

@@ -9,6 +9,7 @@
 set -euo pipefail
 : "${DCDT_COLLECTIONS:?}" "${DCDT_OUTPUTS:?}"
 FOLDS='split=folds split.index=range(0,10)'
+PASSAGES=zero_shot_transcript,bm25_transcript,hybrid_passages,hybrid_transcript,dcdt_ridge_transcript,hybrid_towers_transcript
 COMMON='logger=csv trainer.threads=1 callbacks.progress=false sweep.report=false'
 
 data() { [ "$1" = linear_algebra ] && echo data=linear_algebra || echo "data=files data.path=$DCDT_COLLECTIONS/$1"; }
@@ -100,8 +101,22 @@ page() {
       sweep udemy_towers $udemy model=dcdt_history model.history=mean,attention
       sweep udemy_frozen $udemy model=dcdt_history model.videos=frozen
       sweep udemy_hybrid $udemy model=hybrid_history
+      sweep udemy_hierarchical $udemy model=dcdt_hierarchical model.units=sessions,topics
+      sweep udemy_ease $udemy model=hybrid_ease
       report udemy udemy_items udemy_als udemy_linear udemy_texts udemy_whitened udemy_towers udemy_frozen \
-        udemy_hybrid ;;
+        udemy_hybrid udemy_hierarchical udemy_ease ;;
+    transcripts)
+      for one in lecture_questions khan_math; do
+        sweep "transcripts_$one" experiment=ablation_transcript $(data $one) model=$PASSAGES
+        sweep "without_$one" experiment=ablation_transcript $(data $one) model=zero_shot,hybrid_towers,hybrid,bm25
+        report "transcripts_$one" "transcripts_$one" "without_$one"
+      done ;;
+    encoder)
+      for one in khan_math cranfield linear_algebra lecture_questions; do
+        for model in encoder hybrid_encoder; do sweep "${model}_$one" experiment=$model $FOLDS $(data $one); done
+        sweep "frozen_$one" $FOLDS model=zero_shot,dcdt_ridge,hybrid_towers $(data $one)
+        report "encoder_$one" {encoder,hybrid_encoder,frozen}_$one
+      done ;;
     simulated) # the end of personalisation.md
       sweep simulated $FOLDS trainer=cpu model=zero_shot,dcdt_history,collaborative
       sweep simulated_kinds $FOLDS trainer=cpu model=dcdt_history model.history=mean,none
@@ -147,5 +162,5 @@ PYTHON
 }
 
 ALL='linear_algebra paper_split linear_algebra_comparison ablations khan_math cranfield towers learning_curve two_stage
-weak personalisation simulated lecture_questions'
+weak personalisation simulated lecture_questions transcripts encoder'
 for name in "${@:-$ALL}"; do for one in $name; do page "$one"; done; done

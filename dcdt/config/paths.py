@@ -1,8 +1,11 @@
 """Paths of configurations, collections, caches and runs."""
 
+import argparse
 import os
 from pathlib import Path
 
+from dcdt.utils.errors import UserError
+from dcdt.utils.files import read_json
 from dcdt.utils.shell import user_path
 
 
@@ -35,6 +38,26 @@ def cache_home() -> Path:
 def cache_root() -> Path:
     """Folder of cached vectors: $DCDT_CACHE, or dcdt/embeddings in the user's cache folder."""
     return user_path(os.environ.get("DCDT_CACHE") or cache_home() / "embeddings")
+
+
+def run_path(text: str) -> Path:
+    """A run's folder as an argument of commands: a path, the name of a folder of outputs_root(), or `latest`."""
+    path, named = user_path(text), outputs_root() / text
+    try:
+        if text == "latest" and not path.exists():
+            return latest_run()
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return named if not os.path.exists(path) and os.path.isfile(named / "status.json") else path
+
+
+def latest_run(finished: bool = True) -> Path:
+    """The last run of outputs_root() that finished, or that did not; a UserError where there is none."""
+    statuses = {path: read_json(path).get("status") for path in outputs_root().glob("*/status.json")}
+    files = [path for path, status in statuses.items() if (status == "finished") == finished]
+    if not files:
+        raise UserError(f"latest: no run in {outputs_root()} {'has finished' if finished else 'was cut off'}")
+    return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
 def outputs_root() -> Path:

@@ -73,6 +73,7 @@ GROUPS = {
     name: Registry()
     for name in ("model", "loss", "sampler", "data", "split", "embedder", "optimizer", "trainer", "logger")
 }
+GROUPS["image_embedder"] = Registry()  # of which none may be chosen
 SINGLE = Registry()  # groups of which there is one option alone, by the group's name
 OPEN_GROUPS = ("model", "loss", "sampler", "embedder", "optimizer")  # which a user can add to
 MODELS, LOSSES, SAMPLERS, OPTIMIZERS = (GROUPS[name] for name in ("model", "loss", "sampler", "optimizer"))
@@ -205,6 +206,23 @@ def model_part(*without: str, only: tuple[str, ...] = ()) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def expand_images(model: Any) -> Any:  # noqa: ANN401 - a configuration that nobody has checked
+    """Replace zero_shot with the field `image`, wherever it stands in a model, by a hybrid with its pictures' part.
+
+    >>> expand_images({"name": "zero_shot", "fields": ["title", "image"]})["second"]
+    {'name': 'image'}
+    """
+    if not isinstance(model, Mapping):
+        return model
+    model = {key: expand_images(value) for key, value in model.items()}
+    fields = model.get("fields")
+    if model.get("name") != "zero_shot" or not isinstance(fields, Sequence) or "image" not in fields:
+        return model
+    texts, pictures = {**model, "fields": [name for name in fields if name != "image"]}, {"name": "image"}
+    fusion = {"name": "hybrid", "fusion": "convex", "tune_on": "judged", "k": 60}
+    return {**fusion, "first": texts, "second": pictures} if texts["fields"] else pictures
+
+
 def search_space(name: str, model: Mapping[str, Any] | None = None) -> SearchSpace:
     """The values that tuning draws from; empty where a model has nothing to tune.
 
@@ -231,7 +249,7 @@ def depends_on(model: object, trials: object = 1) -> frozenset[str]:
     []
     """
     try:
-        name = model.get("name") if isinstance(model, Mapping) else None
+        name = expand_images(model)["name"] if isinstance(model, Mapping) and "name" in model else None
     except OmegaConfBaseException:  # refused where the configuration is checked
         name = None
     entry = MODELS.get(str(name))

@@ -45,11 +45,14 @@ def normalise(config: Any) -> Any:  # noqa: ANN401 - whatever a file holds
     Keys have their names of now (where it has both, the old one was given), and it names no plugins: these are for the
     command line, and no stored run says what to import.
     """
-    for group in GROUPS:
+    for group in (name for name in GROUPS if name in config):
         _rename_in(config, group, group)
     optimizer = config.get("optimizer")
     if isinstance(optimizer, dict):  # which was AdamW, before there were others
         config["optimizer"] = {"name": "adamw", "warmup_steps": 0.0, **optimizer}
+    embedder = config.get("embedder")
+    if isinstance(embedder, dict) and embedder.get("spoken_formulas") is False:  # an option that is gone
+        del embedder["spoken_formulas"]
     if "plugins" in config:
         with flag_override(config, "struct", False) if isinstance(config, DictConfig) else nullcontext():
             del config["plugins"]

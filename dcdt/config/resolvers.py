@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dcdt.config.help import commented_config, option_list
 from dcdt.config.job_names import folder_name, job_name, sweep_name
 from dcdt.config.options import model_option
 from dcdt.config.paths import cache_root, demo_collection, outputs_root, project_root
@@ -29,6 +30,8 @@ def register_resolvers() -> None:
         "job_name": job_name,
         "model_option": model_option,
         "run_folder": lambda resumed, new: resumed or new,
+        "option_list": option_list,
+        "commented_config": lambda *, _root_: commented_config(_root_),
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)

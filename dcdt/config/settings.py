@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dcdt.config.options import model_option
-from dcdt.config.registry import GROUPS, SINGLE, choose
+from dcdt.config.options import flatten, model_option
+from dcdt.config.registry import GROUPS, SINGLE, choose, expand_images
 from dcdt.config.renames import normalise
 from dcdt.config.validation import schema, validate
 from dcdt.utils.errors import UserError
@@ -50,6 +50,7 @@ class Settings:
     outputs: Annotated[str, Field(min_length=1, description="name a folder")]
     experiment_name: str | None = None
     resume: str | None = None
+    image_embedder: Any = None
 
     @field_validator("primary_metric")
     @classmethod
@@ -88,6 +89,11 @@ class Settings:
         return model_option(asdict(self.model))  # type: ignore[call-overload]
 
     @property
+    def reads_images(self) -> bool:
+        """Whether the model, or a part of it, reads pictures."""
+        return self.image_embedder is not None and "image" in flatten(asdict(self.model)).values()  # type: ignore[call-overload]
+
+    @property
     def fields(self) -> list[str]:
         """Fields that the model reads; title and text where it reads none."""
         return list(getattr(self.model, "fields", ("title", "text")))
@@ -119,8 +125,12 @@ def parse(config: DictConfig) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     normalise(values)
+    if values.get("image_embedder") is not None:
+        values["model"] = expand_images(values.get("model"))
     for group, registry in GROUPS.items():
         part = values.get(group)
+        if group == "image_embedder" and part is None:
+            continue
         entry = choose(registry, part.get("name") if isinstance(part, dict) else None, group)
         values[group] = validate(entry.schema, part, group)
     values.setdefault("sweep", {})  # which older configurations lack

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from dcdt.utils.errors import UserError
 from dcdt.utils.redaction import redact
+from dcdt.utils.text import did_you_mean
 
 MAX_WIDTH = 65_536  # numbers of a layer; a million would take gigabytes a layer
 MAX_WHOLE = 2**31 - 1  # of a whole number without a limit of its own
@@ -156,7 +157,8 @@ def _explain(schema: Any, values: dict[str, Any], key: str, error: Any) -> str: 
         return f"{full} is not set; give it as {full}=VALUE."
     if name not in names:
         others = ", ".join(one for one in names if one != "name")
-        return f"unknown setting {full}; {f'{key} has {others}' if key else 'see python -m dcdt.run --help'}."
+        has = f"{key} has {others}" if key else "see python -m dcdt.run --help"
+        return f"unknown setting {full}; {has}.{did_you_mean(name, names)}"
     limits, value = _limits(schema, name), values[name]
     part = next((one for one in limits.types if is_dataclass(one)), None)
     if part is not None and inner:

@@ -19,8 +19,9 @@ from dcdt.data.next_video import next_video_queries
 from dcdt.data.table_reader import cell_id, read_json_lines, read_lines
 from dcdt.data.times import refuse_dates, to_seconds
 from dcdt.data.transcripts import SLIDES, Transcripts, read_transcripts
-from dcdt.data.types import Collection, Documents, Judgments, Rows, normalise_text
+from dcdt.data.types import CLICKS, Collection, Documents, Judgments, Rows, normalise_text
 from dcdt.utils.errors import UserError
+from dcdt.utils.shell import shell_command
 from dcdt.utils.text import join_names, one_line, parse_number, pluralize, printable
 from dcdt.utils.yaml import read_yaml
 
@@ -29,14 +30,14 @@ MAX_GRADE = 1_000_000  # up to here single precision holds every whole number
 SETTING_KEYS = ("name", "positive_grade", "languages", "simulated")  # keys of collection.yaml
 
 
-def load_collection(path: str | Path, own_video: str = "same_text", judged: bool = True) -> Collection:
+def load_collection(path: str | Path, own_video: str = "same_text", needs_queries: bool = True) -> Collection:
     """Read and check a collection folder.
 
     Args:
         path: of the folder.
         own_video: which video a query is itself and is therefore not ranked for it, unless it is judged relevant: that
             with its id and its text (`same_text`), that with its id (`same_id`), or none (`keep`).
-        judged: whether there must be judgments; without them a folder may hold corpus.jsonl alone.
+        needs_queries: refuse a catalogue, videos alone, from which nothing can be learnt.
 
     Raises:
         UserError: a file is missing or a line is invalid, with file and line.
@@ -51,10 +52,11 @@ def load_collection(path: str | Path, own_video: str = "same_text", judged: bool
         )
     has_questions = (folder / "queries.jsonl").is_file()
     is_catalogue = not has_questions and not (folder / "interactions.csv").is_file()
-    if is_catalogue and judged:
+    if is_catalogue and needs_queries:
         raise UserError(
             f"{folder} has no queries.jsonl: without queries there is nothing to train on or to test.\n"
-            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video."
+            "Add queries.jsonl and qrels/*.tsv, or interactions.csv to rank each learner's next video. "
+            f"To search it as it is: {shell_command('serve', folder)}"
         )
     settings = _read_settings(folder / "collection.yaml")
     empty: set[str] = set()
@@ -64,11 +66,7 @@ def load_collection(path: str | Path, own_video: str = "same_text", judged: bool
         left_out.append(
             f"{pluralize(len(empty), 'video has', 'videos have')} neither title nor text: left out of every run."
         )
-    given_sides: dict[str, Rows] = {}
-    if is_catalogue:
-        rows, has_questions = np.zeros(0, dtype=np.int64), True
-        queries, judgments = Documents([], [], [], []), Judgments(rows, rows, rows.astype(np.float32))
-    elif has_questions:
+    if has_questions:
         queries = _read_queries(folder / "queries.jsonl")
         judgments, given_sides, unknown = _read_qrels(folder / "qrels", queries, videos, empty)
         if unknown:
@@ -78,8 +76,13 @@ def load_collection(path: str | Path, own_video: str = "same_text", judged: bool
         if excluded is not None:
             count = pluralize(len(excluded), "query is a video", "queries are videos")
             left_out.append(f"{count} too, left out of the own ranking (data.own_video={own_video}).")
+    elif is_catalogue:
+        none = np.empty(0, dtype=np.int64)
+        queries, judgments = Documents([], [], [], []), Judgments(none, none, np.empty(0, dtype=np.float32))
+        given_sides = {}
     else:
         queries, judgments, excluded = next_video_queries(folder / "interactions.csv", videos)
+        given_sides = {}
     collection = Collection(
         path=folder,
         name=printable(settings.get("name") or folder.resolve().name),
@@ -94,7 +97,7 @@ def load_collection(path: str | Path, own_video: str = "same_text", judged: bool
         excluded=excluded,
         left_out=tuple(left_out),
     )
-    if judged and not len(collection.positives):
+    if not is_catalogue and not len(collection.positives):
         raise UserError(
             f"{folder}: no judgment reaches positive_grade {collection.positive_grade:g}; "
             "lower positive_grade in collection.yaml or add judgments."
@@ -289,7 +292,8 @@ def _read_qrels(
             query_rows.append(pair[0])
             video_rows.append(pair[1])
             grades.append(grade)
-        given_sides[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
+        if path.stem != CLICKS:
+            given_sides[path.stem] = np.unique(np.array(query_rows[start:], dtype=np.int64))
     if len(unknown) > MAX_UNKNOWN_FRACTION * (len(unknown) + len(grades)):
         raise UserError(f"{unknown[0]} ({len(unknown)} of {len(unknown) + len(grades)} judgments are of unknown ids).")
     judgments = Judgments(

@@ -196,9 +196,11 @@ class BM25Index:
         scores = np.zeros(len(self.length), dtype=self.dtype)
         for word in words:
             rows, gains, absent, _ = self.contribution(word)
+            if not absent:
+                np.add.at(scores, rows, gains)  # one pass over memory, where `scores[rows] += gains` takes two
+                continue
             changed = scores[rows] + gains
-            if absent:
-                scores += self.dtype(absent)
+            scores += self.dtype(absent)
             scores[rows] = changed
         return scores
 

@@ -25,26 +25,13 @@ _COMMANDS = {  # written otherwise
 _SYMBOLS = {"\u00d7": "\\times ", "·": "\\cdot ", "→": "\\to ", "…": "\\dots ", "\u2212": "-", "\u2032": "'"}
 _PLAIN = {"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "->": "\\to", "...": "\\dots"}
 _PREFIX = re.compile(r"\^|_|\\(?:sqrt|hat|vec|bar|tilde|overline|dot|widehat)")  # of one argument
-
-
-@cache
-def _by_kind() -> dict[str, str]:
-    """Group characters by their category and decomposition in Unicode; the ordinals are no powers."""
-    groups: dict[str, str] = {}
-    for char in map(chr, range(0xA1, 0x2C00)):
-        kind = unicodedata.category(char) + unicodedata.decomposition(char)
-        groups[kind] = groups.get(kind, "") + (char if char not in "ªºℹ" else "")
-    return groups
-
-
-def _class(pattern: str) -> str:
-    """Return the characters whose category and decomposition match."""
-    matches = re.compile(pattern).fullmatch
-    return re.escape("".join(chars for kind, chars in _by_kind().items() if matches(kind)))
-
-
-_SUPER, _SUB, _SIGN = _class(r"..<super> \w+"), _class(r"..<sub> \w+"), _class(r"Sm(?!<su).*") + "‖"
-_GREEK, _LATIN = "\u0391-Ωα-ωϕϵ\U0001d400-\U0001d7ff" + _class("..<font>.*"), "A-Za-zÀ-ÖØ-öø-ɏ"
+_SUPER, _SUB = "²³¹ʰ-ʸˠ-ˤᴬᴮᴰ-ᴺᴼ-ᵍᵏ-ᵡᵸᶛ-ᶿ⁰ⁱ⁴-ⁿ", "ᵢ-ᵪ₀-₎ₐ-ₜ"  # as Unicode decomposes them
+_SIGN = "¬±\u00d7÷‖\u2044⅀-⅄⅋←-↔↚↛↠↣↦↮⇎⇏⇒⇔⇴-\u22ff⟀-⟄⟇-⟥⟰-⟿⤀-⦂⦙-⧗⧜-⧻⧾-⫿"  # of its category Sm
+_GREEK = (  # and letters of mathematical fonts
+    "\u0391-Ωα-ωϕϵ\U0001d400-\U0001d7ff\u2102\u210a-\u2113\u2115\u2119-\u211d\u2124\u2128\u212c\u212d"
+    "\u212f-\u2131\u2133\u2134\u213c-\u2140\u2145-\u2149"
+)
+_LATIN = "A-Za-zÀ-ÖØ-öø-ɏ"
 _GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _SCRIPT = rf"(?:{_GROUP}|T|-?\d+|\\[A-Za-z]+|[A-Za-z](?![A-Za-z])|[*+'])"
 _ATOM = re.compile(  # kinds: command, power, subscript, number, Greek, applied name, function, variable, two, ...
@@ -182,7 +169,6 @@ def check_parser() -> Any:  # noqa: ANN401 - a module
     """Import the parser of LaTeX, or raise UserError."""
     with needs_extra("reading formulas", "formulas", "pylatexenc", or_else=", or leave the option out"):
         import pylatexenc.latexencode
-        import pylatexenc.latexwalker
     return pylatexenc
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.data.config import SplitConfig
-from dcdt.data.types import Collection, Judgments, Rows, normalise_text
+from dcdt.data.types import CLICKS, Collection, Judgments, Rows, normalise_text
 from dcdt.utils.errors import NotApplicable, UserError
 from dcdt.utils.text import one_line
 
@@ -164,10 +164,11 @@ def _add_weak_queries(collection: Collection, rule: _Rule, train_on: str) -> _Ru
 
 
 def weak_counts(collection: Collection, split: Split) -> dict[str, int]:
-    """Count the weak queries of training, validation and test, of sides that have any."""
+    """Count the weak queries of each side that has any, and the clicked ones of training."""
     weak = set(_weak_rows(collection))
     sides = {"train": split.train, "val": split.val, "test": split.test}
     counts = {name: len(weak.intersection(side.queries.tolist())) for name, side in sides.items()}
+    counts[CLICKS] = len(set(_clicked_rows(collection)).intersection(split.train.queries.tolist()))
     return {name: n for name, n in counts.items() if n}
 
 
@@ -175,6 +176,11 @@ def _weak_rows(collection: Collection) -> list[int]:
     """Return the rows of weak queries (`metadata.weak`) with a positive."""
     rows = np.unique(collection.positives.query).tolist()
     return [row for row in rows if "weak" in collection.queries.metadata[row]]
+
+
+def _clicked_rows(collection: Collection) -> list[int]:
+    """Return the rows of weak queries whose judgments are clicks: for training alone."""
+    return [row for row in _weak_rows(collection) if collection.queries.metadata[row]["weak"] == CLICKS]
 
 
 def _by_query(collection: Collection, config: SplitConfig) -> _Rule:
@@ -408,11 +414,11 @@ def _open_and_sealed(collection: Collection, config: SplitConfig, salt: str) -> 
 
 
 def _main_rows(collection: Collection) -> Rows:
-    """Return the rows of queries with a positive, without language slices; weak ones only if there are no others."""
+    """Return the rows of queries with a positive, without language slices; made by rule only if there are no others."""
     apart = np.concatenate([np.zeros(0, dtype=np.int64), *collection.slice_rows().values()])
     rows = np.setdiff1d(np.unique(collection.positives.query), apart)
     judged = np.setdiff1d(rows, _weak_rows(collection))
-    return judged if len(judged) else rows
+    return judged if len(judged) else np.setdiff1d(rows, _clicked_rows(collection))
 
 
 def _best_video(collection: Collection) -> dict[int, tuple[float, int, int]]:

@@ -32,11 +32,13 @@ class CollectionSummary:
         statistics: name and value, in the order of printing.
         lengths: histogram of the words of descriptions: label and number of videos.
         warnings: what may be unintended, a sentence each.
+        n_queries: 0 for a catalogue without questions.
     """
 
     statistics: list[tuple[str, str]]
     lengths: list[tuple[str, int]]
     warnings: list[str]
+    n_queries: int
 
 
 def summarise_collection(collection: Collection) -> CollectionSummary:
@@ -100,7 +102,7 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         *([collection.transcripts.note] if collection.transcripts and collection.transcripts.note else []),
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
-    return CollectionSummary(statistics, _length_histogram(word_counts), warnings)
+    return CollectionSummary(statistics, _length_histogram(word_counts), warnings, len(queries))
 
 
 def _compare_times(collection: Collection, interactions: Interactions | None) -> list[str]:

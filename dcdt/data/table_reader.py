@@ -1,9 +1,12 @@
-"""Read the rows of an exported table: CSV, TSV, JSON lines or Parquet, each with its location."""
+"""Read the rows of an exported table: CSV, TSV, JSON, Excel or Parquet, also gzipped, each with its location."""
 
 import csv
+import gzip
 import json
 import logging
 import math
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcdt.utils.errors import UserError, check_encodable
+from dcdt.utils.errors import UserError, check_encodable, needs_extra
 from dcdt.utils.files import parse_json, unique_keys
 from dcdt.utils.text import join_names, one_line
 
@@ -33,7 +36,9 @@ _EXACT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=JsonFloat)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Read every row of a file, whose format is that of its ending: .csv, .tsv, .jsonl or .parquet.
+    """Read every row of a file, whose format is that of its ending: .csv, .tsv, .json, .jsonl, .xlsx or .parquet.
+
+    Texts may be gzipped (.csv.gz). A .json file holds an array of objects; of .xlsx the first sheet is read.
 
     A CSV file may be separated by comma, semicolon, tab or bar: the most frequent one of its first line. Its cells may
     be quoted, and quoted cells may hold line breaks. In .tsv (unless its header is quoted) a quote is a character like
@@ -49,14 +54,23 @@ def read_rows(path: Path) -> Iterator[Row]:
         ".tsv": _read_csv,
         ".jsonl": _read_json,
         ".ndjson": _read_json,
+        ".json": _read_json_array,
+        ".xlsx": _read_excel,
         ".parquet": _read_parquet,
     }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"{path}: the ending '{path.suffix}' is not known; give .csv, .tsv, .jsonl or .parquet.")
+    ending = _ending(path)
+    reader = readers.get(ending)
+    if reader is None or (path.suffix.lower() == ".gz" and ending in (".parquet", ".xlsx")):
+        known = ".csv, .tsv, .json, .jsonl (also with .gz), .xlsx or .parquet"
+        raise UserError(f"{path}: the ending '{path.suffix}' is not known; give {known}.")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file.")
     return reader(path)
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a file in lower case, without that of gzip."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 
 
 def find_column(columns: Sequence[str], requested: str | None, common_names: Sequence[str], option: str) -> str | None:
@@ -75,7 +89,7 @@ def find_column(columns: Sequence[str], requested: str | None, common_names: Seq
                 f"{option} '{one_line(requested)}': there is no such column; the file has: {join_names(columns)}."
             )
         return requested if requested in columns else matches[0]
-    by_name = {column.strip().casefold().replace("-", "_"): column for column in reversed(columns)}
+    by_name = {re.sub("[ -]", "_", column.strip().casefold()): column for column in reversed(columns)}
     return next((by_name[name] for name in common_names if name in by_name), None)
 
 
@@ -112,20 +126,22 @@ def cell_id(value: Any, location: str) -> str:  # noqa: ANN401 - whatever a cell
 
 
 def read_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """Read number and text of the lines of a UTF-8 file, with line ends; blank lines only if `blank`.
+    """Read number and text of the lines of a UTF-8 file, also a gzipped one; blank lines only if `blank`.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8.
     """
     number = 0
     try:
-        with path.open("rb") as lines:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
             for number, raw in enumerate(lines, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if blank or line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: no whole gzip file after line {number}. Compress it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
@@ -151,20 +167,19 @@ def read_json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iter
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARS)
     lines = (line for _, line in read_lines(path, blank=True))
-    first = next(lines, "")
-    is_tsv = path.suffix.lower() == ".tsv"
-    separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+    is_tsv = _ending(path) == ".tsv"
+    top, first, separator = _header_line(lines, is_tsv)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv and not first.startswith('"') else csv.QUOTE_MINIMAL
     remedy = "\nClose it; write a quote inside a quoted cell twice."
     if separator == "\t" and not is_tsv:
         remedy = "\nTabs separate its cells: name the file .tsv, where a quote is a character like others, or close it."
-    number, n_multiline, suspects = 1, 0, list[str]()
+    number, n_multiline, suspects = top, 0, list[str]()
     try:
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, quoting=quoting), [])]
         _check_header(path, header)
         reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
         for row in reader:
-            start, number = number + 1, reader.line_num + 1  # after the header
+            start, number = number + 1, reader.line_num + top  # after the header
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
@@ -185,6 +200,15 @@ def _read_csv(path: Path) -> Iterator[Row]:
         raise UserError(f"{suspects[0]}; is a quote not closed?{remedy}")
     for suspect in suspects[:MAX_WARNINGS]:
         log.warning("%s; is a quote not closed?", suspect)
+
+
+def _header_line(lines: Iterator[str], is_tsv: bool) -> tuple[int, str, str]:
+    """Read the line of the header: its number, its text and the separator, which Excel may name in a line before."""
+    first = next(lines, "")
+    named = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
+    if named and named[1] in SEPARATORS:
+        return 2, next(lines, ""), named[1]
+    return 1, first, "\t" if is_tsv else max(SEPARATORS, key=first.count)
 
 
 def _swallows_rows(row: Sequence[str], separator: str) -> bool:
@@ -208,6 +232,36 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _read_json(path: Path) -> Iterator[Row]:
     for number, record in read_json_lines(path, _EXACT):
         yield f"{path}:{number}", record
+
+
+def _read_json_array(path: Path) -> Iterator[Row]:
+    try:
+        content = parse_json("".join(line for _, line in read_lines(path)), _EXACT)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). With an object a line, name it .jsonl.") from error
+    lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else [content]
+    if len(lists) != 1 or not isinstance(lists[0], list):  # an object around the one list is read as well
+        raise UserError(f"{path}: an array of objects is needed, such as [{{...}}, {{...}}].")
+    for number, record in enumerate(lists[0], 1):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, item {number}: an object is needed, got {type(record).__name__}.")
+        yield f"{path}, item {number}", record
+
+
+def _read_excel(path: Path) -> Iterator[Row]:
+    with needs_extra("reading .xlsx", "excel", "openpyxl", or_else="; or save the table as CSV"):
+        import openpyxl
+    try:
+        sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
+        rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+    except Exception as error:  # of zip, of XML, and openpyxl's own
+        raise UserError(f"{path}: not readable as Excel ({one_line(error, 120)}). Save it as .xlsx or CSV.") from error
+    header = [cell_text(name) for name in (rows[0] if rows else [])]
+    _check_header(path, header)
+    for number, row in enumerate(rows[1:], 2):
+        if any(value not in (None, "") for value in row):
+            cells = {name: value for name, value in zip(header, row, strict=False) if name}
+            yield f"{path}, row {number}", {name: "" if value is None else value for name, value in cells.items()}
 
 
 def _as_text(column: pa.Array) -> pa.Array:

@@ -67,6 +67,7 @@ class Tables:
             they are not read one by one.
         digest: hash of the cached vectors of queries, titles and texts, or None.
         tokens: of all texts, for a model that trains the encoder, or None.
+        images: of questions and pictures, in the space of another embedder, or None.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Tables:
         self.passages = passages
         self.digest: str | None = None
         self.tokens: TokenTable | None = None
+        self.images: Tables | None = None
         self._gather_queries, self._gather_videos = Gather(), Gather()
 
     @property
@@ -123,7 +125,7 @@ class Tables:
             return self
         layers = torch.stack([self.videos[self.fields.index(name)] for name in fields])
         tables = Tables(self.queries, layers, self.frozen, fields, self.passages if TRANSCRIPT in fields else None)
-        tables.tokens = self.tokens
+        tables.tokens, tables.images = self.tokens, self.images
         return tables
 
     @property

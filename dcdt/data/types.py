@@ -21,6 +21,8 @@ Rows = NDArray[np.int64]
 
 
 TEXTS = ("title", "text")
+CLICKS = "clicks"  # `metadata.weak` of queries whose judgments are clicks
+MAX_WEIGHT = 1000  # of a judgment in training
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,24 @@ class Collection:
         parts = [self.related] if own is None else [self.related, own]
         columns = zip(*((part.query, part.video, part.grade) for part in parts), strict=True)
         return Judgments(*map(np.concatenate, columns))
+
+    @cached_property
+    def weights(self) -> dict[int, dict[int, float]]:
+        """Weights of judgments in training, by query and video row, of queries with `metadata.weights`; others are 1.
+
+        Raises:
+            UserError: a weight is no number above 0.
+        """
+        weights: dict[int, dict[int, float]] = {}
+        for row, metadata in enumerate(self.queries.metadata):
+            given = metadata.get("weights") or {}
+            for name, value in given.items() if isinstance(given, dict) else [("", given)]:
+                if not isinstance(value, int | float) or not 0 < value <= MAX_WEIGHT:
+                    place = f"the query '{one_line(self.queries.ids[row])}' has the weight {one_line(str(value))}"
+                    raise UserError(f"{place}; give a number above 0, at most {MAX_WEIGHT}.")
+                if name in self.videos.row_of:
+                    weights.setdefault(row, {})[self.videos.row_of[name]] = float(value)
+        return weights
 
     @cached_property
     def duplicates(self) -> dict[int, list[int]]:
@@ -196,6 +216,8 @@ class Collection:
             raise MissingField(
                 f"field '{one_line(fatal[0])}': no video of {self.name} has it.\n"
                 f"Set model.fields to some of {', '.join(self.fields)}."
+                + " Pictures are read by model=zero_shot with image_embedder=clip."
+                * (fatal[0] == "image")
             )
 
     def describe_fallbacks(self, fields: Sequence[str]) -> list[str]:

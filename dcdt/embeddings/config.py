@@ -29,7 +29,6 @@ class LocalEmbedderConfig:
     pooling: Literal["auto", "mean", "cls"] = "auto"
     prefix: str = ""
     backend: Literal["auto", "torch", "onnx"] = "auto"
-    spoken_formulas: bool = False
 
     @field_validator("layer_weights")
     @classmethod
@@ -45,7 +44,6 @@ class MultilingualEmbedderConfig:
 
     name: str
     threads: Annotated[int, Field(ge=1, le=1024)]
-    spoken_formulas: bool = False
 
 
 class KnownModel(NamedTuple):
@@ -80,7 +78,6 @@ class OpenAIEmbedderConfig:
     timeout: Seconds
     patience: Seconds
     price: Annotated[float, Field(ge=0)] | None
-    spoken_formulas: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "OpenAIEmbedderConfig":
@@ -149,6 +146,14 @@ def refuse_foreign_base_url(config: Any) -> None:  # noqa: ANN401 - any embedder
 
 
 @schema
+class ClipConfig:
+    """A model of texts and pictures that runs here."""
+
+    name: str
+    folder: str
+
+
+@schema
 class ImportConfig:
     """Vectors that are there already."""
 
@@ -185,7 +190,8 @@ def take_embed_job(config: DictConfig) -> tuple[EmbedJob, DictConfig]:
     return validate(EmbedJob, given, "embed"), rest
 
 
-EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig
+EmbedderConfig = LocalEmbedderConfig | MultilingualEmbedderConfig | OpenAIEmbedderConfig | ClipConfig
+GROUPS["image_embedder"].register("clip", Entry(ClipConfig))
 GROUPS["embedder"].register("local", Entry(LocalEmbedderConfig))
 GROUPS["embedder"].register("multilingual", Entry(MultilingualEmbedderConfig))
 GROUPS["embedder"].register("openai", Entry(OpenAIEmbedderConfig))

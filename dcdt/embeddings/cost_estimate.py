@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dcdt.embeddings.config import (
+    ClipConfig,
     EmbedderConfig,
     LocalEmbedderConfig,
     MultilingualEmbedderConfig,
@@ -49,7 +50,9 @@ def forecast_openai(config: OpenAIEmbedderConfig, texts: Sequence[str]) -> Forec
     return Forecast(tokens, None if per_million is None else tokens / 1e6 * per_million, seconds, basis)
 
 
-def forecast_local(config: LocalEmbedderConfig | MultilingualEmbedderConfig, texts: Sequence[str]) -> Forecast:
+def forecast_local(
+    config: LocalEmbedderConfig | MultilingualEmbedderConfig | ClipConfig, texts: Sequence[str]
+) -> Forecast:
     """Estimate the embedding of texts on this machine; of many texts, a few are embedded to measure the speed."""
     longest = getattr(config, "max_tokens", None) or sys.maxsize
     lengths = [min(estimate_tokens(text), longest) for text in texts]

@@ -154,7 +154,8 @@ def _embed(cache: VectorCache, missing: Sequence[str], embedder: Embedder, done:
 
 
 def _print_estimate(cache: VectorCache, texts: int, missing: Sequence[str], config: EmbedderConfig) -> None:
-    message = f"{texts:,} distinct texts: {texts - len(missing):,} cached, {len(missing):,} to embed"
+    kind = "texts" if config.name != "clip" else "texts and pictures"
+    message = f"{texts:,} distinct {kind}: {texts - len(missing):,} cached, {len(missing):,} to embed"
     if missing:
         gibibytes = len(missing) * cache.space.dimensions * 2 / 2**30
         message += f"; {format_forecast(config, len(missing), forecast(config, missing), gibibytes)}"

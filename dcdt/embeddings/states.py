@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dcdt.data.spoken import texts_to_embed
 from dcdt.data.token_table import TokenTable
 from dcdt.data.types import Collection
 from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig
@@ -70,8 +69,7 @@ def load_tokens(
     numbers, parts = [], []
     for column in columns:
         first = len(number)
-        texts = texts_to_embed(column, embedder)
-        numbers.append(torch.tensor([number.setdefault(text, len(number)) for text in texts]))
+        numbers.append(torch.tensor([number.setdefault(text, len(number)) for text in column]))
         new = list(number)[first:]
         parts += [new[start : start + PART] for start in range(0, len(new), PART)]
     inputs = [embedder.prefix + text for text in number]

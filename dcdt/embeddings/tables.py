@@ -1,5 +1,6 @@
 """Load the vectors of a collection from the cache into tensors."""
 
+import logging
 import math
 import os
 import shutil
@@ -10,18 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcdt.data.spoken import texts_to_embed
+from dcdt.data.pictures import Picture, open_picture, read_pictures
 from dcdt.data.tables import BLOCK, PassageVectors, Tables
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Collection
 from dcdt.embeddings.cache import VectorCache
-from dcdt.embeddings.config import EmbedderConfig
+from dcdt.embeddings.config import ClipConfig, EmbedderConfig
 from dcdt.embeddings.fill import fill
 from dcdt.embeddings.providers import space_of
 from dcdt.utils.errors import UserError
 from dcdt.utils.precision import HALF_DTYPES
 from dcdt.utils.shell import override, shell_command
 
+log = logging.getLogger("dcdt")
 FROZEN_FIELDS = ("title", "text")
 
 
@@ -49,10 +51,8 @@ def load_tables(
         UserError: the cache is corrupt or of another model, or missing vectors cannot be embedded here.
     """
     frozen = [name for name in FROZEN_FIELDS if name in collection.fields]  # a collection may have no text at all
-    field_texts = {
-        name: texts_to_embed(collection.vector_texts(name), embedder) for name in dict.fromkeys([*fields, *frozen])
-    }
-    query_texts = texts_to_embed(collection.queries.texts, embedder) if collection.has_questions else []
+    field_texts = {name: collection.vector_texts(name) for name in dict.fromkeys([*fields, *frozen])}
+    query_texts = collection.queries.texts if collection.has_questions else []
     texts = [*query_texts, *(text for field in field_texts.values() for text in field)]
     folders = override("data.path", collection.path), override("data.cache", cache_folder)
     remedy = shell_command("embed", "data=files", *folders)
@@ -64,7 +64,8 @@ def load_tables(
         queries = allocate((len(query_texts), width), dtype)
         _read_vectors(cache, [query_texts], queries)
     else:
-        queries = torch.zeros(1, width, dtype=dtype).expand(len(collection.queries), -1)  # (Q, D)
+        n_queries = max(1, len(collection.queries))  # a catalogue has none, and what is exported needs an example
+        queries = torch.zeros(1, width, dtype=dtype).expand(n_queries, -1)  # (Q, D)
     videos = allocate((len(fields), n, width), dtype, map_folder)
     passages = None
     for layer, name in zip(videos, fields, strict=True):
@@ -80,6 +81,37 @@ def load_tables(
     tables = Tables(queries, videos, frozen_vectors, fields, passages)
     tables.digest = cache.digest([*query_texts, *(text for name in frozen for text in field_texts[name])])
     return tables
+
+
+def load_images(collection: Collection, embedder: ClipConfig, cache_folder: str, progress: bool = True) -> Tables:
+    """Load questions and pictures in a space of both; the pictures of a video stand where its passages would.
+
+    A video without a picture has the mean of all vectors, whose similarity is the mean similarity.
+
+    Raises:
+        UserError: no video has a picture that can be read, or the vectors cannot be made.
+    """
+
+    def check(picture: Picture) -> Picture:
+        if cache.missing([picture]):
+            open_picture(picture.path)
+        return picture
+
+    cache, questions = VectorCache(cache_folder, space_of(embedder)), collection.queries.texts
+    pictures, notes = read_pictures(collection.path, collection.videos.row_of, check, progress)
+    for note in notes if progress else ():
+        log.warning(note)
+    keys = [picture for *_, picture in pictures]
+    fill(cache, [*questions, *keys], embedder, progress)
+    vectors = torch.from_numpy(cache.vectors(keys))  # (P, D)
+    video = torch.tensor([collection.videos.row_of[name] for name, *_ in pictures])
+    bare = (video.bincount(minlength=len(collection.videos)) == 0).nonzero().flatten()  # videos without a picture
+    video, order = torch.cat([video, bare]).sort(stable=True)
+    vectors = torch.cat([vectors, vectors.mean(0).expand(len(bare), -1)])[order]
+    offsets = [0, *video.bincount().cumsum(0).tolist()]
+    means = torch.zeros(len(collection.videos), vectors.shape[1]).index_add(0, video, vectors)
+    queries = torch.from_numpy(cache.vectors(questions))
+    return Tables(queries, means[None], means, [TRANSCRIPT], PassageVectors.of(vectors, offsets))
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:

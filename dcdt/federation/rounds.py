@@ -41,7 +41,7 @@ class Member:
     @classmethod
     def load(cls, settings: Settings) -> "Member":
         """Load the collection, its vectors and the model."""
-        collection = load_collection(settings.data.path, settings.data.own_video, judged=False)
+        collection = load_collection(settings.data.path, settings.data.own_video, needs_queries=False)
         collection.check_fields(settings.fields)
         split = make_split(collection, settings.split) if len(collection.positives) else catalogue_split(collection)
         build.prepare(settings)
@@ -52,9 +52,11 @@ class Member:
                 f"model={settings.option} is not fitted from sums over queries.\n"
                 "Choose dcdt_ridge, hybrid_towers, or collaborative with model.kind=ease."
             )
+        if collection.weights:
+            raise UserError("judgments with weights (metadata.weights) are not summed; leave these queries out.")
         if not all(side.candidates.all() for side in (split.train, split.val)):
             raise UserError("split=video divides the catalogue, which all schools share. Choose split=query.")
-        if model.needs_question and not collection.has_questions:
+        if model.needs_question and not collection.has_questions and len(collection.queries):
             raise UserError(f"the collection has no questions, which {settings.model.name} ranks for.")
         data = RankingDataModule(collection, split, {}, None, 1, settings.seed, settings.ks)
         return cls(settings, data, tables, model)

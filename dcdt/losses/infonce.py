@@ -19,8 +19,8 @@ class InfoNCELoss(Loss):
     contrastive learning): every positive must have its share. `positives=any`: `-log sum p_c`: one suffices. With
     one positive both are the loss of van den Oord et al. 2018, and the softmax reading of the paper's eq. 3.
 
-    A pair of weight w counts w times in the softmax's denominator, so that a column that was sampled with
-    probability 1 / w represents all of its kind (logQ correction).
+    A negative of weight w counts w times in the softmax's denominator, so that a column that was sampled with
+    probability 1 / w represents all of its kind (logQ correction). A positive of weight w has w times its loss.
 
     Use it with `sampler=catalogue` where the catalogue fits (a whole listwise softmax), else with `in_batch`.
 
@@ -52,10 +52,13 @@ class InfoNCELoss(Loss):
     def compute(self, similarity: Tensor, targets: Targets) -> Tensor:
         """Compute the loss of every query, (B,)."""
         logits = at_least_float32(similarity) / self.temperature  # (B, C)
-        if targets.weight is not None:
-            logits = logits + targets.weight.log()  # a pair of weight 0 leaves the softmax
-        log_probabilities = logits.log_softmax(-1)
         positive = targets.label > 0
+        weight = positive.to(logits.dtype)  # (B, C) of each positive, 0 elsewhere
+        if targets.weight is not None:
+            logits = logits + targets.weight.masked_fill(positive, 1).log()  # a pair of weight 0 leaves the softmax
+            weight = weight * targets.weight
+        log_probabilities = logits.log_softmax(-1)
         if self.positives == "any":
-            return -log_probabilities.masked_fill(~positive, float("-inf")).logsumexp(-1)
-        return -log_probabilities.masked_fill(~positive, 0).sum(-1) / positive.sum(-1)
+            loss = -log_probabilities.masked_fill(~positive, float("-inf")).logsumexp(-1)
+            return loss * (weight.sum(-1) / positive.sum(-1))
+        return -(log_probabilities.masked_fill(~positive, 0) * weight).sum(-1) / positive.sum(-1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dcdt.losses.base import Loss, Targets
 from dcdt.losses.config import MarginMSEConfig
-from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
+from dcdt.losses.pairwise import pairwise_differences, weighted_mean
 
 
 class MarginMSELoss(Loss):
@@ -20,7 +20,7 @@ class MarginMSELoss(Loss):
     |---|---|---|
     | similarity | (B, C) | of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
-    | weight | (B, C) | of each negative, 0: ignored; None: 1 for all |
+    | weight | (B, C) | of each pair, 0: ignored; None: 1 for all |
     | teacher | (B, C) | the teacher's similarities of the same pairs |
 
     Example:
@@ -44,4 +44,4 @@ class MarginMSELoss(Loss):
         error = pairwise_differences(similarity, label, n_positives) - pairwise_differences(
             targets.teacher, label, n_positives
         )  # (B, G, C)
-        return weighted_mean(error.square(), pair_weights(label, targets.weight, n_positives))
+        return weighted_mean(error.square(), label, targets.weight, n_positives)

@@ -27,9 +27,15 @@ def pair_weights(label: Tensor, weight: Tensor | None, n_positives: int | None =
     return positive.unsqueeze(2) * negative.unsqueeze(1)
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Average over the pairs of each query, (B,), of values and weights (B, G, C); 0 where no pair counts."""
+def weighted_mean(values: Tensor, label: Tensor, weight: Tensor | None, n_positives: int | None = None) -> Tensor:
+    """Average values (B, G, C) over the pairs of each query, (B,), and multiply them by the weight of their positive.
+
+    0 where no pair counts.
+    """
+    weights = pair_weights(label, weight, n_positives)
     total = weights.sum((1, 2))
+    if weight is not None:
+        values = values * weight.gather(1, _positive_columns(label, n_positives)).unsqueeze(2)
     return (values * weights).sum((1, 2)) / torch.where(total > 0, total, torch.ones_like(total))
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dcdt.losses.base import Loss, Targets
 from dcdt.losses.config import TripletConfig
-from dcdt.losses.pairwise import pair_weights, pairwise_differences, weighted_mean
+from dcdt.losses.pairwise import pairwise_differences, weighted_mean
 
 
 class TripletLoss(Loss):
@@ -19,7 +19,7 @@ class TripletLoss(Loss):
     |---|---|---|
     | distance | (B, C) | Euclidean distances of B queries to C videos each |
     | label | (B, C) | 1 for a positive, 0 for a negative |
-    | weight | (B, C) | of each negative, 0: ignored; None: 1 for all |
+    | weight | (B, C) | of each pair, 0: ignored; None: 1 for all |
 
     Example:
         >>> import torch
@@ -38,4 +38,4 @@ class TripletLoss(Loss):
         """Compute the mean loss of every query, (B,); 0 where it has no negative."""
         label, n_positives = targets.label, targets.n_positives
         gap = (self.margin + pairwise_differences(distance, label, n_positives)).clamp(min=0)  # (B, G, C)
-        return weighted_mean(gap, pair_weights(label, targets.weight, n_positives))
+        return weighted_mean(gap, label, targets.weight, n_positives)

@@ -28,7 +28,7 @@ def make_component(config: Named, tables: Tables, option: str) -> Recommender:
             f"{option} takes models that need no epochs; {config.name} is trained.\n"
             "Choose among bm25, zero_shot, dcdt_ridge, hybrid and collaborative."
         )
-    fields = vector_fields(config) if hasattr(config, "fields") else tables.fields
+    fields = vector_fields(config) if getattr(config, "fields", None) else tables.fields
     missing = [name for name in fields if name not in tables.fields]
     if missing:
         raise UserError(

@@ -130,6 +130,17 @@ class HistoryConfig:
 
 
 @schema
+class HierarchicalConfig(HistoryConfig):
+    """The same with attention within sessions or topics, then across them."""
+
+    history: Literal["attention"]
+    units: Literal["sessions", "topics"]
+    gap_hours: Annotated[float, Field(gt=0)]
+    topic_key: str | None
+    n_topics: Count
+
+
+@schema
 class RidgeConfig:
     """Linear towers from the identity, fitted in closed form."""
 
@@ -204,6 +215,7 @@ HISTORY_SPACE: SearchSpace = {
     "model.lr": [2e-3, 1e-3, 4e-3],
     "model.dropout": [0.3, 0.1, 0.5],
 }
+HIERARCHICAL_SPACE: SearchSpace = {**HISTORY_SPACE, "model.units": ["sessions", "topics"]}
 TWO_STAGE_SPACE: SearchSpace = {  # beside its penalty, which every trial chooses for itself
     "model.depth": [50, 20, 100],
     "model.whiten": ["soft", "none"],
@@ -223,5 +235,9 @@ MODELS.register("dcdt_ridge", Entry(RidgeConfig, "dcdt.models.ridge_towers:Ridge
 MODELS.register("dcdt_residual", Entry(DCDTResidualConfig, "dcdt.models.residual:ResidualTowers", RESIDUAL_SPACE))
 MODELS.register("dcdt_encoder", Entry(EncoderConfig, "dcdt.models.encoder:EncoderTowers", ENCODER_SPACE))
 MODELS.register("dcdt_history", Entry(HistoryConfig, "dcdt.models.history:HistoryTowers", HISTORY_SPACE, FITTED))
+MODELS.register(
+    "dcdt_hierarchical",
+    Entry(HierarchicalConfig, "dcdt.models.hierarchical:HierarchicalTowers", HIERARCHICAL_SPACE, FITTED),
+)
 MODELS.register("two_stage", Entry(TwoStageConfig, "dcdt.models.two_stage:TwoStage", TWO_STAGE_SPACE, FITTED))
 MODELS.register("two_stage_joint", Entry(JointTwoStageConfig, "dcdt.models.two_stage:JointTwoStage", JOINT_SPACE))

@@ -1,5 +1,6 @@
 """DCDT with the learner's watch history in the query tower, beside the question or without one."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 
 from dcdt.data.datamodule import Positions, RankingDataModule
 from dcdt.data.histories import Histories, fittable_watches, held_out_askers
-from dcdt.data.interactions import load_interactions
+from dcdt.data.interactions import Interactions, load_interactions
 from dcdt.data.tables import Tables
+from dcdt.data.types import Collection, Rows
 from dcdt.models.config import HistoryConfig
-from dcdt.models.history_tower import HistoryTower, fit_tower, next_video_examples
+from dcdt.models.history_tower import HistoryTower, NextVideos, fit_tower, next_video_examples
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
@@ -41,6 +43,7 @@ class HistoryTowers(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    tower_type: ClassVar[type[HistoryTower]] = HistoryTower
     histories: Histories
     decoupled: ClassVar[bool] = False
     needs_question = False
@@ -52,7 +55,7 @@ class HistoryTowers(Recommender):
         super().__init__(tables)
         self.config = config
         width = min(config.width, tables.width)
-        self.tower = HistoryTower(config, tables.videos.shape[1], width)
+        self.tower = self.tower_type(config, tables.videos.shape[1], width)
         self.histories = Histories()
         self.cold: dict[str, float] = {}
         self.register_buffer("whitening", torch.eye(tables.width))
@@ -81,13 +84,14 @@ class HistoryTowers(Recommender):
         self._vectors = None
         counts = np.bincount(watches.item[keep], minlength=len(collection.videos))
         self.tower.popularity = torch.from_numpy(counts).float().log1p().to(self.tables.device)
-        trained_by_epochs = (torch.from_numpy(column[keep]) for column in (watches.user, watches.item, watches.time))
+        units = self.find_units(collection, watches)
+        self.units = None if units is None else Histories(replace(watches, item=units))
+        columns = (watches.user, watches.item, watches.time, *(() if units is None else (units,)))
         if self.config.history != "none":
-            examples = next_video_examples(*trained_by_epochs)
+            examples = next_video_examples(*(torch.from_numpy(column[keep]) for column in columns))
             if not len(examples.target):
                 raise NotApplicable("no learner watched a second video before the held-out queries")
-            with torch.enable_grad():
-                fit_tower(self.tower, self._base(), examples, self.config, data.seed, again=collection.has_questions)
+            self.fit(examples, data)
         for name, side in askers.items():
             users, times = zip(*side, strict=True)
             self.cold[name] = float((self.histories.last(users, times, 1) < 0).all(1).sum())
@@ -95,10 +99,21 @@ class HistoryTowers(Recommender):
             value_of = self._validate_weights(data)
             self.weight.fill_(max(WEIGHTS, key=lambda weight: value_of[weight]))
 
+    def find_units(self, collection: Collection, watches: Interactions) -> Rows | None:
+        """Number the unit of every watch, (I,); None: this model tells none apart."""
+        return None
+
+    def fit(self, examples: NextVideos, data: RankingDataModule) -> None:
+        """Fit the tower on which video came next."""
+        again = data.collection.has_questions
+        with torch.enable_grad():
+            fit_tower(self.tower, self._base(), examples, self.config, data.seed, again)
+
     def statistics(self) -> dict[str, float]:
         """Return the weight of the history, the tower's scalars, and the number of queries without a history."""
-        name, tower = self.config.name, self.tower
-        parameters = {"weight": self.weight, "prior": tower.prior, "match": tower.match, "decay": tower.decay}
+        name = self.config.name
+        scalars = {key: value for key, value in self.tower.named_parameters() if not value.ndim and "log_" not in key}
+        parameters = {"weight": self.weight, **scalars}
         cold = {f"{side}/cold_queries": number for side, number in self.cold.items()}
         values = {f"{name}/{key}": torch.as_tensor(value).item() for key, value in parameters.items()}
         return {key: round(value, 4) for key, value in values.items()} | cold
@@ -126,12 +141,16 @@ class HistoryTowers(Recommender):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the histories of all learners."""
-        return {"cold": self.cold, **self.histories.state()}
+        units = {} if self.units is None else {"units": self.units.state()}
+        return {"cold": self.cold, **self.histories.state(), **units}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.histories.load(state)
         self.cold = dict(state["cold"])
+        if "units" in state:
+            self.units = Histories()
+            self.units.load(state["units"])
 
     def _two_scores(self, queries: QueryBatch) -> tuple[Tensor, Tensor]:
         """Score all videos by the question and by the learner's history, (B, N) each."""
@@ -139,7 +158,8 @@ class HistoryTowers(Recommender):
         watched = self.histories.last(queries.users, queries.times, self.config.length)
         videos = self.tower.videos(self._base())
         directions = nn.functional.normalize(query_vectors @ self.basis, dim=-1)  # (B, d)
-        learners = self.tower.learners(videos, watched, directions)
+        units = None if self.units is None else self.units.last(queries.users, queries.times, self.config.length)
+        learners = self.tower.learners(videos, watched, directions, units=units)
         return query_vectors @ self.video_vectors().T, self.tower.score(learners, videos, self.tower.popularity)
 
     def _base(self) -> Tensor:

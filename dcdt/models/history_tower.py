@@ -1,6 +1,6 @@
 """A query tower over the videos a learner watched before, fitted to predict the next one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,14 @@ class HistoryTower(nn.Module):
         """Encode the frozen vectors of all videos (N, d) as unit vectors (N, d)."""
         return base if self.added is None else nn.functional.normalize(base + self.added, dim=-1)
 
-    def learners(self, videos: Tensor, watched: Tensor, questions: Tensor | None, keep: Tensor | None = None) -> Tensor:
+    def learners(
+        self,
+        videos: Tensor,
+        watched: Tensor,
+        questions: Tensor | None,
+        keep: Tensor | None = None,
+        units: Tensor | None = None,
+    ) -> Tensor:
         """Encode learners as unit vectors, 0 without a history.
 
         Args:
@@ -55,26 +62,31 @@ class HistoryTower(nn.Module):
             watched: (B, L) rows of videos, newest first, padded with -1, on the CPU.
             questions: (B, d) vectors, zero where there is none; None: no questions at all.
             keep: (B, d) factor of each number of the pooled history: dropout in fitting.
+            units: (B, L) unit of each video, on the CPU, of towers that tell units apart.
 
         Returns:
             (B, d).
         """
         if self.history == "none" or not watched.shape[1]:
             return videos.new_zeros(len(watched), videos.shape[1])
-        logits = self._logits(videos, watched, questions) if self.history == "attention" else None
+        logits = self._logits(videos, watched, questions, units) if self.history == "attention" else None
         pooled_vectors = pool_history(videos, watched, logits)  # (B, d)
         pooled_vectors = pooled_vectors if keep is None else pooled_vectors * keep
         return nn.functional.normalize(pooled_vectors + pooled_vectors @ self.map, dim=-1)
 
-    def _logits(self, videos: Tensor, watched: Tensor, questions: Tensor | None) -> Tensor:
+    def _logits(self, videos: Tensor, watched: Tensor, questions: Tensor | None, units: Tensor | None) -> Tensor:
         """Compute the attention logits of the videos watched, (B, L)."""
-        age = torch.arange(watched.shape[1], device=videos.device, dtype=videos.dtype)  # (L,)
         video_vectors, watched = videos.detach(), to_device(watched, videos.device)  # no gradient through the attention
         query = video_vectors[watched[:, 0].clamp(min=0)]  # (B, d)
         if questions is not None:
             query = torch.where(questions.any(1, keepdim=True), questions, query)
-        similarity = torch.einsum("bd,bld->bl", query, video_vectors[watched.clamp(min=0)])  # (B, L)
-        return self.match * similarity - self.decay * age.log1p()
+        units = None if units is None else to_device(units, videos.device)
+        return self.logits(query, video_vectors[watched.clamp(min=0)], units)
+
+    def logits(self, query: Tensor, vectors: Tensor, units: Tensor | None) -> Tensor:
+        """Compute the attention logits (B, L) of videos (B, L, d), the newest first, by queries (B, d)."""
+        age = torch.arange(vectors.shape[1], device=vectors.device, dtype=vectors.dtype)  # (L,)
+        return self.match * torch.einsum("bd,bld->bl", query, vectors) - self.decay * age.log1p()
 
     def score(self, learners: Tensor, videos: Tensor, popularity: Tensor) -> Tensor:
         """Score learners (B, d) with videos (C, d) of a popularity (C,): (B, C)."""
@@ -90,12 +102,14 @@ class NextVideos:
         first: (E,) position of the learner's first watch in `items`.
         end: (E,) position after the last watch strictly before the example's.
         target: (E,) row of the video that came next.
+        units: the same with units (`HierarchicalTowers`) in place of videos; None: not told apart.
     """
 
     items: Tensor
     first: Tensor
     end: Tensor
     target: Tensor
+    units: "NextVideos | None" = None
 
     def histories(self, rows: Tensor, length: int) -> Tensor:
         """Return the rows of the last videos before examples (B,), newest first, (B, L), padded with -1."""
@@ -105,7 +119,7 @@ class NextVideos:
         return torch.where(position >= self.first[rows].unsqueeze(1), self.items[position.clamp(min=0)], -1)
 
 
-def next_video_examples(user: Tensor, item: Tensor, time: Tensor) -> NextVideos:
+def next_video_examples(user: Tensor, item: Tensor, time: Tensor, units: Tensor | None = None) -> NextVideos:
     """Make examples of watches (I,) sorted by learner, then time; simultaneous watches are not each other's history."""
     new = torch.ones(len(user), dtype=torch.bool)  # (I,) another learner than the one before
     new[1:] = user[1:] != user[:-1]
@@ -115,7 +129,8 @@ def next_video_examples(user: Tensor, item: Tensor, time: Tensor) -> NextVideos:
     first = torch.where(new, position, 0).cummax(0).values if len(user) else position
     end = torch.where(later, position, 0).cummax(0).values if len(user) else position
     has_history = end > first
-    return NextVideos(item, first[has_history], end[has_history], item[has_history])
+    examples = NextVideos(item, first[has_history], end[has_history], item[has_history])
+    return examples if units is None else replace(examples, units=replace(examples, items=units))
 
 
 def fit_tower(
@@ -139,8 +154,8 @@ def fit_tower(
         Mean loss of each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    scalars = [tower.prior, tower.match, tower.decay, tower.log_temperature]
-    maps = [tower.map, *([tower.added] if tower.added is not None else [])]
+    fitted = [parameter for parameter in tower.parameters() if parameter.requires_grad]
+    maps, scalars = ([one for one in fitted if bool(one.ndim) == has_dimensions] for has_dimensions in (True, False))
     groups: list[dict[str, Any]] = [{"params": maps}, {"params": scalars, "lr": SCALAR_LR_FACTOR * config.lr}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
     n, losses = len(examples.target), []
@@ -154,7 +169,8 @@ def fit_tower(
             watched, target = examples.histories(rows, config.length), examples.target[rows]
             keep = torch.bernoulli(torch.full((len(rows), base.shape[1]), 1 - tower.dropout), generator=generator)
             videos = tower.videos(base)
-            learners = tower.learners(videos, watched, None, to_device(keep / (1 - tower.dropout), device))
+            units = None if examples.units is None else examples.units.histories(rows, config.length)
+            learners = tower.learners(videos, watched, None, to_device(keep / (1 - tower.dropout), device), units)
             distinct, label = torch.unique(target, return_inverse=True)  # (C,), (B,)
             columns = to_device(distinct, device)
             logits = tower.score(learners, videos[columns], tower.popularity[columns]) / tower.log_temperature.exp()

@@ -117,7 +117,9 @@ class PairRecommender(Recommender):
             label[:, 0], n_positives = 1, 1
         with autocast_off(measured):
             if self.attends_candidates and self.loss.measure == "distance":
-                logits = measured if weight is None else measured + weight.log()  # weight 0: no candidate
+                logits = (
+                    measured if weight is None else measured + weight.masked_fill(label > 0, 1).log()
+                )  # 0: no candidate
                 measured = 1 - logits.softmax(-1)
             loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss

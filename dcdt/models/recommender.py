@@ -66,6 +66,7 @@ class Recommender(L.LightningModule):
     adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     stretches: Sequence[tuple[int, int]] = ()  # [start, end) of a served vector that the model reads; empty: all
     histories: Histories | None = None  # of all learners, where they are read
+    units: Histories | None = None  # the unit of each watch in place of its video, where units are told apart
     neighbours: int = 1  # nearest videos by which a video's vector is smoothed, and their weight
     neighbour_weight: float = 0.0
 

@@ -66,16 +66,17 @@ class RidgeTowers(Recommender):
     def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
         sides = self._prepare_videos(data)
-        inputs, targets, weights, _ = self._fitting_data(data, sides)
-        fit = ridge(inputs, targets)
+        inputs, targets, weights, by_group = self._fitting_data(data, sides)
+        root = by_group.float().sqrt()  # (n, 1), by which weighted least squares multiply both sides
+        fit = ridge(inputs.cpu() * root, targets * root)
         penalty = self.config.penalty
         if penalty is None:
             quality_of = {
-                value: self._left_out_quality(fit.left_out(value, inputs, targets), sides, data, weights)
+                value: self._left_out_quality(fit.left_out(value, inputs, targets, by_group), sides, data, weights)
                 for value in PENALTIES
             }
             penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
-        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets))
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets, by_group))
 
     def _prepare_videos(self, data: RankingDataModule) -> list[SideTensors]:
         """Whiten by the catalogue; returns the sides whose queries are fitted."""
@@ -96,12 +97,19 @@ class RidgeTowers(Recommender):
         """
         videos = self.video_vectors()
         best_passages = None if self.pooling is None else self._best_passages
-        groups, targets = fitting_targets(data.collection, sides, videos, best_passages, clip is None)
+        groups, targets, of_judgments = fitting_targets(data.collection, sides, videos, best_passages, clip is None)
         first = torch.tensor([rows[0] for rows in groups])
         inputs = self.tables.queries[to_device(first, self.tables.device)] @ self.whitening  # (n, D)
         self._group = {row: i for i, rows in enumerate(groups) for row in rows}
         weights = query_weights(data.collection, sides, clip)
-        return nn.functional.normalize(inputs, dim=-1), targets, weights, weights[first].unsqueeze(1)
+        by_group = (weights[first] * of_judgments).unsqueeze(1)
+        return nn.functional.normalize(inputs, dim=-1), targets, self._quality_weights(weights, data), by_group
+
+    def _quality_weights(self, weights: Tensor, data: RankingDataModule) -> Tensor:
+        """Set the weight of queries with weighted judgments to 0, unless there are no others: (Q,)."""
+        weighted = [row for row in self._group if row in data.collection.weights]
+        weights[weighted if len(weighted) < len(self._group) else []] = 0
+        return weights
 
     def _use(self, penalty: float, matrix: Tensor, left_out: Tensor) -> None:
         """Take the fit with a penalty: its matrix M (D, D), and the queries mapped by the fits without each, (n, D)."""
@@ -298,8 +306,8 @@ def fitting_targets(
     videos: Tensor,
     best_passages: Callable[[int, list[int]], Tensor] | None = None,
     grouped: bool = True,
-) -> tuple[list[list[int]], Tensor]:
-    """Group the queries of the sides by text, and compute the direction of the mean of their positives.
+) -> tuple[list[list[int]], Tensor, Tensor]:
+    """Group the queries of the sides by text, and compute the direction of the weighted mean of their positives.
 
     Args:
         collection: the texts.
@@ -309,24 +317,28 @@ def fitting_targets(
         grouped: whether queries of equal text are one; else each is a group.
 
     Returns:
-        n groups of query rows, and targets (n, D) on the CPU.
+        n groups of query rows, targets (n, D) and the mean weight of the positives (n,), on the CPU.
     """
-    positives_of: dict[int, list[int]] = {}
+    positives_of: dict[int, dict[int, float]] = {}  # with their weights
     for side in sides:
         for row, judged, grades in zip(side.queries.tolist(), side.judged.tolist(), side.grades.tolist(), strict=True):
-            judgments = zip(judged, grades, strict=True)
-            positives_of[row] = [
-                video for video, grade in judgments if video >= 0 and grade >= collection.positive_grade
-            ]
+            weights, judgments = collection.weights.get(row, {}), zip(judged, grades, strict=True)
+            positives_of[row] = {
+                video: weights.get(video, 1.0)
+                for video, grade in judgments
+                if video >= 0 and grade >= collection.positive_grade
+            }
     groups = [[row] for row in sorted(positives_of)]
     if grouped:
         groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
-    positives = [sorted({video for row in rows for video in positives_of[row]}) for rows in groups]
+    # of equal questions the largest weight counts
+    positives = [dict(sorted(item for row in rows for item in positives_of[row].items())) for rows in groups]
+    columns = [torch.tensor([*weights.values()]).unsqueeze(1) for weights in positives]  # (k, 1) each
     if best_passages is not None:
-        means = [best_passages(rows[0], videos_of).mean(0) for rows, videos_of in zip(groups, positives, strict=True)]
-        return groups, nn.functional.normalize(torch.stack(means), dim=-1)
-    distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
-    positions_of = position.split([len(videos_of) for videos_of in positives])
-    vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
-    means = [vectors[positions].mean(0) for positions in positions_of]
-    return groups, nn.functional.normalize(torch.stack(means), dim=-1)
+        vectors_of = [best_passages(rows[0], [*videos]) for rows, videos in zip(groups, positives, strict=True)]
+    else:
+        distinct, position = torch.unique(torch.tensor([*chain.from_iterable(positives)]), return_inverse=True)
+        vectors = videos[to_device(distinct, videos.device)].cpu()  # one transfer
+        vectors_of = [vectors[rows] for rows in position.split([*map(len, positives)])]
+    means = [(rows * column).mean(0) for rows, column in zip(vectors_of, columns, strict=True)]
+    return groups, nn.functional.normalize(torch.stack(means), dim=-1), torch.stack([one.mean() for one in columns])

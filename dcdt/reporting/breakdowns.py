@@ -157,8 +157,13 @@ def moments_table(variants: list[Variant]) -> Table:
     return Table("moments", "Moments", {**columns, "error": "Median error, s"}, rows, caption)
 
 
-def training_table(variants: list[Variant]) -> Table:
-    """Make figure 3 of the paper as a table: final loss, and mean scores of positives and negatives."""
+def training_table(variants: list[Variant], is_papers: bool) -> Table:
+    """Make figure 3 of the paper as a table: final loss, and mean scores of positives and negatives.
+
+    Args:
+        variants: in the order of the rows.
+        is_papers: whether the collection is the paper's, beside which its own figures stand.
+    """
     rows, notes = [], []
     names = [variant.model for variant in variants]
     for variant in (variant for variant in variants if variant.runs):
@@ -168,7 +173,7 @@ def training_table(variants: list[Variant]) -> Table:
         ]
         if losses:
             cells["loss"] = mean_number(losses, 4)
-        if losses and variant.model in REPORTED_LOSS and names.count(variant.model) == 1:
+        if is_papers and losses and variant.model in REPORTED_LOSS and names.count(variant.model) == 1:
             cells["reported_loss"] = Number(REPORTED_LOSS[variant.model], digits=4)
         pairs = [run.pairs for run in variant.runs if run.pairs is not None and len(run.pairs.scores)]
         if pairs:
@@ -181,7 +186,7 @@ def training_table(variants: list[Variant]) -> Table:
             limits = [run.metrics["val/pair_threshold"] for run in variant.runs if "val/pair_threshold" in run.metrics]
             if limits:
                 cells["threshold"] = mean_number(limits, 3)
-        if pairs and variant.model == "dcdt":
+        if is_papers and pairs and variant.model == "dcdt":
             scores = np.concatenate([run_pairs.scores for run_pairs in pairs])
             inside = float(((scores >= 0.45) & (scores <= 0.51)).mean())
             notes.append(
@@ -202,7 +207,8 @@ def training_table(variants: list[Variant]) -> Table:
         "Mean over runs ± standard deviation over runs (folds and seeds). Scores are those of the test pairs, each "
         "model on its own scale; losses compare only where loss and margin are the same."
     )
-    return Table("training", "Loss and scores (figure 3 in numbers)", columns, rows if used else [], caption, notes)
+    title = f"Loss and scores{' (figure 3 in numbers)' if is_papers else ''}"
+    return Table("training", title, columns, rows if used else [], caption, notes)
 
 
 def failure_table(variants: list[Variant], refused: list[Run]) -> Table:

@@ -46,6 +46,7 @@ class Sweep:
         finished, failed: names of the jobs' folders.
         report: whether the command reports it now (`sweep.report`).
         on_wandb: whether its runs are on W&B.
+        is_search: whether a sweeper chose its jobs by the results of others.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Sweep:
     failed: list[str]
     report: bool
     on_wandb: bool
+    is_search: bool = False
 
 
 STARTED: list[DictConfig] = []  # the configuration of the last sweep of this process
@@ -133,7 +135,9 @@ def summarise(config: DictConfig) -> None:
     elif not report:
         log.warning("tables: %s", shell_command("report", folder))
     on_wandb = OmegaConf.select(config, "logger.name") == "wandb"
-    ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb)]
+    choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
+    is_search = choices.get("hydra/sweeper", "basic") != "basic"
+    ENDED[:] = [Sweep(folder, finished, failed, report and bool(finished), on_wandb, is_search)]
 
 
 def mark_interrupted(config: DictConfig, error: Interrupted) -> None:

@@ -19,8 +19,10 @@ class Sampler:
         pool: pairs, candidates and forbidden negatives.
     """
 
+    weighs_positives = False
+
     def __init__(self, pool: TrainingPool) -> None:
-        self.pool = pool
+        self.pool, self.weighs_positives = pool, bool(pool.weights)
 
     @property
     def pairs(self) -> Tensor:
@@ -33,7 +35,12 @@ class Sampler:
 
     def batch(self, rows: Tensor, global_rows: Tensor | None = None, device: torch.device = CPU) -> dict[str, Any]:
         """Make a training batch of rows (B, 2 + K) on a device; `global_rows`: those of all processes together."""
-        return explicit_batch(rows, device)
+        batch = explicit_batch(rows, device)
+        if self.weighs_positives:
+            weight = torch.ones(len(rows), rows.shape[1] - 1)
+            weight[:, 0] = self.pool.weigh(rows[:, :2])
+            batch["weight"] = to_device(weight, device)
+        return batch
 
     def should_refresh(self, epoch: int) -> bool:
         """Return whether `refresh` must be called before this epoch."""

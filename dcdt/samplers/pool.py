@@ -1,7 +1,7 @@
 """The pool that a sampler draws from, and drawing without replacement for many rows at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class TrainingPool:
         candidates: (C,) video rows that training may see.
         forbidden: (U, F) ascending positions in `candidates`, padded with C.
         device: of the search for hard negatives.
+        weights: of positives in the loss, by query and video row; others weigh 1 (`Collection.weights`).
     """
 
     pairs: Tensor
@@ -35,6 +36,11 @@ class TrainingPool:
     candidates: Tensor
     forbidden: Tensor
     device: torch.device = CPU
+    weights: dict[int, dict[int, float]] = field(default_factory=dict)
+
+    def weigh(self, pairs: Tensor) -> Tensor:
+        """Look up the weights (B,) of training pairs (B, 2)."""
+        return torch.tensor([self.weights.get(query, {}).get(video, 1.0) for query, video in pairs.tolist()])
 
     @property
     def free(self) -> Tensor:
@@ -68,6 +74,7 @@ def training_pool(collection: Collection, split: Split, device: torch.device = C
         torch.from_numpy(candidates),
         pad_lists(lists, fill=len(candidates)),
         device,
+        collection.weights,
     )
 
 

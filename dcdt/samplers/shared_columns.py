@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dcdt.data.tables import pad_lists
 from dcdt.samplers.base import Sampler
@@ -14,8 +15,8 @@ from dcdt.utils.transfer import to_device
 class SharedColumnSampler(Sampler):
     """Label every pair of (queries x columns); subclasses say which columns.
 
-    A positive of the query is labelled 1. A video that may not be its negative (related at a lower grade, or with
-    the text of a related one) has weight 0, everything else is a negative.
+    A positive of the query is labelled 1 and has its weight in training. A video that may not be its negative (related
+    at a lower grade, or with the text of a related one) has weight 0, everything else is a negative.
 
     Args:
         pool: pairs, candidates and forbidden negatives.
@@ -32,6 +33,8 @@ class SharedColumnSampler(Sampler):
         self._queries, self._candidates = pool.queries, pool.candidates
         self._positives, self._forbidden = pad_lists(positives, fill=len(pool.candidates)), pool.forbidden
         self._n_positives = torch.bincount(pool.owner, minlength=len(pool.queries))  # (U,) of each query, on the CPU
+        weights = torch.split(pool.weigh(pool.pairs[pool.owner.argsort(stable=True)]), self._n_positives.tolist())
+        self._weights = pad_sequence(list(weights), batch_first=True, padding_value=1.0)  # of the positives
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Draw no negatives, (R, 0)."""
@@ -65,7 +68,7 @@ class SharedColumnSampler(Sampler):
         )
         cells = torch.zeros(len(rows), len(device_columns) + 1, device=device)  # the added column takes padding
         label = cells.scatter(1, positive, 1.0)[:, :-1]  # (B, C)
-        weight = cells.fill_(1.0).scatter_(1, forbidden, 0.0).scatter_(1, positive, 1.0)[:, :-1]
+        weight = cells.fill_(1.0).scatter_(1, forbidden, 0.0).scatter_(1, positive, self._weights[owner])[:, :-1]
         return {
             "query": query,
             "columns": self._candidates[device_columns],
@@ -79,6 +82,7 @@ class SharedColumnSampler(Sampler):
         if self._queries.device != device:
             self._queries, self._candidates = self._queries.to(device), self._candidates.to(device)
             self._positives, self._forbidden = self._positives.to(device), self._forbidden.to(device)
+            self._weights = self._weights.to(device)
 
 
 def find_columns(positions: Tensor, columns: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The HTTP service: `GET /search`, `GET /healthz`, the page at `/`, OpenAPI at `/docs`. It changes nothing."""
+"""The HTTP service: `GET /search`, `POST /click`, `GET /healthz`, the page at `/`, OpenAPI at `/docs`."""
 
 import asyncio
 import json
@@ -16,11 +16,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from dcdt.serving.feedback import FeedbackLog, team_draft
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.learners import MAX_USER_CHARS
 from dcdt.serving.middleware import RequestLog
 from dcdt.serving.moments import Moment
-from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS
+from dcdt.serving.recommender import MAX_K, MAX_QUESTION_CHARS, ServedRecommender
 from dcdt.utils.errors import UserError
 
 K_LIMIT, FILTER_LIMIT = 100, 1000
@@ -58,6 +59,7 @@ class Answer(BaseModel):
     milliseconds: float
     nothing_fits: bool = Field(description="true where all videos score below what validation chose")
     notes: list[str]
+    answer: str | None = Field(description="the id that POST /click takes; null where nothing is recorded")
     videos: list[Video]
 
 
@@ -65,6 +67,8 @@ class Health(BaseModel):
     """Whether the service can answer."""
 
     status: Literal["ok", "stale"]
+    feedback: Literal["off", "questions", "hashes"] = Field(description="whether answers and clicks are recorded")
+    interleaved: bool
     models: list[dict[str, Any]]
 
 
@@ -74,6 +78,8 @@ def make_app(
     log_questions: bool = False,
     workers: int = 2,
     hosts: Sequence[str] = ("*",),
+    feedback: FeedbackLog | None = None,
+    interleave: bool = False,
 ) -> FastAPI:
     """The service over one run, or over two side by side.
 
@@ -83,6 +89,8 @@ def make_app(
         log_questions: whether questions are logged.
         workers: threads that answer.
         hosts: names in a request's `Host` that are answered, so that no page of another site reaches a local service.
+        feedback: where answers and clicks are recorded; None: nowhere.
+        interleave: whether both models answer together where none is asked for.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="answer")
     pending = asyncio.Semaphore(MAX_PENDING)
@@ -98,7 +106,7 @@ def make_app(
 
     app = FastAPI(
         title="DCDT",
-        description="Teaching videos that answer a question. Read-only.",
+        description="Teaching videos that answer a question. The catalogue is only read.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -106,7 +114,9 @@ def make_app(
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(RequestLog, max_question_chars=MAX_QUESTION_CHARS if log_questions else 0)
-    _add_pages(app, recommenders)
+    _add_pages(app, recommenders, feedback, interleave)
+    if feedback is not None:
+        _add_click(app, feedback)
 
     @app.get("/search", response_model=Answer, summary="The best videos for a question")
     async def search(
@@ -114,42 +124,75 @@ def make_app(
         k: Annotated[int, Query(ge=1, le=K_LIMIT, description="how many videos")] = 10,
         filter: Annotated[str, Query(max_length=FILTER_LIMIT, description="such as level=intro,duration_s<600")] = "",
         explain: Annotated[bool, Query(description="say what made up each score")] = False,
-        model: Annotated[int, Query(ge=1, le=len(recommenders), description="which of the models that are served")] = 1,
+        model: Annotated[int | None, Query(ge=1, le=len(recommenders), description="which of those served")] = None,
         user: Annotated[str | None, Query(min_length=1, max_length=MAX_USER_CHARS, description="who asks")] = None,
     ) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         if pending.locked():
             raise HTTPException(503, "too many questions wait; try again in a moment", {"Retry-After": "1"})
-        served = recommenders[model - 1].served
+        chosen = recommenders if interleave and model is None else [recommenders[(model or 1) - 1]]
         started = time.perf_counter()
         async with pending:
-            answer = partial(served.answer, q, k, filter, explained=explain, abstain=abstain, user=user)
+            answer = partial(
+                _answer, [one.served for one in chosen], q, k, filter, explained=explain, abstain=abstain, user=user
+            )
             try:
-                answers = await asyncio.get_running_loop().run_in_executor(pool, answer)
+                body, record = await asyncio.get_running_loop().run_in_executor(pool, answer)
             except UserError as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
-        return JSONResponse(
-            {
-                "question": q,
-                "model": served.name,
-                "version": answers.version,
-                "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-                "nothing_fits": answers.nothing_fits[0],
-                "notes": served.notes_for(user),
-                "videos": [item.as_dict() for item in answers.videos[0]],
-            }
-        )
+        body |= {"question": q, "milliseconds": round(1000 * (time.perf_counter() - started), 2), "answer": None}
+        if feedback is not None and not explain:
+            body["answer"] = feedback.try_answer(q, user, **record)
+        return JSONResponse(body)
 
     return app
 
 
-def _add_pages(app: FastAPI, recommenders: list[ReloadingRecommender]) -> None:
+def _answer(served: Sequence[ServedRecommender], *given: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+    """Answer by one model, or by two that are interleaved: the body, and what of it is recorded."""
+    users = [options["user"] if one.learners or len(served) == 1 else None for one in served]
+    answers = [one.answer(*given, **options | {"user": user}) for one, user in zip(served, users, strict=True)]
+    videos, teams = answers[0].videos[0], list[int]()
+    if len(served) > 1:
+        videos, teams = team_draft(answers[0].videos[0], answers[1].videos[0], given[1])
+    models = [(one.name, one.catalogue.pointer.build, one.catalogue.pointer.version) for one in served]
+    body = {
+        "model": " and ".join(one.name for one in served),
+        "version": answers[0].version,
+        "nothing_fits": all(answer.nothing_fits[0] for answer in answers),
+        "notes": [note for one, user in zip(served, users, strict=True) for note in one.notes_for(user)],
+        "videos": [video.as_dict() for video in videos],
+    }
+    return body, {"models": models, "videos": [video.id for video in videos], "teams": teams}
+
+
+def _add_click(app: FastAPI, feedback: FeedbackLog) -> None:
+    """Add the recording of clicks."""
+
+    @app.post("/click", status_code=204, summary="Record that a video of an answer was opened or judged")
+    def click(
+        answer: Annotated[str, Query(pattern="^[0-9a-f]{64}$", description="id of the answer")],
+        video: Annotated[str, Query(min_length=1, max_length=1000, description="id of the video")],
+        event: Annotated[Literal["click", "up", "down"], Query(description="opened, or a thumb")] = "click",
+    ) -> None:
+        if not feedback.add_mark(answer, video, event):
+            raise HTTPException(404, "this service gave no such answer")
+
+
+def _add_pages(
+    app: FastAPI, recommenders: list[ReloadingRecommender], feedback: FeedbackLog | None, interleave: bool
+) -> None:
     """Add health, the page and the description of the API."""
     page = (files("dcdt.serving") / "page.html").read_text(encoding="utf-8")
 
     @app.get("/healthz", response_model=Health, summary="Whether the service can answer")
     async def healthz() -> Any:  # noqa: ANN401
         stale = any(recommender.error for recommender in recommenders)
-        return {"status": "stale" if stale else "ok", "models": [_state(recommender) for recommender in recommenders]}
+        return {
+            "status": "stale" if stale else "ok",
+            "feedback": "off" if feedback is None else feedback.kind,
+            "interleaved": interleave,
+            "models": [_state(recommender) for recommender in recommenders],
+        }
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:

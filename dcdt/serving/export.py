@@ -138,7 +138,9 @@ def _write(folder: Path, restored: Restored, run: str, say: Callable[[str], None
             _export_graph(folder / f"{name}.onnx", graph)
     if histories := next(filter(None, (component.histories for _, component in components)), None):
         users, ids = list(histories.position), collection.videos.ids  # all components have the same histories
-        save_learners(folder / LEARNERS, users, histories.starts, histories.items, ids, os.urandom(16))
+        units = {f"vector_{n}": one.units.items for n, (_, one) in enumerate(components) if one.units is not None}
+        watches = {"items": histories.items, **units}
+        save_learners(folder / LEARNERS, users, histories.starts, watches, ids, os.urandom(16))
     recall: Any = model.recall if head is not None else model
     manifest = {
         "format": FORMAT,

@@ -35,16 +35,23 @@ class Watched:
         items: (L,) numbers of the videos watched, among the M videos of the export.
         rows: (M,) row of each of these in the snapshot, -1 where it is gone.
         snapshot: the catalogue.
+        units: (L,) unit of each, by the column of a model that tells units apart.
     """
 
     items: Rows
     rows: Rows
     snapshot: Snapshot
+    units: dict[str, Rows]
 
     def vectors(self, column: str, length: int | None = None) -> NDArray[np.float32]:
         """Vectors (l, W) of the last `length` videos, the newest first, without those that were deleted."""
         rows = self.rows[self.items[-(length or 0) :]][::-1]
         return self.snapshot.vectors_at(rows[rows >= 0], column)
+
+    def last_units(self, column: str, length: int) -> Rows | None:
+        """Units (l,) of the videos of `vectors`; None where the model tells none apart."""
+        remains = self.rows[self.items[-length:]] >= 0
+        return self.units[column][-length:][remains][::-1] if column in self.units else None
 
 
 class Learners:
@@ -57,8 +64,8 @@ class Learners:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def items(self, user: str) -> Rows | None:
-        """Look up the videos (L,) that a learner watched, the oldest first; None for an unknown learner."""
+    def items(self, user: str, of: str = "items") -> Rows | None:
+        """Look up the videos (L,) that a learner watched, or units `of` a column, the oldest first; None if unknown."""
         keys, salt = self._data["keys"], self._salt
         first, second = hash_user(salt, user)
         start, end = np.searchsorted(keys[:, 0], first, "left"), np.searchsorted(keys[:, 0], first, "right")
@@ -66,12 +73,17 @@ class Learners:
         if not len(matches):
             return None
         i = int(start + matches[0])
-        return np.asarray(self._data["items"][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
+        return np.asarray(self._data[of][self._data["starts"][i] : self._data["starts"][i + 1]], dtype=np.int64)
 
     @cached_property
     def exported(self) -> RowPositions:
         """The positions of the exported videos in a catalogue."""
         return RowPositions(self._read[1]["ids"])
+
+    def units(self, user: str) -> dict[str, Rows]:
+        """Look up the units (L,) of the videos that a known learner watched, by column."""
+        names = self._data.keys() - {"keys", "starts", "items"}
+        return {name: units for name in names if (units := self.items(user, name)) is not None}
 
     @property
     def _data(self) -> dict[str, NDArray[Any]]:
@@ -85,7 +97,7 @@ class Learners:
     def _read(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         try:
             with safe_open(self.path, "numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in ("keys", "starts", "items")}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = parse_json(file.metadata()["facts"])
             _check_arrays(arrays, metadata)
             return arrays, metadata
@@ -94,35 +106,39 @@ class Learners:
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
-    keys, starts, items = arrays.values()
+    keys, starts, items = (arrays[name] for name in ("keys", "starts", "items"))
     bytes.fromhex(metadata["salt"])
     if keys.shape != (len(starts) - 1, 2) or starts.ndim != 1 or items.ndim != 1 or keys.dtype != np.uint64:
         raise ValueError(f"keys {keys.shape}, starts {starts.shape} and items {items.shape} do not fit")
     if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any():
         raise ValueError("histories that overlap")
+    if any(len(values) != len(items) for name, values in arrays.items() if name not in ("keys", "starts")):
+        raise ValueError("units of other watches")
     if len(items) and not 0 <= items.min() <= items.max() < len(metadata["ids"]):
         raise ValueError("a watch of a video that is not there")
 
 
-def save_learners(path: Path, users: Sequence[str], starts: Rows, items: Rows, ids: Sequence[str], salt: bytes) -> None:
+def save_learners(
+    path: Path, users: Sequence[str], starts: Rows, watches: dict[str, Rows], ids: Sequence[str], salt: bytes
+) -> None:
     """Write the histories.
 
     Args:
         path: of the file.
         users: ids of U learners.
         starts: (U + 1,) where the watches of each begin.
-        items: (I,) rows of the videos watched, those of each learner in order of time.
+        watches: `items`, (I,) rows of the videos watched, those of each learner in order of time; and units by column.
         ids: of the M videos.
         salt: of the hashes.
     """
     keys = np.array([hash_user(salt, user) for user in users], dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     lengths = np.diff(starts)[order]
-    moved = np.concatenate([np.zeros(0, dtype=np.int64), *(items[starts[at] : starts[at + 1]] for at in order)])
+    moved = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(starts[at], starts[at + 1]) for at in order)])
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.ascontiguousarray(keys[order]),
         "starts": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "items": moved.astype(np.int32),
+        **{name: values[moved].astype(np.int32) for name, values in watches.items()},
     }
     save_file(arrays, path, {"facts": json.dumps({"salt": salt.hex(), "ids": list(ids)})})
 

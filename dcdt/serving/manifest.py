@@ -117,7 +117,7 @@ class Manifest(Section):
 
     @property
     def is_searched(self) -> bool:
-        """Whether the best videos are those with the largest product with one vector."""
+        """Whether the best videos are those with the largest product with one vector, theirs or a passage's."""
         return self.head is None and len(self.scorers) == 1 and SCORERS[self.scorers[0].kind].searches_vectors
 
     @property

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcdt.data.spoken import texts_to_embed
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
@@ -216,7 +215,7 @@ class ServedRecommender:
         if self.learners is None:
             raise UserError(
                 f"model={self.name} knows no learners; leave the user out, or ask a run of a model that reads "
-                "histories (collaborative, dcdt_history, zero_shot_history, hybrid_history)."
+                "histories (collaborative, dcdt_history, dcdt_hierarchical, zero_shot_history, hybrid_history)."
             )
         return self.learners.items(check_user(user))
 
@@ -226,14 +225,14 @@ class ServedRecommender:
             return None
         exported = self.learners.exported
         snapshot = self.catalogue.lookup(snapshot, exported.ids.take(row_array(np.unique(items))).to_pylist())
-        return Watched(items, exported.rows(snapshot), snapshot)
+        return Watched(items, exported.rows(snapshot), snapshot, self.learners.units(str(user)))
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
         if self._embedder is None:
             folder = self.catalogue.folder / EMBEDDER
             self._embedder = open_embedder(self.manifest.embedder_config, folder, self.threads, self.catalogue.remedy)
-        vectors = round_to_float16(self._embedder.embed(texts_to_embed(texts, self.manifest.embedder_config)))
+        vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")
         return vectors

@@ -72,8 +72,8 @@ def mining_device(settings: Settings) -> torch.device:
 
 
 def space(settings: Settings) -> str:
-    """Name of the embedding space of a run, and whether formulas are spoken in it."""
-    return space_of(settings.embedder).folder + "_spoken" * getattr(settings.embedder, "spoken_formulas", False)
+    """Name of the embedding space of a run."""
+    return space_of(settings.embedder).folder
 
 
 def load_tables(settings: Settings, collection: Collection) -> Tables:
@@ -91,12 +91,14 @@ def load_tables(settings: Settings, collection: Collection) -> Tables:
         getattr(torch, trainer.embedding_dtype) if halves else torch.float32,
         halves and trainer.mapped,
     )
-    add_tokens(tables, settings, collection, settings.callbacks.progress)
+    add_inputs(tables, settings, collection, settings.callbacks.progress)
     return tables
 
 
-def add_tokens(tables: Tables, settings: Settings, collection: Collection, progress: bool) -> None:
-    """Add the tokens of all texts to tables, where the model or its second part reads them."""
+def add_inputs(tables: Tables, settings: Settings, collection: Collection, progress: bool) -> None:
+    """Add the tokens of all texts to tables, where the model or its second part reads them, and the pictures."""
+    if settings.reads_images:
+        tables.images = vector_tables.load_images(collection, settings.image_embedder, settings.data.cache, progress)
     if look_up(MODELS, settings.model.name).reads_tokens:
         model: Any = getattr(settings.model, "second", settings.model)
         tables.tokens = load_tokens(

@@ -24,7 +24,7 @@ from dcdt.embeddings.tables import load_tables
 from dcdt.models import hyperparameters
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
-from dcdt.training.build import add_tokens
+from dcdt.training.build import add_inputs
 from dcdt.training.callbacks.last import LastState
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, read_json
@@ -56,7 +56,7 @@ def restore(run: Path) -> Restored:
     settings = run_settings(run)
     weights = read_weights(folder)
     federated = folder.files.federation.is_file()
-    collection = load_collection(settings.data.path, settings.data.own_video, judged=not federated)
+    collection = load_collection(settings.data.path, settings.data.own_video, needs_queries=False)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
             f"the collection {settings.data.path} is not the one {run} was trained on: its fingerprint is "
@@ -64,9 +64,7 @@ def restore(run: Path) -> Restored:
             "Put the old files back or train again; to change what is recommended, use python -m dcdt.index RUN add."
         )
     tables = load_tables(collection, vector_fields(settings.model), settings.embedder, settings.data.cache, False)
-    if not len(collection.queries):
-        tables.queries = tables.frozen  # in place of questions, on which an export is compared with the model
-    add_tokens(tables, settings, collection, progress=False)
+    add_inputs(tables, settings, collection, progress=False)
     model: Recommender = hyperparameters.build(settings.model, settings.loss, settings.optimizer, tables)
     path = folder.files.checkpoint
     try:

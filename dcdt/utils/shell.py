@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 _PLAIN = re.compile(
@@ -27,8 +28,11 @@ def expand_overrides(arguments: list[str]) -> list[str]:
 
 
 def program(command: str) -> str:
-    """The name of a command as the user has typed this one: `dcdt run`, or `python -m dcdt.run`."""
-    return f"dcdt {command}" if sys.argv[0].startswith("dcdt ") else f"python -m dcdt.{command}"
+    """The name of a command as the user has typed this one: `dcdt run`, or `.venv/bin/python -m dcdt.run`."""
+    if sys.argv[0].startswith("dcdt "):
+        return f"dcdt {command}"
+    typed = any(flag == "-m" and name.startswith("dcdt.") for flag, name in pairwise(sys.orig_argv))
+    return f"{shlex.quote(sys.orig_argv[0]) if typed else 'python'} -m dcdt.{command}"
 
 
 def shell_command(command: str, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an exception that ends a command with the exit code of its signal."""
+"""Ctrl-C, SIGTERM and a closed terminal as an exception that ends a command with the exit code of its signal."""
 
 import os
 import signal
@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+DEFAULTS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    **({signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}),  # a closed terminal; not on Windows
+}
 REPEATED_SECONDS = 2.0  # within which a further signal is the same one: a key held down, a group and its parent
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C (exit code 130) or SIGTERM (143); `advice` says what is kept and how to go on."""
+    """Ctrl-C (exit code 130), SIGTERM (143) or SIGHUP (129); `advice` says what is kept and how to go on."""
 
     advice = ""
 
@@ -33,8 +38,8 @@ class Interrupted(SystemExit):
 
 
 def end_in_one_line() -> None:
-    """End this process in one line at Ctrl-C and SIGTERM until `interruptible` begins: while a command is imported."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """End this process in one line at a signal until `interruptible` begins: while a command is imported."""
+    for number in DEFAULTS:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _end)
 
@@ -46,7 +51,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise Interrupted at Ctrl-C and SIGTERM inside the block, unless the process ignores or handles them itself.
+    """Raise Interrupted at a signal of DEFAULTS inside the block, unless the process ignores or handles them itself.
 
     Signals that follow within REPEATED_SECONDS are ignored, so that what the first one ends can say so.
     """
@@ -58,10 +63,9 @@ def interruptible() -> Iterator[None]:
             last = time.monotonic()
             raise Interrupted(number)
 
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-    present = {number: signal.getsignal(number) for number in defaults if is_main}
-    replaced = {number: handler for number, handler in present.items() if handler in (defaults[number], _end)}
+    present = {number: signal.getsignal(number) for number in DEFAULTS if is_main}
+    replaced = {number: handler for number, handler in present.items() if handler in (DEFAULTS[number], _end)}
     for number in replaced:
         signal.signal(number, interrupt)
     try:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from decimal import Decimal
+from difflib import get_close_matches
 from math import nan
 
 from dcdt.utils.redaction import redact
@@ -69,6 +70,16 @@ def one_line(text: object, max_chars: int = 80) -> str:
     ('two lines', 'no n')
     """
     return printable(" ".join(redact(str(text)).split()))[:max_chars]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Ask for the choice that a mistyped name resembles; empty where it resembles none.
+
+    >>> did_you_mean("dctd", ["bm25", "dcdt"]), did_you_mean("x", ["bm25"])
+    (" Did you mean 'dcdt'?", '')
+    """
+    close = get_close_matches(name, list(choices), 1)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def join_names(names: Iterable[str]) -> str:

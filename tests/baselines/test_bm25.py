@@ -166,7 +166,7 @@ def test_stems_and_stop_words():
     ("package", "changes", "extra"),
     [
         ("snowballstemmer", {"stem": True}, r"dcdt\[stem\]"),
-        ("pylatexenc.latexwalker", {"formulas": True}, r"dcdt\[formulas\]"),
+        ("pylatexenc.latexencode", {"formulas": True}, r"dcdt\[formulas\]"),
     ],
 )
 def test_a_missing_package_names_its_extra(monkeypatch, package, changes, extra):

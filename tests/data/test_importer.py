@@ -138,3 +138,77 @@ def test_weak_queries_need_something_to_be_made_of(tmp_path, found):
         add_weak_queries(found, "titles", 1.0)
     with pytest.raises(UserError, match=r"--interactions FILE"):
         add_weak_queries(found, "cowatched", 1.0)
+
+
+EXPORT = """Video ID,NAME,Description,Watch URL,Length,View Count,Channel Title,Playlist,Tags,Language,stars
+a,One,what a basis is,https://youtu.be/a,5:06,"1,193",Ann,LA,"bases, rank",en,4.5
+b,Two,NaN,https://youtu.be/b,PT1H5M6S,87,Bob,,,de,
+c,Three,words,N/A,soon,7,Ann,LA,rank,,3
+"""
+
+
+def test_the_usual_columns_are_recognised_whatever_their_case_and_read_so_that_filters_work(tmp_path):
+    result = ImportedRecords()
+    add_videos(result, written(tmp_path, "v.csv", EXPORT), {})
+    assert result.videos["a"]["metadata"] == {
+        "url": "https://youtu.be/a",
+        "duration_s": 306,
+        "views": 1193,
+        "channel": "Ann",
+        "playlist": "LA",
+        "tags": ["bases", "rank"],
+        "language": "en",
+        "stars": 4.5,
+    }
+    assert result.videos["b"]["text"] == "" and result.videos["b"]["metadata"] == {
+        "url": "https://youtu.be/b", "duration_s": 3906, "views": 87, "channel": "Bob", "language": "de",
+    }  # fmt: skip
+    assert result.videos["c"]["metadata"] == {
+        "views": 7, "channel": "Ann", "playlist": "LA", "tags": ["rank"], "stars": 3,
+    }  # fmt: skip
+    [warning] = result.warnings
+    assert warning.startswith("1 duration is no length of time") and warning.endswith("v.csv:4.")
+    [mapping] = result.mappings
+    for words in ("id from 'Video ID'", "title from 'NAME'", "url from 'Watch URL'", "duration_s from 'Length'"):
+        assert words in mapping
+    assert mapping.endswith("; kept under their names: stars")
+
+
+def test_every_role_of_metadata_can_be_named(tmp_path):
+    table = "id,title,Where,Minutes,Seen,Who\n1,a,http://x,2.5,3,Ann\n"
+    names = {"url": "Where", "duration": "Minutes", "views": "Seen", "channel": "Who"}
+    result = ImportedRecords()
+    add_videos(result, written(tmp_path, "v.csv", table), names)
+    assert result.videos["1"]["metadata"] == {"url": "http://x", "duration_s": 150, "views": 3, "channel": "Ann"}
+    with pytest.raises(UserError, match="--url-column 'Here': there is no such column"):
+        add_videos(ImportedRecords(), written(tmp_path, "v.csv", table), {"url": "Here"})
+
+
+def test_texts_with_commas_between_digits_stay_texts_where_a_column_has_others(tmp_path):
+    result = ImportedRecords()
+    add_videos(result, written(tmp_path, "v.csv", 'id,title,rooms\n1,a,"101,202"\n2,b,"A,B"\n'), {})
+    assert result.videos["1"]["metadata"] == {"rooms": "101,202"}
+
+
+def test_rows_that_repeat_another_word_for_word_are_left_out_and_counted(tmp_path):
+    result = ImportedRecords()
+    add_videos(result, written(tmp_path, "v.csv", "id,title\n1,a\n2,b\n1,a\n1,a\n"), {})
+    assert list(result.videos) == ["1", "2"]
+    assert result.warnings == [f"{tmp_path}/v.csv: rows that repeat another word for word: 2; they are left out."]
+
+
+def test_all_conflicts_are_listed_at_once(tmp_path, found):
+    rows = "".join(f"{n},title\n{n},other\n" for n in range(30))
+    with pytest.raises(UserError) as caught:
+        add_videos(ImportedRecords(), written(tmp_path, "v.csv", f"id,title\n{rows},none\n"), {})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21 and lines[-1] == "and 11 more like these"
+    assert lines[0].endswith("v.csv:3: the id '0' is already used at " + f"{tmp_path}/v.csv:2; ids are unique.")
+    with pytest.raises(UserError, match=r"(?s):2: the query in column.*:3: the video '8' is not among the 2 videos"):
+        add_queries(found, written(tmp_path, "q.csv", "query,video_id\n,7\na,8\n"), {})
+
+
+@pytest.mark.parametrize("cell", ['"7;007"', '"7, 007"', "\"['7', '007']\"", '"[""7"", ""007""]"', "7|007"])
+def test_a_cell_may_hold_several_ids(tmp_path, found, cell):
+    add_queries(found, written(tmp_path, "q.csv", f"query,video_id\nwhat is a basis,{cell}\n"), {})
+    assert found.grades == {("q1", "7"): 1.0, ("q1", "007"): 1.0}

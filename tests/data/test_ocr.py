@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from support import make_collection, small_run
 
-from dcdt.data import slides
+from dcdt.data import pictures, slides
 from dcdt.data.beir import load_collection
+from dcdt.data.pictures import Picture, open_picture, read_pictures
 from dcdt.data.slides import recognise_slides
 from dcdt.utils.errors import UserError
 from dcdt.utils.signals import Interrupted
@@ -122,29 +123,33 @@ def write_bad_pictures(images):
 @pytest.fixture
 def bad(folder, monkeypatch):
     reasons = write_bad_pictures(folder / "images")
-    opened = slides.Path.open
+    opened = pictures.Path.open
 
     def refuse(path, *options, **more):  # a superuser may read everything
         if path.name == "v0-closed.png":
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *options, **more)
 
-    monkeypatch.setattr(slides.Path, "open", refuse)
+    monkeypatch.setattr(pictures.Path, "open", refuse)
     return reasons
 
 
 def test_bad_pictures_are_counted_and_named_and_the_others_read(folder, bad, engine, monkeypatch):
     frames = [Image.new("RGB", (8, 4), colour) for colour in ("#00ff00", "#ff0000")]
     frames[0].save(folder / "images" / "v1.gif", save_all=True, append_images=frames[1:])
-    monkeypatch.setattr(slides, "join_names", ", ".join)
+    monkeypatch.setattr(pictures, "join_names", ", ".join)
     first, unreadable, unknown = recognise_slides(folder, {"v0", "v1"})
     assert engine == ["00ff00"] and segments(folder) == {"v1": [{"start": None, "text": "colour 00ff00"}]}
     assert ": 8 pictures that cannot be read: " in unreadable
     assert ": 3 files not named by a video's id: v0-gone.png, v0-pipe.png, v0-folder.png." in unknown
-    for name in bad:
-        with pytest.raises(ValueError) as error:
-            slides._recognise(folder / "images" / name, folder / ".recognised", None)
-        assert bad[name] in str(error.value) and "<" not in str(error.value)
+    for name, reason in bad.items():
+        only = folder / name / "images"
+        only.mkdir(parents=True)
+        os.link(folder / "images" / name, only / name)
+        with pytest.raises(UserError) as error:
+            read_pictures(only.parent, {"v0"}, lambda picture: open_picture(picture.path), progress=False)
+        assert f"1 pictures that cannot be read: {name} (" in str(error.value) and reason in str(error.value)
+        assert "<" not in str(error.value)
     assert "text of 1 video, " in first
 
 
@@ -302,7 +307,9 @@ def test_pictures_of_any_shape_and_noise_are_read_or_refused(tmp_path, offline):
     for n, size in enumerate([(1, 1), (16, 128), (2000, 250)]):
         path = tmp_path / f"{n}.png"
         Image.effect_noise(size, 200).save(path)
-        assert isinstance(slides._recognise(path, tmp_path / "store", engine), str)
+        picture = Picture(n)
+        picture.path = path
+        assert isinstance(slides._recognise(picture, tmp_path / "store", engine), str)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 import csv
+import gzip
 import json
+import sys
 from contextlib import nullcontext
 
 import pyarrow as pa
@@ -71,7 +73,7 @@ def test_a_place_is_the_line_where_a_row_begins(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("v.xlsx", b"", r"the ending '.xlsx' is not known; give .csv, .tsv, .jsonl or .parquet"),
+        ("v.ods", b"", r"the ending '.ods' is not known; give .csv, .tsv, .json, .jsonl"),
         ("v.csv", b"id,title\n1,a,b\n", r"v.csv:2: 3 columns; the header names 2"),
         ("v.csv", b"id,id\n1,a\n", r"v.csv:1: the column 'id' occurs twice"),
         ("v.csv", b"", r"v.csv:1: the first line must name the columns"),
@@ -105,3 +107,76 @@ def test_columns_are_found_by_usual_names_in_any_case_and_by_the_name_given():
         find_column(columns, "words", ("text",), "--text-column")
     with pytest.raises(UserError, match=r"--text-column 'AA': there is no such column"):
         find_column(["Aa", "aA"], "AA", ("text",), "--text-column")
+
+
+ROWS = [{"id": "a", "title": "One"}, {"id": "b", "title": "Two"}]
+
+
+def test_an_array_of_json_is_read_and_other_json_refused(tmp_path):
+    path = tmp_path / "v.json"
+    for content in (ROWS, {"videos": ROWS}):
+        path.write_text(json.dumps(content))
+        assert [row for _, row in read_rows(path)] == ROWS
+    assert [location for location, _ in read_rows(path)] == [f"{path}, item 1", f"{path}, item 2"]
+    for text, message in (
+        ("[1]", "item 1: an object is needed, got int"),
+        ('{"a": 1}', "an array of objects is needed"),
+        ('{"a": 1}\n{"a": 2}', "not JSON .* name it .jsonl"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            list(read_rows(path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "tsv"])
+def test_gzipped_texts_are_read(tmp_path, ending):
+    texts = {
+        "csv": "id,title\na,One\nb,Two\n",
+        "tsv": "id\ttitle\na\tOne\nb\tTwo\n",
+        "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+        "json": json.dumps(ROWS),
+    }
+    path = tmp_path / f"v.{ending}.gz"
+    path.write_bytes(gzip.compress(texts[ending].encode()))
+    assert [row for _, row in read_rows(path)] == ROWS
+    for content in (path.read_bytes()[:-9], b"no gzip at all"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no whole gzip file"):
+            list(read_rows(path))
+    with pytest.raises(UserError, match=r"ending '\.gz' is not known"):
+        read_rows(tmp_path / "v.parquet.gz")
+
+
+def test_the_line_of_excel_that_names_the_separator_is_no_header(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("sep=;\nid;title\na;One, two\nb\n")
+    rows = read_rows(path)
+    assert next(rows) == (f"{path}:3", {"id": "a", "title": "One, two"})
+    with pytest.raises(UserError, match=":4: 1 columns; the header names 2, separated by semicolons"):
+        next(rows)
+
+
+def test_the_first_sheet_of_excel_is_read(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["Video ID", "Title", "Length"], [7, "One", "5:06"], [None, None, None], ["b", "Two", None]):
+        book.active.append(row)
+    book.create_sheet("notes").append(["nothing"])
+    path = tmp_path / "v.xlsx"
+    book.save(path)
+    assert list(read_rows(path)) == [
+        (f"{path}, row 2", {"Video ID": 7, "Title": "One", "Length": "5:06"}),
+        (f"{path}, row 4", {"Video ID": "b", "Title": "Two", "Length": ""}),
+    ]
+    path.write_bytes(b"no workbook")
+    with pytest.raises(UserError, match="not readable as Excel"):
+        list(read_rows(path))
+
+
+def test_without_openpyxl_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "v.xlsx").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"needs the extra 'excel': pip install 'dcdt\[excel\]'; or save the table as CSV"
+    ):
+        list(read_rows(tmp_path / "v.xlsx"))

@@ -282,6 +282,10 @@ def test_without_a_key_nothing_is_asked(monkeypatch):
     with pytest.raises(UserError, match="holds characters that no key has") as caught:
         make_embedder(config())
     assert "sk-" not in str(caught.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "größe")
+    with pytest.raises(UserError, match="OPENAI_ORG_ID holds characters"):
+        make_embedder(config())
 
 
 def test_a_dry_run_asks_nothing_needs_no_key_and_writes_nothing(tmp_path, monkeypatch, capsys):

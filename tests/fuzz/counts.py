@@ -9,6 +9,7 @@ START, END = "<!-- counts of the fuzzing: written by tests/fuzz/counts.py -->\n"
 WHAT = {
     "collection": "corpus.jsonl, queries.jsonl, qrels, collection.yaml, interactions.csv, transcripts, moments",
     "tables": "CSV, TSV, JSONL, Parquet, WebVTT, SRT and json3 for `collection new`",
+    "images": "PNG, JPEG, GIF, BMP and WebP in `images/`",
     "vectors": "manifest and shards of a cache, `.npy`, `.parquet` and names of an import",
     "overrides": "command lines of `dcdt.run`",
     "http": "requests to the service",

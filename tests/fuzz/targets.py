@@ -195,6 +195,36 @@ def tables(place):
     return several(folders, names, read)
 
 
+def images(place):
+    """Pictures of videos, one at a time, as the slides and the embedder of pictures read them."""
+    from PIL import Image
+
+    from dcdt.data.pictures import open_picture, read_pictures
+
+    folder, seeds = place / "images", []
+    picture = Image.linear_gradient("L").resize((24, 16)).convert("RGBA")
+    for name in ("v0.png", "v0-95.5s.jpg", "v1.gif", "v1/2.bmp", "v2.webp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        more = {"save_all": True, "append_images": [picture.rotate(90)]} if name.endswith("gif") else {}
+        picture.convert("RGB" if name.endswith("jpg") else "RGBA").save(path, **more)
+        seeds.append((name, path.read_bytes()))
+
+    def decode(found):
+        decoded = open_picture(found.path)
+        assert decoded.mode == "RGB" and max(decoded.size) <= 8 * min(decoded.size)
+        return found
+
+    def check(name, content):
+        shutil.rmtree(folder)
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(content)
+        [(video, second, key)], notes = read_pictures(place, {"v0", "v1", "v2"}, decode, progress=False)
+        assert name.startswith(video) and (second == 95.5) == ("95.5s" in name) and len(key) == 64 and not notes
+
+    return Target([name for name, _ in seeds], seeds, check)
+
+
 def vectors(place):
     """An embedding cache, and vectors that are brought into one."""
     from dcdt.data.beir import load_collection
@@ -566,7 +596,7 @@ def messages(place):
 TARGETS = {
     made.__name__: made
     for made in (
-        collection, tables, vectors, overrides, http, report, restore, index, approximate, catalogue, changes,
+        collection, tables, images, vectors, overrides, http, report, restore, index, approximate, catalogue, changes,
         messages,
     )
 }  # fmt: skip

@@ -18,7 +18,7 @@ from structures import restructure
 from targets import TARGETS, limited, make
 
 HERE = Path(__file__).parent
-FAST = {"collection": 60, "tables": 40, "vectors": 40, "approximate": 40}  # inputs; the others are slow
+FAST = {"collection": 60, "tables": 40, "images": 80, "vectors": 40, "approximate": 40}  # inputs; the others are slow
 MANY = 400
 SLOWER = {"overrides": 100, "report": 150, "restore": 200, "catalogue": 150}
 FOUND = sorted((HERE / "found").glob("*/*"))

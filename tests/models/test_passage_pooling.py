@@ -202,7 +202,7 @@ def test_ridge_towers_start_from_the_untrained_cosine(spoken):
 def test_ridge_towers_are_fitted_on_the_best_passages_of_positives(spoken):
     model, tables, collection = ridge_towers(spoken, 0.3, 10.0), spoken.tables, spoken.collection
     sides = fitted_sides(spoken.data, "train")
-    groups, targets = fitting_targets(collection, sides, model.video_vectors(), model._best_passages)
+    groups, targets, _ = fitting_targets(collection, sides, model.video_vectors(), model._best_passages)
     positives = {}
     for query, video in zip(collection.positives.query.tolist(), collection.positives.video.tolist(), strict=True):
         positives.setdefault(query, set()).add(video)

@@ -74,7 +74,9 @@ def test_an_endless_penalty_is_the_untrained_cosine(made):
 
 
 def test_a_small_penalty_moves_training_queries_to_their_videos(made):
-    groups, targets = fitting_targets(made.collection, fitted_sides(made.data, "train"), fitted(made).video_vectors())
+    groups, targets, _ = fitting_targets(
+        made.collection, fitted_sides(made.data, "train"), fitted(made).video_vectors()
+    )
     asked = made.tables.queries[[rows[0] for rows in groups]]
     near = [(fitted(made, penalty).encode_queries(asked) * targets).sum(1).mean() for penalty in (1e-3, 1.0, 1e9)]
     assert near[0] > 0.99 and near[0] > near[1] > near[2]
@@ -82,7 +84,7 @@ def test_a_small_penalty_moves_training_queries_to_their_videos(made):
 
 def test_targets_are_positives_of_queries_with_equal_text_together(made):
     videos = normalize(made.tables.videos.sum(0), dim=-1)
-    groups, targets = fitting_targets(made.collection, fitted_sides(made.data, "train"), videos)
+    groups, targets, _ = fitting_targets(made.collection, fitted_sides(made.data, "train"), videos)
     assert sorted(row for rows in groups for row in rows) == sorted(set(made.split.pairs[:, 0].tolist()))
     assert any(len(rows) > 1 for rows in groups)
     for rows, target in zip(groups, targets, strict=True):
@@ -96,7 +98,7 @@ def test_targets_are_positives_of_queries_with_equal_text_together(made):
 def test_the_penalty_is_the_best_of_leave_one_out(made, fit_on):
     model = fitted(made, fit_on=fit_on)
     videos = model.video_vectors()
-    groups, targets = fitting_targets(made.collection, fitted_sides(made.data, fit_on), videos)
+    groups, targets, _ = fitting_targets(made.collection, fitted_sides(made.data, fit_on), videos)
     n_judged = len(made.split.train.queries) + len(made.split.val.queries)
     assert sum(map(len, groups)) == (n_judged if fit_on == "judged" else len(made.split.train.queries))
     asked = normalize(made.tables.queries[[rows[0] for rows in groups]] @ model.whitening, dim=-1)

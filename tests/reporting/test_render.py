@@ -159,6 +159,7 @@ def test_latex_rows_have_the_columns_of_their_table(report, nasty):
                 assert len(unescaped(line, "&")) + 1 + spanned == columns
 
 
+@pytest.mark.usefixtures("papers")
 def test_a_row_without_a_result_says_why_and_keeps_the_papers_numbers(nasty):
     (line,) = (line for line in render.latex(nasty.tables[:1]).splitlines() if line.startswith("dcdt"))
     assert re.match(

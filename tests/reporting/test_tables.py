@@ -42,6 +42,7 @@ def test_rows_stand_by_the_primary_metric_and_hold_the_cells_of_the_statistics(c
     assert (report.best.label, report.reference.label) == ("dcdt", "zero_shot")
 
 
+@pytest.mark.usefixtures("papers")
 def test_the_columns_are_those_of_the_paper_and_pair_recall_is_not_recall_at_k(comparison):
     headings = list(table(report_of(comparison), "main").columns.values())
     assert headings == [
@@ -64,6 +65,18 @@ def test_the_columns_are_those_of_the_paper_and_pair_recall_is_not_recall_at_k(c
     ]
 
 
+def test_the_papers_figures_and_remarks_stand_in_tables_of_its_collection_alone(comparison, monkeypatch):
+    def papers_words(report):
+        words = [heading for one in report.tables for heading in (one.title, *one.columns.values())]
+        words += [note for one in report.tables for note in one.notes]
+        return [text for text in words if "eported" in text or "paper" in text or "figure 3" in text]
+
+    assert papers_words(report_of(comparison)) == []
+    monkeypatch.setattr("dcdt.reporting.tables.PAPER_COLLECTION", "toy")
+    assert len(papers_words(report_of(comparison))) >= 4
+
+
+@pytest.mark.usefixtures("papers")
 def test_reported_numbers_stand_beside_their_models_only(comparison):
     found = rows(report_of(comparison))
     reported = {
@@ -77,6 +90,7 @@ def test_reported_numbers_stand_beside_their_models_only(comparison):
     }
 
 
+@pytest.mark.usefixtures("papers")
 def test_reported_numbers_are_not_given_to_variants_the_paper_did_not_run(tmp_path):
     write_run(tmp_path, overrides={"loss.margin": 0.5})
     write_run(tmp_path, skill=0.5)

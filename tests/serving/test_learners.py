@@ -26,8 +26,11 @@ COLLABORATIVE = ("model.factors=4", "model.decay=0.7", "model.l2=5.0")
 READERS = [
     ("model=dcdt_history",),
     ("model=dcdt_history", "model.history=mean", "model.videos=frozen", "model.length=3"),
+    ("model=dcdt_hierarchical", "model.gap_hours=0.01", "model.length=5"),
+    ("model=dcdt_hierarchical", "model.units=topics", "model.n_topics=3"),
     ("model=zero_shot_history",),
     ("model=hybrid_history",),
+    ("model=hybrid_ease", "model.first.l2=5.0"),
     ("model=two_stage", "model.depth=6", "model@model.recall=zero_shot_history"),
     ("model=hybrid", "model@model.second=collaborative", "model.fusion=rrf"),
     *(("model=collaborative", f"model.kind={kind}", *COLLABORATIVE) for kind in KINDS),
@@ -52,7 +55,7 @@ def test_an_answer_to_a_learner_has_the_scores_of_the_trained_model(own_copy, ov
     path = folder / "checkpoints" / "best.ckpt"
     state = torch.load(path, weights_only=True)
     for name, value in state["state_dict"].items():
-        if name.endswith("weight") and torch.is_tensor(value) and not value.ndim:
+        if (name.endswith("weight") or ".unit_" in name) and torch.is_tensor(value) and not value.ndim:
             state["state_dict"][name] = torch.tensor(0.5)
     torch.save(state, path)
     build(folder)
@@ -129,7 +132,7 @@ def test_histories_come_back_and_no_name_is_in_the_file(tmp_path):
     lengths = rng.integers(0, 5, len(users))
     starts, items = np.r_[0, np.cumsum(lengths)], rng.integers(0, 50, lengths.sum())
     path = tmp_path / LEARNERS
-    save_learners(path, users, starts, items, [f"v{at}" for at in range(50)], b"salt")
+    save_learners(path, users, starts, {"items": items}, [f"v{at}" for at in range(50)], b"salt")
     learners = Learners(path)
     for at, user in enumerate(users):
         assert learners.items(user).tolist() == items[starts[at] : starts[at + 1]].tolist()

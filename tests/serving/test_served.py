@@ -45,6 +45,7 @@ RUNS = [
     ("model=two_stage_joint", "model.depth=8"),
     ("model=two_stage_ridge", "model.depth=8"),
     ("model=dcdt_history",),
+    ("model=dcdt_hierarchical",),
     ("model=zero_shot_history",),
     ("model=hybrid_history",),
     ("model=dcdt", "trials=2"),
@@ -57,7 +58,8 @@ def names(overrides):
 
 def test_every_registered_model_has_a_run_here():
     tried = {read for overrides in RUNS for read in [overrides[0].removeprefix("model=")]}
-    assert set(MODELS) <= tried | {"dcdt_encoder", "hybrid_encoder"}  # test_served_encoder.py
+    elsewhere = {"dcdt_encoder", "hybrid_encoder", "image"}  # test_served_encoder.py, test_image_runs.py
+    assert set(MODELS) <= tried | elsewhere
     assert {name for scorer in SCORERS.values() for name in scorer.models} <= set(MODELS)
 
 

@@ -23,14 +23,16 @@ from dcdt.models.query_batch import query_batch
 from dcdt.recommend import main
 from dcdt.serving.app import Video, make_app
 from dcdt.serving.arrow import vector_column
+from dcdt.serving.catalogue import video_table
 from dcdt.serving.catalogue.filters import parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
+from dcdt.serving.catalogue.video_table import VideoTable
 from dcdt.serving.explanation import content_words
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.manifest import check_catalogue
 from dcdt.serving.moments import timed_link
 from dcdt.serving.recommender import ServedRecommender
-from dcdt.serving.scorers.passages import PassageScores
+from dcdt.serving.scorers.passages import PassageScores, ragged
 from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 
@@ -130,8 +132,51 @@ def test_a_catalogue_whose_passages_do_not_fit_is_refused(own):
         manifest = served.manifest.model_copy(update={"has_transcripts": has_transcripts})
         with pytest.raises(UserError, match="does not fit its catalogue"):
             check_catalogue(manifest, Snapshot.of(texts), folder, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["best", "whitened", "ridge", "dcdt", "residual"])
+def test_lance_finds_the_videos_of_the_best_passages_with_their_moments(run_of, name):
+    """Softly pooled ones among four times as many; the scores are those of memory."""
+    memory, disk = dcdt.load(run_of(name)), dcdt.load(run_of(name), engine="lance")
+    assert len(disk.catalogue.snapshot) == 0
+    for text in collection_of(run_of(name)).queries.texts[:6]:
+        [wanted], [found] = (served.recommend(text, 4, explained=True) for served in (memory, disk))
+        assert [video.id for video in found] == [video.id for video in wanted]
+        np.testing.assert_allclose([video.score for video in found], [video.score for video in wanted], atol=1e-5)
+        assert [video.moments for video in found] == [video.moments for video in wanted]
+        [[first]] = disk.recommend(text, 1, f"id={wanted[1].id}|{wanted[2].id}")
+        assert first.id == wanted[1].id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_lance_orders_by_products_of_passages_of_any_length(tmp_path, monkeypatch, dtype, indexed):
+    monkeypatch.setattr(video_table, "MIN_INDEX_ROWS", 100 if indexed else 10**6)
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 9, 300)
+    offsets, vectors = np.cumsum(np.append(0, counts)), rng.normal(size=(counts.sum(), 12)).astype(dtype)
+    vectors *= (rng.uniform(0.5, 2, len(vectors)) / np.linalg.norm(vectors, axis=1))[:, None].astype(dtype)
+    table = VideoTable(str(tmp_path))
+    ids = [f"v{at}" for at in range(len(counts))]
+    table.create(pa.table({"id": ids, "passages_0": ragged(offsets, vectors)}))
+    assert len(table.table.list_indices()) == indexed
+    for query in rng.normal(size=(3, 12)).astype(np.float32):
+        best = np.argsort(-np.maximum.reduceat(vectors.astype(np.float32) @ query, offsets[:-1]))
+        found = table.nearest(np.append(query, np.float32(0)), 10, (), "passages_0")["id"].to_pylist()
+        assert set(found) <= {ids[at] for at in best[:12]} if indexed else found == [ids[at] for at in best[:10]]
+        some = parse_filter(f"id={ids[best[3]]}|{ids[best[200]]}", {"id": "text"})
+        found = table.nearest(np.append(query, np.float32(0)), 10, some, "passages_0")["id"].to_pylist()
+        assert found == [ids[best[3]], ids[best[200]]]
+    own = (2 * query / np.linalg.norm(query)).astype(dtype)[None]  # added after the index was made
+    table.add(pa.table({"id": ["new"], "passages_0": ragged([0, 1], own)}))
+    assert table.nearest(np.append(query, np.float32(0)), 1, (), "passages_0")["id"].to_pylist() == ["new"]
+
+
+def test_lance_refuses_a_hybrid_of_passages(run_of):
     with pytest.raises(UserError, match="needs the whole catalogue in memory"):
-        dcdt.load(folder, engine="lance")
+        dcdt.load(run_of("hybrid"), engine="lance")
 
 
 def test_a_moment_is_the_best_passage_with_its_start_and_a_link(run_of, own):

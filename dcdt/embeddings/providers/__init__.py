@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from dcdt.config.registry import GROUPS, look_up
 from dcdt.embeddings.cache import Space
-from dcdt.embeddings.config import EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
-from dcdt.embeddings.providers.local_models import local_space
+from dcdt.embeddings.config import ClipConfig, EmbedderConfig, LocalEmbedderConfig, OpenAIEmbedderConfig
+from dcdt.embeddings.providers.local_models import clip_space, local_space
 from dcdt.embeddings.providers.multilingual import MultilingualEmbedder, multilingual_space
 from dcdt.embeddings.providers.openai_models import openai_space
 
@@ -77,6 +77,12 @@ def _local(config: LocalEmbedderConfig) -> Embedder:
     return LocalEmbedder(config)
 
 
+def _clip(config: ClipConfig) -> Embedder:
+    from dcdt.embeddings.providers.clip import ClipEmbedder
+
+    return ClipEmbedder(config)
+
+
 def _openai(config: OpenAIEmbedderConfig) -> Embedder:
     from dcdt.embeddings.providers.openai import OpenAIEmbedder
 
@@ -84,6 +90,7 @@ def _openai(config: OpenAIEmbedderConfig) -> Embedder:
 
 
 PROVIDERS: dict[str, Provider] = {
+    "clip": Provider(clip_space, _clip),  # type: ignore[arg-type]
     "local": Provider(local_space, _local),  # type: ignore[arg-type]
     "multilingual": Provider(multilingual_space, MultilingualEmbedder),  # type: ignore[arg-type]
     "openai": Provider(openai_space, _openai),  # type: ignore[arg-type]

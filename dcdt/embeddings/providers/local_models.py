@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcdt.embeddings.cache import Space
-from dcdt.embeddings.config import LocalEmbedderConfig
+from dcdt.embeddings.config import ClipConfig, LocalEmbedderConfig
 from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import parse_json, read_limited
 from dcdt.utils.shell import override, user_path
@@ -48,6 +48,19 @@ def local_space(config: LocalEmbedderConfig) -> Space:
     if config.prefix:
         name += f"/prefix-{hashlib.sha256(config.prefix.encode()).hexdigest()[:8]}"
     return Space("local", name, hidden * len(config.layer_weights), "l2")
+
+
+def clip_space(config: ClipConfig) -> Space:
+    """Return the space of a model of texts and pictures without loading it, with a hash of its weights."""
+    folder = model_folder(config.folder)
+    path = next(
+        folder.glob("0_*/config.json"), folder / "config.json"
+    )  # sentence-transformers before 5.4 has the former
+    described = dict(_json(path, {}))
+    width = described.get("projection_dim", 512)  # transformers leaves out what is its default
+    if "siglip" in str(described.get("model_type")):
+        width = described.get("vision_config", {}).get("hidden_size", 768)
+    return Space("clip", f"{folder.resolve().name}-{weights_hash(config.folder)[:8]}", int(width), "l2")
 
 
 def model_folder(package: str) -> Path:
@@ -102,7 +115,7 @@ def weights_hash(package: str) -> str:
     if package in PACKAGES:
         return PACKAGES[package].weights
     folder = model_folder(package)
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("0_*/*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no weights (*.safetensors). Name a folder with a model saved as safetensors.")
     return file_hash(*files)

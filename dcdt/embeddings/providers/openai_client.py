@@ -40,10 +40,12 @@ def api_key(config: OpenAIEmbedderConfig) -> str:
             f"embedder=openai needs a key: export {KEY_VARIABLE}=...\n"
             "Without one: embedder=local runs a model here, embedder.base_url=URL asks another server."
         )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(
-            f"{KEY_VARIABLE} holds characters that no key has; set it again without quotes, spaces or line breaks."
-        )
+    for name in (KEY_VARIABLE, "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # the client sends all three
+        value = os.environ.get(name, "").strip()
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise UserError(
+                f"{name} holds characters that no key has; set it again without quotes, spaces or line breaks."
+            )
     return key
 
 

@@ -20,7 +20,7 @@ from dcdt.utils.shell import shell_command
 
 
 class VectorQuery(Protocol):
-    """A query of a model with one vector a video."""
+    """A query of a model with one vector a video, or a passage."""
 
     column: str
     vector: NDArray[np.float32]

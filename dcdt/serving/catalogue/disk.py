@@ -1,7 +1,7 @@
 """A catalogue searched in LanceDB's table itself, read-only: nothing but what a question finds is held in memory.
 
-For models with one vector a video. A snapshot of the rows found stands in for the whole catalogue, so that scores,
-filters and reasons are computed by the code that serves from memory.
+For models that are two towers and no more. A snapshot of the rows found stands in for the whole catalogue, so that
+scores, filters and reasons are computed by the code that serves from memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ class DiskCatalogue(Catalogue):
         super().__init__(run)
         if not self.manifest.is_searched:
             raise UserError(
-                f"engine=lance searches one vector a video; model={self.manifest.model} needs the whole catalogue in "
-                "memory. Use engine=memory."
+                f"engine=lance searches vectors of videos or of passages alone; model={self.manifest.model} needs the "
+                "whole catalogue in memory. Use engine=memory."
             )
         self._open(self.pointer, self._latest_version(self.pointer))
 
@@ -48,9 +48,10 @@ class DiskCatalogue(Catalogue):
     def candidates(
         self, snapshot: Snapshot, query: Callable[[Snapshot], VectorQuery], k: int, where: Sequence[Condition]
     ) -> Snapshot:
-        """The k videos nearest to the query's vector, among those that meet all conditions."""
+        """The k videos nearest to the query's vector, among those that meet all conditions; more by their passages."""
         encoded = query(snapshot)
-        return self._to_snapshot(self.table.nearest(encoded.vector, k, where, encoded.column))
+        n = k if encoded.column.startswith("vector_") else 4 * k  # a softmax may order them otherwise
+        return self._to_snapshot(self.table.nearest(encoded.vector, n, where, encoded.column))
 
     def lookup(self, snapshot: Snapshot, ids: Sequence[str]) -> Snapshot:
         """The videos with these ids."""

@@ -139,10 +139,11 @@ class VideoTable:
     ) -> pa.Table:
         """Rows of the k videos with the largest inner product with a vector (W,), best first.
 
-        All columns or some, and `_distance`: 1 less the inner product.
+        All columns or some, and `_distance`: 1 less the inner product; of passages, equally long, less the best cosine.
         """
+        kind = "dot" if column.startswith("vector_") else "cosine"
         with self._user_errors():
-            query = self.table.search(vector, vector_column_name=column).distance_type("dot").limit(k)
+            query = self.table.search(vector, vector_column_name=column).distance_type(kind).limit(k)
             query = query.nprobes(GRAPHS_SEARCHED).ef(max(CANDIDATES, REFINE_FACTOR * k)).refine_factor(REFINE_FACTOR)
             query = query.where(to_sql(where), prefilter=True) if where else query
             return (query if columns is None else query.select(list(columns))).to_arrow()
@@ -205,10 +206,10 @@ class VideoTable:
             raise UserError(f"there is no video with the id '{one_line(name)}'.")
 
     def _create_indexes(self) -> None:
-        """Index every `vector_` column that has no index yet, where there are many videos."""
+        """Index every column of vectors that has no index yet, where there are many videos."""
         if len(self) <= MIN_INDEX_ROWS:
             return
-        from lancedb.index import HnswSq
+        from lancedb.index import HnswSq, IvfSq
 
         indexed = {name for index in self.table.list_indices() for name in index.columns}
         graphs = -(-len(self) // MAX_GRAPH_ROWS)
@@ -216,6 +217,8 @@ class VideoTable:
             if name.startswith("vector_") and name not in indexed:
                 config = HnswSq(distance_type="dot", m=20, ef_construction=150, num_partitions=graphs)
                 self.table.create_index(name, config=config)
+            elif name.startswith("passages_") and name not in indexed:  # all in 8 bits: graphs miss passages
+                self.table.create_index(name, config=IvfSq(distance_type="cosine", num_partitions=graphs))
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:

@@ -7,11 +7,9 @@ from dcdt.serving.scorers.base import Scorer
 from dcdt.serving.scorers.bm25 import BM25Scorer
 from dcdt.serving.scorers.collaborative import CollaborativeScorer
 from dcdt.serving.scorers.history import HistoryScorer
-from dcdt.serving.scorers.passages import PassagesScorer
+from dcdt.serving.scorers.passages import ImagesScorer, PassagesScorer
 from dcdt.serving.scorers.single_tower import SingleTowerScorer
 from dcdt.serving.scorers.towers import TowersScorer
 
-SCORERS: dict[str, type[Scorer]] = {
-    scorer.kind: scorer
-    for scorer in (TowersScorer, PassagesScorer, HistoryScorer, SingleTowerScorer, BM25Scorer, CollaborativeScorer)
-}
+_ALL = (TowersScorer, PassagesScorer, ImagesScorer, HistoryScorer, SingleTowerScorer, BM25Scorer, CollaborativeScorer)
+SCORERS: dict[str, type[Scorer]] = {scorer.kind: scorer for scorer in _ALL}

@@ -8,7 +8,8 @@ from pydantic import model_validator
 
 from dcdt.serving.arrow import vector_column
 from dcdt.serving.catalogue.snapshot import Snapshot
-from dcdt.serving.graphs import Floats, arrays_path, softmax, unit
+from dcdt.serving.graphs import Floats, Scores, arrays_path, softmax, unit
+from dcdt.serving.learners import Rows
 from dcdt.serving.scorers.base import (
     N_EXAMPLES,
     N_PROBES,
@@ -35,6 +36,10 @@ class LearnerTower(Section):
     prior: Number
     match: Number
     decay: Number
+    unit_mass: Number = 0.0
+    unit_match: Number = 0.0
+    unit_decay: Number = 0.0
+    unit_count: Number = 0.0
 
 
 class HistoryManifest(TowersManifest):
@@ -56,7 +61,7 @@ class HistoryScorer(TowersScorer):
 
     kind: ClassVar[str] = "history"
     manifest_type: ClassVar[type[ScorerManifest]] = HistoryManifest
-    models: ClassVar[tuple[str, ...]] = ("dcdt_history",)
+    models: ClassVar[tuple[str, ...]] = ("dcdt_history", "dcdt_hierarchical")
     note: ClassVar[str] = (
         "{}: without a learner's history videos come by the question and by how often they are watched."
     )
@@ -81,7 +86,8 @@ class HistoryScorer(TowersScorer):
         taste = tower.videos(normalize(texts @ model.basis, dim=-1))  # (N, d)
         vectors = torch.cat([texts, taste, tower.popularity.unsqueeze(1)], dim=-1)
         arrays = query_map(model)
-        values = {name: float(getattr(tower, name)) for name in ("prior", "match", "decay")}
+        scalars = {name: float(value) for name, value in tower.named_parameters() if not value.ndim}
+        values = {name: value for name, value in scalars.items() if name in LearnerTower.model_fields}
         manifest = HistoryManifest(
             kind=HistoryScorer.kind,
             name=name,
@@ -116,7 +122,8 @@ class HistoryScorer(TowersScorer):
         taste = np.zeros(len(matrix), dtype=np.float32)
         if query.watched is not None:
             watched = query.watched.vectors(self.column, learner.length)[:, len(question) : -1]  # (L, d)
-            taste = learner_vector(learner, matrix, watched, unit(question @ basis))
+            units = query.watched.last_units(self.column, learner.length)
+            taste = learner_vector(learner, matrix, watched, unit(question @ basis), units)
         pieces = np.zeros((2, len(question) + len(matrix) + 1), dtype=np.float32)
         pieces[0, len(question) : -1] = learner.weight * taste
         pieces[1, -1] = learner.weight * learner.prior
@@ -124,7 +131,9 @@ class HistoryScorer(TowersScorer):
         return TowerScores(snapshot, self, vector, None, {EARLIER_VIDEOS: pieces[0], "popularity": pieces[1]})
 
 
-def learner_vector(learner: LearnerTower, matrix: Floats, watched: Floats, question: Floats) -> Floats:
+def learner_vector(
+    learner: LearnerTower, matrix: Floats, watched: Floats, question: Floats, units: Rows | None = None
+) -> Floats:
     """The learner's unit vector (d,) of `dcdt.models.history_tower`.
 
     Args:
@@ -132,15 +141,28 @@ def learner_vector(learner: LearnerTower, matrix: Floats, watched: Floats, quest
         matrix: (d, d) the tower's map.
         watched: (L, d) unit vectors of the last videos, the newest first.
         question: (d,) its direction.
+        units: (L,) of the videos, of models that tell units apart.
     """
     if learner.history == "none" or not len(watched):
         return np.zeros(len(matrix), dtype=np.float32)
     weights = np.full(len(watched), 1 / len(watched))
     if learner.history == "attention":
         query = question if question.any() else watched[0]
-        weights = softmax(learner.match * (watched @ query) - learner.decay * np.log1p(np.arange(len(watched))))
+        logits = learner.match * (watched @ query) - learner.decay * np.log1p(np.arange(len(watched)))
+        weights = softmax(logits if units is None else logits + _corrections(learner, logits, watched, query, units))
     pool = unit(weights.astype(np.float32) @ watched)
     return unit(pool + pool @ matrix)
+
+
+def _corrections(learner: LearnerTower, logits: Scores, watched: Floats, query: Floats, units: Rows) -> Scores:
+    """What the second level of `dcdt.models.hierarchical` adds to the logits, (L,)."""
+    same = units[:, None] == units  # (L, L)
+    shares = np.where(same, np.exp(logits - logits.max()), 0)  # (L, L)
+    first, mass = same.argmax(1), np.log(shares.sum(1)) + logits.max()
+    age = (np.cumsum(first == np.arange(len(first))) - 1)[first]
+    match, count = unit((shares @ watched).astype(np.float32)) @ query, same.sum(1)
+    added = learner.unit_mass * mass + learner.unit_match * match
+    return np.asarray(added - learner.unit_decay * np.log1p(age) + learner.unit_count * np.log(count))
 
 
 def _encode_unwatched(model: Any, fields: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors, and torch is not imported

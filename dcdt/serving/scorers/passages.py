@@ -1,6 +1,7 @@
 """Two towers over the passages of transcripts: a video's score is its best passage's, or a softmax of all of them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,16 +9,33 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.transcripts import TRANSCRIPT
+from dcdt.embeddings.config import ClipConfig
+from dcdt.embeddings.providers import make_embedder, space_of
+from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.serving.arrow import to_numpy, vector_column
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores
 from dcdt.serving.passages import pool
-from dcdt.serving.scorers.base import CatalogueScores, Columns, Export, NewVideos, Rows, require
+from dcdt.serving.scorers.base import (
+    N_PROBES,
+    CatalogueScores,
+    Columns,
+    Count,
+    EmbedTexts,
+    Export,
+    NewVideos,
+    Query,
+    Rows,
+    Scorer,
+    ScorerManifest,
+    require,
+)
 from dcdt.serving.scorers.towers import TowerScores, TowersManifest, TowersScorer
 from dcdt.utils.errors import UserError
 
 BLOCK = 4096  # passages that are encoded at once
 SAMPLE = 200  # videos by which the spread of the scores over a large catalogue is measured
+LENGTH = 2.0  # of a stored vector: a passage's is the sum of two of length 1 at most
 DEPTH = 10  # passages that are searched first, for each video that is wanted
 
 
@@ -74,7 +92,6 @@ class PassagesScorer(TowersScorer):
     """A decoupled model that tells passages apart: a vector each, to which that of its video may have been added."""
 
     kind: ClassVar[str] = "passages"
-    searches_vectors: ClassVar[bool] = False  # one a video, as LanceDB does
     vectors: ClassVar[str] = "passages"
     scores_type: ClassVar[type[TowerScores]] = PassageScores
 
@@ -93,7 +110,7 @@ class PassagesScorer(TowersScorer):
         for _, rows in tables.passages.blocks(BLOCK):
             block = model.passage_vectors(rows)
             vectors[rows] = block + model.other_vectors()[tables.passages.video[rows]] if model.adds_passages else block
-        columns[f"passages_{number}"] = pa.ListArray.from_arrays(tables.passages.offsets, vector_column(vectors))
+        columns[f"passages_{number}"] = ragged(tables.passages.offsets, vectors)
         manifest = towers.manifest.model_copy(update={"kind": PassagesScorer.kind})
         return replace(towers, manifest=manifest, columns=columns)
 
@@ -102,7 +119,7 @@ class PassagesScorer(TowersScorer):
         """Raise ValueError or KeyError where the catalogue lacks the vectors."""
         column = f"passages_{number}"
         require(snapshot.is_ragged(column) and TRANSCRIPT in manifest.fields, column)
-        require(snapshot.built.matrix(column).shape[1] == manifest.width, f"width of {column}")
+        require(snapshot.built.matrix(column).shape[1] == manifest.width + 1, f"width of {column}")
         require(not manifest.neighbour_weight or f"raw_{number}" in snapshot.built.vectors, f"column raw_{number}")
 
     def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
@@ -122,4 +139,82 @@ class PassagesScorer(TowersScorer):
             block = fields[:, rows]  # (F, b, D), a copy
             block[transcript] = videos.passage_vectors[start : start + BLOCK]
             vectors.append(self.towers.videos(block)[0] + others[rows])
-        return columns | {self.column: pa.ListArray.from_arrays(offsets, vector_column(np.concatenate(vectors)))}
+        return columns | {self.column: ragged(offsets, np.concatenate(vectors))}
+
+    def score(self, query: Query, snapshot: Snapshot) -> TowerScores:
+        """Encode the query, without the number that makes all passages equally long."""
+        scores = super().score(query, snapshot)
+        scores.vector = np.append(scores.vector, np.float32(0))
+        return scores
+
+
+def ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a list or an array
+    """Make a column of vectors (p, W) and one number more, by which all have one length, for LanceDB's cosine."""
+    rest = np.sqrt(np.maximum(LENGTH**2 - np.square(vectors, dtype=np.float32).sum(1, keepdims=True), 0))
+    return pa.ListArray.from_arrays(offsets, vector_column(np.hstack([vectors, rest.astype(vectors.dtype)])))
+
+
+class ImagesManifest(ScorerManifest):
+    """Pictures: the width of their vectors, the model's folder, and its embedding space, which tells its weights."""
+
+    width: Count
+    folder: str
+    space: str
+    temperature: None = None  # the best picture counts
+
+
+class ImageScores(PassageScores):
+    """The inner products of a query vector with the pictures of the catalogue, the best of each video."""
+
+    def passage_scores(self, row: int) -> Scores | None:
+        """Return None: a picture is no moment."""
+        return None
+
+    def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
+        """Return nothing: the score is that of one picture."""
+        return {}
+
+
+class ImagesScorer(Scorer):
+    """The part of a hybrid that reads pictures; the first question loads the model, and torch with it."""
+
+    kind: ClassVar[str] = "images"
+    manifest_type: ClassVar[type[ScorerManifest]] = ImagesManifest
+    models: ClassVar[tuple[str, ...]] = ("image",)
+    reads_vectors: ClassVar[bool] = False
+
+    def __init__(self, manifest: ImagesManifest, number: int, folder: Path) -> None:
+        self.manifest, self.column = manifest, f"passages_{number}"
+        self._embedder: Any = None
+
+    @staticmethod
+    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
+        """The vectors of all pictures."""
+        embedder, pictures, queries = restored.settings.image_embedder, model.tables.passages, model.tables.queries
+        given = {"width": queries.shape[1], "folder": embedder.folder, "space": space_of(embedder).folder}
+        column = pa.ListArray.from_arrays(pictures.offsets, vector_column(pictures.vectors.numpy()))
+        manifest = ImagesManifest(kind=ImagesScorer.kind, name=name, **given)
+        return Export(manifest, {f"passages_{number}": column}, probes=queries[:N_PROBES].numpy())
+
+    @staticmethod
+    def check_columns(manifest: ImagesManifest, number: int, snapshot: Snapshot) -> None:
+        """Raise ValueError or KeyError where the catalogue lacks the vectors."""
+        column = f"passages_{number}"
+        require(bool((np.diff(snapshot.offsets(column)) > 0).all()), column)
+        require(snapshot.built.matrix(column).shape[1] == manifest.width, f"width of {column}")
+
+    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
+        """The mean of all vectors for new videos, whose pictures are read by the next build."""
+        n = len(next(iter(videos.texts.values())))
+        vectors = np.repeat(snapshot.built.matrix(self.column).mean(0, keepdims=True), n, axis=0)
+        return {self.column: pa.ListArray.from_arrays(np.arange(n + 1), vector_column(vectors))}
+
+    def score(self, query: Query, snapshot: Snapshot) -> ImageScores:
+        """Embed the question by the text side of the model, rounded as the cache rounds."""
+        if self._embedder is None:
+            config = ClipConfig("clip", self.manifest.folder)
+            if space_of(config).folder != self.manifest.space:
+                raise UserError(f"{config.folder} holds other weights than when the index was built. Build it anew.")
+            self._embedder = make_embedder(config)
+        vector = round_to_float16(self._embedder.embed([query.text]))[0]
+        return ImageScores(snapshot, self, vector)  # type: ignore[arg-type]

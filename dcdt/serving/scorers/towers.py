@@ -209,7 +209,8 @@ class TowersScorer(Scorer):
             "query": Graph(model, _encode_queries, tables.queries[:N_EXAMPLES], "vectors", outputs),
             "video": Graph(model, encode_videos, tables.videos[:, :N_EXAMPLES], "fields", ("encoded", "adds")),
         }
-        probes = model.encode_queries(tables.queries[:N_PROBES]).numpy()
+        queries = tables.queries[:N_PROBES]
+        probes = model.encode_queries(queries).numpy() if queries.any() else None  # a catalogue has no questions
         return Export(manifest, columns, graphs, arrays, probes)
 
     @staticmethod

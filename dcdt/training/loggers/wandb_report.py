@@ -17,13 +17,14 @@ from dcdt.runs.folder import RunFiles
 from dcdt.runs.reader import Run
 from dcdt.training.loggers.wandb import start_run
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
+from dcdt.training.loggers.wandb_workspace import Place
 from dcdt.utils.files import read_json, refuse_outside_links
 
 log = logging.getLogger("dcdt")
 RUN_KEYS = ("outputs", "logger", "callbacks", "resume", "sweep", "seed")  # configuration of a run alone, not of its row
 
 
-def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
+def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> Place | None:
     """Send a report to the group of the sweep's runs, into their directory: a run `report`, and one for each row.
 
     A report that is made again is another run: nothing can be added to one that is closed or offline.
@@ -32,6 +33,9 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         report: the tables of the runs.
         folder: the sweep's folder (or a run's).
         figures: PNG files by name; those that do not exist are left out.
+
+    Returns:
+        Where the runs are on W&B; None if they stay offline.
 
     Raises:
         UserError: W&B refuses.
@@ -46,15 +50,16 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
     summary = {f"{label}/{key}": value for label, row in values.items() for key, value in row.items()}
     summarised = [report.metric, "difference", "p"]
     summary = {key: value for key, value in summary.items() if _stem(key) in summarised} | {"best": report.best.label}
-    mode = mode_of_report(runs)
+    mode, sent, entity = mode_of_report(runs), dict[str, str](), str(common["entity"] or "")
     for variant in (variant for variant in report.variants if variant.runs):
         config = {key: value for key, value in variant.runs[0].config.items() if key not in RUN_KEYS}
         config["split"] = {key: value for key, value in config["split"].items() if key != "index"}
         name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
         run_options = {"name": variant.label, "job_type": "variant", "config": config}
-        mode = _send(folder, mode, {}, values[variant.label], **run_options, **common)
-    mode = _send(  # last, so that the newest run is the report
+        run, mode = _send(folder, mode, {}, values[variant.label], **run_options, **common)
+        sent[variant.label], entity = run.id, run.entity
+    _, mode = _send(  # last, so that the newest run is the report
         folder,
         mode,
         {name: _table(table) for name, table in tables.items()} | images,
@@ -70,6 +75,8 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> None:
         log.warning(
             "W&B: %s stays offline. Browse: wandb leet %s   Send: wandb sync %s/offline-run-*", subject, files, files
         )
+        return None
+    return Place(entity, common["project"], group, sent)
 
 
 def row_values(report: Report) -> dict[str, dict[str, Any]]:
@@ -111,8 +118,8 @@ def _send(
     media: dict[str, Any],
     summary: dict[str, Any],
     **init_options: Any,  # noqa: ANN401 - wandb's
-) -> Any:  # noqa: ANN401 - wandb's literal
-    """Log one run from start to end; returns its mode."""
+) -> tuple[wandb.Run, Any]:
+    """Log one run from start to end; returns it, closed, and its mode."""
     run, mode = start_run(folder, mode, False, console=False, machine=False, **init_options)
     try:
         if media:
@@ -122,7 +129,7 @@ def _send(
         run.finish(exit_code=1)
         raise
     run.finish(exit_code=0)
-    return mode
+    return run, mode
 
 
 def _table(table: Table) -> wandb.Table:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dcdt.data.formulas import check_parser, split_formulas
+from pylatexenc.latexwalker import LatexWalker
+
+from dcdt.data.formulas import split_formulas
 
 
 def _table(entries: str) -> dict[str, str]:
@@ -50,18 +52,13 @@ def speak_formulas(text: str) -> str:
     return out
 
 
-def texts_to_embed(texts: Sequence[str], embedder: Any) -> list[str]:  # noqa: ANN401 - any embedder's configuration
-    """Return what an embedder reads of texts, under which their vectors are cached."""
-    return [speak_formulas(text) for text in texts] if getattr(embedder, "spoken_formulas", False) else list(texts)
-
-
 def read_aloud(latex: str) -> str:
     r"""Read a formula, in the notation of `split_formulas`, aloud.
 
     >>> read_aloud("\\frac{1}{\\sqrt{x^{2}}}\\le\\lambda_{1}")
     '1 over square root of x squared is at most lambda 1'
     """
-    walker = check_parser().latexwalker.LatexWalker(latex, tolerant_parsing=True)
+    walker = LatexWalker(latex, tolerant_parsing=True)
     try:
         return " ".join(_words(walker.get_latex_nodes()[0]).split()).replace(" ,", ",").replace(" ;", ";")
     except RecursionError:  # nested hundreds deep
