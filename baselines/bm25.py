@@ -42,6 +42,7 @@ class BM25(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    fits_from_sums = True
     supports_half_precision: ClassVar[bool] = True  # it reads no vectors
     decoupled: ClassVar[bool] = False
 

@@ -5,18 +5,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from torch import Tensor
 
 from dcdt.data.datamodule import RankingDataModule
-from dcdt.data.histories import Histories, fittable_watches, held_out_askers
+from dcdt.data.histories import Histories, UserAndTime, fittable_watches, held_out_askers
 from dcdt.data.interactions import load_interactions
 from dcdt.data.tables import Tables
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.recommender import Recommender
+from dcdt.models.sums import Sums
 
 from .config import CollaborativeConfig
 from .implicit_models import ImplicitModel
+from .linear import gram_matrix
 
 
 class Collaborative(Recommender):
@@ -49,6 +51,7 @@ class Collaborative(Recommender):
     def __init__(self, config: CollaborativeConfig, tables: Tables) -> None:
         super().__init__(tables)
         self.model = ImplicitModel(config)
+        self.fits_from_sums = config.kind == "ease"
         self.n_videos = tables.videos.shape[1]
         self.cold: dict[str, float] = {}
         self.histories = Histories()
@@ -60,6 +63,12 @@ class Collaborative(Recommender):
             NotApplicable: there are no interactions, or none before the held-out queries.
             UserError: the file is invalid, or a query's timestamp is no number.
         """
+        watched, askers = self._fitted_watches(data)
+        self.model.fit(watched, data.seed)
+        self._count_cold(askers)
+
+    def _fitted_watches(self, data: RankingDataModule) -> tuple[csr_matrix, dict[str, list[UserAndTime]]]:
+        """Read the histories; returns the counts (U, N) that leak no held-out query, and the askers of each side."""
         collection = data.collection
         watches = load_interactions(collection.path / "interactions.csv", collection.videos.row_of)
         self.histories = Histories(watches)
@@ -69,9 +78,44 @@ class Collaborative(Recommender):
             watches.user[keep], return_inverse=True
         )  # learners without a trained_by_epochs watch have no row
         counts = np.ones(len(rows), dtype=np.float32), (rows.reshape(-1), watches.item[keep])
-        self.model.fit(csr_matrix(counts, shape=(len(learners), self.n_videos)), data.seed)
+        return csr_matrix(counts, shape=(len(learners), self.n_videos)), askers
+
+    def _count_cold(self, askers: dict[str, list[UserAndTime]]) -> None:
         for name, side in askers.items():
-            self.cold[name] = float((~self.model.has_known_video(self.counts(*zip(*side, strict=True)))).sum())
+            if side:
+                self.cold[name] = float((~self.model.has_known_video(self.counts(*zip(*side, strict=True)))).sum())
+
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the sums of `x x'` and of x over the learners' counts x (N,)."""
+        return {"gram": (self.n_videos, self.n_videos), "popularity": (self.n_videos,)}
+
+    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
+        """Sum over the learners; with `clip` the counts of a learner are scaled to the norm of so many watches."""
+        watched = self._fitted_watches(data)[0].astype(np.float64)
+        if clip is not None:
+            norm = np.sqrt(np.asarray(watched.multiply(watched).sum(1)).reshape(-1))  # (U,)
+            watched = csr_matrix(diags(np.minimum(1, clip**0.5 / norm)) @ watched)
+        gram, popularity = gram_matrix(watched, "ease").toarray(), np.asarray(watched.sum(0)).reshape(-1)
+        sums = {"gram": torch.from_numpy(gram), "popularity": torch.from_numpy(popularity)}
+        return Sums(sums, watched.shape[0], ((clip or 1) ** 2 + (clip or 1)) ** 0.5)
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> int:
+        """Fit from the sums; histories, with which learners are scored, are those of the collection, if it has any."""
+        collection = data.collection
+        path = collection.path / "interactions.csv"
+        self.histories = Histories(load_interactions(path, collection.videos.row_of) if path.is_file() else None)
+        self.model.fit_sums(sums["gram"].numpy().copy(), sums["popularity"].numpy())
+        self._count_cold(held_out_askers(data))
+        self._is_prepared = True
+        return 0
+
+    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
+        """Raise ValueError for sums that are not over the counts of n learners."""
+        popularity, diagonal = sums["popularity"], sums["gram"].diagonal()
+        if n and (float(sums["gram"].min()) < 0 or bool(((popularity < 0) | (popularity > 1.001 * diagonal)).any())):
+            raise ValueError("a count is negative, or one of 'popularity' above that in 'gram'")
 
     def statistics(self) -> dict[str, float]:
         """Return the number of queries of each side that were ranked by popularity."""

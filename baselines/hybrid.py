@@ -13,6 +13,7 @@ from dcdt.models.components import make_component, z_scores
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
+from dcdt.models.sums import Sums, query_weights
 
 from .config import HybridConfig, HybridEncoderConfig
 
@@ -51,6 +52,10 @@ class Hybrid(Recommender):
         )
         self.reads_validation = self.first.reads_validation or self.second.reads_validation
         self.needs_question = self.first.needs_question or self.second.needs_question
+        parts = self.first, self.second
+        self.fits_from_sums = sum(bool(part.sum_shapes()) for part in parts) == 1 and all(
+            part.fits_from_sums and len(part.components) == 1 for part in parts
+        )
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("order", torch.arange(tables.videos.shape[1]))
 
@@ -58,6 +63,15 @@ class Hybrid(Recommender):
     def components(self) -> list[Recommender]:
         """Both models."""
         return [self.first, self.second]
+
+    @property
+    def fitted_part(self) -> Recommender:
+        """The component that is fitted from sums."""
+        return self.first if self.first.sum_shapes() else self.second
+
+    @property
+    def _chooses_weight(self) -> bool:
+        return self.config.fusion == "convex" and getattr(self.config, "weight", None) is None
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
@@ -68,10 +82,45 @@ class Hybrid(Recommender):
         elif self.config.fusion == "convex":
             self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
 
-    def prepare_components(self, data: RankingDataModule) -> None:
-        """Prepare both components, and take the order of equal scores."""
-        self.first.prepare(data)
-        self.second.prepare(data)
+    def loss_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of that component, and the quality by its P candidate values and weight, (P, 11)."""
+        shapes = self.fitted_part.loss_shapes()
+        n_candidates = next((shape[0] for shape in shapes.values()), 1)
+        return {**shapes, "weights": (n_candidates, len(WEIGHTS))} if self._chooses_weight else shapes
+
+    def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
+        """Sum the quality of each candidate value of the fitted component and, with each of them, of each weight."""
+        self.prepare_components(data, fit=False)
+        sides = [side_tensors("train", data.split.train, data.collection), data.sides["val"]]
+        weight_of_query = query_weights(data.collection, sides, clip)
+        rows: dict[str, list[object]] = {"quality": [], "weights": []}
+        for value in self.fitted_part.candidates(data, sums, clip):
+            rows["quality"].append(value)
+            if self._chooses_weight:
+                judged = getattr(self.config, "tune_on", "val") == "judged"
+                rows["weights"].append(list(sum_weights(self, data, judged, weight_of_query)[0].values()))
+        losses = {name: torch.tensor(rows[name], dtype=torch.float64) for name in self.loss_shapes()}
+        n_values = sum(values.numel() for values in losses.values())
+        return Sums(losses, sum(len(side.queries) for side in sides), (clip or 1) * n_values**0.5)
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> int:
+        """Fit the component that is fitted, and take the best weight for its value."""
+        self.prepare_components(data, fit=False)
+        best = self.fitted_part.fit_sums(data, sums, losses, included)
+        if self._chooses_weight:
+            self.weight.fill_(WEIGHTS[int(losses["weights"][best].argmax())])
+        elif self.config.fusion == "convex":
+            self.weight.fill_(getattr(self.config, "weight", 0.5))
+        self._is_prepared = True
+        return best
+
+    def prepare_components(self, data: RankingDataModule, fit: bool = True) -> None:
+        """Prepare both components, or without `fit` the one that fits nothing; take the order of equal scores."""
+        for component in (self.first, self.second):
+            if fit or component is not self.fitted_part:
+                component.prepare(data)
         self.order = data.ties.on(self.tables.device)
 
     def choose_weight(self, data: RankingDataModule, judged: bool = False) -> None:
@@ -126,6 +175,14 @@ class Hybrid(Recommender):
 
 def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = False) -> dict[float, float]:
     """Compute the validation MRR at every weight; if `judged`, the `quality` of validation and training queries."""
+    sums, n = sum_weights(model, data, judged, torch.ones(len(data.collection.queries), dtype=torch.float64))
+    return {weight: total / n for weight, total in sums.items()}
+
+
+def sum_weights(
+    model: Hybrid, data: RankingDataModule, judged: bool, weight_of_query: Tensor
+) -> tuple[dict[float, float], int]:
+    """Sum what `validate_weights` takes the mean of, weighted by query row (Q,), and count the queries."""
     sides = [data.sides["val"], *([side_tensors("train", data.split.train, data.collection)] if judged else [])]
     sums = dict.fromkeys(WEIGHTS, 0.0)
     for side in sides:
@@ -139,8 +196,8 @@ def validate_weights(model: Hybrid, data: RankingDataModule, judged: bool = Fals
             for weight in WEIGHTS:
                 scores = fuse(first, second, weight, queries.candidates)
                 _, metrics, _ = rank_side(side, positions, scores, model.order, data.collection.positive_grade, data.ks)
-                sums[weight] += float(value_of(metrics).sum())
-    return {weight: total / sum(len(side.queries) for side in sides) for weight, total in sums.items()}
+                sums[weight] += float((value_of(metrics) * weight_of_query[rows]).sum())
+    return sums, sum(len(side.queries) for side in sides)
 
 
 def _scores_for_side(component: Recommender, queries: QueryBatch, rows: Tensor, side: str) -> Tensor:

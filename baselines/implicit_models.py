@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from dcdt.models.bpr import EPOCHS, bpr_learners
 
 from .config import LINEAR, CollaborativeConfig
-from .linear import fit_ease, fit_slim
+from .linear import fit_ease, fit_ease_gram, fit_slim
 
 Floats = NDArray[np.floating[Any]]
 ITERATIONS = {"als": 15, "bpr": EPOCHS}
@@ -70,6 +70,12 @@ class ImplicitModel:
             self.items.data[:] = np.nan_to_num(self.items.data)  # tfidf of a video only by learners of weight 0
         else:
             self.items, self.learners = model.item_factors, model.user_factors
+
+    def fit_sums(self, gram: NDArray[np.float64], popularity: NDArray[np.float64]) -> None:
+        """Fit ease from the sums (N, N), changed in place, of `x x'` and (N,) of x over the learners' counts x."""
+        self.popularity = np.maximum(popularity, 0)
+        with threadpool_limits(1, "blas"):
+            self.items = fit_ease_gram(gram, self.config.l2)
 
     def has_known_video(self, histories: csr_matrix) -> NDArray[np.bool_]:
         """Return whether each history (B, N) has a video that the model was fitted on, (B,)."""

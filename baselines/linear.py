@@ -21,10 +21,21 @@ def fit_ease(watched: csr_matrix, l2: float) -> NDArray[np.float32]:
     Raises:
         UserError: there are too many videos.
     """
-    gram = _gram(watched, "ease").toarray()  # (N, N)
+    return fit_ease_gram(gram_matrix(watched, "ease").toarray(), l2)
+
+
+def fit_ease_gram(gram: NDArray[np.float64], l2: float) -> NDArray[np.float32]:
+    """Fit EASE from the sum (N, N) of `x x'` over the learners' counts x, which is changed in place.
+
+    Noise may have made it indefinite: then its negative eigenvalues count as 0.
+    """
     diagonal = np.diag_indices(len(gram))
     gram[diagonal] += l2
-    inverse = dpotri(dpotrf(gram, lower=True)[0], lower=True)[0]  # its lower triangle
+    factor, failed = dpotrf(gram, lower=True)
+    if failed:
+        values, basis = np.linalg.eigh(gram)
+        factor = dpotrf((basis * np.maximum(values, l2)) @ basis.T, lower=True)[0]
+    inverse = dpotri(factor, lower=True)[0]  # its lower triangle
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weights: NDArray[np.float32] = (inverse / -inverse[diagonal]).astype(np.float32)
     weights[diagonal] = 0
@@ -45,7 +56,7 @@ def fit_slim(watched: csr_matrix, l1: float, l2: float) -> csr_matrix:
     Raises:
         UserError: there are too many videos.
     """
-    gram = _gram(watched, "slim")
+    gram = gram_matrix(watched, "slim")
     diagonal, n = gram.diagonal(), gram.shape[0]
     gram.setdiag(0)
     gram.eliminate_zeros()
@@ -65,7 +76,8 @@ def fit_slim(watched: csr_matrix, l1: float, l2: float) -> csr_matrix:
     return csr_matrix(weights)
 
 
-def _gram(watched: csr_matrix, kind: str) -> csr_matrix:
+def gram_matrix(watched: csr_matrix, kind: str) -> csr_matrix:
+    """Compute the sum (N, N) of `x x'` over the counts x of all learners (U, N)."""
     n = watched.shape[1]
     if n > MAX_VIDEOS:
         raise UserError(

@@ -30,6 +30,7 @@ class ZeroShot(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    fits_from_sums = True
     adds_passages: ClassVar[bool] = True
     whitening: Tensor | None
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "a search page and an HTTP API over a finished run",
     "runs": "list, show, compare or delete runs",
     "collection": "make, check or copy a collection",
+    "federate": "one model of the questions of several schools, which keep them",
     "doctor": "versions, devices, keys, caches, and what to fix",
     "completion": "what a shell needs to complete commands, options and keys with the tab key",
 }

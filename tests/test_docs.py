@@ -27,6 +27,7 @@ from support import make_collection
 from dcdt.config import config_folder, parse, register_resolvers
 from dcdt.data.beir import load_collection
 from dcdt.embeddings.config import take_embed_job
+from dcdt.federation.config import take_federate_job
 
 ONE_FOLD = "split.index=0 model=zero_shot,bm25 trials=1 logger=none"
 QUICK = "trainer=cpu trainer.max_epochs=1 logger=none callbacks.progress=false"
@@ -107,6 +108,7 @@ BLOCKS = [
         },
     ),
     Block("docs/extending.md", "import lightning as L", instead={"RUN": "served"}),
+    Block("docs/federation.md", "# 1. at each school", "tests/federation/test_federate.py goes these steps"),
     Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",
@@ -424,11 +426,14 @@ def accept(words, monkeypatch, capsys):
         assert words[0] == "python" and (ROOT / words[1]).is_file(), words
         return
     module, arguments = words[2], words[3:]
-    if module in ("dcdt.run", "dcdt.embed"):
+    if module == "dcdt.federate":
+        arguments = [word for word in arguments[1:] if "=" in word]
+    if module in ("dcdt.run", "dcdt.embed", "dcdt.federate"):
         for overrides in jobs_of([word for word in arguments if word != "-m"]):
             with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                config = compose("config" if module == "dcdt.run" else "embed", overrides=overrides)
-            parse(config if module == "dcdt.run" else take_embed_job(config)[1])
+                config = compose("config" if module == "dcdt.run" else module[5:], overrides=overrides)
+            take = {"dcdt.embed": take_embed_job, "dcdt.federate": take_federate_job}.get(module)
+            parse(config if take is None else take(config)[1])
         return
     with pytest.raises(SystemExit):
         import_module(module).main([*(arguments[:1] if module == "dcdt.collection" else []), "--help"])

@@ -28,6 +28,7 @@ ORDER = (
     {"runs"},
     {"reporting"},
     {"training"},
+    {"federation"},
     {"serving"},
     {"commands"},
 )
@@ -38,6 +39,7 @@ MAY_IMPORT = {
     "hydra": {
         "dcdt/run.py",
         "dcdt/embed.py",
+        "dcdt/federate.py",
         "dcdt/config/command_line.py",
         "dcdt/config/resolvers.py",
         "dcdt/runs/search.py",
@@ -53,6 +55,7 @@ START_UP = {
     "dcdt/cli.py": "`dcdt --help` answers at once",
     "dcdt/doctor.py": "it says what cannot be imported",
     "dcdt/embed.py": "Hydra and the schema refuse a mistake before numpy and the embedders are imported",
+    "dcdt/federate.py": "Hydra and the schema refuse a mistake before torch is imported",
     "dcdt/index.py": "building an index needs torch, changing one does not",
     "dcdt/report.py": "wandb, only where a report goes there",
     "dcdt/run.py": "torch and lightning take seconds: only after the configuration is found good",

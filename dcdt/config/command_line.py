@@ -16,7 +16,8 @@ from dcdt.utils.shell import override, user_path
 from dcdt.utils.text import did_you_mean, one_line
 
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-OTHER_KEYS = ("experiment", "plugins", "hydra", "dry_run", "verify", "import")  # Hydra's, and those of conf/embed.yaml
+FEDERATE_KEYS = ("out", "min_queries", "included", "epsilon", "delta", "clip")  # of conf/federate.yaml
+OTHER_KEYS = ("experiment", "plugins", "hydra", "dry_run", "verify", "import", *FEDERATE_KEYS)  # Hydra's, embed.yaml's
 RUN_NOTHING = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"}
 MAX_KEY_CHARS = 200
 

@@ -4,7 +4,7 @@ A model defines how it scores queries against the whole catalogue; everything af
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +25,7 @@ from dcdt.models.optimizers import make_schedule
 from dcdt.models.passages import Pooling
 from dcdt.models.query_batch import QueryBatch, query_batch
 from dcdt.models.ranking import ResultCollector, SideResult, best_candidates, rank_side
+from dcdt.models.sums import Sums
 from dcdt.utils.errors import Diverged, UserError
 from dcdt.utils.precision import HALF_DTYPES, at_least_float32
 
@@ -61,6 +62,7 @@ class Recommender(L.LightningModule):
     reads_question: ClassVar[bool] = True  # whether scores depend on it
     supports_half_precision: ClassVar[bool] = False  # of its tables
     reads_tokens: ClassVar[bool] = False  # of all texts (`Tables.tokens`)
+    fits_from_sums: bool = False  # whether sums over queries suffice to fit it, or nothing is fitted (`sum_training`)
     adds_passages: ClassVar[bool] = False  # whether their similarity is added to that of the other fields as one vector
     stretches: Sequence[tuple[int, int]] = ()  # [start, end) of a served vector that the model reads; empty: all
     histories: Histories | None = None  # of all learners, where they are read
@@ -126,6 +128,45 @@ class Recommender(L.LightningModule):
         Raises:
             NotApplicable: the collection lacks what the model needs.
         """
+
+    # Fitting from sums over queries that lie in several places, of models with `fits_from_sums` (dcdt.federation).
+
+    @property
+    def fitted_part(self) -> "Recommender":
+        """The component that is fitted from sums; itself where the model combines none."""
+        return self
+
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each sum of `sum_training`; none where nothing is fitted."""
+        return {}
+
+    def loss_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each sum of `sum_losses`; none where nothing is chosen."""
+        return {}
+
+    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
+        """Sum what the fit needs of the training queries, a learner counting as at most `clip` queries (or watches)."""
+        raise NotImplementedError
+
+    def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
+        """Sum the quality of each candidate value over the queries, which are part of `sums`, each left out."""
+        raise NotImplementedError
+
+    def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
+        """Fit with each candidate value in turn, and yield its quality as in `sum_losses`."""
+        raise NotImplementedError
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> int:
+        """Fit as `prepare` does, and return the position of the candidate value with the best losses.
+
+        `included`: the queries of `data` are part of the sums, and can be scored as if left out.
+        """
+        raise NotImplementedError
+
+    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
+        """Raise ValueError for sums that no n queries have; n is 0 where noise hides it."""
 
     @property
     def components(self) -> list["Recommender"]:

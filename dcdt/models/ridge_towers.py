@@ -1,6 +1,6 @@
 """Linear towers that start from the identity and are fitted in closed form: DCDT for few judgments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar
@@ -18,6 +18,7 @@ from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
+from dcdt.models.sums import Sums, query_weights
 from dcdt.models.whitening import catalogue_whitening
 from dcdt.utils.transfer import replace_rows, to_device
 
@@ -44,6 +45,7 @@ class RidgeTowers(Recommender):
     """
 
     trained_by_epochs: ClassVar[bool] = False
+    fits_from_sums = True
     adds_passages: ClassVar[bool] = True
     whitening: Tensor
     query_map: Tensor
@@ -63,41 +65,125 @@ class RidgeTowers(Recommender):
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Whiten, choose the penalty by leave-one-out, fit."""
+        sides = self._prepare_videos(data)
+        inputs, targets, weights, by_group = self._fitting_data(data, sides)
+        root = by_group.float().sqrt()  # (n, 1), by which weighted least squares multiply both sides
+        fit = ridge(inputs.cpu() * root, targets * root)
+        penalty = self.config.penalty
+        if penalty is None:
+            quality_of = {
+                value: self._left_out_quality(fit.left_out(value, inputs, targets, by_group), sides, data, weights)
+                for value in PENALTIES
+            }
+            penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets, by_group))
+
+    def _prepare_videos(self, data: RankingDataModule) -> list[SideTensors]:
+        """Whiten by the catalogue; returns the sides whose queries are fitted."""
         sides = fitted_sides(data, self.config.fit_on)
+        self._group: dict[int, int] = {}
         if self.config.whiten == "soft":
             candidates = torch.stack([side.candidates for side in sides]).any(0)
             self.whitening = catalogue_whitening(self.tables.videos, candidates)
         self._vectors = None
+        return sides
+
+    def _fitting_data(
+        self, data: RankingDataModule, sides: list[SideTensors], clip: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return inputs and targets (n, D) of groups of equal text, and weights of query rows (Q,) and groups (n, 1).
+
+        With `clip` each query is a group, so that what one learner asks is in no other's.
+        """
         videos = self.video_vectors()
         best_passages = None if self.pooling is None else self._best_passages
-        groups, targets, weights = fitting_targets(data.collection, sides, videos, best_passages)
-        device = self.tables.device
-        first = to_device(torch.tensor([rows[0] for rows in groups]), device)
-        inputs = self.tables.queries[first] @ self.whitening  # (n, D)
-        root = weights.sqrt().unsqueeze(1)  # (n, 1), by which weighted least squares multiply both sides
-        fit = ridge(nn.functional.normalize(inputs, dim=-1).cpu() * root, targets * root)
+        groups, targets, of_judgments = fitting_targets(data.collection, sides, videos, best_passages, clip is None)
+        first = torch.tensor([rows[0] for rows in groups])
+        inputs = self.tables.queries[to_device(first, self.tables.device)] @ self.whitening  # (n, D)
         self._group = {row: i for i, rows in enumerate(groups) for row in rows}
-        penalty = self.config.penalty
-        if penalty is None:
-            quality_of = {
-                value: self._left_out_quality(fit.left_out(value).to(device), sides, data) for value in PENALTIES
-            }
-            penalty = max(reversed(PENALTIES), key=lambda value: quality_of[value])  # of equals the largest
-        self.penalty.fill_(penalty)
-        self.query_map = self.whitening + self.whitening @ fit.matrix(penalty).to(device)
-        self._left_out = nn.functional.normalize(fit.left_out(penalty).to(device), dim=-1)
+        weights = query_weights(data.collection, sides, clip)
+        by_group = (weights[first] * of_judgments).unsqueeze(1)
+        return nn.functional.normalize(inputs, dim=-1), targets, self._quality_weights(weights, data), by_group
 
-    def _left_out_quality(self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule) -> float:
-        """Compute the quality over the queries of the sides, mapped by the fits without their group, groups (n, D)."""
-        self._left_out = nn.functional.normalize(query_vectors, dim=-1)
-        order, values, weighted = data.ties.on(self.tables.device), list[Tensor](), data.collection.weights
+    def _quality_weights(self, weights: Tensor, data: RankingDataModule) -> Tensor:
+        """Set the weight of queries with weighted judgments to 0, unless there are no others: (Q,)."""
+        weighted = [row for row in self._group if row in data.collection.weights]
+        weights[weighted if len(weighted) < len(self._group) else []] = 0
+        return weights
+
+    def _use(self, penalty: float, matrix: Tensor, left_out: Tensor) -> None:
+        """Take the fit with a penalty: its matrix M (D, D), and the queries mapped by the fits without each, (n, D)."""
+        self.penalty.fill_(penalty)
+        self.query_map = self.whitening + self.whitening @ matrix.to(self.tables.device)
+        self._left_out = nn.functional.normalize(left_out.to(self.tables.device), dim=-1)
+
+    def _left_out_quality(
+        self, query_vectors: Tensor, sides: list[SideTensors], data: RankingDataModule, weights: Tensor
+    ) -> float:
+        """Sum the weighted quality over the queries of the sides, mapped by the fits without their group, (n, D)."""
+        self._left_out = nn.functional.normalize(query_vectors.to(self.tables.device), dim=-1)
+        order, total = data.ties.on(self.tables.device), 0.0
         for side in sides:
             for positions in Positions(side):
-                scores = self._scores_left_out(side.queries[positions])
+                rows = side.queries[positions]
+                scores = self._scores_left_out(rows)
                 _, metrics, _ = rank_side(side, positions, scores, order, data.collection.positive_grade, data.ks)
-                values.append(quality(metrics, data.ks).cpu())
-        counts = torch.tensor([row not in weighted for side in sides for row in side.queries.tolist()])
-        return float(torch.cat(values)[counts | ~counts.any()].mean())  # weighted ones, if there are no others
+                total += float((quality(metrics, data.ks) * weights[rows]).sum())
+        return total
+
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of `X'X` and `X'Y` over inputs X and targets Y (n, D)."""
+        return {name: (self.tables.width, self.tables.width) for name in ("gram", "cross")}
+
+    def loss_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of the quality by penalty, where one is to be chosen."""
+        return {"quality": (len(PENALTIES),)} if self.config.penalty is None else {}
+
+    def sum_training(self, data: RankingDataModule, clip: int | None = None) -> Sums:
+        """Sum `x x'` and `x y'`, both of norm 1, over the fitted queries."""
+        inputs, targets, _, weights = self._fitting_data(data, self._prepare_videos(data), clip)
+        x, y = inputs.cpu().double(), targets.cpu().double()
+        return Sums({"gram": (x * weights).T @ x, "cross": (x * weights).T @ y}, len(x), 2**0.5 * (clip or 1))
+
+    def sum_losses(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None = None) -> Sums:
+        """Sum the quality at each penalty."""
+        values = torch.tensor(list(self.candidates(data, sums, clip)), dtype=torch.float64)
+        return Sums({"quality": values}, len(self._group), (clip or 1) * len(values) ** 0.5)
+
+    def candidates(self, data: RankingDataModule, sums: dict[str, Tensor], clip: int | None) -> Iterator[float]:
+        """Fit with each penalty in turn, and yield the summed quality."""
+        sides = self._prepare_videos(data)
+        inputs, targets, weights, by_group = self._fitting_data(data, sides, clip)
+        fit = ridge_of_sums(sums["gram"], sums["cross"])
+        for penalty in PENALTIES if self.config.penalty is None else (self.config.penalty,):
+            left_out = fit.left_out(penalty, inputs, targets, by_group)
+            total = self._left_out_quality(left_out, sides, data, weights)
+            if not self.reads_validation:  # else every query that is scored is left out
+                self._use(penalty, fit.matrix(penalty), left_out)
+            yield total
+
+    def fit_sums(
+        self, data: RankingDataModule, sums: dict[str, Tensor], losses: dict[str, Tensor], included: bool
+    ) -> int:
+        """Fit from `X'X` and `X'Y`, with the penalty of the best summed quality, of equals the largest."""
+        sides, fit = self._prepare_videos(data), ridge_of_sums(sums["gram"], sums["cross"])
+        best, penalty = 0, self.config.penalty
+        if penalty is None:
+            best = max(reversed(range(len(PENALTIES))), key=lambda i: float(losses["quality"][i]))
+            penalty = PENALTIES[best]
+        inputs, targets = self._fitting_data(data, sides)[:2] if included else torch.zeros(2, 0, self.tables.width)
+        self._use(penalty, fit.matrix(penalty), fit.left_out(penalty, inputs, targets))
+        self._is_prepared = True
+        return best
+
+    def check_sums(self, sums: dict[str, Tensor], n: int) -> None:
+        """Raise ValueError for sums that are not over n pairs of unit vectors."""
+        if n and not abs(float(sums["gram"].trace()) - n) <= 1e-3 * n:
+            raise ValueError(f"the trace of 'gram' is {float(sums['gram'].trace()):.6g}, of {n:,} queries it is {n:,}")
+        for name in sums:
+            norm = float(torch.linalg.matrix_norm(sums[name]))
+            if n and norm > 1.001 * n:
+                raise ValueError(f"the norm of '{name}' is {norm:.6g}, of {n:,} queries it is at most {n:,}")
 
     def statistics(self) -> dict[str, float]:
         """Return the penalty; -1 where nothing was learned."""
@@ -176,40 +262,42 @@ def fitted_sides(data: RankingDataModule, fit_on: str) -> list[SideTensors]:
 
 @dataclass(frozen=True)
 class Ridge:
-    """A ridge regression of targets on inputs towards the identity, for any penalty from one SVD.
+    """A ridge regression of targets on inputs towards the identity, for any penalty from one decomposition.
 
     Attributes:
-        left: (n, r) left singular vectors of the inputs.
-        values: (r,) singular values.
-        right: (r, D) right singular vectors.
-        residual: (n, D) targets less inputs.
-        targets: (n, D).
+        values: (r,) eigenvalues of `X'X`, X being the inputs (n, D).
+        basis: (D, r) its eigenvectors.
+        projected: (r, D) `X'(Y - X)` in this basis, Y being the targets (n, D).
     """
 
-    left: Tensor
     values: Tensor
-    right: Tensor
-    residual: Tensor
-    targets: Tensor
+    basis: Tensor
+    projected: Tensor
 
     def matrix(self, penalty: float) -> Tensor:
         """Compute the matrix M (D, D) of `x + x M`."""
-        weights = self.values / (self.values.square() + penalty)  # (r,)
-        return ((self.right.T * weights) @ (self.left.T @ self.residual)).float()
+        return (self.basis @ (self.projected / (self.values + penalty).unsqueeze(1))).float()
 
-    def left_out(self, penalty: float) -> Tensor:
-        """Map each input by a fit without it, (n, D): `y - (r - H r) / (1 - diag H)`."""
-        weights = self.values.square() / (self.values.square() + penalty)  # (r,)
-        fitted = (self.left * weights) @ (self.left.T @ self.residual)  # (n, D)
-        leverage = (self.left.square() * weights).sum(1, keepdim=True)  # (n, 1): diag H
-        return (self.targets - (self.residual - fitted) / (1 - leverage).clamp(min=1e-9)).float()
+    def left_out(self, penalty: float, inputs: Tensor, targets: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+        """Map fitted inputs, of weights (n, 1), by fits without each, (n, D): `y - (r - H r) / (1 - diag H)`."""
+        x, y = inputs.cpu().double(), targets.cpu().double()
+        rotated = x @ self.basis  # (n, r)
+        scaled = rotated / (self.values + penalty)
+        leverage = (scaled * rotated).sum(1, keepdim=True) * weights  # (n, 1): diag H
+        return (y - (y - x - scaled @ self.projected) / (1 - leverage).clamp(min=1e-9)).float()
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Ridge:
     """Prepare the regression of targets (n, D) on inputs (n, D), in double precision, which not every device has."""
     x, y = inputs.cpu().double(), targets.cpu().double()
     left, values, right = torch.linalg.svd(x, full_matrices=False)
-    return Ridge(left, values, right, y - x, y)
+    return Ridge(values.square(), right.T, values.unsqueeze(1) * (left.T @ (y - x)))
+
+
+def ridge_of_sums(gram: Tensor, cross: Tensor) -> Ridge:
+    """Prepare the regression from `X'X` and `X'Y`, (D, D) each; noise may have made eigenvalues negative."""
+    values, basis = torch.linalg.eigh(gram)
+    return Ridge(values.clamp(min=0), basis, basis.T @ (cross - gram))
 
 
 def fitting_targets(
@@ -217,6 +305,7 @@ def fitting_targets(
     sides: list[SideTensors],
     videos: Tensor,
     best_passages: Callable[[int, list[int]], Tensor] | None = None,
+    grouped: bool = True,
 ) -> tuple[list[list[int]], Tensor, Tensor]:
     """Group the queries of the sides by text, and compute the direction of the weighted mean of their positives.
 
@@ -225,6 +314,7 @@ def fitting_targets(
         sides: whose queries and positives are used.
         videos: (N, D) unit video vectors.
         best_passages: from a query row and its positives to the vectors (k, D) that take the place of theirs.
+        grouped: whether queries of equal text are one; else each is a group.
 
     Returns:
         n groups of query rows, targets (n, D) and the mean weight of the positives (n,), on the CPU.
@@ -238,7 +328,9 @@ def fitting_targets(
                 for video, grade in judgments
                 if video >= 0 and grade >= collection.positive_grade
             }
-    groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
+    groups = [[row] for row in sorted(positives_of)]
+    if grouped:
+        groups = list(query_groups(collection.queries.texts, sorted(positives_of)).values())
     # of equal questions the largest weight counts
     positives = [dict(sorted(item for row in rows for item in positives_of[row].items())) for rows in groups]
     columns = [torch.tensor([*weights.values()]).unsqueeze(1) for weights in positives]  # (k, 1) each

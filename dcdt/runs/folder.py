@@ -48,6 +48,7 @@ class RunFiles:
         self.cost = folder / "cost.json"  # parameters and times, never the same twice
         self.history = folder / "history.csv"  # loss and validation per epoch
         self.tuning = folder / "tuning.json"  # trials, and the settings of the best
+        self.federation = folder / "federation.json"  # of dcdt.federate: schools, queries, privacy
         self.wandb = folder / "wandb.json"  # id of the run on W&B
         self.checkpoint = folder / "checkpoints" / "best.ckpt"  # weights of the best validation
 

@@ -28,7 +28,7 @@ def provenance(collection: Collection, split: Split, space: str, vectors: str | 
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "command": ["python", "-m", "dcdt.run", *sys.argv[1:]],
+        "command": ["python", "-m", f"dcdt.{'federate' if 'federate' in sys.argv[0] else 'run'}", *sys.argv[1:]],
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "embeddings": space,

@@ -24,9 +24,10 @@ def choose_threshold(restored: Restored) -> dict[str, Any] | None:
 
     Returns:
         `value`, the shares `answered` and `rejected` on validation, and the number of queries; None for a model that
-        does not read the question, and for a catalogue without questions.
+        does not read the question, for a catalogue without questions, and for a model of several schools' sums.
     """
-    if not restored.model.reads_question or not len(restored.collection.positives):
+    has_questions = len(restored.collection.positives) > 0
+    if not restored.model.reads_question or restored.federated or not has_questions:
         return None
     collection = restored.collection
     data = RankingDataModule(collection, make_split(collection, restored.settings.split), {}, None, 1, 0, (1,))

@@ -42,6 +42,7 @@ class Restored:
     collection: Collection
     tables: Tables
     model: Recommender
+    federated: bool = False  # fitted from the sums of several schools: it cannot leave a query out
 
 
 def restore(run: Path) -> Restored:
@@ -54,6 +55,7 @@ def restore(run: Path) -> Restored:
     folder = RunFolder(run)
     settings = run_settings(run)
     weights = read_weights(folder)
+    federated = folder.files.federation.is_file()
     collection = load_collection(settings.data.path, settings.data.own_video, needs_queries=False)
     if collection.fingerprint != folder.collection_fingerprint:
         raise UserError(
@@ -72,7 +74,7 @@ def restore(run: Path) -> Restored:
         raise UserError(f"{path} does not fit the run's model: {reason}") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path} holds weights that are not finite. Train it again: python -m dcdt.run.")
-    return Restored(settings, collection, tables, model.eval())
+    return Restored(settings, collection, tables, model.eval(), federated)
 
 
 def run_settings(run: Path) -> Settings:

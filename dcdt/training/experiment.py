@@ -1,5 +1,7 @@
 """Run one configuration, from its collection to the files of its folder."""
 
+from collections.abc import Callable
+
 from omegaconf import DictConfig
 
 from dcdt.config import Settings
@@ -11,7 +13,12 @@ from dcdt.utils.files import write_json
 
 
 def run(
-    settings: Settings, config: DictConfig, folder: RunFolder, logger: RunLogger, resuming: bool = False
+    settings: Settings,
+    config: DictConfig,
+    folder: RunFolder,
+    logger: RunLogger,
+    resuming: bool = False,
+    prepare: Callable[..., None] | None = None,
 ) -> dict[str, float]:
     """Train (where there is something to train), test once from the best weights, write the run's folder.
 
@@ -21,6 +28,7 @@ def run(
         folder: of the run.
         logger: started here, closed by the caller.
         resuming: whether the run resumes from the state in its folder.
+        prepare: called with model and data in place of the model's own `prepare`.
 
     Returns:
         The metrics of the run, `side/name` to value.
@@ -51,7 +59,9 @@ def run(
     best, chosen, trials = tuner.search(
         settings,
         config,
-        lambda trial, number: fit.train(trial, tables, data, trial_logger, folder.state_file(number, settings.trials)),
+        lambda trial, number: fit.train(
+            trial, tables, data, trial_logger, folder.state_file(number, settings.trials), prepare
+        ),
     )
     if several:
         logger.curves(best.history)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,14 @@ class Trained:
     seconds: float
 
 
-def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: RunLogger, state: Path) -> Trained:
+def train(
+    settings: Settings,
+    tables: Tables,
+    data: RankingDataModule,
+    logger: RunLogger,
+    state: Path,
+    prepare: Callable[..., None] | None = None,
+) -> Trained:
     """Train one configuration (or prepare a model that needs no training) and validate it.
 
     Where `state` holds what an earlier attempt left, training resumes from it; where that attempt had ended, its result
@@ -62,6 +70,7 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
         data: the batches and sides.
         logger: receives each epoch.
         state: file of the training in progress.
+        prepare: called with model and data in place of the model's own `prepare`.
     """
     by_monitor = settings.callbacks.checkpoint_by == "monitor"
     history, best = History(), BestWeights(settings.primary_metric, settings.monitor if by_monitor else None)
@@ -77,7 +86,7 @@ def train(settings: Settings, tables: Tables, data: RankingDataModule, logger: R
     build.set_threads(settings)
     earlier = read_state(state)
     started = time.perf_counter()
-    model.prepare(data)
+    (prepare or Recommender.prepare)(model, data)
     if "ended" in earlier:
         with state_errors(state):
             ended = dict(earlier["ended"])

@@ -332,9 +332,10 @@ def test_weighted_queries_do_not_choose_the_penalty(heavy, monkeypatch):
     of = ridge_towers.quality
     counts = []
     monkeypatch.setattr(ridge_towers, "quality", lambda *given: counts.append(of(*given)) or counts[-1])
-    found = model._left_out_quality(vectors, sides, data)
+    weights = model._quality_weights(torch.ones(len(heavy.collection.queries), dtype=torch.float64), data)
+    found = model._left_out_quality(vectors, sides, data, weights)
     kept = [at for at, row in enumerate(sides[0].queries.tolist()) if row in plain]
-    assert found == pytest.approx(float(torch.cat(counts)[kept].mean()))
+    assert found == pytest.approx(float(torch.cat(counts)[kept].sum()))
 
 
 @pytest.mark.parametrize("positives", ["each", "any"])

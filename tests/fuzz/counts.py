@@ -18,6 +18,7 @@ WHAT = {
     "index": "pointer, model.json, snapshot, ONNX graphs and embedder of an exported run",
     "approximate": "faiss indexes and what lies beside them",
     "catalogue": "files of the LanceDB catalogue",
+    "messages": "what schools send to `dcdt.federate merge`",
     "changes": "videos for `dcdt.index`, questions of a batch, filters",
 }
 

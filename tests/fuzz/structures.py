@@ -204,6 +204,30 @@ def _checkpoint(content, rng):
     return data.getvalue()
 
 
+def _safetensors(content, rng):
+    import torch
+    from safetensors.torch import load, save
+
+    tensors = load(content)
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {"x": "{}"}
+    name = rng.choice(list(tensors))
+    tensor = tensors[name]
+    action = rng.randrange(6)
+    if action == 0:
+        tensors.pop(name)
+    elif action == 1:
+        tensors[name] = tensor.flatten()[: rng.randrange(tensor.numel() + 1)].clone()
+    elif action == 2:
+        tensors[name] = tensor.to(rng.choice([torch.float32, torch.int64, torch.bool]))
+    elif action == 3:
+        tensor.view(-1)[rng.randrange(tensor.numel())] = rng.choice([float("nan"), float("inf"), -1.0, 1e300, 5e-324])
+    else:
+        key = rng.choice(list(metadata))
+        metadata[key] = json.dumps(odd_value(json.loads(metadata[key]), rng))
+    return save(tensors, {key: str(value) for key, value in metadata.items()})
+
+
 KINDS = {
     "json": _json,
     "jsonl": _json_lines,
@@ -214,4 +238,5 @@ KINDS = {
     "arrow": _arrow,
     "npy": _numpy,
     "ckpt": _checkpoint,
+    "safetensors": _safetensors,
 }

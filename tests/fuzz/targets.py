@@ -551,10 +551,53 @@ def changes(place):
     return Target(["new.jsonl", "new.csv", "batch.csv", "filter"], seeds, check)
 
 
+def messages(place):
+    """What the schools of a federation send, as the hub reads and merges it."""
+    import torch
+    from support import make_collection, prepare
+
+    from baselines.config import BM25Config, HybridConfig
+    from baselines.hybrid import Hybrid
+    from dcdt.data.config import SplitConfig
+    from dcdt.data.datamodule import RankingDataModule
+    from dcdt.federation.messages import Expected, Header, Message, pair_messages
+    from dcdt.models.config import RidgeConfig
+
+    fields = ["title", "text"]
+    lexical = BM25Config("bm25", fields, "rank_bm25", "plus", 1.5, 0.75, None, False, True)
+    towers = RidgeConfig("dcdt_ridge", fields, "soft", 3, 0.2, "judged", None)
+    config = HybridConfig("hybrid", "convex", "judged", 60, lexical, towers)
+    folder = make_collection(place / "school")
+    parts = prepare(folder, SplitConfig("query", 0, 10, "all"), pairs=False, width=8)
+    data = RankingDataModule(parts.collection, parts.split, {}, None, 16, 0)
+    model = Hybrid(config, parts.tables)
+    sums = model.fitted_part.sum_training(data)
+    header = Header(1, "statistics", "{}", "0" * 64, "space", sums.n)
+    statistics = Message(header, sums.tensors)
+    sums = model.sum_losses(data, statistics.tensors)
+    losses = dataclasses.replace(header, kind="losses", queries=sums.n, statistics=statistics.digest)
+    names = ["school.safetensors", "losses.safetensors"]
+    statistics.write(place / names[0])
+    Message(losses, sums.tensors).write(place / names[1])
+    expected = Expected(
+        header,
+        {"statistics": model.fitted_part.sum_shapes(), "losses": model.loss_shapes()},
+        model.fitted_part.check_sums,
+    )
+
+    def read():
+        found = pair_messages([expected.read(place / name) for name in names], expected)
+        model.fit_sums(data, found[0].tensors, found[1].tensors, False)
+        assert bool(torch.isfinite(model.second.query_map).all()), "weights that are not finite"
+
+    return folder_target(place, names, read)
+
+
 TARGETS = {
     made.__name__: made
     for made in (
         collection, tables, images, vectors, overrides, http, report, restore, index, approximate, catalogue, changes,
+        messages,
     )
 }  # fmt: skip
 

@@ -59,7 +59,7 @@ def test_left_out_equals_fitting_again_without_each_query(penalty):
     keep = ~torch.eye(len(x), dtype=torch.bool)
     fits = [ridge(x[others], y[others]).matrix(penalty).double() for others in keep]
     expected = torch.stack([one + one @ fit for one, fit in zip(x, fits, strict=True)])
-    torch.testing.assert_close(ridge(x, y).left_out(penalty).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ridge(x, y).left_out(penalty, x, y).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_endless_penalty_is_the_untrained_cosine(made):
@@ -104,7 +104,7 @@ def test_the_penalty_is_the_best_of_leave_one_out(made, fit_on):
     asked = normalize(made.tables.queries[[rows[0] for rows in groups]] @ model.whitening, dim=-1)
     order, found = tie_order(made.collection.videos.ids).numpy(), {}
     for penalty in PENALTIES:
-        scores, values = (ridge(asked, targets).left_out(penalty) @ videos.T).numpy(), []
+        scores, values = (ridge(asked, targets).left_out(penalty, asked, targets) @ videos.T).numpy(), []
         for rows, row_scores in zip(groups, scores, strict=True):
             for row in rows:
                 wanted = set(made.collection.judgments.video[made.collection.judgments.query == row].tolist())
