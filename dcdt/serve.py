@@ -102,9 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
         feedback = FeedbackLog(args.feedback, args.hash_questions) if args.feedback else None
+        app = make_app(
+            recommenders,
+            abstain=args.abstain,
+            log_questions=args.log_questions,
+            hosts=hosts,
+            feedback=feedback,
+            interleave=args.interleave,
+        )
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(recommenders, args.abstain, args.log_questions, 2, hosts, feedback, args.interleave),
+                app,
                 host=args.host,
                 port=args.port,
                 log_config=None,

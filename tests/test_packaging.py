@@ -111,4 +111,4 @@ def test_every_command_of_the_installed_package_shows_its_help(installed):
 def test_an_unknown_command_lists_those_there_are():
     done = run(sys.executable, "-m", "dcdt.cli", "serv")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: 'serv' is no command; choose one of {', '.join(COMMANDS)}.\n"
+    assert done.stderr == f"error: 'serv' is no command; choose one of {', '.join(COMMANDS)}. Did you mean 'serve'?\n"
