@@ -106,7 +106,7 @@ def test_help_has_a_word_on_every_option_and_the_comments_of_keys():
     assert "$DCDT_OUTPUTS" in done.stdout and "${" not in done.stdout.split("Configuration with")[0]
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("run", "embed")])
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("run", "embed", "federate")])
 def test_every_option_of_every_command_has_a_word(name, monkeypatch):
     parsers, made = [], cli.Parser.__init__
 

@@ -48,6 +48,7 @@ def test_nothing_can_be_trained_on_it(alone):
         load_collection(alone[0] / "mine")
 
 
+@pytest.mark.slow
 def test_it_is_searched_by_words_and_meaning_without_training(alone, tmp_path, monkeypatch):
     monkeypatch.setenv("DCDT_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("DCDT_CACHE", str(tmp_path / "cache"))

@@ -23,6 +23,7 @@ def run(make_run):
     return make_run(*ENCODER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [ENCODER, HYBRID])
 def test_answers_have_the_scores_of_the_run(make_run, options, bench):
     run = make_run(*options)

@@ -174,6 +174,7 @@ def test_lance_orders_by_products_of_passages_of_any_length(tmp_path, monkeypatc
     assert table.nearest(np.append(query, np.float32(0)), 1, (), "passages_0")["id"].to_pylist() == ["new"]
 
 
+@pytest.mark.slow
 def test_lance_refuses_a_hybrid_of_passages(run_of):
     with pytest.raises(UserError, match="needs the whole catalogue in memory"):
         dcdt.load(run_of("hybrid"), engine="lance")
