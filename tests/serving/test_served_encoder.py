@@ -11,6 +11,8 @@ from dcdt.embeddings.providers.batching import combine_layers, round_to_float16
 from dcdt.serving.recommender import ServedRecommender
 from dcdt.training.checkpoint import restore
 
+pytestmark = pytest.mark.slow
+
 HALF = 3e-3  # states, and the vectors of questions, are of half precision
 ENCODER = ("experiment=encoder", "optimizer.lr=1e-2", "trainer.max_epochs=3", "model.dropout=0.0")
 
@@ -23,7 +25,6 @@ def run(make_run):
     return make_run(*ENCODER)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [ENCODER, HYBRID])
 def test_answers_have_the_scores_of_the_run(make_run, options, bench):
     run = make_run(*options)
