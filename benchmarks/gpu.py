@@ -9,14 +9,24 @@ is the longer of its operations at the measured rate and its bytes (gathered vec
 measured bandwidth; beside it stand the shares of either that training reaches. The DataLoader is tried up to a batch of
 4,096: it collects items one by one on the CPU, so that steps of larger batches take that much longer to time.
 Mining and full ranking are timed at the same catalogue. The device's name is the machine's in the result.
+
+    python benchmarks/gpu.py --count [--videos 50000] [--batches 16 1024]
+
+needs no GPU: it counts, on the CPU in bf16, the operations of a training step that a GPU would start as kernels, the
+bytes that they read and write, and the values that are read back, for which a GPU is waited for. Nothing is timed.
 """
 
 import argparse
 import time
+from collections import Counter
+from typing import Any
 
+import lightning as L
 import torch
 from measured import RESULTS, Row, median, row, write
 from synthetic import WIDTH, collection_of, data_of, half_tables, settings_of, split_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from training import Turns, fresh, item_batches, step, turns
 
 from dcdt.config import Settings
@@ -27,6 +37,11 @@ from dcdt.training import build
 
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
 TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
+WANTED = 50  # kernels of a step, at most
+WITHOUT_KERNEL = (  # of what the profiler or autograd adds, or that only gives room or another shape
+    *("_record_function_enter_new", "_record_function_exit", "detach", "lift_fresh"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"),
+)
 ITEMS_UP_TO = 4096  # batch sizes of the DataLoader, which collects them item by item on the CPU
 
 
@@ -170,6 +185,74 @@ def ranking_rows(given: argparse.Namespace, split: object, collection: object, t
     ]
 
 
+class Counting(TorchDispatchMode):
+    """Counts operations while `on`: those that start a kernel on a GPU, their bytes, and values that are read back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on, self.operations, self.bytes, self.reads = False, Counter[str](), 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Do the operation, and count it."""
+        found = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if self.on and name == "_local_scalar_dense":
+            self.reads += 1
+        elif self.on and not func.is_view and name not in WITHOUT_KERNEL:
+            self.operations[name] += 1
+            tensors = [one for one in tree_leaves((args, kwargs, found)) if isinstance(one, torch.Tensor)]
+            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+        return found
+
+
+class CountSteps(L.Callback):
+    """Counts the third step of training, when momentum is there; what is between steps is left out."""
+
+    def __init__(self, counting: Counting) -> None:
+        self.counting = counting
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:  # noqa: ANN401
+        """Begin with the third."""
+        self.counting.on = index == 2
+
+    def on_train_batch_end(self, *given: Any) -> None:  # noqa: ANN401
+        """End."""
+        self.counting.on = False
+
+
+def count_rows(batches: list[int], n_videos: int, width: int) -> list[Row]:
+    """Count a training step of dcdt with four explicit negatives, at every batch size."""
+    rows = []
+    for batch in batches:
+        n_queries = 4 * batch + 2 * HELD_OUT
+        collection = collection_of(n_queries, n_videos)
+        settings = settings_of(
+            "trainer=cpu",
+            "trainer.precision=bf16-mixed",
+            "sampler=random",
+            f"batch_size={batch}",
+            "trainer.max_epochs=1",
+        )
+        tables = half_tables(n_queries, n_videos, width)
+        data = data_of(settings, collection, split_of(collection, HELD_OUT), tables)
+        counting = Counting()
+        trainer = build.make_trainer(settings, [CountSteps(counting)])
+        with counting:
+            trainer.fit(build.make_model(settings, tables), datamodule=data)
+        drawn = torch.cat([data.sampler.pairs, data.sampler.draw(torch.Generator().manual_seed(0))], dim=1)
+        least = needs(float(len(drawn[:batch, 1:].unique())), batch, width)[1]
+        n, what = counting.operations.total(), f"a training step, batch {batch:,}"
+        rows += [
+            row(f"{what}: operations", n, "kernels", "wanted", n / WANTED, f"<= {WANTED}", n <= WANTED),
+            row(
+                f"{what}: bytes moved", counting.bytes / 1e6, "MB", "its vectors once", counting.bytes / least, "report"
+            ),
+            row(f"{what}: values read back", counting.reads, "reads", "none wanted", None, "report"),
+        ]
+        print(f"{what}: {', '.join(f'{name} {k}' for name, k in counting.operations.most_common())}")
+    return rows
+
+
 def main() -> None:
     """Measure, print, write; one line where there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -178,7 +261,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--batches", nargs="*", type=int, default=[1024, 4096, 16_384, 65_536])
     parser.add_argument("--out", default=str(RESULTS / "gpu.json"))
+    parser.add_argument("--count", action="store_true", help="count operations instead, without a GPU")
     given = parser.parse_args()
+    if given.count:
+        write(given.out, count_rows(given.batches, given.videos, given.width), given.videos)
+        return
     if not torch.cuda.is_available():
         print(f"no GPU that torch {torch.__version__} can use: nothing measured, nothing written")
         return
