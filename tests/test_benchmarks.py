@@ -74,6 +74,7 @@ def test_without_a_gpu_nothing_is_measured_on_one(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_operations_of_a_step_are_counted_without_a_gpu(monkeypatch):
     import_from_benchmarks(monkeypatch)
     gpu = importlib.import_module("gpu")

@@ -82,6 +82,7 @@ def test_a_hybrid_of_hybrids_says_each_weight(run):
     assert {"hybrid/weight", "second/hybrid/weight"} <= values.keys()
 
 
+@pytest.mark.slow
 def test_moments_have_a_table(run, tmp_path):
     folders = [run("zero_shot"), run("best"), run("bm25_passages")]
     result = report(folders, tmp_path / "report")

@@ -252,6 +252,7 @@ def test_mistakes_are_said_in_two_lines(tmp_path, capsys):
     refused(capsys, [str(tmp_path / "good"), "--out", str(tmp_path / "file")], "file")
 
 
+@pytest.mark.slow
 def test_the_command_starts_without_torch_and_says_where_the_report_is(made, tmp_path):
     heavy = ("torch", "lightning", "wandb", "hydra")
     code = f"import sys, dcdt.report; sys.exit(any(name in sys.modules for name in {heavy}))"
