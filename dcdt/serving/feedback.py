@@ -89,7 +89,8 @@ def team_draft(
     picks, teams, picked = list[Recommendation](), list[int](), set[str]()
     while len(picks) < k:
         best = [next((video for video in one if video.id not in picked), None) for one in (first, second)]
-        able = [(teams.count(team), random(), team, video) for team, video in enumerate(best) if video is not None]
+        coins = [random() for _ in best]  # nosec B311 # no secret
+        able = [(teams.count(team), coins[team], team, video) for team, video in enumerate(best) if video is not None]
         if not able:
             break
         _, _, team, video = min(able)
