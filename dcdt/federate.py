@@ -34,7 +34,7 @@ def run(step: str, files: list[Path], config: DictConfig) -> str:
         raise UserError(f"out={job.out}: {step} writes a file that ends in .safetensors.")
 
     from dcdt.federation.messages import add_messages
-    from dcdt.federation.rounds import Member, merge
+    from dcdt.federation.schools import Member, merge
 
     if step == "merge":
         message = merge(files, settings, rest, job)

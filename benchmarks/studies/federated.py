@@ -36,7 +36,7 @@ from dcdt.data.types import Collection, normalise_text
 from dcdt.evaluation.statistics import mean_interval
 from dcdt.federation.messages import Message, add_messages
 from dcdt.federation.noise import add_noise, noise_multiplier
-from dcdt.federation.rounds import Member
+from dcdt.federation.schools import Member
 from dcdt.models.query_batch import query_batch
 from dcdt.models.ranking import rank_side
 from dcdt.models.recommender import Recommender
