@@ -73,7 +73,7 @@ def outcome(collection, name, *changes):
 WITHOUT_PICTURES = [name for name in MODELS if name != "image"]  # whose test is in tests/baselines/test_image.py
 
 
-@pytest.mark.parametrize("name", slow_but(["zero_shot", "dcdt_residual"], WITHOUT_PICTURES))
+@pytest.mark.parametrize("name", slow_but(["zero_shot"], WITHOUT_PICTURES))
 def test_scores_depend_on_what_a_model_declares_and_on_nothing_else(collection, name):
     changes = LISTWISE if name == "two_stage_joint" else CHANGES
     base, keys = outcome(collection, name), depends_on({"name": name})

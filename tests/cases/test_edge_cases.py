@@ -378,7 +378,8 @@ def test_a_report_of_strangers_runs_holds_no_steering_character_and_no_formula(t
         assert [cell for cell in cells if cell.startswith("=")] == [], name
 
 
-@pytest.mark.parametrize("link", slow_but(["report"], ["serving", "serving/build", "report", "report/deep"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["serving", "serving/build", "report", "report/deep"])
 def test_a_link_that_leads_out_of_a_run_is_refused_and_nothing_is_written_there(own_copy, tmp_path, link):
     run, outside = own_copy("model=bm25"), tmp_path / "outside"
     outside.mkdir()
