@@ -133,7 +133,8 @@ class Hybrid(Recommender):
         statistics = {"hybrid/weight": round(float(self.weight), 1)} if self.config.fusion == "convex" else {}
         for name, component in (("first", self.first), ("second", self.second)):
             for key, value in component.statistics().items():
-                statistics[f"{name}/{key}" if key in statistics else key] = value  # a hybrid in a hybrid
+                is_own = key in statistics and not key.endswith("/cold_queries")  # as of a hybrid in a hybrid
+                statistics[f"{name}/{key}" if is_own else key] = value
         return statistics
 
     def score(self, queries: QueryBatch) -> Tensor:
