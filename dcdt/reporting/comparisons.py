@@ -10,6 +10,7 @@ from dcdt.evaluation.statistics import holm, nadeau_bengio_interval, non_inferio
 from dcdt.evaluation.units import design_effect, detectable_difference
 from dcdt.reporting.cells import NAN, Number, mean_with_interval, per_query, units_by_query
 from dcdt.reporting.variants import Variant
+from dcdt.runs.reader import Run
 
 ALPHA, MARGIN = 0.05, 0.02
 
@@ -94,11 +95,15 @@ def paired_gaps(
         (n,) differences by query, and the names of their units; both empty without a common query.
     """
     shared = set(model.folds) & set(reference.folds)
-    sides = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
-    ours, theirs = (per_query(runs, metric, warm=warm) if runs else {} for runs in sides)
-    common = sorted(ours.keys() & theirs.keys())
-    unit_of = units_by_query(model.runs)
-    return np.array([ours[name] - theirs[name] for name in common]), [unit_of[name] for name in common]
+    runs, others = ([run for run in variant.runs if run.fold in shared] for variant in (model, reference))
+    gaps, unit_of = _gaps(runs, others, metric, warm), units_by_query(model.runs)
+    return np.array([*gaps.values()]), [unit_of[name] for name in gaps]
+
+
+def _gaps(runs: Sequence[Run], others: Sequence[Run], metric: str, warm: str = "") -> dict[str, float]:
+    """Compute the difference of each query that both sets of runs tested, by id in order; empty without one."""
+    ours, theirs = (per_query(side, metric, warm=warm) if side else {} for side in (runs, others))
+    return {name: ours[name] - theirs[name] for name in sorted(ours.keys() & theirs.keys())}
 
 
 def difference_cell(model: Variant, reference: Variant, metric: str, warm: str) -> Number | None:
@@ -122,12 +127,10 @@ def across_training_sets(model: Variant, reference: Variant, metric: str) -> Num
     """Compute the mean difference over common folds with its Nadeau-Bengio interval; NaN for fewer than two."""
     gaps, ratios = [], []
     for fold in sorted(set(model.folds) & set(reference.folds)):
-        sides = [[run for run in variant.runs if run.fold == fold] for variant in (model, reference)]
-        ours, theirs = (per_query(runs, metric) for runs in sides)
-        common = sorted(ours.keys() & theirs.keys())
-        counts = sides[0][0].provenance.get("queries", {})
-        if common and counts.get("train"):
-            gaps.append(float(np.mean([ours[name] - theirs[name] for name in common])))
+        runs, others = ([run for run in variant.runs if run.fold == fold] for variant in (model, reference))
+        gap_of, counts = _gaps(runs, others, metric), runs[0].provenance.get("queries", {})
+        if gap_of and counts.get("train"):
+            gaps.append(float(np.mean([*gap_of.values()])))
             ratios.append(counts["test"] / counts["train"])
     if len(gaps) < 2:
         return Number(NAN, signed=True)
