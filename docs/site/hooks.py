@@ -1,4 +1,4 @@
-"""Hooks of the docs site: README is its first page, and a file outside docs/ that a page links to has a page of its own.
+"""Hooks of the docs site: README is its first page, and files outside docs/ that pages link to have pages of their own.
 
 Pages stay as they are in the repository, where their links work too; a link that leads nowhere fails a strict build.
 """
