@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/c
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-extra test-all bench audit lint format clean
+.PHONY: help run test test-slow test-extra test-all docs bench audit lint format clean
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ audit: .venv/.dev ## look for insecure calls in the code and known vulnerabiliti
 	$(PIP) --editable '.[audit]'
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive dcdt baselines
 	$(BIN)/pip-audit --requirement .ci/constraints.txt --no-deps --disable-pip --progress-spinner off
+
+docs: .venv/.dev ## build the docs site, with the API reference, into build/site
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 bench: .venv/.dev ## quick benchmarks, a few minutes; results in outputs/bench, the full ones: docs/performance.md
 	$(BIN)/python benchmarks/quick.py

@@ -86,6 +86,7 @@ BLOCKS = [
     Block(QUICKSTART, "python -m dcdt.run data=files", JOURNEY),
     Block(QUICKSTART, "python -m dcdt.run -m", JOURNEY),
     Block(QUICKSTART, "python -m dcdt.run data=files data.path=my_videos experiment=best split.part=all", JOURNEY),
+    Block("docs/faq.md", "pip install torch", "installs torch from the index that tests/test_docker.py holds"),
     Block("docs/api.md", "import dcdt\n\nrecommender", instead={"RUN": "served"}),
     Block("docs/api.md", "import dcdt\n\nscores = {"),
     Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
@@ -195,6 +196,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "docker build", "needs docker; tests/test_docker.py checks what it copies and starts"),
     Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(
         "docs/scaling.md",
