@@ -9,8 +9,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, NoReturn
 
-from dcdt.utils.errors import check_encodable, exit_on_user_error
-from dcdt.utils.redaction import redact_output, refuse_arguments
+from dcdt.utils.errors import UserError, check_encodable, exit_on_user_error
+from dcdt.utils.redaction import redact, redact_output
 from dcdt.utils.shell import expand_overrides, program, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
 from dcdt.utils.text import did_you_mean, one_line
@@ -22,6 +22,7 @@ COMMANDS = {
     "recommend": "a question -> videos, from a finished run",
     "index": "change the catalogue of a finished run without training",
     "serve": "a search page and an HTTP API over a finished run",
+    "export": "a finished run for sentence-transformers",
     "runs": "list, show, compare or delete runs",
     "collection": "make, check or copy a collection",
     "federate": "one model of the questions of several schools, which keep them",
@@ -91,21 +92,27 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
 
 def prepare_hydra() -> None:
-    """Prepare `run` and `embed`: check the command line, register resolvers.
+    """Prepare `run` and `embed`; a mistake on the command line ends them with exit code 2."""
+    with exit_on_user_error():
+        prepare_overrides()
+
+
+def prepare_overrides() -> None:
+    """Check the overrides in `sys.argv`, load plugins, register resolvers.
 
     Raises:
-        SystemExit: the command line holds a key, or a number where an option is chosen (exit code 2).
+        UserError: an override holds a key, which would become part of folder names, or names no option.
     """
     from dcdt.config import check_choices, register_resolvers
     from dcdt.config.command_line import load_plugins, name_latest, quote_texts
     from dcdt.config.renames import rename_overrides
 
-    refuse_arguments(sys.argv[1:])
+    if any(redact(text) != text for text in sys.argv[1:]):
+        raise UserError("the command line holds a key or a password; keys are read from the environment only.")
     sys.argv[1:] = expand_overrides(sys.argv[1:])
-    with exit_on_user_error():
-        load_plugins(sys.argv[1:])
-        sys.argv[1:] = quote_texts(rename_overrides(name_latest(sys.argv[1:])))
-        check_choices(sys.argv[1:])
+    load_plugins(sys.argv[1:])
+    sys.argv[1:] = quote_texts(rename_overrides(name_latest(sys.argv[1:])))
+    check_choices(sys.argv[1:])
     register_resolvers()
 
 

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             build(args.run, _print_progress, args.catalogue)
             print(printable(_info(ServedRecommender(args.run))))  # noqa: T201
             return
-        served = load(args.run, _print_progress)
+        served = load(args.run, say=_print_progress)
         if args.action == "info":
             print(printable(_info(served)))  # noqa: T201
         elif args.action == "export":

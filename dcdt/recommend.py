@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if os.isatty(1) else 120, emoji=False)
     with exit_on_user_error():
         try:
-            served = load(args.run, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
+            served = load(args.run, say=lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
             served.link = args.moment_link
             for note in served.notes_for(args.user):
                 print(f"note: {note}", file=sys.stderr)  # noqa: T201

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,23 +11,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from dcdt.cli import command, prepare_hydra
+from dcdt.cli import command, prepare_hydra, prepare_overrides
 from dcdt.config import config_folder, parse, relevant_overrides
 from dcdt.config.renames import normalise
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.search import describe_search
-from dcdt.runs.sweep import ENDED, STARTED, mark_interrupted, summarise, without_unread
+from dcdt.runs.sweep import ENDED, STARTED, check_single_run, mark_interrupted, summarise, without_unread
 from dcdt.training import distributed, experiment
 from dcdt.training.devices import claim_gpus
 from dcdt.training.loggers import choose_logger
 from dcdt.training.loggers.base import RunLogger
 from dcdt.training.rank import adopt_srun, global_rank
 from dcdt.training.resume import resumed_config, should_resume
-from dcdt.utils.errors import MissingField, NotApplicable, format_error, is_user_error
+from dcdt.utils.errors import MissingField, NotApplicable, UserError, format_error, is_user_error
 from dcdt.utils.redaction import redact
 from dcdt.utils.shell import override, shell_command
 from dcdt.utils.signals import Interrupted, interruptible
@@ -69,12 +73,12 @@ class Job:
     accepted: bool = False
 
     @classmethod
-    def from_hydra(cls, config: DictConfig) -> "Job":
+    def from_hydra(cls, config: DictConfig, hydra_config: HydraConf | DictConfig, folder: str) -> "Job":
         """The job that Hydra has composed."""
-        hydra_config, resume = HydraConfig.get(), config.get("resume")
+        resume = config.get("resume")
         return cls(
             config=config,
-            folder=RunFolder(Path(hydra_config.runtime.output_dir)),
+            folder=RunFolder(Path(folder)),
             overrides=list(hydra_config.overrides.task),
             sweeping=hydra_config.mode == RunMode.MULTIRUN,
             folder_named=resume is not None
@@ -96,13 +100,40 @@ def run_job(config: DictConfig) -> float:
     """Run one job of Hydra; returns its primary metric, so that sweepers can search."""
     adopt_srun()
     os.chdir(HydraConfig.get().runtime.cwd)  # relative paths start where the user stands, whatever hydra.job.chdir says
-    job = Job.from_hydra(config)
+    job = Job.from_hydra(config, HydraConfig.get(), HydraConfig.get().runtime.output_dir)
     path = job.folder.path
     if not job.sweeping or path not in METRICS:  # else the same job again: its model does not read what differs
-        with interruptible(), record_end(job):  # in a worker of a launcher, too
-            job.metric = train_and_test(job)
+        try:
+            with interruptible(), record_end(job):  # in a worker of a launcher, too
+                job.metric = train_and_test(job)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's own message
+            raise SystemExit(2) from None
         METRICS[path] = job.metric
     return METRICS[path]
+
+
+def train(*overrides: str) -> Path:
+    """Run one job from the overrides of the command; return its folder, or raise UserError or KeyboardInterrupt."""
+    before, sys.argv = sys.argv, ["dcdt.run", *overrides]  # which provenance and error messages quote
+    try:
+        prepare_overrides()
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = hydra.compose("config", overrides=sys.argv[1:], return_hydra_config=True)
+        check_single_run(config)
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        job = Job.from_hydra(own, config.hydra, config.hydra.run.dir)
+        with interruptible(), record_end(job):
+            train_and_test(job)
+        return job.folder.path
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        raise UserError(format_error(error)) from error
+    except Interrupted as error:
+        if error.number != signal.SIGINT:
+            raise
+        raise KeyboardInterrupt(f"{error}; {error.first_advice}") from error
+    finally:
+        sys.argv = before
 
 
 def train_and_test(job: Job) -> float:
@@ -145,7 +176,7 @@ def record_end(job: Job) -> Iterator[None]:
     """Record how a job ends in its folder and logger; a failed job of a sweep does not end the sweep.
 
     Raises:
-        SystemExit: a single run failed by a mistake that the user can correct (exit code 2).
+        UserError: a single run failed by a mistake that the user can correct.
     """
     try:
         yield
@@ -166,8 +197,9 @@ def record_end(job: Job) -> Iterator[None]:
         job.reason = format_error(error) if is_user_mistake else f"{type(error).__name__}: {error}"
         if not job.sweeping and is_user_mistake:
             job.folder.withdraw(error)
-            print(f"error: {job.reason}", file=sys.stderr)  # noqa: T201 - the command's own message
-            raise SystemExit(2) from None
+            if isinstance(error, UserError):
+                raise
+            raise UserError(job.reason) from error
         job.folder.fail(job.config if job.accepted else None, error)
         if not job.sweeping:
             raise

@@ -51,10 +51,11 @@ MAY_IMPORT = {
 
 # Imports inside functions, each with its reason: start-up time, or a package that only an extra installs.
 START_UP = {
-    "dcdt/__init__.py": "`import dcdt` takes no time; what its functions need is imported when they are called",
+    "dcdt/api/runs.py": "FastAPI, only where a run is served",
     "dcdt/cli.py": "`dcdt --help` answers at once",
     "dcdt/doctor.py": "it says what cannot be imported",
     "dcdt/embed.py": "Hydra and the schema refuse a mistake before numpy and the embedders are imported",
+    "dcdt/export.py": "the arguments are checked before torch is imported",
     "dcdt/federate.py": "Hydra and the schema refuse a mistake before torch is imported",
     "dcdt/index.py": "building an index needs torch, changing one does not",
     "dcdt/report.py": "wandb, only where a report goes there",
@@ -113,7 +114,7 @@ def modules_of(path):
 
 
 def package_of(name):
-    """The package that a module belongs to; files that lie flat in dcdt/ are the commands."""
+    """The package of a module; files flat in dcdt/ are the commands, on whose level api/ and adapters/ call them."""
     if name.endswith(".__main__"):
         return "commands"
     first, _, rest = name.partition(".")

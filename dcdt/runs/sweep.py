@@ -71,21 +71,9 @@ class SweepSummary(Callback):
         return {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
-        """Refuse a sweep without -m, and a folder that cannot be written; Hydra would show a traceback."""
-        try:
-            folder = Path(config.hydra.run.dir)
-        except OmegaConfBaseException:  # reported where the configuration is checked
-            return
-        if folder == Path():  # of a command that has no folder of its own
-            return
+        """Refuse what `check_single_run` refuses; Hydra would show a traceback."""
         with exit_on_user_error():
-            if config.hydra.sweeper.get("params"):
-                given = [text for text in sys.argv[1:] if not text.startswith("hydra.run.dir=")]
-                command = shell_command("run", "-m", *given)
-                name = config.hydra.runtime.choices.get("experiment")
-                raise UserError(f"experiment={name} is a sweep of several runs. Give -m:\n{command}")
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            check_single_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
         """Write sweep.json, from which a job knows the overrides that all jobs share, and start the progress."""
@@ -116,6 +104,23 @@ class SweepSummary(Callback):
         if self.progress is not None:
             self.progress.stop()
         summarise(config)
+
+
+def check_single_run(config: DictConfig) -> None:
+    """Make the folder of a run; raise UserError for a sweep without -m, OSError where the folder cannot be written."""
+    try:
+        folder = Path(config.hydra.run.dir)
+    except OmegaConfBaseException:  # reported where the configuration is checked
+        return
+    if folder == Path():  # of a command that has no folder of its own
+        return
+    if config.hydra.sweeper.get("params"):
+        given = [text for text in sys.argv[1:] if not text.startswith("hydra.run.dir=")]
+        command = shell_command("run", "-m", *given)
+        name = config.hydra.runtime.choices.get("experiment")
+        raise UserError(f"experiment={name} is a sweep of several runs. Give -m:\n{command}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def summarise(config: DictConfig) -> None:

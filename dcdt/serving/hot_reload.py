@@ -73,7 +73,7 @@ class ReloadingRecommender:
 
     def _load(self, target: Path) -> None:
         """Load a run and what is loaded at first use, so that no question waits for it."""
-        served = load(target, log.info, self.threads, self.engine)
+        served = load(target, self.engine, say=log.info, threads=self.threads)
         served.link = self.link
         served.recommend("warm up", 1)
         self.served, self.target = served, target

@@ -35,15 +35,15 @@ def served_run(path: Path, say: Callable[[str], None] = lambda text: None, overr
 
 
 def load(
-    run: str | Path, say: Callable[[str], None] = lambda text: None, threads: int = 0, engine: str = "memory"
+    run: str | Path, engine: str = "memory", *, say: Callable[[str], None] = lambda text: None, threads: int = 0
 ) -> ServedRecommender:
     """A recommender of a finished run; its index is built first where there is none (which needs torch, once).
 
     Args:
         run: the run's folder, or a collection's, which is searched without training.
+        engine: `memory`, or `lance`, which searches the LanceDB table itself; for models with one vector a video.
         say: is told what is being built.
         threads: of the embedder; 0: as many as there are cores.
-        engine: `memory`, or `lance`, which searches the LanceDB table itself; for models with one vector a video.
 
     Raises:
         UserError: the run did not finish, has no saved state, or its index is of another run.

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -78,20 +78,6 @@ class RedactedStream:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
         return getattr(self._stream, name)
-
-
-def refuse_arguments(arguments: Sequence[str]) -> None:
-    """Refuse a secret on the command line: it would become part of folder names, which are not redacted.
-
-    Raises:
-        SystemExit: an argument holds a secret (exit code 2).
-    """
-    if any(redact(text) != text for text in arguments):
-        print(  # noqa: T201 - the command's own message
-            "error: the command line holds a key or a password. Leave it out: keys are read from the environment only.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
 
 
 def redact_output() -> None:
