@@ -34,7 +34,7 @@ def complete(words: Sequence[str]) -> list[str]:
         names = [f"{start}{one}" for one in COMMANDS]
     elif name in ("run", "embed"):
         names = _overrides(word)
-    elif name in ("recommend", "index", "serve", "report", "runs"):
+    elif name in ("recommend", "index", "serve", "report", "runs", "export"):
         names = ["latest", *sorted(path.parent.name for path in outputs_root().glob("*/status.json"))]
     return [one for one in names if one.startswith(word)]
 

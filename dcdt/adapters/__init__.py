@@ -1,0 +1,1 @@
+"""Runs for other libraries: a LangChain retriever, and towers as a sentence-transformers model."""
