@@ -53,6 +53,7 @@ class Block:
 
 JOURNEY = "tests/journey walks this page, command by command"
 EXTRA = "the quickstart installs the same extras, pinned"
+EXPORTED = "tests/adapters/test_sentence_transformers.py exports runs and loads them"
 INSTALLS = "tests/journey runs it in a clone of its own, into a new environment"
 README, QUICKSTART = "README.md", "docs/quickstart.md"
 BLOCKS = [
@@ -87,9 +88,13 @@ BLOCKS = [
     Block(QUICKSTART, "python -m dcdt.run -m", JOURNEY),
     Block(QUICKSTART, "python -m dcdt.run data=files data.path=my_videos experiment=best split.part=all", JOURNEY),
     Block("docs/faq.md", "pip install torch", "installs torch from the index that tests/test_docker.py holds"),
+    Block("docs/api.md", "import dcdt\n\nsettings", instead={"data.path=my_videos": "data.path=small"}),
     Block("docs/api.md", "import dcdt\n\nrecommender", instead={"RUN": "served"}),
     Block("docs/api.md", "import dcdt\n\nscores = {"),
     Block("docs/api.md", "from collections import", instead={"RUN": "served"}),
+    Block("docs/api.md", "import dcdt\nfrom dcdt.adapters", instead={"RUN": "served"}),
+    Block("docs/api.md", "python -m dcdt.export", EXPORTED),
+    Block("docs/api.md", "from sentence_transformers", EXPORTED),
     Block(
         "docs/extending.md",
         "mkdir -p conf/model",
