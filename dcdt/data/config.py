@@ -29,6 +29,8 @@ class SplitConfig:
     part: Literal["open", "sealed", "all"]
     train_queries: Annotated[int, Field(ge=1)] | None = None
     train_on: Literal["all", "judged", "weak"] = "all"
+    schools: Annotated[int, Field(ge=2, le=20)] | str | None = None
+    school_mix: Literal["iid", "subject"] = "iid"
 
     @field_validator("n_folds")
     @classmethod

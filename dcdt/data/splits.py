@@ -32,6 +32,10 @@ class Side:
     candidates: Mask  # (N,)
     judgments: Judgments
 
+    def where(self, keep: Mask) -> "Side":
+        """Select the queries of rows for which `keep` (Q,) is true."""
+        return Side(self.queries[keep[self.queries]], self.candidates, self.judgments.where(keep[self.judgments.query]))
+
 
 @dataclass(frozen=True)
 class Split:
@@ -44,6 +48,7 @@ class Split:
         cutoff: `split=time` only: training uses nothing from this time on.
         left_out: number of queries without a positive, anywhere or on their side.
         fingerprint: hash of sides, pairs and candidates; runs compare only where it agrees.
+        schools: name of the school of each query row; empty where queries are of one (`split.schools`).
     """
 
     name: str
@@ -56,6 +61,13 @@ class Split:
     cutoff: float | None = None
     left_out: int = 0
     fingerprint: str = ""
+    schools: list[str] = field(default_factory=list)
+
+    def where(self, keep: Mask) -> "Split":
+        """Select the queries of rows for which `keep` (Q,) is true, on every side."""
+        sides = {name: getattr(self, name).where(keep) for name in ("train", "val", "test")}
+        extra = {name: side.where(keep) for name, side in self.extra.items()}
+        return replace(self, pairs=self.pairs[keep[self.pairs[:, 0]]], extra=extra, **sides)
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -80,7 +92,33 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
     if config.train_queries is not None:
         rule = _limit_training(collection, rule, config.train_queries)
     rule = _add_weak_queries(collection, rule, config.train_on)
-    return _build_split(collection, rule, config)
+    split = _build_split(collection, rule, config)
+    return split if config.schools is None else replace(split, schools=_draw_schools(collection, config))
+
+
+def _draw_schools(collection: Collection, config: SplitConfig) -> list[str]:
+    """Name the school of each query row: a field of its metadata, or one of so many of equal size.
+
+    Queries of equal text are of one school. `school_mix=subject` draws by subject and video, so that schools differ.
+    """
+    texts, metadata = [normalise_text(text) for text in collection.group_keys], collection.queries.metadata
+    if isinstance(config.schools, str):
+        if not any(config.schools in row for row in metadata):
+            fields = ", ".join(sorted({name for row in metadata for name in row})) or "none"
+            raise UserError(
+                f"split.schools is '{one_line(config.schools)}'; no query has it in its metadata (there: {fields}).\n"
+                "Name one of these fields, or give a number of schools to draw, such as split.schools=5."
+            )
+        name_of = dict(zip(texts, (str(row.get(config.schools, "none")) for row in metadata), strict=True))
+        return [name_of[text] for text in texts]
+    subjects = dict(zip(texts, (str(row.get("subject", "")) for row in metadata), strict=True))
+    best = {texts[row]: video for row, (_, _, video) in _best_video(collection).items()}
+    by_subject = {text: (subjects[text], best.get(text, -1)) for text in subjects if config.school_mix == "subject"}
+    order = sorted(subjects, key=lambda text: (by_subject.get(text, ("", -1)), _hash("school", text)))
+    name_of = {
+        text: f"school {1 + place * int(config.schools or 1) // len(order):02}" for place, text in enumerate(order)
+    }
+    return [name_of[text] for text in texts]
 
 
 def is_sealed(text: str) -> bool:

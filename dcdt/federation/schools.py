@@ -19,7 +19,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Collection, Judgments
 from dcdt.federation.config import FederateJob
 from dcdt.federation.messages import Expected, Header, Message, add_messages, pair_messages
-from dcdt.federation.noise import add_noise, noise_multiplier
+from dcdt.models.noise import add_noise, noise_multiplier
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import provenance

@@ -1,0 +1,172 @@
+"""A model fitted as schools would that keep their queries, on one collection: what federating reaches and costs."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dcdt.config.registry import MODELS, look_up
+from dcdt.data.datamodule import RankingDataModule
+from dcdt.data.tables import Tables
+from dcdt.evaluation.pairs import pair_metrics
+from dcdt.models.components import make_component
+from dcdt.models.noise import add_noise, noise_multiplier
+from dcdt.models.query_batch import QueryBatch, query_batch
+from dcdt.models.recommender import Recommender
+from dcdt.models.sums import Sums
+from dcdt.utils.errors import NotApplicable, UserError
+
+from .config import FederatedConfig
+
+
+class Federated(Recommender):
+    """A model of several schools (`split.schools`), fitted without pooling their queries.
+
+    `fit=sums`: from the schools' sums, as `dcdt.federate` merges them; with `epsilon` each school adds noise to its
+    own. `fit=local`: each school fits a model alone, which ranks its own queries. `fit=fedavg` and `fit=fedadam`
+    average weights by Flower, which needs an environment of its own.
+
+    Args:
+        config: how to fit, and the configuration of the model.
+        tables: the frozen vectors.
+    """
+
+    trained_by_epochs: ClassVar[bool] = False
+    decoupled: ClassVar[bool] = False
+
+    def __init__(self, config: FederatedConfig, tables: Tables) -> None:
+        super().__init__(tables)
+        self.config = config
+        self.merged = self._make()
+        self.reads_validation = self.merged.reads_validation and config.fit in ("sums", "local")
+        self.needs_question = self.merged.needs_question
+        self._local: dict[str, Recommender] = {}
+        self._schools = np.zeros(0)  # (Q,) the school of each query row
+        self._figures: dict[str, float] = {}
+
+    def _make(self) -> Recommender:
+        """Make a model that is not fitted; one that is trained has no loss here, since Flower's clients train it."""
+        cls, config = look_up(MODELS, self.config.model.name), self.config.model
+        if not cls.trained_by_epochs:
+            return make_component(config, self.tables, "model=federated").to(self.tables.device)
+        model: Recommender = cls(config, self.tables, nn.Identity(), None)
+        return model
+
+    def on_prepare(self, data: RankingDataModule) -> None:
+        """Fit the model of each school, or that of the sums of all."""
+        if not data.split.schools:
+            raise UserError("model=federated needs schools: split.schools=5, or a field of the queries' metadata.")
+        if self.config.fit not in ("sums", "local"):
+            raise NotApplicable(
+                f"fit={self.config.fit} is done by Flower in an environment of its own (docs/federation.md)"
+            )
+        self._schools = np.array(data.split.schools)
+        schools = {
+            name: RankingDataModule(
+                data.collection, data.split.where(self._schools == name), {}, None, 1, data.seed, data.ks
+            )
+            for name in sorted(set(data.split.schools))
+        }
+        schools = {name: school for name, school in schools.items() if len(school.split.train.queries)}
+        self._figures = {"federated/schools": len(schools)}
+        if self.config.fit == "sums":
+            self._fit_sums(data, list(schools.values()))
+            return
+        for name, school in schools.items():
+            self._local[name] = self._make()
+            self._local[name].prepare(school)
+
+    def _fit_sums(self, data: RankingDataModule, schools: list[RankingDataModule]) -> None:
+        """Exchange sums, and losses where the model chooses anything, then fit."""
+        model, config = self.merged, self.config
+        if not model.fits_from_sums or not model.fitted_part.sum_shapes():
+            raise UserError(
+                f"model.model.name is {config.model.name}, which is not fitted from sums over queries.\n"
+                "Choose dcdt_ridge, hybrid_towers, or collaborative with kind=ease."
+            )
+        n_messages, sigma, clip = 1 + bool(model.loss_shapes()), 0.0, None
+        if config.epsilon is not None:
+            try:
+                sigma, clip = noise_multiplier(config.epsilon, config.delta, n_messages), config.clip
+            except UserError as error:  # without opacus
+                raise NotApplicable(str(error)) from error
+
+        def send(sums: list[Sums]) -> list[dict[str, Tensor]]:
+            return [add_noise(part, sigma) if sigma else part.tensors for part in sums]
+
+        statistics = send([model.fitted_part.sum_training(school, clip) for school in schools])
+        total, messages = _add(statistics), [statistics]
+        if n_messages == 2:
+            messages.append(send([model.sum_losses(school, total, clip) for school in schools]))
+        model.fit_sums(data, total, _add(messages[1]) if n_messages == 2 else {}, included=not sigma)
+        self._figures |= {
+            "federated/rounds": n_messages,
+            "federated/bytes": sum(len(save(part[0])) for part in messages),
+        }
+        if "gram" in total:
+            names = ("federated/auc_message", "federated/auc_model")
+            self._figures |= dict(zip(names, infer_membership(model, schools, statistics), strict=True))
+
+    def statistics(self) -> dict[str, float]:
+        """Return schools, rounds, bytes of a school's messages, AUCs of membership inference, and the model's own."""
+        figures = self._figures
+        if self.config.fit in ("fedavg", "fedadam"):
+            size = sum(tensor.numel() * tensor.element_size() for tensor in self.merged.state_dict().values())
+            figures = {"federated/rounds": self.config.rounds, "federated/bytes": self.config.rounds * size}
+        return figures | self.merged.statistics()
+
+    def score(self, queries: QueryBatch) -> Tensor:
+        """Score B queries by the merged model, or each by the model of its own school: (B, N)."""
+        return self._score(queries, lambda model: model.score(queries))
+
+    def score_left_out(self, queries: QueryBatch, rows: Tensor) -> Tensor:
+        """Score fitted queries as if each had been left out: (B, N)."""
+        return self._score(queries, lambda model: model.score_left_out(queries, rows))
+
+    def _score(self, queries: QueryBatch, score: Callable[[Recommender], Tensor]) -> Tensor:
+        if self.config.fit != "local":
+            return score(self.merged)
+        if queries.rows is None or not self._local:
+            raise UserError("model.fit=local is there to compare: it holds no model for questions from elsewhere.")
+        own = self._schools[queries.rows.numpy()]
+        if missing := sorted({*own.tolist()} - {*self._local}):
+            raise NotApplicable(f"the school '{missing[0]}' has no training query to fit a model on")
+        scores = torch.zeros(0)
+        for name in sorted({*own.tolist()}):
+            of_school = score(self._local[name])
+            is_own = torch.from_numpy(own == name).to(of_school.device).unsqueeze(1)  # (B, 1)
+            scores = torch.where(is_own, of_school, scores if len(scores) else of_school)
+        return scores
+
+
+def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def infer_membership(
+    model: Recommender, schools: list[RankingDataModule], statistics: list[dict[str, Tensor]]
+) -> tuple[float, float]:
+    """Tell fitted from test queries of each school by its message and by the merged model: two AUROCs, 0.5 is chance.
+
+    Of a message, the better of two tests: the leverage `x' G^-1 x` of a query in the sum G of `x x'`, and `x' G x`. Of
+    the model, the score of the best video.
+    """
+    whitening: Tensor = model.fitted_part.whitening  # type: ignore[assignment]
+    tests: list[list[float]] = [[], [], []]
+    is_member: list[bool] = []
+    for school, message in zip(schools, statistics, strict=True):
+        gram = message["gram"]
+        shift = 0.1 - torch.linalg.eigvalsh(gram)[0].clamp(max=0)  # noise makes eigenvalues negative
+        inverse = torch.linalg.inv(gram + shift * torch.eye(len(gram), dtype=gram.dtype))
+        for side in ("train", "val", "test"):
+            rows = torch.from_numpy(getattr(school.split, side).queries)
+            x = nn.functional.normalize(model.tables.queries[rows] @ whitening, dim=-1).cpu().double()  # (n, D)
+            tests[0] += (-(x @ inverse * x).sum(1)).tolist()
+            tests[1] += (x @ gram * x).sum(1).tolist()
+            tests[2] += model.score(query_batch(school.collection, model.tables, rows)).amax(1).tolist()
+            is_member += [side != "test"] * len(rows)
+    by_message, by_trace, by_model = (pair_metrics(test, is_member, 0.0)["auroc"] for test in tests)
+    return max(by_message, by_trace), by_model
