@@ -116,7 +116,7 @@ class Federated(Recommender):
         if self.config.fit in ("fedavg", "fedadam"):
             size = sum(tensor.numel() * tensor.element_size() for tensor in self.merged.state_dict().values())
             figures = {"federated/rounds": self.config.rounds, "federated/bytes": self.config.rounds * size}
-        return figures | self.merged.statistics()
+        return figures if self.config.fit == "local" else figures | self.merged.statistics()
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries by the merged model, or each by the model of its own school: (B, N)."""
