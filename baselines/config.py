@@ -139,7 +139,9 @@ class HybridEncoderConfig(_TwoParts):
     first: Annotated[Any, model_part("dcdt_encoder", "hybrid_encoder")]
     second: Annotated[Any, model_part(only=("dcdt_encoder",))]
     fusion: Literal["convex"] = "convex"
+    tune_on: Literal["val"] = "val"  # the encoder is trained on all other queries
     k: Count = 60  # no setting of the convex fusion
+    weight: None = None
 
 
 @schema

@@ -71,16 +71,15 @@ class Hybrid(Recommender):
 
     @property
     def _chooses_weight(self) -> bool:
-        return self.config.fusion == "convex" and getattr(self.config, "weight", None) is None
+        return self.config.fusion == "convex" and self.config.weight is None
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Prepare both components, then choose the weight."""
         self.prepare_components(data)
-        given = getattr(self.config, "weight", None)
-        if given is not None:
-            self.weight.fill_(given)
+        if self.config.weight is not None:
+            self.weight.fill_(self.config.weight)
         elif self.config.fusion == "convex":
-            self.choose_weight(data, getattr(self.config, "tune_on", "val") == "judged")
+            self.choose_weight(data, self.config.tune_on == "judged")
 
     def loss_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return those of that component, and the quality by its P candidate values and weight, (P, 11)."""
@@ -97,8 +96,8 @@ class Hybrid(Recommender):
         for value in self.fitted_part.candidates(data, sums, clip):
             rows["quality"].append(value)
             if self._chooses_weight:
-                judged = getattr(self.config, "tune_on", "val") == "judged"
-                rows["weights"].append(list(sum_weights(self, data, judged, weight_of_query)[0].values()))
+                by_weight, _ = sum_weights(self, data, self.config.tune_on == "judged", weight_of_query)
+                rows["weights"].append(list(by_weight.values()))
         losses = {name: torch.tensor(rows[name], dtype=torch.float64) for name in self.loss_shapes()}
         n_values = sum(values.numel() for values in losses.values())
         return Sums(losses, sum(len(side.queries) for side in sides), (clip or 1) * n_values**0.5)
@@ -111,8 +110,8 @@ class Hybrid(Recommender):
         best = self.fitted_part.fit_sums(data, sums, losses, included)
         if self._chooses_weight:
             self.weight.fill_(WEIGHTS[int(losses["weights"][best].argmax())])
-        elif self.config.fusion == "convex":
-            self.weight.fill_(getattr(self.config, "weight", 0.5))
+        elif self.config.weight is not None:
+            self.weight.fill_(self.config.weight)
         self._is_prepared = True
         return best
 

@@ -110,7 +110,13 @@ page() {
         sweep "transcripts_$one" experiment=ablation_transcript $(data $one) model=$PASSAGES
         sweep "without_$one" experiment=ablation_transcript $(data $one) model=zero_shot,hybrid_towers,hybrid,bm25
         report "transcripts_$one" "transcripts_$one" "without_$one"
-      done ;;
+      done
+      python benchmarks/studies/spoken_videos.py "$DCDT_COLLECTIONS/khan_math" \
+        "$DCDT_OUTPUTS"/sweeps/{transcripts,without}_khan_math > "$DCDT_OUTPUTS/tables/transcripts_khan_math/spoken.md"
+      exercises_with_transcripts
+      sweep transcripts_exercises $FOLDS data=files "data.path=$DCDT_OUTPUTS/khan_exercises" \
+        model=zero_shot,zero_shot_transcript,bm25,bm25_transcript,hybrid,hybrid_transcript
+      report transcripts_exercises transcripts_exercises ;;
     encoder)
       for one in khan_math cranfield linear_algebra lecture_questions; do
         for model in encoder hybrid_encoder; do sweep "${model}_$one" experiment=$model $FOLDS $(data $one); done
@@ -137,6 +143,14 @@ page() {
       done ;;
     *) echo "no page $1" >&2 && exit 2 ;;
   esac
+}
+
+exercises_with_transcripts() { # they ask about the videos of khan_math
+  [ -d "$DCDT_OUTPUTS/khan_exercises" ] && return
+  cp -r "$DCDT_COLLECTIONS/khan_exercises" "$DCDT_OUTPUTS/khan_exercises.new"
+  chmod -R u+w "$DCDT_OUTPUTS/khan_exercises.new"
+  cp "$DCDT_COLLECTIONS/khan_math/transcripts.jsonl" "$DCDT_OUTPUTS/khan_exercises.new"
+  mv "$DCDT_OUTPUTS/khan_exercises.new" "$DCDT_OUTPUTS/khan_exercises"
 }
 
 weak_collection() { # Khan maths as CSV, with its titles as weak queries

@@ -29,7 +29,7 @@ def relevant_overrides(overrides: Sequence[str], model: object, trials: object =
 def _setting(override: str) -> str:
     """Return the setting of training that an override changes: `loss` for loss=infonce and for loss.margin=1."""
     key = override.split("=")[0].lstrip("+~").split("@")[-1]
-    return "train_queries" if key == "split.train_queries" else key.split(".")[0]
+    return "train_queries" if key in ("split.train_queries", "split.max_overlap") else key.split(".")[0]
 
 
 def job_name(overrides: Sequence[str], model: object = None, trials: object = 1) -> str:

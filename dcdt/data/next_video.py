@@ -8,6 +8,9 @@ from dcdt.data.interactions import load_interactions
 from dcdt.data.types import Documents, Judgments
 from dcdt.utils.errors import UserError
 
+LENGTHS = {2: "1 to 2 watched", 5: "3 to 5 watched", 10: "6 to 10 watched"}  # of a history: kinds of queries by maximum
+LONGER = "over 10 watched"
+
 
 def next_video_queries(path: Path, videos: Documents) -> tuple[Documents, Judgments, Judgments]:
     """Make one query for each learner: the last video is held out, the history are those before.
@@ -21,8 +24,9 @@ def next_video_queries(path: Path, videos: Documents) -> tuple[Documents, Judgme
         videos: the catalogue.
 
     Returns:
-        The queries, with the learner's id for theirs, no text, and `user_id` and `timestamp` as metadata; their
-        positives (grade 1); and the pairs of query and video that are not ranked, since the learner has watched it.
+        The queries, with the learner's id for theirs, no text, and `user_id`, `timestamp` and `kind` (the length of the
+        history) as metadata; their positives (grade 1); and the pairs of query and video that are not ranked, since
+        the learner has watched it.
 
     Raises:
         UserError: a line is invalid, or no learner has a history.
@@ -41,12 +45,14 @@ def next_video_queries(path: Path, videos: Documents) -> tuple[Documents, Judgme
     query_of = np.full(len(watches.users), -1, dtype=np.int64)
     query_of[asking] = np.arange(len(asking))
     names = [watches.users[user_row] for user_row in asking.tolist()]
+    has_query, is_earlier = query_of[user] >= 0, time < last[user]
+    lengths = np.bincount(query_of[user[has_query & is_earlier]], minlength=len(asking))
+    kinds = np.array([*LENGTHS.values(), LONGER])[np.searchsorted(list(LENGTHS), lengths)]
     metadata = [
-        {"user_id": name, "timestamp": float(asked_at)}
-        for name, asked_at in zip(names, last[asking].tolist(), strict=True)
+        {"user_id": name, "timestamp": float(asked_at), "kind": kind}
+        for name, asked_at, kind in zip(names, last[asking].tolist(), kinds.tolist(), strict=True)
     ]
     queries = Documents(names, [""] * len(names), [""] * len(names), metadata)
-    has_query, is_earlier = query_of[user] >= 0, time < last[user]
     positives, earlier = (
         Judgments(query_of[user[keep]], item[keep], np.ones(int(keep.sum()), dtype=np.float32))
         for keep in (has_query & ~is_earlier, has_query & is_earlier)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcdt.data.config import SplitConfig
+from dcdt.data.overlap import overlaps
 from dcdt.data.types import CLICKS, Collection, Judgments, Rows, normalise_text
 from dcdt.utils.errors import NotApplicable, UserError
 from dcdt.utils.text import one_line
@@ -92,6 +93,8 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
     if config.train_queries is not None:
         rule = _limit_training(collection, rule, config.train_queries)
     rule = _add_weak_queries(collection, rule, config.train_on)
+    if config.max_overlap is not None:
+        rule = _leave_out_near_twins(collection, rule, config.max_overlap)
     split = _build_split(collection, rule, config)
     return split if config.schools is None else replace(split, schools=_draw_schools(collection, config))
 
@@ -199,6 +202,22 @@ def _add_weak_queries(collection: Collection, rule: _Rule, train_on: str) -> _Ru
     if train_on == "judged" or not weak:
         return rule
     return replace(rule, train=weak if train_on == "weak" else [*rule.train, *weak], pairs=None)
+
+
+def _leave_out_near_twins(collection: Collection, rule: _Rule, max_overlap: float) -> _Rule:
+    """Leave out training and validation queries that share more of their words with a test query."""
+    texts = collection.group_keys
+    test = [texts[row] for row in rule.test]
+    train, val = (
+        [
+            row
+            for row, near in zip(rows, overlaps([texts[row] for row in rows], test, max_overlap), strict=True)
+            if not near
+        ]
+        for rows in (rule.train, rule.val)
+    )
+    pairs = None if rule.pairs is None else [pair for pair in rule.pairs if pair[0] in set(train)]
+    return replace(rule, train=train, val=val, pairs=pairs)
 
 
 def weak_counts(collection: Collection, split: Split) -> dict[str, int]:

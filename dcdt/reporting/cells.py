@@ -81,10 +81,14 @@ def ranking_cell(runs: Sequence[Run], metric: str, side: str = "test", kind: str
     return replace(number, spread=spread(means))
 
 
+def largest_k(runs: Sequence[Run]) -> int:
+    """Return the largest number of places that the runs of a report are scored at."""
+    return max(int(k) for k in runs[0].config["ks"])
+
+
 def list_cells(runs: Sequence[Run]) -> dict[str, Number]:
     """Compute the mean over runs of each of LIST_METRICS at the largest k; empty where a run has none."""
-    k = max(int(k) for k in runs[0].config["ks"])
-    cells = {}
+    k, cells = largest_k(runs), {}
     for name in LIST_METRICS:
         values = [run.metrics[key] for run in runs if (key := f"test/{name}@{k}") in run.metrics]
         if len(values) == len(runs):

@@ -15,6 +15,7 @@ from dcdt.utils.errors import UserError
 # Settings that do not define a variant: where results go, and what must agree anyway (data, split, embedder, ks).
 IGNORED = ("outputs", "logger", "sweep", "experiment_name", "seed", "split", "data", "embedder", "ks", "primary_metric")
 IGNORED_CALLBACKS = ("callbacks.progress", "callbacks.collapse_cosine")
+TRAINING_QUERIES = {"train_queries": None, "train_on": "all", "max_overlap": None}  # of split: may differ between rows
 SIMULATED = " (simulated)"
 TRAINING = (
     "loss",
@@ -109,13 +110,17 @@ def _check_equal(label: str, values: Iterable[tuple[Run, str]]) -> None:
 
 
 def _training_subset(run: Run) -> str:
-    """Return the subset of training queries of a run: how many, and judged or weak ones."""
+    """Return the subset of training queries of a run: how many, judged or weak ones, and how like test queries."""
+    return str(_training_queries(run))
+
+
+def _training_queries(run: Run) -> dict[str, Any]:
     split = run.config.get("split", {})
-    return f"{split.get('train_queries')} {split.get('train_on', 'all')}"
+    return {key: split.get(key, default) for key, default in TRAINING_QUERIES.items()}
 
 
 def _without_index(value: Any) -> Any:  # noqa: ANN401 - configuration
-    varied = ("index", "train_queries", "train_on")
+    varied = ("index", *TRAINING_QUERIES)
     return {key: item for key, item in value.items() if key not in varied} if isinstance(value, Mapping) else value
 
 
@@ -125,8 +130,7 @@ def _deciding_options(run: Run) -> dict[str, str]:
     skipped = (*IGNORED, *(() if "optimizer" in keys else TRAINING), *(() if search_space(run.model) else ("trials",)))
     settings = {key: value for key, value in run.config.items() if key not in skipped}
     if "train_queries" in keys:  # else it is one row of a learning curve
-        split = run.config.get("split", {})
-        settings |= {"train_queries": split.get("train_queries"), "train_on": split.get("train_on", "all")}
+        settings |= _training_queries(run)
     flat = flatten(settings)
     return {key: value for key, value in flat.items() if key not in IGNORED_CALLBACKS}
 

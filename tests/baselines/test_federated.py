@@ -41,7 +41,7 @@ def made(folder):
 
 
 def load(folder, schools):
-    parts = prepare(folder, SplitConfig("query", 0, 10, "all", None, "all", schools), pairs=False, width=WIDTH)
+    parts = prepare(folder, SplitConfig("query", 0, 10, "all", schools=schools), pairs=False, width=WIDTH)
     return SimpleNamespace(**vars(parts), data=RankingDataModule(parts.collection, parts.split, {}, None, 16, 0))
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_fitted_is_refused_in_words(made, folder):
 @pytest.mark.parametrize("mix", ["iid", "subject"])
 def test_schools_are_of_equal_size_and_equal_texts_are_of_one(folder, mix):
     collection = load_collection(folder)
-    split = make_split(collection, SplitConfig("query", 0, 10, "all", None, "all", 5, mix))
+    split = make_split(collection, SplitConfig("query", 0, 10, "all", schools=5, school_mix=mix))
     of_text = {}
     for text, school in zip(collection.queries.texts, split.schools, strict=True):
         assert of_text.setdefault(normalise_text(text), school) == school
@@ -150,7 +150,7 @@ def test_schools_are_of_equal_size_and_equal_texts_are_of_one(folder, mix):
 
 def test_schools_may_be_named_by_a_field(folder):
     collection = load_collection(folder)
-    split = make_split(collection, SplitConfig("query", 0, 10, "all", None, "all", "subject"))
+    split = make_split(collection, SplitConfig("query", 0, 10, "all", schools="subject"))
     assert set(split.schools) == {"a", "b"}
     mask = np.array(split.schools) == "a"
     own = split.where(mask)

@@ -58,6 +58,17 @@ def test_the_last_video_is_asked_for_and_the_earlier_ones_are_not_ranked(tmp_pat
     )
 
 
+def test_the_kind_of_a_query_is_the_length_of_its_history(tmp_path):
+    lengths = [1, 2, 3, 5, 6, 10, 11, 15]
+    rows = [(f"u{n:02}", f"v{at}", at) for n in lengths for at in range(n + 1)]
+    rows += [(f"u{n:02}", "v0", 0.5) for n in lengths]  # watched again: no further video
+    collection = load_collection(write_watches(make_watches(tmp_path / "made"), rows))
+    kinds = [metadata["kind"] for metadata in collection.queries.metadata]
+    ranges = ["1 to 2", "3 to 5", "6 to 10", "over 10"]
+    assert kinds == [f"{name} watched" for name in ranges for _ in range(2)]
+    assert len(named(collection, collection.excluded)["u11"]) == 11
+
+
 @pytest.mark.parametrize("split", ["time", "folds"])
 def test_watchers_are_counted_once_a_learner_and_before_the_held_out_queries(tmp_path, split):
     folder = make_watches(tmp_path / "made")

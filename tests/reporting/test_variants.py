@@ -164,12 +164,13 @@ def test_settings_that_decide_what_is_measured_must_agree(tmp_path, change):
         make_variants(read_runs([tmp_path]))
 
 
-def test_fewer_training_queries_make_a_variant_of_what_is_fitted(tmp_path):
-    for few in (32, None):
+@pytest.mark.parametrize(("key", "value"), [("train_queries", 32), ("max_overlap", 0.3)])
+def test_other_training_queries_make_a_variant_of_what_is_fitted(tmp_path, key, value):
+    for choice in (value, None):
         for model in ("bm25", "dcdt", "zero_shot"):
-            changes = {"split.train_queries": few}
-            write_run(tmp_path, model, overrides=changes, provenance={"split_fingerprint": f"few{few}"})
-    assert labels(tmp_path) == ["bm25", "dcdt, train_queries=32", "dcdt, train_queries=null", "zero_shot"]
+            changes = {f"split.{key}": choice}
+            write_run(tmp_path, model, overrides=changes, provenance={"split_fingerprint": f"{choice}"})
+    assert labels(tmp_path) == ["bm25", f"dcdt, {key}={value}", f"dcdt, {key}=null", "zero_shot"]
 
 
 def test_what_is_not_trained_is_one_row_also_where_no_run_finished(tmp_path):

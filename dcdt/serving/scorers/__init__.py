@@ -7,7 +7,8 @@ from dcdt.serving.scorers.base import Scorer
 from dcdt.serving.scorers.bm25 import BM25Scorer
 from dcdt.serving.scorers.collaborative import CollaborativeScorer
 from dcdt.serving.scorers.history import HistoryScorer
-from dcdt.serving.scorers.passages import ImagesScorer, PassagesScorer
+from dcdt.serving.scorers.images import ImagesScorer
+from dcdt.serving.scorers.passages import PassagesScorer
 from dcdt.serving.scorers.single_tower import SingleTowerScorer
 from dcdt.serving.scorers.towers import TowersScorer
 

@@ -1,7 +1,6 @@
 """Two towers over the passages of transcripts: a video's score is its best passage's, or a softmax of all of them."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,27 +8,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcdt.data.transcripts import TRANSCRIPT
-from dcdt.embeddings.config import ClipConfig
-from dcdt.embeddings.providers import make_embedder, space_of
-from dcdt.embeddings.providers.batching import round_to_float16
 from dcdt.serving.arrow import to_numpy, vector_column
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.graphs import Scores
 from dcdt.serving.passages import pool
-from dcdt.serving.scorers.base import (
-    N_PROBES,
-    CatalogueScores,
-    Columns,
-    Count,
-    EmbedTexts,
-    Export,
-    NewVideos,
-    Query,
-    Rows,
-    Scorer,
-    ScorerManifest,
-    require,
-)
+from dcdt.serving.scorers.base import CatalogueScores, Columns, Export, NewVideos, Query, Rows, require
 from dcdt.serving.scorers.towers import TowerScores, TowersManifest, TowersScorer
 from dcdt.utils.errors import UserError
 
@@ -152,69 +135,3 @@ def ragged(offsets: Any, vectors: NDArray[Any]) -> pa.Array:  # noqa: ANN401 - a
     """Make a column of vectors (p, W) and one number more, by which all have one length, for LanceDB's cosine."""
     rest = np.sqrt(np.maximum(LENGTH**2 - np.square(vectors, dtype=np.float32).sum(1, keepdims=True), 0))
     return pa.ListArray.from_arrays(offsets, vector_column(np.hstack([vectors, rest.astype(vectors.dtype)])))
-
-
-class ImagesManifest(ScorerManifest):
-    """Pictures: the width of their vectors, the model's folder, and its embedding space, which tells its weights."""
-
-    width: Count
-    folder: str
-    space: str
-    temperature: None = None  # the best picture counts
-
-
-class ImageScores(PassageScores):
-    """The inner products of a query vector with the pictures of the catalogue, the best of each video."""
-
-    def passage_scores(self, row: int) -> Scores | None:
-        """Return None: a picture is no moment."""
-        return None
-
-    def explain(self, row: int, embed: EmbedTexts) -> dict[str, Any]:
-        """Return nothing: the score is that of one picture."""
-        return {}
-
-
-class ImagesScorer(Scorer):
-    """The part of a hybrid that reads pictures; the first question loads the model, and torch with it."""
-
-    kind: ClassVar[str] = "images"
-    manifest_type: ClassVar[type[ScorerManifest]] = ImagesManifest
-    models: ClassVar[tuple[str, ...]] = ("image",)
-    reads_vectors: ClassVar[bool] = False
-
-    def __init__(self, manifest: ImagesManifest, number: int, folder: Path) -> None:
-        self.manifest, self.column = manifest, f"passages_{number}"
-        self._embedder: Any = None
-
-    @staticmethod
-    def export(model: Any, name: str, restored: Any, number: int) -> Export:  # noqa: ANN401
-        """The vectors of all pictures."""
-        embedder, pictures, queries = restored.settings.image_embedder, model.tables.passages, model.tables.queries
-        given = {"width": queries.shape[1], "folder": embedder.folder, "space": space_of(embedder).folder}
-        column = pa.ListArray.from_arrays(pictures.offsets, vector_column(pictures.vectors.numpy()))
-        manifest = ImagesManifest(kind=ImagesScorer.kind, name=name, **given)
-        return Export(manifest, {f"passages_{number}": column}, probes=queries[:N_PROBES].numpy())
-
-    @staticmethod
-    def check_columns(manifest: ImagesManifest, number: int, snapshot: Snapshot) -> None:
-        """Raise ValueError or KeyError where the catalogue lacks the vectors."""
-        column = f"passages_{number}"
-        require(bool((np.diff(snapshot.offsets(column)) > 0).all()), column)
-        require(snapshot.built.matrix(column).shape[1] == manifest.width, f"width of {column}")
-
-    def columns(self, videos: NewVideos, snapshot: Snapshot) -> Columns:
-        """The mean of all vectors for new videos, whose pictures are read by the next build."""
-        n = len(next(iter(videos.texts.values())))
-        vectors = np.repeat(snapshot.built.matrix(self.column).mean(0, keepdims=True), n, axis=0)
-        return {self.column: pa.ListArray.from_arrays(np.arange(n + 1), vector_column(vectors))}
-
-    def score(self, query: Query, snapshot: Snapshot) -> ImageScores:
-        """Embed the question by the text side of the model, rounded as the cache rounds."""
-        if self._embedder is None:
-            config = ClipConfig("clip", self.manifest.folder)
-            if space_of(config).folder != self.manifest.space:
-                raise UserError(f"{config.folder} holds other weights than when the index was built. Build it anew.")
-            self._embedder = make_embedder(config)
-        vector = round_to_float16(self._embedder.embed([query.text]))[0]
-        return ImageScores(snapshot, self, vector)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dcdt.reporting import render
+from dcdt.reporting.cells import largest_k
 from dcdt.reporting.table_types import metric_name
 from dcdt.reporting.tables import Report
 from dcdt.utils.errors import UserError, needs_extra
@@ -56,7 +57,7 @@ def workspace(report: Report, place: Place) -> "ws.Workspace":
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    metrics = list(dict.fromkeys([report.metric, "mrr", f"ndcg@{_largest_k(report)}"]))
+    metrics = list(dict.fromkeys([report.metric, "mrr", f"ndcg@{largest_k(report.best.runs)}"]))
     baseline = place.rows.get(report.reference.label) if report.reference else None
     return ws.Workspace(
         entity=place.entity,
@@ -108,7 +109,3 @@ def _panels(keys: tuple[str, ...], kind: str) -> list["wr.LinePlot | wr.BarPlot"
     if kind == "curve":
         return [wr.LinePlot(title=key, x="epoch", y=[key], groupby_rangefunc="minmax") for key in keys]
     return [wr.BarPlot(title=key, metrics=[key]) for key in keys]
-
-
-def _largest_k(report: Report) -> int:
-    return max(int(k) for k in report.best.runs[0].config["ks"])
