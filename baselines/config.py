@@ -161,11 +161,6 @@ class FederatedConfig:
         """Fields that the model reads."""
         return list(getattr(self.model, "fields", ["title", "text"]))
 
-    @property
-    def vector_fields(self) -> list[str]:
-        """Fields whose vectors are loaded."""
-        return vector_fields(self.model)
-
 
 SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1
 BM25_SPACE: SearchSpace = {

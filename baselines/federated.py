@@ -23,7 +23,7 @@ from .config import FederatedConfig
 
 
 class Federated(Recommender):
-    """A model of several schools (`split.schools`), fitted without pooling their queries.
+    """A model of several schools (`split.schools`) that do not pool their queries.
 
     `fit=sums`: from the schools' sums, as `dcdt.federate` merges them; with `epsilon` each school adds noise to its
     own. `fit=local`: each school fits a model alone, which ranks its own queries. `fit=fedavg` and `fit=fedadam`
@@ -60,33 +60,24 @@ class Federated(Recommender):
         if not data.split.schools:
             raise UserError("model=federated needs schools: split.schools=5, or a field of the queries' metadata.")
         if self.config.fit not in ("sums", "local"):
-            raise NotApplicable(
-                f"fit={self.config.fit} is done by Flower in an environment of its own (docs/federation.md)"
-            )
-        self._schools = np.array(data.split.schools)
-        schools = {
-            name: RankingDataModule(
-                data.collection, data.split.where(self._schools == name), {}, None, 1, data.seed, data.ks
-            )
-            for name in sorted(set(data.split.schools))
-        }
-        schools = {name: school for name, school in schools.items() if len(school.split.train.queries)}
+            raise NotApplicable(f"fit={self.config.fit} is by Flower in an environment of its own (docs/federation.md)")
+        self._schools, schools = np.array(data.split.schools), dict[str, RankingDataModule]()
+        for name in sorted(set(data.split.schools)):
+            split = data.split.where(self._schools == name)
+            if len(split.train.queries):
+                schools[name] = RankingDataModule(data.collection, split, {}, None, 1, data.seed, data.ks)
         self._figures = {"federated/schools": len(schools)}
         if self.config.fit == "sums":
             self._fit_sums(data, list(schools.values()))
             return
+        self._local = {name: self._make() for name in schools}
         for name, school in schools.items():
-            self._local[name] = self._make()
             self._local[name].prepare(school)
 
     def _fit_sums(self, data: RankingDataModule, schools: list[RankingDataModule]) -> None:
         """Exchange sums, and losses where the model chooses anything, then fit."""
         model, config = self.merged, self.config
-        if not model.fits_from_sums or not model.fitted_part.sum_shapes():
-            raise UserError(
-                f"model.model.name is {config.model.name}, which is not fitted from sums over queries.\n"
-                "Choose dcdt_ridge, hybrid_towers, or collaborative with kind=ease."
-            )
+        model.check_fits_from_sums(config.model.name)
         n_messages, sigma, clip = 1 + bool(model.loss_shapes()), 0.0, None
         if config.epsilon is not None:
             try:
@@ -102,10 +93,8 @@ class Federated(Recommender):
         if n_messages == 2:
             messages.append(send([model.sum_losses(school, total, clip) for school in schools]))
         model.fit_sums(data, total, _add(messages[1]) if n_messages == 2 else {}, included=not sigma)
-        self._figures |= {
-            "federated/rounds": n_messages,
-            "federated/bytes": sum(len(save(part[0])) for part in messages),
-        }
+        n_bytes = sum(len(save(part[0])) for part in messages)
+        self._figures |= {"federated/rounds": n_messages, "federated/bytes": n_bytes}
         if "gram" in total:
             names = ("federated/auc_message", "federated/auc_model")
             self._figures |= dict(zip(names, infer_membership(model, schools, statistics), strict=True))
@@ -131,15 +120,11 @@ class Federated(Recommender):
             return score(self.merged)
         if queries.rows is None or not self._local:
             raise UserError("model.fit=local is there to compare: it holds no model for questions from elsewhere.")
-        own = self._schools[queries.rows.numpy()]
-        if missing := sorted({*own.tolist()} - {*self._local}):
+        own = self._schools[queries.rows.numpy()].tolist()
+        if missing := sorted({*own} - {*self._local}):
             raise NotApplicable(f"the school '{missing[0]}' has no training query to fit a model on")
-        scores = torch.zeros(0)
-        for name in sorted({*own.tolist()}):
-            of_school = score(self._local[name])
-            is_own = torch.from_numpy(own == name).to(of_school.device).unsqueeze(1)  # (B, 1)
-            scores = torch.where(is_own, of_school, scores if len(scores) else of_school)
-        return scores
+        scores = {name: score(self._local[name]) for name in {*own}}
+        return torch.stack([scores[name][row] for row, name in enumerate(own)])
 
 
 def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

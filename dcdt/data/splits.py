@@ -105,23 +105,21 @@ def _draw_schools(collection: Collection, config: SplitConfig) -> list[str]:
     Queries of equal text are of one school. `school_mix=subject` draws by subject and video, so that schools differ.
     """
     texts, metadata = [normalise_text(text) for text in collection.group_keys], collection.queries.metadata
-    if isinstance(config.schools, str):
-        if not any(config.schools in row for row in metadata):
+    field_name = config.schools if isinstance(config.schools, str) else "subject"
+    name_of = dict(zip(texts, (str(row.get(field_name, "none")) for row in metadata), strict=True))
+    if field_name == config.schools:
+        if not any(field_name in row for row in metadata):
             fields = ", ".join(sorted({name for row in metadata for name in row})) or "none"
             raise UserError(
-                f"split.schools is '{one_line(config.schools)}'; no query has it in its metadata (there: {fields}).\n"
+                f"split.schools is '{one_line(field_name)}'; no query has it in its metadata (there: {fields}).\n"
                 "Name one of these fields, or give a number of schools to draw, such as split.schools=5."
             )
-        name_of = dict(zip(texts, (str(row.get(config.schools, "none")) for row in metadata), strict=True))
         return [name_of[text] for text in texts]
-    subjects = dict(zip(texts, (str(row.get("subject", "")) for row in metadata), strict=True))
     best = {texts[row]: video for row, (_, _, video) in _best_video(collection).items()}
-    by_subject = {text: (subjects[text], best.get(text, -1)) for text in subjects if config.school_mix == "subject"}
-    order = sorted(subjects, key=lambda text: (by_subject.get(text, ("", -1)), _hash("school", text)))
-    name_of = {
-        text: f"school {1 + place * int(config.schools or 1) // len(order):02}" for place, text in enumerate(order)
-    }
-    return [name_of[text] for text in texts]
+    by_subject = {text: (name_of[text], best.get(text, -1)) for text in name_of if config.school_mix == "subject"}
+    order = sorted(name_of, key=lambda text: (by_subject.get(text, ("", -1)), _hash("school", text)))
+    place = {text: 1 + position * int(config.schools or 1) // len(order) for position, text in enumerate(order)}
+    return [f"school {place[text]:02}" for text in texts]
 
 
 def is_sealed(text: str) -> bool:

@@ -47,11 +47,7 @@ class Member:
         build.prepare(settings)
         tables = build.load_tables(settings, collection)
         model = build.make_model(settings, tables)
-        if not model.fits_from_sums or not model.fitted_part.sum_shapes():
-            raise UserError(
-                f"model={settings.option} is not fitted from sums over queries.\n"
-                "Choose dcdt_ridge, hybrid_towers, or collaborative with model.kind=ease."
-            )
+        model.check_fits_from_sums(settings.option)
         if collection.weights:
             raise UserError("judgments with weights (metadata.weights) are not summed; leave these queries out.")
         if not all(side.candidates.all() for side in (split.train, split.val)):

@@ -73,10 +73,8 @@ def kinds_table(variants: list[Variant], metric: str) -> Table:
         caption = f"No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs."
         return Table("kinds", title, {"n": "n"}, counts, caption, stub="Part")
     worst = {"worst": "worst of these"} if schools else {}
-    rows = [
-        Row(label, {**cells} | {key: min(cells.values(), key=lambda cell: cell.value) for key in worst})
-        for label, cells in parts.cells.items()
-    ]
+    least = {label: min(cells.values(), key=lambda cell: cell.value) for label, cells in parts.cells.items()}
+    rows = [Row(label, {**cells} | dict.fromkeys(worst, least[label])) for label, cells in parts.cells.items()]
     rows = mark_best(rows, {*parts.columns, *worst}, set(parts.cells))
     return Table("kinds", title, parts.columns | worst, rows, CELL_NOTE, [parts.note] if parts.note else [])
 
