@@ -41,19 +41,18 @@ class Federated(Recommender):
         super().__init__(tables)
         self.config = config
         self.merged = self._make()
-        self.reads_validation = self.merged.reads_validation and config.fit in ("sums", "local")
+        self.reads_validation = self.merged.reads_validation
         self.needs_question = self.merged.needs_question
         self._local: dict[str, Recommender] = {}
         self._schools = np.zeros(0)  # (Q,) the school of each query row
-        self._figures: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
 
     def _make(self) -> Recommender:
         """Make a model that is not fitted; one that is trained has no loss here, since Flower's clients train it."""
         cls, config = look_up(MODELS, self.config.model.name), self.config.model
-        if not cls.trained_by_epochs:
-            return make_component(config, self.tables, "model=federated").to(self.tables.device)
-        model: Recommender = cls(config, self.tables, nn.Identity(), None)
-        return model
+        if cls.trained_by_epochs:
+            return cls(config, self.tables, nn.Identity(), None)  # type: ignore[no-any-return]
+        return make_component(config, self.tables, "model=federated").to(self.tables.device)
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Fit the model of each school, or that of the sums of all."""
@@ -66,7 +65,7 @@ class Federated(Recommender):
             split = data.split.where(self._schools == name)
             if len(split.train.queries):
                 schools[name] = RankingDataModule(data.collection, split, {}, None, 1, data.seed, data.ks)
-        self._figures = {"federated/schools": len(schools)}
+        self.figures = {"federated/schools": len(schools)}
         if self.config.fit == "sums":
             self._fit_sums(data, list(schools.values()))
             return
@@ -85,27 +84,23 @@ class Federated(Recommender):
             except UserError as error:  # without opacus
                 raise NotApplicable(str(error)) from error
 
-        def send(sums: list[Sums]) -> list[dict[str, Tensor]]:
-            return [add_noise(part, sigma) if sigma else part.tensors for part in sums]
+        def exchange(sums: list[Sums]) -> dict[str, Tensor]:
+            messages.append([add_noise(part, sigma) if sigma else part.tensors for part in sums])
+            return {name: torch.stack([one[name] for one in messages[-1]]).sum(0) for name in messages[-1][0]}
 
-        statistics = send([model.fitted_part.sum_training(school, clip) for school in schools])
-        total, messages = _add(statistics), [statistics]
-        if n_messages == 2:
-            messages.append(send([model.sum_losses(school, total, clip) for school in schools]))
-        model.fit_sums(data, total, _add(messages[1]) if n_messages == 2 else {}, included=not sigma)
+        messages: list[list[dict[str, Tensor]]] = []
+        total = exchange([model.fitted_part.sum_training(school, clip) for school in schools])
+        losses = exchange([model.sum_losses(school, total, clip) for school in schools]) if n_messages == 2 else {}
+        model.fit_sums(data, total, losses, included=not sigma)
         n_bytes = sum(len(save(part[0])) for part in messages)
-        self._figures |= {"federated/rounds": n_messages, "federated/bytes": n_bytes}
+        self.figures |= {"federated/rounds": n_messages, "federated/bytes": n_bytes}
         if "gram" in total:
-            names = ("federated/auc_message", "federated/auc_model")
-            self._figures |= dict(zip(names, infer_membership(model, schools, statistics), strict=True))
+            by_message, by_model = infer_membership(model, schools, messages[0])
+            self.figures |= {"federated/auc_message": by_message, "federated/auc_model": by_model}
 
     def statistics(self) -> dict[str, float]:
         """Return schools, rounds, bytes of a school's messages, AUCs of membership inference, and the model's own."""
-        figures = self._figures
-        if self.config.fit in ("fedavg", "fedadam"):
-            size = sum(tensor.numel() * tensor.element_size() for tensor in self.merged.state_dict().values())
-            figures = {"federated/rounds": self.config.rounds, "federated/bytes": self.config.rounds * size}
-        return figures if self.config.fit == "local" else figures | self.merged.statistics()
+        return self.figures if self.config.fit == "local" else self.figures | self.merged.statistics()
 
     def score(self, queries: QueryBatch) -> Tensor:
         """Score B queries by the merged model, or each by the model of its own school: (B, N)."""
@@ -127,17 +122,13 @@ class Federated(Recommender):
         return torch.stack([scores[name][row] for row, name in enumerate(own)])
 
 
-def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
-
-
 def infer_membership(
     model: Recommender, schools: list[RankingDataModule], statistics: list[dict[str, Tensor]]
 ) -> tuple[float, float]:
-    """Tell fitted from test queries of each school by its message and by the merged model: two AUROCs, 0.5 is chance.
+    """Tell fitted from test queries of each school by its message and by the merged model: two AUROCs.
 
-    Of a message, the better of two tests: the leverage `x' G^-1 x` of a query in the sum G of `x x'`, and `x' G x`. Of
-    the model, the score of the best video.
+    By a message, the better of the leverage `x' G^-1 x` and `x' G x`, G being the sum of `x x'`; by the model, its best
+    score.
     """
     whitening: Tensor = model.fitted_part.whitening  # type: ignore[assignment]
     tests: list[list[float]] = [[], [], []]

@@ -27,6 +27,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 from flwr.simulation import run_simulation
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save
 from torch import Tensor
 
 from dcdt.config import Settings, config_folder, parse, register_resolvers
@@ -133,6 +134,8 @@ def run(sweep: Path, overrides: list[str]) -> None:
         merged = model.merged
         weights, best, value = federate(config, merged.state_dict(), len(school_names(split.schools)))
         merged.load_state_dict(weights)
+        n_bytes = settings.model.rounds * len(save(weights))
+        model.figures = {"federated/rounds": settings.model.rounds, "federated/bytes": n_bytes}
         model._is_prepared = True
         print(f"{folder.path.name}: round {best} of {settings.model.rounds}, validation {value:.4f}")
 
