@@ -28,10 +28,6 @@ class Federated(Recommender):
     `fit=sums`: from the schools' sums, as `dcdt.federate` merges them; with `epsilon` each school adds noise to its
     own. `fit=local`: each school fits a model alone, which ranks its own queries. `fit=fedavg` and `fit=fedadam`
     average weights by Flower, which needs an environment of its own.
-
-    Args:
-        config: how to fit, and the configuration of the model.
-        tables: the frozen vectors.
     """
 
     trained_by_epochs: ClassVar[bool] = False

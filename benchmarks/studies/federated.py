@@ -1,6 +1,6 @@
 """What do the schools of a federation send and give away, beside what its report says of quality?
 
-    python benchmarks/studies/federated.py SWEEP
+    python benchmarks/studies/federated.py SWEEP [SWEEP ...]
 
 Reads the finished runs of `experiment=federated` and prints for each way to fit, as means over the folds: exchanges,
 bytes that a school sends in all, and how well membership inference tells fitted from test queries by a school's message
@@ -27,9 +27,9 @@ FIGURES = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path)
+    parser.add_argument("sweeps", type=Path, nargs="+")
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for folder in run_folders(parser.parse_args().sweep):
+    for folder in (folder for sweep in parser.parse_args().sweeps for folder in run_folders(sweep)):
         if folder.read_status().get("status") != "finished" or folder.read_config().model.name != "federated":
             continue
         model, metrics = folder.read_config().model, json.loads(folder.files.metrics.read_text())

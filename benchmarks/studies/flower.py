@@ -12,6 +12,7 @@ them as Flower does. The round with the best validation, as the schools report i
 """
 
 import argparse
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,7 @@ from dcdt.runs.folder import RunFolder
 from dcdt.training import build, experiment
 from dcdt.training.loggers.base import RunLogger
 
+logging.getLogger("flwr").setLevel(logging.WARNING)  # it prints the whole configuration each time
 ETA = 0.01  # FedAdam's step, of the server; its default of 0.1 moves a tower that starts as the identity far away
 STRATEGIES = {"fedavg": FedAvg, "fedadam": lambda: FedAdam(eta=ETA)}
 client = ClientApp()
@@ -149,7 +151,7 @@ def main() -> None:
     parser.add_argument("--folds", default="0,1,2,3,4,5,6,7,8,9")
     parser.add_argument("--fits", default="fedavg,fedadam")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     register_resolvers()
     fixed = ["experiment=federated", "model=federated_averaging", "logger=none", "trainer=cpu", "trainer.max_epochs=1"]
     for fold in options.folds.split(","):

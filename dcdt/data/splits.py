@@ -67,8 +67,9 @@ class Split:
     def where(self, keep: Mask) -> "Split":
         """Select the queries of rows for which `keep` (Q,) is true, on every side."""
         sides = {name: getattr(self, name).where(keep) for name in ("train", "val", "test")}
-        extra = {name: side.where(keep) for name, side in self.extra.items()}
-        return replace(self, pairs=self.pairs[keep[self.pairs[:, 0]]], extra=extra, **sides)
+        sides["extra"] = {name: side.where(keep) for name, side in self.extra.items()}
+        own = hashlib.sha256(self.fingerprint.encode() + keep.tobytes()).hexdigest()[:16]
+        return replace(self, pairs=self.pairs[keep[self.pairs[:, 0]]], fingerprint=own, **sides)
 
     @property
     def sides(self) -> dict[str, Side]:

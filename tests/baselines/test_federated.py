@@ -155,5 +155,6 @@ def test_schools_may_be_named_by_a_field(folder):
     mask = np.array(split.schools) == "a"
     own = split.where(mask)
     assert 0 < len(own.train.queries) < len(split.train.queries)
+    assert len({split.fingerprint, own.fingerprint, split.where(~mask).fingerprint}) == 3  # by which pairs are stored
     assert all(mask[row] for side in (own.train, own.val, own.test) for row in [*side.queries, *side.judgments.query])
     assert mask[own.pairs[:, 0]].all()
