@@ -36,7 +36,7 @@ test: .venv/.dev ## set up, check style and types, and run the fast tests
 test-slow: .venv/.dev ## run the slow tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not extra and not gpu"
 
-test-extra: .venv/.dev ## run what needs an environment of its own: DCDT_RAY_PYTHON, DCDT_MOTO_SERVER
+test-extra: .venv/.dev ## run what needs an environment of its own: DCDT_RAY_PYTHON, DCDT_FLOWER, DCDT_MOTO_SERVER
 	$(BIN)/pytest -m extra
 
 test-all: test test-slow ## everything that runs without a GPU

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray lets all else go first, 15 by default
 
 import numpy as np
 import torch
