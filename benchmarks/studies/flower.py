@@ -118,7 +118,9 @@ def federate(config: DictConfig, initial: dict[str, Tensor], n_schools: int) -> 
 
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
     run_simulation(server, client, n_schools, backend_config=resources)
-    validation = result[0]
+    validation = result[0] if result else {}
+    if not validation:
+        raise SystemExit("no school answered; Flower's messages above say why.")
     best = max(validation, key=lambda number: (validation[number], -number))
     return rounds[best].to_torch_state_dict(), best, validation[best]
 
@@ -161,4 +163,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import flower  # by its name, so that Ray's workers import what they run
+
+    flower.main()
