@@ -19,6 +19,7 @@ from dcdt.data.splits import make_split
 from dcdt.data.types import normalise_text
 from dcdt.models.query_batch import query_batch
 from dcdt.models.ridge_towers import RidgeTowers
+from dcdt.serving.export import scorer_of
 from dcdt.utils.errors import NotApplicable, UserError
 
 
@@ -120,6 +121,8 @@ def test_noise_changes_the_model_and_needs_opacus(made, monkeypatch):
 
 
 def test_what_cannot_be_fitted_is_refused_in_words(made, folder):
+    with pytest.raises(UserError, match="model=federated cannot be served yet"):
+        scorer_of(Federated(config(), made.tables), "federated")
     with pytest.raises(NotApplicable, match="Flower in an environment of its own"):
         fitted(made, Federated, config("fedavg"))
     with pytest.raises(UserError, match="zero_shot is not fitted from sums"):
