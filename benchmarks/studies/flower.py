@@ -19,6 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray lets all else go first, 15 by default
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a machine with other work
 
 import numpy as np
 import torch
@@ -116,7 +117,10 @@ def federate(config: DictConfig, initial: dict[str, Tensor], n_schools: int) -> 
         )
         result.append({number: float(one["mrr"]) for number, one in done.evaluate_metrics_clientapp.items()})
 
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
+    resources = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": 1},
+    }  # one after the other
     run_simulation(server, client, n_schools, backend_config=resources)
     validation = result[0] if result else {}
     if not validation:
