@@ -71,7 +71,8 @@ def school_names(schools: list[str]) -> list[str]:
 def school_of(message: Message, context: Context) -> tuple[Settings, RankingDataModule, Recommender]:
     """Load the school of a node, with the weights of a message."""
     school = load_school(str(message.content["config"]["config"]), int(context.node_config["partition-id"]))
-    school[2].load_state_dict(message.content["arrays"].to_torch_state_dict())
+    model = school[2]  # whose loss has a temperature that stays as it is
+    model.load_state_dict({**model.state_dict(), **message.content["arrays"].to_torch_state_dict()})
     return school
 
 
@@ -83,7 +84,8 @@ def train(message: Message, context: Context) -> Message:
     trainer = build.make_trainer(settings, [])
     trainer.fit(model, datamodule=data)
     metrics = MetricRecord({"num-examples": len(data.split.pairs)})
-    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("loss.")}
+    content = RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics})
     return Message(content=content, reply_to=message)
 
 
