@@ -111,6 +111,7 @@ class EncoderConfig:
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     dropout: Dropout | None
     max_gigabytes: Annotated[float, Field(ge=0)]
+    passages: Literal["max", "softmax"] = "max"
 
 
 @schema

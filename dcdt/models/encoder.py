@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from dcdt.data.tables import BLOCK, Tables
+from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.embeddings.config import LocalEmbedderConfig
 from dcdt.embeddings.providers.batching import token_batches
 from dcdt.embeddings.providers.division import TopLayers, divide
 from dcdt.embeddings.providers.pooling import load_model
 from dcdt.models.config import EncoderConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
+from dcdt.models.passages import make_pooling
 from dcdt.models.query_batch import QueryBatch
 from dcdt.utils.errors import UserError
 from dcdt.utils.precision import at_least_float32
@@ -22,8 +24,11 @@ class EncoderTowers(PairRecommender):
 
     A text's vector holds the pooled layers of the embedder, weighted as `embedder.layer_weights`: those of frozen
     layers as they are in the frozen vectors, those of trained layers computed from the cached states of the layer
-    below. A video is the sum of its field vectors. So the untrained model scores as zero_shot does, up to the half
-    precision of the states.
+    below. A video is the sum of its field vectors; the cosine with the best passage of a transcript is added to that
+    with the other fields. So the untrained model scores as zero_shot does, up to the half precision of the states.
+
+    Training reads titles and descriptions. Passages are embedded anew before each validation, which costs as much as
+    embedding them does, but for the frozen layers where their states are kept.
 
     Args:
         config: which layers are trained, and how.
@@ -32,18 +37,26 @@ class EncoderTowers(PairRecommender):
         optimizer: learning rate, weight decay and schedule.
 
     Raises:
-        UserError: the embedder is no local encoder, or has too few layers.
+        UserError: the embedder is no local encoder or has too few layers, or transcripts are the only field.
     """
 
     layers: TopLayers
     weights: Tensor
     starts_useful: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = True
+    adds_passages: ClassVar[bool] = True
+    trains_passages: ClassVar[bool] = False
 
     def __init__(self, config: EncoderConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
         if tables.tokens is None:
             raise UserError("model=dcdt_encoder reads tokens, which these tables lack; load them by load_tokens.")
+        self.text_fields = [name for name in tables.fields if name != TRANSCRIPT]
+        if not self.text_fields:
+            raise UserError(
+                f"model.fields is [{TRANSCRIPT}], but model=dcdt_encoder is trained on titles and texts; add title."
+            )
+        self.pooling = make_pooling(config.passages, tables)
         self.layer_decay = config.layer_decay
         embedder = tables.tokens.embedder
         lower, self.layers, _ = divide(embedder, config.trainable_layers, config.dropout)
@@ -84,11 +97,27 @@ class EncoderTowers(PairRecommender):
         return self.encode_texts(texts, self.tables.queries[rows.to(self.tables.device)])
 
     def video_inputs(self, rows: Tensor) -> Tensor:
-        """Encode the fields of video rows (U,) by the trained layers: (F, U, D)."""
+        """Encode the fields of video rows (U,), but for the transcript, by the trained layers: (F, U, D)."""
         assert self.tables.tokens is not None
-        texts = torch.stack([self.tables.tokens.fields[name][rows.cpu()] for name in self.tables.fields])  # (F, U)
-        frozen = self.tables.videos[:, rows.to(self.tables.device)]  # (F, U, D)
+        texts = torch.stack([self.tables.tokens.fields[name][rows.cpu()] for name in self.text_fields])  # (F, U)
+        layers = [self.tables.fields.index(name) for name in self.text_fields]
+        frozen = self.tables.videos[layers][:, rows.to(self.tables.device)]  # (F, U, D)
         return self.encode_texts(texts.flatten(), frozen.flatten(0, 1)).view(*texts.shape, -1)
+
+    def passage_vectors(self, rows: slice) -> Tensor:
+        """Return the vectors of passages (r, D), all computed once until the weights change."""
+        videos = self.video_vectors()
+        if self._passages is None or self._passages[0] is not videos:
+            assert self.tables.passages is not None and self.tables.tokens is not None
+            texts, frozen = self.tables.tokens.fields[TRANSCRIPT], self.tables.passages.vectors
+            blocks = zip(torch.split(texts, BLOCK), torch.split(frozen, BLOCK), strict=True)
+            encoded = torch.cat([self.encode_queries(self.encode_texts(*block)) for block in blocks])
+            self._passages = videos, encoded
+        return self._passages[1][rows]
+
+    def other_vectors(self) -> Tensor:
+        """Return the vectors of the fields beside the transcript, (N, D)."""
+        return self.video_vectors()
 
     def encode_texts(self, texts: Tensor, frozen: Tensor) -> Tensor:
         """Encode texts by the trained layers, in batches of similar lengths.

@@ -37,6 +37,7 @@ class PairRecommender(Recommender):
     """
 
     validates_loss: ClassVar[bool] = True
+    trains_passages: ClassVar[bool] = True  # else training reads the other fields
     attends_candidates: bool = False
 
     def __init__(self, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
@@ -153,7 +154,7 @@ class PairRecommender(Recommender):
             rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)  # (B, 1 + K)
             position, video_rows = batch["position"], batch["distinct"]
         teacher = self._teacher_similarities(batch["query"], rows) if self.loss.needs_teacher else None
-        if self.pooling is None:
+        if self.pooling is None or not self.trains_passages:
             videos, drawn = self.video_inputs(video_rows), None  # (F, U, D)
         else:
             videos, position, drawn = self._draw_passages(queries, video_rows, position)

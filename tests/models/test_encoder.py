@@ -21,8 +21,10 @@ from dcdt.losses.infonce import InfoNCELoss
 from dcdt.models.config import EncoderConfig, OptimizerConfig
 from dcdt.models.encoder import EncoderTowers
 from dcdt.models.query_batch import query_batch
+from dcdt.utils.errors import UserError
 
 FIELDS = ["title", "text"]
+SPOKEN = ["title", "transcript", "text"]
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
 
 
@@ -30,6 +32,7 @@ SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "i
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
     make_collection(folder / "small")
+    make_collection(folder / "spoken", spoken=8)
     write_model(folder / "tiny", layers=3)
     return folder
 
@@ -38,13 +41,16 @@ def embedder(place, weights=(0.2, 1.0), **others):
     return LocalEmbedderConfig("local", str(place / "tiny"), list(weights), 64, 32, backend="torch", **others)
 
 
-def make_model(place, trainable=1, weights=(0.2, 1.0), max_gigabytes=1.0, decay=1.0, cache="cache", dropout=0.0):
-    collection, config = load_collection(place / "small"), embedder(place, weights)
-    tables = load_tables(collection, FIELDS, config, str(place / "vectors"), progress=False)
-    tables.tokens = load_tokens(collection, FIELDS, config, str(place / cache), trainable, max_gigabytes, False)
+def make_model(
+    place, trainable=1, weights=(0.2, 1.0), max_gigabytes=1.0, decay=1.0, cache="cache", dropout=0.0, fields=FIELDS
+):
+    folder = place / ("spoken" if "transcript" in fields else "small")
+    collection, config = load_collection(folder), embedder(place, weights)
+    tables = load_tables(collection, fields, config, str(place / "vectors"), progress=False)
+    tables.tokens = load_tokens(collection, fields, config, str(place / cache), trainable, max_gigabytes, False)
     torch.manual_seed(0)
     model = EncoderTowers(
-        EncoderConfig("dcdt_encoder", FIELDS, trainable, decay, dropout, max_gigabytes),
+        EncoderConfig("dcdt_encoder", fields, trainable, decay, dropout, max_gigabytes),
         tables,
         InfoNCELoss(InfoNCEConfig("infonce", "each", 0.1, learn_temperature=False)),
         OptimizerConfig(1e-2, 0.01, "constant"),
@@ -73,12 +79,31 @@ def train(model, steps=3):
     return losses
 
 
+@pytest.mark.parametrize("fields", [FIELDS, SPOKEN])
 @pytest.mark.parametrize("weights", [(1.0,), (0.2, 1.0), (0.3, 0.2, 1.0)])
 @pytest.mark.parametrize("trainable", [1, 2, 3])
-def test_untrained_it_is_zero_shot(place, trainable, weights):
-    model, collection = make_model(place, trainable, weights)
-    reference = ZeroShot(ZeroShotConfig("zero_shot", FIELDS, "none"), model.tables)
-    torch.testing.assert_close(scores_of(model, collection), scores_of(reference, collection), atol=2e-3, rtol=0)
+def test_untrained_it_is_zero_shot(place, trainable, weights, fields):
+    model, collection = make_model(place, trainable, weights, fields=fields)
+    reference = ZeroShot(ZeroShotConfig("zero_shot", fields, "none"), model.tables)
+    torch.testing.assert_close(scores_of(model, collection), scores_of(reference, collection), atol=3e-3, rtol=0)
+
+
+def test_passages_are_embedded_by_the_trained_layers_which_learn_from_titles_and_texts(place):
+    model, collection = make_model(place, 2, fields=SPOKEN)
+    plain, _ = make_model(place, 2)
+    assert train(model) == pytest.approx(train(plain), abs=2e-2)
+    scores, tokens, passages = scores_of(model, collection), model.tables.tokens, model.tables.passages
+    queries = model.encode_queries(model.query_inputs(torch.arange(9)))
+    for video in range(len(passages.offsets) - 1):
+        rows = passages.rows_of(video)
+        spoken = normalize(model.encode_texts(tokens.fields["transcript"][rows], passages.vectors[rows]), dim=-1)
+        wanted = (queries @ spoken.T).amax(1) + queries @ model.video_vectors()[video]
+        torch.testing.assert_close(scores[:, video], wanted, atol=1e-4, rtol=0)
+
+
+def test_transcripts_alone_are_nothing_to_train_on(place):
+    with pytest.raises(UserError, match=r"model\.fields is \[transcript\], .* add title"):
+        make_model(place, fields=["transcript"])
 
 
 @pytest.mark.parametrize("trainable", [1, 2])

@@ -36,10 +36,23 @@ from dcdt.serving.scorers.passages import PassageScores, ragged
 from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
 
-RUNS = NAMES | {
-    "rrf": ["model=hybrid_transcript", "model.second.fusion=rrf"],
-    "two_stage": ["model=two_stage_ridge", "model@model.recall=dcdt_ridge_transcript", "model.depth=8"],
+TRAINED = ["optimizer.lr=1e-2", "trainer.max_epochs=2"]
+FIELDS = "fields=[title,text,transcript]"
+ENCODERS = {
+    "encoder": ["experiment=encoder", *TRAINED, "model.dropout=0.0", f"model.{FIELDS}"],
+    "hybrid_encoder": [
+        *("experiment=hybrid_encoder", *TRAINED, "model.second.dropout=0.0"),
+        *("model@model.first=hybrid_towers_transcript", f"model.second.{FIELDS}"),
+    ],
 }
+RUNS = (
+    NAMES
+    | ENCODERS
+    | {
+        "rrf": ["model=hybrid_transcript", "model.second.fusion=rrf"],
+        "two_stage": ["model=two_stage_ridge", "model@model.recall=dcdt_ridge_transcript", "model.depth=8"],
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +89,17 @@ def test_answers_have_the_scores_of_the_run(run_of, name):
         found = {video.id: video.score for video in answer}
         finite = np.isfinite(scores["score"])
         wanted = dict(zip(scores["video_id"][finite], scores["score"][finite], strict=True))
-        np.testing.assert_allclose([found[name] for name in wanted], list(wanted.values()), atol=1e-4)
+        limit = 3e-3 if name in ENCODERS else 1e-4  # states of half precision
+        np.testing.assert_allclose([found[name] for name in wanted], list(wanted.values()), atol=limit)
         for video in answer:
             for part in video.why["parts"]:
                 for key in {"fields", "terms"} & part.keys():
                     assert sum(part[key].values()) == pytest.approx(part["score"], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", slow_but(["best"], ["bm25", "bm25_passages", "hybrid", "dcdt", "residual", "mean"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["best"], ["bm25", "bm25_passages", "hybrid", "dcdt", "residual", "mean", *ENCODERS])
+)
 def test_a_video_that_is_added_scores_as_one_that_was_built(run_of, own, name):
     served, other = dcdt.load(run_of(name)), ServedRecommender(own(name))
     for id in ("v4", "v19"):  # with a transcript, and without
@@ -99,7 +115,8 @@ def test_a_video_that_is_added_scores_as_one_that_was_built(run_of, own, name):
         strict=True,
     ):
         scores = {video.id: video.score for video in two}
-        assert [scores[video.id] for video in one] == pytest.approx([video.score for video in one], abs=2e-4)
+        limit = 3e-3 if name in ENCODERS else 2e-4
+        assert [scores[video.id] for video in one] == pytest.approx([video.score for video in one], abs=limit)
 
 
 @pytest.mark.slow
