@@ -145,7 +145,7 @@ def run(sweep: Path, overrides: list[str]) -> None:
         merged = model.merged
         weights, best, value = federate(config, merged.state_dict(), len(school_names(split.schools)))
         merged.load_state_dict(weights)
-        n_bytes = settings.model.rounds * len(save(weights))
+        n_bytes = settings.model.rounds * len(save(merged.state_dict()))
         model.figures = {"federated/rounds": settings.model.rounds, "federated/bytes": n_bytes}
         model._is_prepared = True
         print(f"{folder.path.name}: round {best} of {settings.model.rounds}, validation {value:.4f}")

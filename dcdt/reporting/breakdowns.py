@@ -74,7 +74,7 @@ def kinds_table(variants: list[Variant], metric: str) -> Table:
         return Table("kinds", title, {"n": "n"}, counts, caption, stub="Part")
     worst = {"worst": "worst of these"} if schools else {}
     least = {label: min(cells.values(), key=lambda cell: cell.value) for label, cells in parts.cells.items()}
-    rows = [Row(label, {**cells} | dict.fromkeys(worst, least[label])) for label, cells in parts.cells.items()]
+    rows = [Row(label, {**cells, **dict.fromkeys(worst, least[label])}) for label, cells in parts.cells.items()]
     rows = mark_best(rows, {*parts.columns, *worst}, set(parts.cells))
     return Table("kinds", title, parts.columns | worst, rows, CELL_NOTE, [parts.note] if parts.note else [])
 
