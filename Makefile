@@ -36,7 +36,7 @@ test: .venv/.dev ## set up, check style and types, and run the fast tests
 test-slow: .venv/.dev ## run the slow tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not extra and not gpu"
 
-test-extra: .venv/.dev ## run the notebooks, and what needs an environment of its own: DCDT_RAY_PYTHON, DCDT_MOTO_SERVER
+test-extra: .venv/.dev ## run the notebooks, and what needs environments of its own: DCDT_RAY_PYTHON, DCDT_FLOWER, DCDT_MOTO_SERVER
 	$(PIP) --editable '.[notebooks]'
 	$(BIN)/pytest -m extra
 

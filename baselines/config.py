@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from dcdt.config import vector_fields
 from dcdt.config.registry import FITTED, MODELS, UNTRAINED, Entry, SearchSpace, model_part
-from dcdt.config.validation import Count, Dropout, Fields, Width, schema
+from dcdt.config.validation import Count, Delta, Dropout, Epsilon, Fields, Width, schema
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.models.config import ENCODER_SPACE, TOWERS_SPACE, Passages
 
@@ -144,6 +144,24 @@ class HybridEncoderConfig(_TwoParts):
     weight: None = None
 
 
+@schema
+class FederatedConfig:
+    """How schools that keep their queries fit a model together."""
+
+    name: str
+    fit: Literal["sums", "local", "fedavg", "fedadam"]
+    epsilon: Epsilon | None
+    delta: Delta
+    clip: Count
+    rounds: Count
+    model: Annotated[Any, model_part("federated", "hybrid_encoder", "two_stage_joint")]
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields that the model reads."""
+        return list(getattr(self.model, "fields", ["title", "text"]))
+
+
 SINGLE_TOWER_SPACE: SearchSpace = {**TOWERS_SPACE, "loss.margin": [1.0, 0.7, 0.4]}  # 1 - s never passes 1
 BM25_SPACE: SearchSpace = {
     "model.variant": ["okapi", "l", "plus"],
@@ -208,6 +226,7 @@ MODELS.register(
     "collaborative", Entry(CollaborativeConfig, "baselines.collaborative:Collaborative", collaborative_space, FITTED)
 )
 MODELS.register("hybrid", Entry(HybridConfig, "baselines.hybrid:Hybrid", hybrid_space, FITTED))
+MODELS.register("federated", Entry(FederatedConfig, "baselines.federated:Federated", depends_on=FITTED))
 MODELS.register(
     "hybrid_encoder",
     Entry(

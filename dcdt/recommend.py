@@ -173,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             served = load(args.run, say=lambda text: print(f"{text} ...", file=sys.stderr, flush=True))  # noqa: T201
             served.link = args.moment_link
+            if args.abstain:
+                served.check_abstain()
             for note in served.notes_for(args.user):
                 print(f"note: {note}", file=sys.stderr)  # noqa: T201
             if args.interactive:

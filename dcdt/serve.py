@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = [args.run, *([args.beside] if args.beside else [])]
         runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
+        for recommender in recommenders if args.abstain else []:
+            recommender.served.check_abstain()
         feedback = FeedbackLog(args.feedback, args.hash_questions) if args.feedback else None
         app = make_app(
             recommenders,

@@ -310,6 +310,12 @@ SWEEPS = {  # the choices that an experiment compares, beside the ten folds
             *("single_tower", "dcdt", "dcdt_ridge", "hybrid_towers"),
         ]
     },
+    "federated": {
+        "model": [
+            *("zero_shot", "dcdt_ridge", "federated", "federated_local"),
+            *("federated_epsilon_8", "federated_epsilon_3", "federated_epsilon_1"),
+        ]
+    },
     "learning_curve": {
         "model": ["zero_shot", "dcdt_ridge", "hybrid_towers"],
         "split.train_queries": ["16", "32", "64", "128", "256", "null"],

@@ -115,6 +115,8 @@ BLOCKS = [
     ),
     Block("docs/extending.md", "import lightning as L", instead={"RUN": "served"}),
     Block("docs/federation.md", "# 1. at each school", "tests/federation/test_federate.py goes these steps"),
+    Block("docs/federation.md", "python -m dcdt.run -m experiment=federated", ACCEPTED),
+    Block("docs/federation.md", "python -m venv flower", "tests/baselines/test_flower.py, in that environment"),
     Block(
         "docs/your_data.md",
         "python -m dcdt.collection new",
@@ -267,6 +269,7 @@ BLOCKS = [
         for page, starts in {
             "ablations": "python -m dcdt.run -m experiment=ablation_modality",
             "cranfield": "python -m dcdt.run -m experiment=comparison",
+            "federated": "python -m dcdt.run -m experiment=federated",
             "finetune": "python benchmarks/studies/finetune.py",
             "khan_math": "python -m dcdt.run -m experiment=comparison",
             "learning_curve": "python -m dcdt.run -m experiment=learning_curve",

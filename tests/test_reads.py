@@ -33,6 +33,7 @@ LISTWISE = {**CHANGES, "loss": "loss.temperature=0.3", "sampler": "sampler=in_ba
 BASES = {  # settings under which every model uses what it is given
     "dcdt_residual": ["loss.margin=2"],
     "dcdt_ridge": ["model.penalty=1"],
+    "federated": ["split.schools=3", "model.model.penalty=1"],
     "two_stage": ["model.penalty=1", "model.depth=5"],
     "two_stage_joint": ["model.penalty=1", "model.depth=5", "loss=infonce", "sampler=catalogue"],
     "hybrid": ["model@model.second=dcdt_ridge", "model.second.penalty=1"],

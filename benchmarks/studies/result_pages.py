@@ -73,7 +73,8 @@ def scores(report: Report, metrics: list[str]) -> str:
     """The cells of those of the metrics that the report has, without deviations."""
     titles = next(one["columns"] for one in report["tables"] if one["name"] == "main")
     known = [metric for metric in metrics if metric in titles]
-    rows = [[name, *(interval(cells[metric]) for metric in known)] for name, cells in rows_of(report, "main")]
+    main = [(name, cells) for name, cells in rows_of(report, "main") if cells.keys() >= {*known}]  # without failed jobs
+    rows = [[name, *(interval(cells[metric]) for metric in known)] for name, cells in main]
     return grid(["model", *(titles[metric] for metric in known)], rows) + caption(report)
 
 

@@ -123,6 +123,22 @@ page() {
         sweep "frozen_$one" $FOLDS model=zero_shot,dcdt_ridge,hybrid_towers $(data $one)
         report "encoder_$one" {encoder,hybrid_encoder,frozen}_$one
       done ;;
+    federated) # FedAvg and FedAdam with DCDT_FLOWER, the python of an environment with Flower (docs/federation.md)
+      for one in linear_algebra khan_math lecture_questions; do
+        local schools=5
+        [ "$one" = lecture_questions ] && schools=subject
+        sweep "federated_$one" experiment=federated "split.schools=$schools" $(data $one)
+        sweep "federated_residual_$one" experiment=residual $FOLDS "split.schools=$schools" $(data $one)
+        if [ -n "${DCDT_FLOWER:-}" ] && [ -z "${ONLY_REPORTS:-}" ]; then
+          "$DCDT_FLOWER" benchmarks/studies/flower.py "$DCDT_OUTPUTS/sweeps/federated_flower_$one" \
+            "split.schools=$schools" $(data $one)
+        fi
+        local sweeps=("federated_$one" "federated_residual_$one")
+        [ -d "$DCDT_OUTPUTS/sweeps/federated_flower_$one" ] && sweeps+=("federated_flower_$one")
+        report "federated_$one" "${sweeps[@]}"
+        python benchmarks/studies/federated.py "${sweeps[@]/#/$DCDT_OUTPUTS/sweeps/}" \
+          > "$DCDT_OUTPUTS/tables/federated_$one/exchanges.md"
+      done ;;
     simulated) # the end of personalisation.md
       sweep simulated $FOLDS trainer=cpu model=zero_shot,dcdt_history,collaborative
       sweep simulated_kinds $FOLDS trainer=cpu model=dcdt_history model.history=mean,none
@@ -176,5 +192,5 @@ PYTHON
 }
 
 ALL='linear_algebra paper_split linear_algebra_comparison ablations khan_math cranfield towers learning_curve two_stage
-weak personalisation simulated lecture_questions transcripts encoder'
+weak personalisation simulated federated lecture_questions transcripts encoder'
 for name in "${@:-$ALL}"; do for one in $name; do page "$one"; done; done

@@ -24,6 +24,8 @@ MAX_WHOLE = 2**31 - 1  # of a whole number without a limit of its own
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Epsilon = Annotated[float, Field(ge=0.01, le=1000)]  # of differential privacy, with its delta
+Delta = Annotated[float, Field(gt=0, lt=0.1)]
 T = TypeVar("T")
 
 

@@ -30,6 +30,8 @@ class SplitConfig:
     train_queries: Annotated[int, Field(ge=1)] | None = None
     train_on: Literal["all", "judged", "weak"] = "all"
     max_overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
+    schools: Annotated[int, Field(ge=2, le=20)] | str | None = None
+    school_mix: Literal["iid", "subject"] = "iid"
 
     @field_validator("n_folds")
     @classmethod

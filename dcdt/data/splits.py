@@ -33,6 +33,10 @@ class Side:
     candidates: Mask  # (N,)
     judgments: Judgments
 
+    def where(self, keep: Mask) -> "Side":
+        """Select the queries of rows for which `keep` (Q,) is true."""
+        return Side(self.queries[keep[self.queries]], self.candidates, self.judgments.where(keep[self.judgments.query]))
+
 
 @dataclass(frozen=True)
 class Split:
@@ -45,6 +49,7 @@ class Split:
         cutoff: `split=time` only: training uses nothing from this time on.
         left_out: number of queries without a positive, anywhere or on their side.
         fingerprint: hash of sides, pairs and candidates; runs compare only where it agrees.
+        schools: name of the school of each query row; empty where queries are of one (`split.schools`).
     """
 
     name: str
@@ -57,6 +62,14 @@ class Split:
     cutoff: float | None = None
     left_out: int = 0
     fingerprint: str = ""
+    schools: list[str] = field(default_factory=list)
+
+    def where(self, keep: Mask) -> "Split":
+        """Select the queries of rows for which `keep` (Q,) is true, on every side."""
+        sides = {name: getattr(self, name).where(keep) for name in ("train", "val", "test")}
+        sides["extra"] = {name: side.where(keep) for name, side in self.extra.items()}
+        own = hashlib.sha256(self.fingerprint.encode() + keep.tobytes()).hexdigest()[:16]
+        return replace(self, pairs=self.pairs[keep[self.pairs[:, 0]]], fingerprint=own, **sides)
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -83,7 +96,31 @@ def make_split(collection: Collection, config: SplitConfig) -> Split:
     rule = _add_weak_queries(collection, rule, config.train_on)
     if config.max_overlap is not None:
         rule = _leave_out_near_twins(collection, rule, config.max_overlap)
-    return _build_split(collection, rule, config)
+    split = _build_split(collection, rule, config)
+    return split if config.schools is None else replace(split, schools=_draw_schools(collection, config))
+
+
+def _draw_schools(collection: Collection, config: SplitConfig) -> list[str]:
+    """Name the school of each query row: a field of its metadata, or one of so many of equal size.
+
+    Queries of equal text are of one school. `school_mix=subject` draws by subject and video, so that schools differ.
+    """
+    texts, metadata = [normalise_text(text) for text in collection.group_keys], collection.queries.metadata
+    field_name = config.schools if isinstance(config.schools, str) else "subject"
+    name_of = dict(zip(texts, (str(row.get(field_name, "none")) for row in metadata), strict=True))
+    if field_name == config.schools:
+        if not any(field_name in row for row in metadata):
+            fields = ", ".join(sorted({name for row in metadata for name in row})) or "none"
+            raise UserError(
+                f"split.schools is '{one_line(field_name)}'; no query has it in its metadata (there: {fields}).\n"
+                "Name one of these fields, or give a number of schools to draw, such as split.schools=5."
+            )
+        return [name_of[text] for text in texts]
+    best = {texts[row]: video for row, (_, _, video) in _best_video(collection).items()}
+    by_subject = {text: (name_of[text], best.get(text, -1)) for text in name_of if config.school_mix == "subject"}
+    order = sorted(name_of, key=lambda text: (by_subject.get(text, ("", -1)), _hash("school", text)))
+    place = {text: 1 + position * int(config.schools or 1) // len(order) for position, text in enumerate(order)}
+    return [f"school {place[text]:02}" for text in texts]
 
 
 def is_sealed(text: str) -> bool:

@@ -5,10 +5,7 @@ from typing import Annotated
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from dcdt.config.validation import Count, schema, validate
-
-Epsilon = Annotated[float, Field(ge=0.01, le=1000)]
-Delta = Annotated[float, Field(gt=0, lt=0.1)]
+from dcdt.config.validation import Count, Delta, Epsilon, schema, validate
 
 
 @schema

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dcdt.config.validation import schema, validate
-from dcdt.federation.config import Delta, Epsilon
+from dcdt.config.validation import Delta, Epsilon, schema, validate
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import atomic_write, parse_json
 from dcdt.utils.text import one_line

@@ -19,7 +19,7 @@ from dcdt.data.tables import Tables
 from dcdt.data.types import Collection, Judgments
 from dcdt.federation.config import FederateJob
 from dcdt.federation.messages import Expected, Header, Message, add_messages, pair_messages
-from dcdt.federation.noise import add_noise, noise_multiplier
+from dcdt.models.noise import add_noise, noise_multiplier
 from dcdt.models.recommender import Recommender
 from dcdt.runs.folder import RunFolder
 from dcdt.runs.provenance import provenance
@@ -47,11 +47,7 @@ class Member:
         build.prepare(settings)
         tables = build.load_tables(settings, collection)
         model = build.make_model(settings, tables)
-        if not model.fits_from_sums or not model.fitted_part.sum_shapes():
-            raise UserError(
-                f"model={settings.option} is not fitted from sums over queries.\n"
-                "Choose dcdt_ridge, hybrid_towers, or collaborative with model.kind=ease."
-            )
+        model.check_fits_from_sums(settings.option)
         if collection.weights:
             raise UserError("judgments with weights (metadata.weights) are not summed; leave these queries out.")
         if not all(side.candidates.all() for side in (split.train, split.val)):

@@ -136,6 +136,14 @@ class Recommender(L.LightningModule):
         """The component that is fitted from sums; itself where the model combines none."""
         return self
 
+    def check_fits_from_sums(self, option: str) -> None:
+        """Raise UserError, naming the option, for a model that is not fitted from sums."""
+        if not self.fits_from_sums or not self.fitted_part.sum_shapes():
+            raise UserError(
+                f"model={option} is not fitted from sums over queries.\n"
+                "Choose dcdt_ridge, hybrid_towers, or collaborative with model.kind=ease."
+            )
+
     def sum_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each sum of `sum_training`; none where nothing is fitted."""
         return {}

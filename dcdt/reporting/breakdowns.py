@@ -65,15 +65,18 @@ def kinds_table(variants: list[Variant], metric: str) -> Table:
     """Make the table by kind of query, of the variants tested on every query; without rows if queries have no kind."""
     scores = [run.sides["test"] for run in variants[0].runs]
     kinds = sorted({kind for side in scores for kind in side.kinds if kind})
-    title = f"{metric_name(metric)} by kind of query"
+    schools = variants[0].runs[0].config["split"].get("schools")
+    title = f"{metric_name(metric)} by {'school' if schools else 'kind of query'}"
     parts = _parts(variants, metric, {kind: {"kind": kind} for kind in kinds})
     if not parts.columns:
         counts = [Row(key, {"n": str(size)}) for key, size in parts.too_small.items()]
         caption = f"No part has the {MIN_BREAKDOWN_QUERIES} queries that a figure needs."
         return Table("kinds", title, {"n": "n"}, counts, caption, stub="Part")
-    rows = [Row(label, dict(cells)) for label, cells in parts.cells.items()]
-    rows = mark_best(rows, set(parts.columns), set(parts.cells))
-    return Table("kinds", title, parts.columns, rows, CELL_NOTE, [parts.note] if parts.note else [])
+    worst = {"worst": "worst of these"} if schools else {}
+    least = {label: min(cells.values(), key=lambda cell: cell.value) for label, cells in parts.cells.items()}
+    rows = [Row(label, {**cells, **dict.fromkeys(worst, least[label])}) for label, cells in parts.cells.items()]
+    rows = mark_best(rows, {*parts.columns, *worst}, set(parts.cells))
+    return Table("kinds", title, parts.columns | worst, rows, CELL_NOTE, [parts.note] if parts.note else [])
 
 
 def _parts(variants: list[Variant], metric: str, subsets: dict[str, dict[str, str]], prefix: str = "") -> Parts:

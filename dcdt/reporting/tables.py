@@ -345,6 +345,8 @@ def _main_notes(variants: list[Variant], complete: set[str], reference: Variant 
         behind = sorted(label for label, trials in effort.items() if trials == fewest)
         notes.append(f"The tuning effort is not equal: {', '.join(behind)} had {pluralize(fewest, 'trial')} only.")
     for variant in variants:
+        if variant.runs and (schools := variant.runs[0].config.get("federated", "no")) != "no":
+            notes.append(f"{variant.label}: fitted from the sums of {schools}.")
         cold = [run for run in variant.runs if run.metrics.get("test/cold_queries")]
         if cold:
             n, total = (sum(int(run.metrics[key]) for run in cold) for key in ("test/cold_queries", "test/n_queries"))

@@ -160,6 +160,7 @@ def _read(folder: Path) -> Run:
         return Run(folder, status, {}, first_line(str(recorded.get("error", ""))))
     config = _guarded(files.config, lambda path: check_config(normalise(read_yaml(path)), status == FINISHED))
     add_defaults(config)
+    config["federated"] = _guarded(files.federation, _federation) if files.federation.is_file() else "no"
     if status != FINISHED:
         return Run(folder, status, config, first_line(str(recorded.get("error", ""))))
     metrics = _guarded(files.metrics, lambda path: numbers(_parsed(path)))
@@ -176,6 +177,13 @@ def _read(folder: Path) -> Run:
         history=_guarded(files.history, _history) if files.history.is_file() else [],
         trials=_guarded(files.tuning, lambda path: n_trials(_parsed(path))) if files.tuning.is_file() else 1,
     )
+
+
+def _federation(path: Path) -> str:
+    """Describe the schools whose sums a run was fitted from, and their privacy."""
+    facts = _parsed(path)
+    noise = "no noise" if facts["epsilon"] is None else f"epsilon {facts['epsilon']:g} at delta {facts['delta']:g}"
+    return f"{facts['schools']:d} schools, {noise}"
 
 
 def first_line(error: str) -> str:

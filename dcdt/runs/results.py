@@ -130,8 +130,9 @@ def _columns(pairs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def _per_query(results: dict[str, SideResult], data: RankingDataModule) -> pa.Table:
-    """Long format: query_id, split, fold, seed, kind, warm, metric, value, unit (`query_units`)."""
+    """Long format: query_id, split, fold, seed, kind (or school), warm, metric, value, unit (`query_units`)."""
     collection, split, tables = data.collection, data.split, []
+    kinds = split.schools or [str(metadata.get("kind", "")) for metadata in collection.queries.metadata]
     for name, result in results.items():
         rows = result.queries.tolist()
         warm = warmth(split, split.sides[name], collection.positive_grade)
@@ -143,7 +144,7 @@ def _per_query(results: dict[str, SideResult], data: RankingDataModule) -> pa.Ta
                         "split": [name] * len(rows),
                         "fold": pa.array([split.index] * len(rows), pa.int32()),
                         "seed": pa.array([data.seed] * len(rows), pa.int64()),
-                        "kind": [str(collection.queries.metadata[row].get("kind", "")) for row in rows],
+                        "kind": [kinds[row] for row in rows],
                         "warm": warm,
                         "metric": [metric] * len(rows),
                         "value": pa.array(values.double().numpy()),

@@ -124,6 +124,11 @@ class ServedRecommender:
     def __len__(self) -> int:
         return len(self.catalogue)
 
+    def check_abstain(self) -> None:
+        """Raise UserError for a run that no score tells below which nothing fits."""
+        if self.manifest.threshold is None:
+            raise UserError(f"this run of {self.name} has no score below which nothing fits; leave --abstain out.")
+
     def recommend(
         self,
         texts: str | Sequence[str],

@@ -7,10 +7,13 @@ import pytest
 import torch
 from commands import dcdt
 from embeddings.tiny import write_model
+from fastapi.testclient import TestClient
 from federation.schools import catalogue_of, divide
 from support import make_collection, small_run
 
 from dcdt.runs.folder import RunFolder
+from dcdt.serving.app import make_app
+from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.load import load
 from dcdt.training.checkpoint import read_weights, restore
 
@@ -75,6 +78,22 @@ def test_a_hub_without_queries_serves_the_same_model(made):
         assert [item.id for item in one] == [item.id for item in other]
         assert [item.score for item in one] == pytest.approx([item.score for item in other], abs=1e-5)
     assert restore(made / "served").federated
+
+
+def test_the_catalogue_of_a_merged_run_changes_without_another_exchange(made):
+    federate(made, "merge", "sum.safetensors", *ALL[3:], f"data.path={made}/hub", "out=changed")
+    run = made / "changed"
+    done = dcdt("index", run, "add", "--id", "new", "--title", "Shear of a plane", "--text", "what a shear keeps")
+    assert done.returncode == 0 and "21 videos" in done.stdout, done.stderr
+    done = dcdt("recommend", run, "shear of a plane", "-k", 2, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["answer"][0]["id"] == "new", done.stderr
+    done = dcdt("recommend", run, "shear of a plane", "--abstain")
+    assert done.returncode == 2 and "has no score below which" in done.stderr, done.stderr
+    assert dcdt("serve", run, "--abstain").returncode == 2
+    assert dcdt("index", run, "delete", "new").returncode == 0
+    with TestClient(make_app([ReloadingRecommender(run)])) as client:
+        found = client.get("/search", params={"q": "shear of a plane", "k": 3}).json()["videos"]
+    assert len(found) == 3 and "new" not in {video["id"] for video in found}
 
 
 def test_a_school_tests_the_merged_model_on_its_own_queries(made):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dcdt.federation.noise import add_noise, noise_multiplier
+from dcdt.models.noise import add_noise, noise_multiplier
 from dcdt.models.sums import Sums
 
 

@@ -499,3 +499,29 @@ def test_units_of_version_0_1_come_from_other_runs_or_the_unchanged_collection_o
     assert "Units: not known (runs of version 0.1" in captions["old"]
     assert "Units: 3 (queries that share their best positive), the largest of 4 queries" in captions["same"]
     assert "Units: 2 (queries that share their best positive), the largest of 11 queries" in captions["new"]
+
+
+def test_a_model_of_several_schools_stands_beside_that_of_one_with_its_privacy(tmp_path):
+    for fold in range(2):
+        write_run(tmp_path, "zero_shot", fold)
+        write_run(tmp_path, "dcdt", fold)
+        merged = write_run(tmp_path, "dcdt", fold, skill=2.0, name=f"merged{fold}")
+        (merged / "federation.json").write_text('{"schools": 3, "queries": 0, "epsilon": 8.0, "delta": 1e-05}')
+    report = report_of(tmp_path)
+    merged_label = "dcdt, federated=3 schools, epsilon 8 at delta 1e-05"
+    assert set(rows(report)) == {"zero_shot", "dcdt, federated=no", merged_label}
+    assert f"{merged_label}: fitted from the sums of 3 schools, epsilon 8 at delta 1e-05." in report.tables[0].notes
+    (tmp_path / "merged0" / "federation.json").write_text('{"schools": "many"}')
+    with pytest.raises(UserError, match=r"federation\.json is corrupt"):
+        report_of(tmp_path)
+
+
+def test_schools_have_a_table_with_the_worst_of_them(tmp_path):
+    for fold in range(4):
+        for model, skill in (("zero_shot", 0.5), ("dcdt", 2.0)):
+            write_run(tmp_path, model, fold, skill=skill, n=40, kinds=("a", "b"), overrides={"split.schools": 2})
+    found = table(report_of(tmp_path), "kinds")
+    assert found.title == "MRR by school" and list(found.columns) == ["a", "b", "worst"]
+    for row in found.rows:
+        assert row.cells["worst"].value == min(row.cells["a"].value, row.cells["b"].value)
+    assert [row.name for row in found.rows if row.cells["worst"].best] == ["dcdt"]
