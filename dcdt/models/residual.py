@@ -11,6 +11,7 @@ from dcdt.models.pairs import PairRecommender
 from dcdt.models.passages import make_pooling
 from dcdt.models.towers import LowRankMap
 from dcdt.utils.fused import normalize
+from dcdt.utils.precision import at_least_float32
 
 
 class ResidualTowers(PairRecommender):
@@ -90,7 +91,7 @@ class ResidualTowers(PairRecommender):
 
     def _tower(self, index: int, vectors: Tensor) -> Tensor:
         """Apply the query's tower (0) or a field's (1, 2, ...) to frozen vectors (..., D): (..., D)."""
-        start = self.dropout(self._tower_input(vectors))
+        start = self.dropout(at_least_float32(self._tower_input(vectors)))  # the sum below is not rounded
         output: Tensor = start + self.towers[min(index, len(self.towers) - 1)](start)
         return output
 
