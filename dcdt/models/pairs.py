@@ -166,7 +166,10 @@ class PairRecommender(Recommender):
         queries, weight = self.query_inputs(batch["query"]), batch.get("weight")
         position: Tensor | None = batch.get("position")
         video_rows: Tensor | None = batch["columns"] if position is None else batch.get("distinct")
-        teacher = self._teacher_similarities(batch["query"], video_rows, position) if self.loss.needs_teacher else None
+        teacher = None
+        if self.loss.needs_teacher:
+            rows: Any = video_rows if position is None else position if video_rows is None else video_rows[position]
+            teacher = self._teacher_similarities(batch["query"], rows)
         if video_rows is None and position is not None:
             video_rows, position = self._rows_to_encode(position)
         drawn = None
@@ -255,13 +258,8 @@ class PairRecommender(Recommender):
         """Score the queries of these rows (B,): (B, N)."""
         return self.score(query_batch(self.data.collection, self.tables, rows))
 
-    def _teacher_similarities(self, queries: Tensor, videos: Tensor | None, position: Tensor | None) -> Tensor:
-        """Return the teacher's similarities of queries (B,) to shared videos (C,), or to those of a position (B, C).
-
-        The position is that among the videos, or in the catalogue; the similarities are (B, C).
-        """
-        rows = videos if position is None else position if videos is None else videos[position]
-        assert rows is not None
+    def _teacher_similarities(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """Return the teacher's similarities (B, C) of queries (B,) to their videos (B, C), or to shared videos (C,)."""
         if self._teacher_scores is not None:
             self._teacher_scores = self._teacher_scores.to(rows.device)
             scores = self._teacher_scores[queries]  # (B, N)
