@@ -10,6 +10,7 @@ from dcdt.models.config import OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.query_batch import QueryBatch
 from dcdt.models.towers import Tower
+from dcdt.utils.fused import select_rows
 from dcdt.utils.precision import at_least_float32
 
 from .config import SingleTowerConfig
@@ -34,6 +35,7 @@ class SingleTower(PairRecommender):
     """
 
     decoupled: ClassVar[bool] = False
+    matches_own_videos: ClassVar[bool] = True
 
     def __init__(self, config: SingleTowerConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -69,9 +71,8 @@ class SingleTower(PairRecommender):
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute 1 - s, or s if the loss takes similarities, of B queries and their videos, (B, C)."""
         query_outputs, video_outputs = self.linear_outputs(queries, videos)  # (B, FW), (U, FW)
-        score = self.join(
-            query_outputs.unsqueeze(1), video_outputs.unsqueeze(0) if position is None else video_outputs[position]
-        )  # (B, C)
+        own = video_outputs if position is None else select_rows(video_outputs, position)  # (U, FW) or (B, C, FW)
+        score = self.join(query_outputs.unsqueeze(1), own)  # (B, C)
         return 1 - score if self.loss.measure == "distance" else score
 
     def score(self, queries: QueryBatch) -> Tensor:

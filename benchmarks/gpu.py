@@ -12,13 +12,18 @@ Mining and full ranking are timed at the same catalogue. The device's name is th
 
     python benchmarks/gpu.py --count [--videos 50000] [--batches 16 1024]
 
-needs no GPU: it counts, on the CPU in bf16, the operations of a training step that a GPU would start as kernels, the
-bytes that they read and write, and the values that are read back, for which a GPU is waited for. Nothing is timed.
+needs no GPU: it counts, on the device of `tests/separate_device.py`, which takes a GPU's way through the code, the
+operations of a training step that a GPU would start as kernels or copies, the bytes that they read and write, and the
+values that are read back, for which a GPU is waited for. Nothing is timed. A step is all from the end of one to the end
+of the next. An operation that torch starts as several kernels (a product with a bias for each layer, the gradient of a
+selection of rows) counts as one.
 """
 
 import argparse
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -35,9 +40,13 @@ from dcdt.data.tables import Tables
 from dcdt.samplers.mining import mine_hard_negatives
 from dcdt.training import build
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from separate_device import NAME, register, separate
+
 TOWER, NEGATIVES, FIELDS, POOL, HELD_OUT = 256, 4, 2, 200, 1024
 TIMES, SHARE = 10, 0.6  # targets: against single items, of the roofline at the largest batch
 WANTED = 50  # kernels of a step, at most
+PAPER = (16, 46)  # batch and videos of the paper's preset
 WITHOUT_KERNEL = (  # of what the profiler or autograd adds, or that only gives room or another shape
     *("_record_function_enter_new", "_record_function_exit", "detach", "lift_fresh"),
     *("empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"),
@@ -196,61 +205,61 @@ class Counting(TorchDispatchMode):
         """Do the operation, and count it."""
         found = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if self.on and name == "_local_scalar_dense":
+        tensors = [one for one in tree_leaves((args, kwargs, found)) if isinstance(one, torch.Tensor)]
+        if not self.on or all(one.device.type != NAME for one in tensors):
+            return found
+        if name == "_local_scalar_dense":
             self.reads += 1
-        elif self.on and not func.is_view and name not in WITHOUT_KERNEL:
+        elif not func.is_view and name not in WITHOUT_KERNEL:
             self.operations[name] += 1
-            tensors = [one for one in tree_leaves((args, kwargs, found)) if isinstance(one, torch.Tensor)]
             self.bytes += sum(one.numel() * one.element_size() for one in tensors)
         return found
 
 
-class CountSteps(L.Callback):
-    """Counts the third step of training, when momentum is there; what is between steps is left out."""
+class CountStep(L.Callback):
+    """Counts the third step of four, when momentum is there, with the batch that is made for it."""
 
     def __init__(self, counting: Counting) -> None:
         self.counting = counting
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:  # noqa: ANN401
-        """Begin with the third."""
-        self.counting.on = index == 2
-
     def on_train_batch_end(self, *given: Any) -> None:  # noqa: ANN401
-        """End."""
-        self.counting.on = False
+        """Begin at the end of the second, end at that of the third."""
+        self.counting.on = given[-1] == 1
 
 
 def count_rows(batches: list[int], n_videos: int, width: int) -> list[Row]:
-    """Count a training step of dcdt with four explicit negatives, at every batch size."""
-    rows = []
-    for batch in batches:
-        n_queries = 4 * batch + 2 * HELD_OUT
-        collection = collection_of(n_queries, n_videos)
-        settings = settings_of(
-            "trainer=cpu",
-            "trainer.precision=bf16-mixed",
-            "sampler=random",
-            f"batch_size={batch}",
-            "trainer.max_epochs=1",
-        )
-        tables = half_tables(n_queries, n_videos, width)
-        data = data_of(settings, collection, split_of(collection, HELD_OUT), tables)
-        counting = Counting()
-        trainer = build.make_trainer(settings, [CountSteps(counting)])
-        with counting:
-            trainer.fit(build.make_model(settings, tables), datamodule=data)
-        drawn = torch.cat([data.sampler.pairs, data.sampler.draw(torch.Generator().manual_seed(0))], dim=1)
-        least = needs(float(len(drawn[:batch, 1:].unique())), batch, width)[1]
-        n, what = counting.operations.total(), f"a training step, batch {batch:,}"
-        rows += [
-            row(f"{what}: operations", n, "kernels", "wanted", n / WANTED, f"<= {WANTED}", n <= WANTED),
-            row(
-                f"{what}: bytes moved", counting.bytes / 1e6, "MB", "its vectors once", counting.bytes / least, "report"
-            ),
-            row(f"{what}: values read back", counting.reads, "reads", "none wanted", None, "report"),
-        ]
-        print(f"{what}: {', '.join(f'{name} {k}' for name, k in counting.operations.most_common())}")
-    return rows
+    """Count a training step of dcdt with four explicit negatives, at every batch size, and at the paper's."""
+    register()
+    return [row for case in (PAPER, *((batch, n_videos) for batch in batches)) for row in count(*case, width)]
+
+
+def count(batch: int, n_videos: int, width: int) -> list[Row]:
+    """Count a step as `trainer=gpu` takes it: videos and products in bf16, queries in fp16."""
+    n_queries, device = 4 * batch + 2 * HELD_OUT, torch.device(NAME, 0)
+    collection = collection_of(n_queries, n_videos)
+    settings = settings_of(
+        *("trainer=cpu", "trainer.precision=bf16-mixed", "sampler=random", f"batch_size={batch}"),
+        "trainer.extra={limit_train_batches:4,limit_val_batches:0}",
+    )
+    settings.trainer.max_epochs = 1
+    tables = half_tables(n_queries, n_videos, width)
+    data = data_of(settings, collection, split_of(collection, HELD_OUT), tables)
+    tables.videos = tables.videos.bfloat16()
+    settings.trainer.accelerator = NAME
+    counting = Counting()
+    with separate(), counting:
+        trainer = build.make_trainer(settings, [CountStep(counting)])
+        trainer.strategy._root_device, trainer.strategy.precision_plugin.device = device, NAME
+        trainer.fit(build.make_model(settings, tables.to(device)), datamodule=data)
+    drawn = torch.cat([data.sampler.pairs, data.sampler.draw(torch.Generator().manual_seed(0))], dim=1)
+    least = needs(float(len(drawn[:batch, 1:].unique())), batch, width)[1]
+    n, what = counting.operations.total(), f"a training step, batch {batch:,}, {n_videos:,} videos"
+    print(f"{what}: {', '.join(f'{name} {k}' for name, k in counting.operations.most_common())}")
+    return [
+        row(f"{what}: operations", n, "kernels", "wanted", n / WANTED, f"<= {WANTED}", n <= WANTED),
+        row(f"{what}: bytes moved", counting.bytes / 1e6, "MB", "its vectors once", counting.bytes / least, "report"),
+        row(f"{what}: values read back", counting.reads, "reads", "none wanted", None, "report"),
+    ]
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ ORDER = (
 LEVELS = {package: level for level, packages in enumerate(ORDER) for package in packages}
 
 # Modules of the package that may import hydra and wandb. sweep.py holds the callback that Hydra itself calls.
+WANDB = ("wandb", "wandb_lineage", "wandb_report", "wandb_run", "wandb_summary")
 MAY_IMPORT = {
     "hydra": {
         "dcdt/run.py",
@@ -46,7 +47,7 @@ MAY_IMPORT = {
         "dcdt/runs/sweep.py",
         "dcdt/training/untrained.py",
     },
-    "wandb": {f"dcdt/training/loggers/{name}.py" for name in ("wandb", "wandb_summary", "wandb_report")},
+    "wandb": {f"dcdt/training/loggers/{name}.py" for name in WANDB},
 }
 
 # Imports inside functions, each with its reason: start-up time, or a package that only an extra installs.

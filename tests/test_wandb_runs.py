@@ -162,8 +162,9 @@ def test_what_a_run_shows_while_it_trains_and_at_its_end(folder, tmp_path):
     table = json.loads(tables[-1].read_text())
     assert table["columns"] == ["epoch", "query", "rank", "title", "link", "score", "relevant"]
     assert [row[2] for row in table["data"]] == [1, 2, 3, 4, 5] * 3
-    sent = [artifact["type"] for part in records(tmp_path, "artifact").values() for artifact in part]
-    assert sorted(kind for kind in sent if kind != "run_table") == ["checkpoint", "embeddings"]  # W&B's own of a table
+    logged = [artifact["type"] for part in records(tmp_path, "artifact").values() for artifact in part]
+    kinds = ["checkpoint", "collection", "embeddings", "run"]
+    assert sorted(kind for kind in logged if kind != "run_table") == kinds  # W&B's own of a table
 
 
 @pytest.mark.slow

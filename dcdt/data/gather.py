@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcdt.utils.precision import HALF_DTYPES
+from dcdt.utils.precision import HALF_DTYPES, at_least_float32, autocasts
 
 MIN_BUFFER_NUMBERS = 2**20  # smaller results are allocated anew: 4 MB of fp32
 
@@ -18,17 +18,16 @@ class Gather:
     def __init__(self) -> None:
         self._buffers: dict[torch.dtype, Tensor] = {}
 
-    def __call__(self, table: Tensor, rows: Tensor) -> Tensor:
-        """Gather rows (R,) of every layer of a table (F, N, D): (F, R, D), in fp32 if the table is of half precision.
+    def __call__(self, table: Tensor, rows: Tensor | None) -> Tensor:
+        """Gather rows (R,), or all, of every layer of a table (F, N, D): (F, R, D), in fp32 if it is of half precision.
 
         On a GPU with autocast the precision stays that of the table, since autocast casts it anyway.
         """
         half = table.dtype in HALF_DTYPES
         layers, _, width = table.shape
-        if table.device.type != "cpu" or layers * len(rows) * width < MIN_BUFFER_NUMBERS:
-            vectors = table[:, rows]
-            cast = table.device.type == "cuda" and torch.is_autocast_enabled("cuda")
-            return vectors.float() if half and not cast else vectors
+        if rows is None or table.device.type != "cpu" or layers * len(rows) * width < MIN_BUFFER_NUMBERS:
+            vectors = table if rows is None else table[:, rows]
+            return vectors if autocasts(table.device) else at_least_float32(vectors)
         vectors = self._buffer(table.dtype, layers, len(rows), width)
         for layer, out in zip(table, vectors, strict=True):
             torch.index_select(layer, 0, rows, out=out)

@@ -108,8 +108,8 @@ class Tables:
         """Gather the vectors (R, D) of query rows (R,); valid until the next call."""
         return self._gather_queries(self.queries.unsqueeze(0), rows)[0]
 
-    def video_rows(self, rows: Tensor) -> Tensor:
-        """Gather the field vectors (F, R, D) of video rows (R,); valid until the next call."""
+    def video_rows(self, rows: Tensor | None) -> Tensor:
+        """Gather the field vectors (F, R, D) of video rows (R,), or of all; valid until the next call."""
         return self._gather_videos(self.videos, rows)
 
     def passage_rows(self, rows: slice | Tensor) -> Tensor:

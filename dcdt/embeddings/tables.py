@@ -44,7 +44,8 @@ def load_tables(
         embedder: makes the vectors that are missing.
         cache_folder: of the vectors.
         progress: whether to show the progress of embedding.
-        dtype: of the vectors; half precision halves the memory.
+        dtype: of the vectors; half precision halves the memory. With bfloat16, in which a GPU trains, queries and the
+            frozen sums, whose cosines rank, are float16: that has three bits more.
         mapped: keep the vectors in a memory-mapped file, for catalogues larger than the memory.
 
     Raises:
@@ -60,12 +61,13 @@ def load_tables(
     fill(cache, texts, embedder, progress)
     width, n = cache.space.dimensions, len(collection.videos)
     map_folder = Path(cache_folder) if mapped else None
+    ranked = torch.float16 if dtype == torch.bfloat16 else dtype
     if query_texts:
-        queries = allocate((len(query_texts), width), dtype)
+        queries = allocate((len(query_texts), width), ranked)
         _read_vectors(cache, [query_texts], queries)
     else:
         n_queries = max(1, len(collection.queries))  # a catalogue has none, and what is exported needs an example
-        queries = torch.zeros(1, width, dtype=dtype).expand(n_queries, -1)  # (Q, D)
+        queries = torch.zeros(1, width, dtype=ranked).expand(n_queries, -1)  # (Q, D)
     videos = allocate((len(fields), n, width), dtype, map_folder)
     passages = None
     for layer, name in zip(videos, fields, strict=True):
@@ -75,7 +77,7 @@ def load_tables(
             _read_passages(cache, field_texts[name], passages, layer)
         else:
             _read_vectors(cache, [field_texts[name]], layer)
-    summed = allocate((n, width), dtype, map_folder)
+    summed = allocate((n, width), ranked, map_folder)
     _read_vectors(cache, [field_texts[name] for name in frozen], summed)
     frozen_vectors = normalise_rows(summed) if dtype in HALF_DTYPES else summed
     tables = Tables(queries, videos, frozen_vectors, fields, passages)

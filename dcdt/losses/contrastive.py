@@ -1,8 +1,11 @@
 """The contrastive loss of the paper (eq. 7) and its usual squared form."""
 
+import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.functional import hardtanh, mse_loss
 
 from dcdt.losses.base import Loss, Targets
 from dcdt.losses.config import ContrastiveConfig
@@ -34,14 +37,14 @@ class ContrastiveLoss(Loss):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.margin = config.margin
+        self.limit: Tensor
+        self.register_buffer("limit", torch.tensor(config.margin), persistent=False)
         self.squared = config.squared
 
     def compute(self, distance: Tensor, targets: Targets) -> Tensor:
         """Compute the loss of every pair, (B, C), scaled so that its mean is the weighted mean."""
         label, weight = targets.label, targets.weight
-        gap = (self.margin - distance).clamp(min=0)
-        if self.squared:
-            loss = (label * distance.square() + (1 - label) * gap.square()) / 2
-        else:
-            loss = label * distance + (1 - label) * gap.square()
+        limit = self.limit.expand_as(distance)
+        gap = mse_loss(hardtanh(distance, -math.inf, self.margin), limit, reduction="none")  # max(m - d, 0)^2
+        loss = torch.lerp(gap, distance.square(), label) / 2 if self.squared else torch.lerp(gap, distance, label)
         return loss if weight is None else loss * weight / weight.mean()

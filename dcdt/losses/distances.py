@@ -5,6 +5,7 @@ Between 0.5 and 1 bf16 has steps of 0.004, which at a temperature of 0.05 are st
 
 from torch import Tensor
 
+from dcdt.utils.fused import smooth_distance
 from dcdt.utils.precision import at_least_float32
 
 EPS = 1e-6
@@ -20,7 +21,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         (...), at least EPS.
     """
-    return (at_least_float32(a) - at_least_float32(b)).square().sum(-1).add(EPS**2).sqrt()
+    return smooth_distance(at_least_float32(a), at_least_float32(b), EPS)
 
 
 def chord(similarity: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """DCDT: query, title and description towers, decoupled so that video vectors are computed once."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from dcdt.models.config import DCDTConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.passages import make_pooling
 from dcdt.models.towers import Tower
-from dcdt.utils.precision import at_least_float32
+from dcdt.utils.fused import cast_stacked, normalize, select_rows
+from dcdt.utils.precision import at_least_float32, autocast_off, autocasts
 
 
 class DualTower(PairRecommender):
@@ -34,6 +35,7 @@ class DualTower(PairRecommender):
     """
 
     supports_half_precision: ClassVar[bool] = True
+    matches_own_videos: ClassVar[bool] = True
 
     def __init__(self, config: DCDTConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -77,8 +79,7 @@ class DualTower(PairRecommender):
 
     def _scale(self, output: Tensor) -> Tensor:
         """Normalise vectors (..., W), in fp32 at least; eq. 3 takes them as they are."""
-        output = at_least_float32(output)
-        return output if self.attends_candidates else nn.functional.normalize(output, dim=-1)
+        return at_least_float32(output) if self.attends_candidates else normalize(output)
 
     def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
         """Compute what each field, and the bias of the fusion, adds to a video's vector: name to (..., W or F * W)."""
@@ -96,12 +97,33 @@ class DualTower(PairRecommender):
 
     def match(self, queries: Tensor, videos: Tensor, position: Tensor | None) -> Tensor:
         """Compute distances, or dot products (`measures_distance`), of B queries to their videos, (B, C)."""
-        if position is None:
-            similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        query_vectors, video_vectors = self._encode_batch(queries, videos)  # (B, W), (U, W) or (B, C, W)
+        if position is None and videos.ndim == 3:
+            similarity = pairwise_dot(query_vectors, video_vectors)  # (B, U)
             return chord(similarity) if self.measures_distance else similarity
+        if position is not None:
+            video_vectors = select_rows(video_vectors, position)  # (U, W) -> (B, C, W)
         measure = euclidean if self.measures_distance else dot
-        query_vectors = self.encode_queries(queries).unsqueeze(1)  # (B, 1, W)
-        return measure(query_vectors, self.encode_videos(videos)[position])  # (U, W) -> (B, 1 + K, W)
+        return measure(query_vectors.unsqueeze(1), video_vectors)  # (B, 1, W), (B, C, W) -> (B, C)
+
+    def _encode_batch(self, queries: Tensor, videos: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode query vectors (B, D) and field vectors (F, ..., D) of a batch.
+
+        Where autocast is on, on a GPU, all weights are cast in one operation, and the fields are one product.
+        """
+        if self.fusion is None or not autocasts(queries.device) or torch.compiler.is_compiling():
+            return self.encode_queries(queries), self.encode_videos(videos)
+        dtype, query, fields = torch.get_autocast_dtype(queries.device.type), self.query_tower, self.field_towers
+        modules: list[list[Any]] = [[query.linear], [tower.linear for tower in fields], [self.fusion]]
+        groups = [[getattr(one, name) for one in group] for group in modules for name in ("weight", "bias")]
+        weight, bias, weights, biases, fusion_weight, fusion_bias = cast_stacked(groups, dtype)
+        with autocast_off(queries):
+            output = nn.functional.linear(queries.to(dtype), weight.squeeze(0), bias.squeeze(0))  # (B, W)
+            inputs = videos.to(dtype).flatten(1, -2)  # (F, U, D)
+            outputs = torch.baddbmm(biases.unsqueeze(1), inputs, weights.transpose(1, 2))  # (F, U, W)
+            joined = query.dropout(outputs.relu()).transpose(0, 1).flatten(1)  # (U, F * W)
+            fused = nn.functional.linear(joined, fusion_weight.squeeze(0), fusion_bias.squeeze(0))  # (U, W)
+        return self._scale(query.dropout(output.relu())), self._scale(fused).view(*videos.shape[1:-1], -1)
 
     def silent_towers(self) -> list[str]:
         """Return the names of towers that output only zeros on the first 256 queries or videos."""

@@ -38,12 +38,14 @@ class PairRecommender(Recommender):
 
     validates_loss: ClassVar[bool] = True
     trains_passages: ClassVar[bool] = True  # else training reads the other fields
+    matches_own_videos: ClassVar[bool] = False  # whether `match` takes videos (F, B, C, D) of each query
     attends_candidates: bool = False
 
     def __init__(self, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, optimizer)
         self.loss = loss
         self._teacher_scores: Tensor | None = None  # (Q, N), Q query rows of the collection
+        self._labels: Tensor | None = None  # (B, 1 + K) of a batch in which each query has its own videos
 
     def on_prepare(self, data: RankingDataModule) -> None:
         """Score training and validation queries by the loss's teacher, if it has one, fitted without each of them.
@@ -76,13 +78,18 @@ class PairRecommender(Recommender):
 
         Args:
             queries: (B, D) frozen query vectors.
-            videos: (F, U, D) frozen field vectors of the distinct videos of the batch.
-            position: (B, C) index into the U videos; None: every query with all of them, C = U.
+            videos: (F, U, D) frozen field vectors of the videos of the batch, or (F, B, C, D) of those of each query,
+                where the model `matches_own_videos`.
+            position: (B, C) index into the U videos; None: every query with all of them, C = U, or with its own.
 
         Returns:
             (B, C).
         """
-        similarity = pairwise_dot(self.encode_queries(queries), self.encode_videos(videos))  # (B, U)
+        query_vectors, video_vectors = self.encode_queries(queries), self.encode_videos(videos)
+        if videos.ndim == 4:
+            similarity = dot(query_vectors.unsqueeze(1), video_vectors)  # (B, 1, W), (B, C, W) -> (B, C)
+        else:
+            similarity = pairwise_dot(query_vectors, video_vectors)  # (B, U)
         if position is not None:
             similarity = similarity.gather(1, position)  # (B, C)
         return chord(similarity) if self.measures_distance else similarity
@@ -114,8 +121,7 @@ class PairRecommender(Recommender):
         if drawn is not None and self.pooling is not None:
             measured = self.pooling.pool_drawn(measured, drawn, self.measures_distance)
         if label is None:
-            label = torch.zeros_like(measured)  # (B, 1 + K)
-            label[:, 0], n_positives = 1, 1
+            label, n_positives = self._label_first(measured), 1
         with autocast_off(measured):
             if self.attends_candidates and self.loss.measure == "distance":
                 logits = (
@@ -124,6 +130,18 @@ class PairRecommender(Recommender):
                 measured = 1 - logits.softmax(-1)
             loss: Tensor = self.loss(measured, label, weight, teacher, n_positives).mean()
         return loss
+
+    def _label_first(self, measured: Tensor) -> Tensor:
+        """Label the first column of (B, 1 + K) as positive; labels of the same shape are made once."""
+        compiles, last = torch.compiler.is_compiling(), self._labels
+        like = (measured.shape, measured.device, measured.dtype)
+        if last is not None and not compiles and like == (last.shape, last.device, last.dtype):
+            return last
+        labels = torch.zeros_like(measured, requires_grad=False)  # (B, 1 + K)
+        labels[:, 0] = 1
+        if not compiles:
+            self._labels = labels
+        return labels
 
     def compile_step(self) -> None:
         """Compile the computation of a step after its vectors are gathered, for batches of any size."""
@@ -142,24 +160,45 @@ class PairRecommender(Recommender):
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         """Compute the mean loss of a batch of row numbers.
 
-        A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), with the `distinct` videos (U,) and
-        the `position` of each (B, 1 + K), or `columns` (C,) that all its queries share with their `label` and `weight`,
-        both (B, C), and `n_positives`, an upper bound. Nothing waits for the device.
+        A batch holds `query` (B,) and either `video` (B,) and `negatives` (B, K), with the `position` (B, 1 + K)
+        of each among the `distinct` videos (U,), else in the catalogue; or `columns` (C,) that all its queries share,
+        with their `label` and `weight`, (B, C), and `n_positives`, an upper bound. Nothing waits for the device.
         """
         queries, weight = self.query_inputs(batch["query"]), batch.get("weight")
-        rows: Tensor
-        if "columns" in batch:
-            rows, position, video_rows = batch["columns"], None, batch["columns"]  # (C,)
-        else:
-            rows = torch.cat([batch["video"].unsqueeze(1), batch["negatives"]], dim=1)  # (B, 1 + K)
-            position, video_rows = batch["position"], batch["distinct"]
-        teacher = self._teacher_similarities(batch["query"], rows) if self.loss.needs_teacher else None
-        if self.pooling is None or not self.trains_passages:
-            videos, drawn = self.video_inputs(video_rows), None  # (F, U, D)
+        position: Tensor | None = batch.get("position")
+        video_rows: Tensor | None = batch["columns"] if position is None else batch.get("distinct")
+        teacher = None
+        if self.loss.needs_teacher:
+            rows: Any = video_rows if position is None else position if video_rows is None else video_rows[position]
+            teacher = self._teacher_similarities(batch["query"], rows)
+        if video_rows is None and position is not None:
+            video_rows, position = self._rows_to_encode(position)
+        drawn = None
+        if video_rows is None:
+            videos = self.tables.video_rows(None)  # (F, N, D)
+        elif self.pooling is None or not self.trains_passages:
+            videos = self.video_inputs(video_rows)  # (F, U, D), or (F, B, 1 + K, D)
         else:
             videos, position, drawn = self._draw_passages(queries, video_rows, position)
         label, n_positives = batch.get("label"), batch.get("n_positives")
         return self.objective(queries, videos, position, label, weight, teacher, n_positives, drawn)
+
+    def _rows_to_encode(self, position: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Choose which videos to encode, of rows of the catalogue (B, C), so that neither CPU nor device waits.
+
+        Returns:
+            None and the rows, where the catalogue has no more videos than there are rows: all of it is encoded, and
+            nothing gathered. The rows and None, where it has more: each is encoded as often as it occurs. The distinct
+            ones (U,), and the position of each among them (B, C), for a model that does not match videos of each
+            query, or that waits anyway.
+        """
+        waits = self.pooling is not None or self.reads_tokens
+        if not waits and self.tables.videos.shape[1] <= position.numel():
+            return None, position
+        if not waits and self.matches_own_videos:
+            return position, None
+        distinct, among_distinct = torch.unique(position, return_inverse=True)
+        return distinct, among_distinct
 
     def validation_loss(self) -> Tensor | None:
         """Compute the mean loss of the stored pairs of the validation side, each positive beside its negatives."""

@@ -10,6 +10,7 @@ from dcdt.models.config import DCDTResidualConfig, OptimizerConfig
 from dcdt.models.pairs import PairRecommender
 from dcdt.models.passages import make_pooling
 from dcdt.models.towers import LowRankMap
+from dcdt.utils.fused import normalize
 from dcdt.utils.precision import at_least_float32
 
 
@@ -33,6 +34,7 @@ class ResidualTowers(PairRecommender):
 
     starts_useful: ClassVar[bool] = True
     supports_half_precision: ClassVar[bool] = True
+    matches_own_videos: ClassVar[bool] = True
 
     def __init__(self, config: DCDTResidualConfig, tables: Tables, loss: nn.Module, optimizer: OptimizerConfig) -> None:
         super().__init__(tables, loss, optimizer)
@@ -47,7 +49,7 @@ class ResidualTowers(PairRecommender):
 
     def encode_queries(self, vectors: Tensor) -> Tensor:
         """Encode frozen query vectors (B, D) as unit vectors (B, D); with attention (B, F * D), longer than 1."""
-        output = nn.functional.normalize(at_least_float32(self._tower(0, vectors)), dim=-1)  # (B, D)
+        output = normalize(self._tower(0, vectors))  # (B, D)
         if self.keys is None:
             return output
         weights = len(self.keys) * self.attention_weights(vectors)  # (B, F), each 1 at the start
@@ -72,7 +74,7 @@ class ResidualTowers(PairRecommender):
             return torch.cat([output / length for output in outputs], dim=-1)  # (..., F * D)
         if self.fusion is not None:
             total = total + self.fusion(torch.cat(list(outputs), dim=-1))  # (..., F * D) -> (..., D)
-        return nn.functional.normalize(at_least_float32(total), dim=-1)
+        return normalize(total)
 
     def field_contributions(self, fields: Tensor) -> dict[str, Tensor]:
         """Compute what each field, and the fusion, adds to a video's vector: name to (..., D)."""
@@ -89,7 +91,7 @@ class ResidualTowers(PairRecommender):
 
     def _tower(self, index: int, vectors: Tensor) -> Tensor:
         """Apply the query's tower (0) or a field's (1, 2, ...) to frozen vectors (..., D): (..., D)."""
-        start = self.dropout(self._tower_input(vectors))
+        start = self.dropout(at_least_float32(self._tower_input(vectors)))  # the sum below is not rounded
         output: Tensor = start + self.towers[min(index, len(self.towers) - 1)](start)
         return output
 

@@ -64,15 +64,12 @@ class Sampler:
 def explicit_batch(rows: Tensor, device: torch.device = CPU) -> dict[str, Tensor]:
     """Make a batch of rows (B, 2 + K) of query, video and negatives.
 
-    The `distinct` videos (U,), each of which is encoded once, and the `position` (B, 1 + K) of each row's videos among
-    them are computed on the CPU, so that their number is known without waiting for the device.
+    On the CPU with the `distinct` videos (U,), each of which is encoded once, and the `position` (B, 1 + K) of each
+    row's videos among them. Elsewhere the position is that in the catalogue: rows are sent in one copy, all shapes are
+    those of the rows, and neither CPU nor device waits for a list of distinct videos.
     """
-    distinct, position = torch.unique(rows[:, 1:], return_inverse=True)
-    batch = {
-        "query": rows[:, 0],
-        "video": rows[:, 1],
-        "negatives": rows[:, 2:],
-        "distinct": distinct,
-        "position": position,
-    }
-    return {name: to_device(value, device) for name, value in batch.items()}
+    rows = to_device(rows, device)
+    batch = {"query": rows[:, 0], "video": rows[:, 1], "negatives": rows[:, 2:], "position": rows[:, 1:]}
+    if device.type == "cpu":
+        batch["distinct"], batch["position"] = torch.unique(rows[:, 1:], return_inverse=True)
+    return batch

@@ -29,6 +29,7 @@ from dcdt.serving.catalogue.video_table import VideoTable, check_address
 from dcdt.serving.graphs import arrays_path, session
 from dcdt.serving.layout import (
     CATALOGUE,
+    CHECKSUMS,
     EMBEDDER,
     FOLDER,
     MODEL,
@@ -49,6 +50,7 @@ from dcdt.serving.scorers.towers import TowersScorer
 from dcdt.serving.threshold import choose_threshold
 from dcdt.serving.videos import metadata_columns, table_of
 from dcdt.training.checkpoint import Restored, restore
+from dcdt.training.loggers import log_index
 from dcdt.utils.errors import UserError, needs_extra
 from dcdt.utils.files import temporary_folder, write_json
 
@@ -98,6 +100,7 @@ def build(run: Path, say: Callable[[str], None] = lambda text: None, catalogue: 
             keep = {name, earlier.build if earlier else name}
         write_pointer(run, pointer)
         _drop_old(folder, keep)
+    log_index(run, [folder / name / MODEL, folder / name / CHECKSUMS])
     return pointer
 
 

@@ -16,3 +16,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
     """Switch autocast off on the device of a tensor, so that products keep the precision of their factors."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def autocasts(device: torch.device) -> bool:
+    """Return whether autocast casts what is multiplied on this device, which is not the CPU."""
+    return device.type != "cpu" and torch.is_autocast_enabled(device.type)

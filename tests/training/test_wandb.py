@@ -13,7 +13,7 @@ from dcdt.config import config_folder, register_resolvers
 from dcdt.reporting.tables import make_report
 from dcdt.runs.reader import read_runs
 from dcdt.training.loggers import wandb as module
-from dcdt.training.loggers import wandb_key, wandb_report, wandb_summary
+from dcdt.training.loggers import wandb_key, wandb_report, wandb_run, wandb_summary
 from dcdt.utils.errors import UserError
 
 
@@ -219,7 +219,7 @@ def test_a_variant_of_a_wrong_configuration_has_a_name_too():
 def test_where_wandb_does_not_answer_a_run_stays_offline_unless_the_user_insists(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(module, "INIT_SECONDS", 2)
+    monkeypatch.setattr(wandb_run, "INIT_SECONDS", 2)
     quiet = {"console": False, "machine": False, "project": "p"}
     run, mode = module.start_run(tmp_path, "online", False, **quiet)
     run.finish()

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +26,22 @@ def choose_logger(config: DictConfig, folder: RunFolder, overrides: Sequence[str
     from dcdt.training.loggers.wandb import WandbRun  # wandb takes a second to import
 
     return WandbRun(config, folder, overrides)
+
+
+def log_index(path: Path, files: Sequence[Path]) -> None:
+    """Log a new index of a run on W&B, where the run logs artifacts (`logger.artifacts`).
+
+    Args:
+        path: of the run.
+        files: of the index, which decide its content.
+    """
+    folder = RunFolder(path)
+    if not folder.files.wandb.is_file() or not folder.read_config().logger.get("artifacts"):
+        return
+    _import_wandb()
+    from dcdt.training.loggers import wandb_lineage  # wandb takes a second to import
+
+    wandb_lineage.log_index(folder, files)
 
 
 def _import_wandb() -> None:

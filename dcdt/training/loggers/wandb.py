@@ -2,8 +2,6 @@
 
 import logging
 import shlex
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +23,15 @@ from dcdt.training.callbacks.samples import COLUMNS, sample_table, score_spread
 from dcdt.training.config import LoggerConfig
 from dcdt.training.loggers.base import RunLogger
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
-from dcdt.training.loggers.wandb_media import figures_of, write_vectors
+from dcdt.training.loggers.wandb_lineage import checkpoint_artifact, data_artifacts, log_lineage, results_artifact
+from dcdt.training.loggers.wandb_media import figures_of
+from dcdt.training.loggers.wandb_run import start_run
 from dcdt.training.loggers.wandb_summary import summary_of, val_mrr_chart, variant_of
 from dcdt.training.outcome import Outcome
 from dcdt.utils.errors import UserError
 from dcdt.utils.files import read_json, write_json
-from dcdt.utils.redaction import redact_values
-from dcdt.utils.text import one_line
 
 log = logging.getLogger("dcdt")
-INIT_SECONDS = 30  # to wait for W&B at the start of a run
-MAX_NAME_CHARS, MAX_TAG_CHARS = 128, 64  # that W&B takes
 
 
 class WandbRun(RunLogger):
@@ -149,7 +145,8 @@ class WandbRun(RunLogger):
         self.run.log(media)
         self.run.summary.update(summary_of(outcome))
         if self.options.artifacts:
-            self._log_artifacts(outcome)
+            writes = [checkpoint_artifact(self.folder), results_artifact(self.folder)]
+            log_lineage(self.run, data_artifacts(self.folder), writes)
 
     def close(self, status: str, reason: str = "") -> None:
         """Close the run with the exit code of its status; a job of a sweep that never opened one gets one now."""
@@ -164,19 +161,6 @@ class WandbRun(RunLogger):
                 self.run.summary["error"] = first_line(reason)
             self.run.finish(exit_code=0 if status in ("finished", "not_applicable") else 1)
             self.run = None
-
-    def _log_artifacts(self, outcome: Outcome) -> None:
-        """Log the best checkpoint, and the vectors of the videos where the model has them, as artifacts."""
-        assert self.run is not None
-        best = wandb.Artifact(f"checkpoint-{self.run.id}", "checkpoint", metadata={"epoch": outcome.epoch})
-        for path in (outcome.folder.files.checkpoint, outcome.folder.files.config):
-            best.add_file(str(path))
-        self.run.log_artifact(best)
-        if outcome.model.decoupled:
-            with tempfile.TemporaryDirectory() as temporary:
-                vectors = wandb.Artifact(f"videos-{self.run.id}", "embeddings")
-                vectors.add_file(str(write_vectors(outcome, Path(temporary))))
-                self.run.log_artifact(vectors)
 
 
 class EpochLogger(L.Callback):
@@ -245,53 +229,3 @@ class EpochLogger(L.Callback):
         """Stop watching gradients."""
         if self.logger.run is not None and self.logger.options.watch != "none":
             self.logger.run.unwatch(module)
-
-
-def start_run(
-    folder: Path,
-    mode: Any,  # noqa: ANN401 - wandb's literal
-    require_online: bool,
-    console: bool,
-    machine: bool,
-    **init_options: Any,  # noqa: ANN401 - wandb's
-) -> tuple[wandb.Run, Any]:
-    """Open a quiet run with its files in `folder/wandb`; an open run is closed first.
-
-    Where W&B does not answer, the run stays offline, unless the user requires online.
-
-    Args:
-        folder: above `wandb`.
-        mode: online, offline or disabled.
-        require_online: whether to refuse instead of staying offline.
-        console: whether what this process prints is part of the run.
-        machine: whether the use of processor, memory and GPU is.
-        init_options: for `wandb.init`.
-
-    Returns:
-        The run and its mode.
-
-    Raises:
-        UserError: W&B does not answer, or refuses, and online is required.
-    """
-    try:
-        settings = wandb.Settings(
-            silent=True, console="wrap" if console else "off", x_save_requirements=False, x_disable_stats=not machine
-        )
-    except ValueError as error:  # of pydantic: a variable of the environment
-        raise UserError(f"the environment's settings of W&B are refused: {one_line(error, 200)}") from error
-    settings.init_timeout = settings.login_timeout = INIT_SECONDS
-    init_options, sys.argv[1:] = redact_values(init_options), redact_values(sys.argv[1:])  # wandb records both
-    for name in init_options.keys() & {"name", "group", "job_type"}:
-        init_options[name] = init_options[name] and init_options[name][:MAX_NAME_CHARS]
-    init_options["tags"] = list(dict.fromkeys(tag[:MAX_TAG_CHARS] for tag in init_options.get("tags", [])))
-    try:
-        run = wandb.init(
-            dir=folder, mode=mode, save_code=False, reinit="finish_previous", settings=settings, **init_options
-        )
-        return run, mode
-    except wandb.errors.Error as error:
-        reason = str(error).splitlines()[0]
-        if require_online or mode == "offline":
-            raise UserError(f"W&B cannot be used ({reason}).\nChoose logger.mode=offline, or logger=csv.") from error
-    log.warning("W&B cannot be used (%s): the run stays offline.", reason)
-    return start_run(folder, "offline", require_online, console, machine, **{**init_options, "resume": None})

@@ -1,11 +1,8 @@
-"""Figures of a finished run, and the vectors of its videos as a file."""
+"""Figures of a finished run."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from dcdt.evaluation.duplicates import closest_pairs, confusion
 from dcdt.reporting.run_figures import confusion_map, projection
@@ -41,12 +38,3 @@ def _duplicates(outcome: Outcome, scores: torch.Tensor) -> Any:  # noqa: ANN401 
     fractions, counts = confusion(scores, positive, videos)
     titles = [collection.videos.titles[row] or collection.videos.ids[row] for row in videos.tolist()]
     return confusion_map(fractions.numpy(), counts.numpy(), titles, outcome.settings.option)
-
-
-def write_vectors(outcome: Outcome, folder: Path) -> Path:
-    """The vectors of the whole catalogue as safetensors, with the ids of their rows in its metadata."""
-    path = folder / "videos.safetensors"
-    with torch.no_grad():
-        vectors = outcome.model.video_vectors().cpu().contiguous()
-    save_file({"vectors": vectors}, path, {"ids": json.dumps(outcome.data.collection.videos.ids)})
-    return path

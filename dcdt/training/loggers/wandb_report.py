@@ -13,10 +13,11 @@ from dcdt.reporting.cells import Number
 from dcdt.reporting.render import csv_wide
 from dcdt.reporting.table_types import Table
 from dcdt.reporting.tables import Report
-from dcdt.runs.folder import RunFiles
+from dcdt.runs.folder import RunFiles, RunFolder
 from dcdt.runs.reader import Run
-from dcdt.training.loggers.wandb import start_run
 from dcdt.training.loggers.wandb_key import mode_of, offline_subject
+from dcdt.training.loggers.wandb_lineage import log_lineage, results_artifact
+from dcdt.training.loggers.wandb_run import start_run
 from dcdt.training.loggers.wandb_workspace import Place
 from dcdt.utils.files import read_json, refuse_outside_links
 
@@ -57,13 +58,15 @@ def log_report(report: Report, folder: Path, figures: dict[str, Path]) -> Place 
         name = read_json(RunFiles(variant.runs[0].folder).wandb).get("variant", variant.label)  # as its folds have it
         config |= {"variant": name, "folds": variant.folds, "primary_metric": report.metric}
         run_options = {"name": variant.label, "job_type": "variant", "config": config}
-        run, mode = _send(folder, mode, {}, values[variant.label], **run_options, **common)
+        run, mode = _send(folder, mode, {}, values[variant.label], [], **run_options, **common)
         sent[variant.label], entity = run.id, run.entity
+    logged = [RunFolder(run.folder) for run in runs if run.config["logger"].get("artifacts")]
     _, mode = _send(  # last, so that the newest run is the report
         folder,
         mode,
         {name: _table(table) for name, table in tables.items()} | images,
         summary,
+        [results_artifact(run) for run in logged if run.files.wandb.is_file()],
         name=f"report_{group}",
         job_type="report",
         notes="\n".join([report.tables[0].caption, *report.tables[0].notes]),
@@ -117,6 +120,7 @@ def _send(
     mode: Any,  # noqa: ANN401 - wandb's literal
     media: dict[str, Any],
     summary: dict[str, Any],
+    reads: list[wandb.Artifact],
     **init_options: Any,  # noqa: ANN401 - wandb's
 ) -> tuple[wandb.Run, Any]:
     """Log one run from start to end; returns it, closed, and its mode."""
@@ -125,6 +129,7 @@ def _send(
         if media:
             run.log(media)
         run.summary.update(summary)
+        log_lineage(run, reads, [])
     except BaseException:
         run.finish(exit_code=1)
         raise
