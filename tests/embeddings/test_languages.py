@@ -33,7 +33,8 @@ def test_a_script_that_no_english_model_read_is_named(question, script):
 @pytest.mark.parametrize(
     "question",
     [
-        "what is λ in Ax = λx", "∑ of σ² and μ", "QR", "det(A-λI) = 0", "for i in range(10): print(i)", "n ∈ ℕ", "θ",
+        "what is λ in Ax = λx", "∑ of σ² and μ", "QR", "det(A-λI) = 0", "for i in range(10): print(i)", "n ∈ \u2115",
+        "θ",
         "Gram-Schmidt", "Poincaré duality", "Schrödinger equation", "np.linalg.eig", "x^2+y^2=1",
         "how do you say 你好 in Chinese", "naïve Bayes", "", "42",
     ],

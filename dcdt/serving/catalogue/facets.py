@@ -24,8 +24,10 @@ def find_facets(table: pa.Table, kinds: Mapping[str, str]) -> list[dict[str, Any
     facets: dict[tuple[Any, ...], dict[str, Any]] = {}  # by what they hold, since a series may be another column too
     names = sorted(set(kinds) - set(NOT_FACETS), key=lambda name: (name not in FIRST, name not in FIRST[:1], name))
     for name in names:
-        column = pc.list_flatten(table[name]) if kinds[name] == "list" else table[name]
-        found = pc.value_counts(column.drop_null()).to_pylist()
+        column = (pc.list_flatten(table[name]) if kinds[name] == "list" else table[name]).drop_null()
+        if kinds[name] != "number" and pc.all(pc.is_in(column, value_set=table["id"])).as_py():
+            continue  # names of other videos
+        found = pc.value_counts(column).to_pylist()
         if 2 <= len(found) <= min(MAX_VALUES, len(column) // 2):
             texts = [format_number(one["values"]) if kinds[name] == "number" else one["values"] for one in found]
             quoted = ['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]
