@@ -103,7 +103,8 @@ def _ranking_and_rest(table: Table) -> list[Table]:
     """Divide the main table, which is too wide for a page: ranking metrics; those of pairs, and what was reported."""
     rest = {key: name for key, name in table.columns.items() if key.startswith(("pair_", "reported_"))}
     first = {key: name for key, name in table.columns.items() if key not in rest}
-    return [replace(table, columns=first, caption="", notes=[]), replace(table, columns=rest)] if rest else [table]
+    pairs = replace(table, title=f"{table.title}: pairs", columns=rest)
+    return [replace(table, columns=first, caption="", notes=[]), pairs] if rest else [table]
 
 
 def _table(table: Table) -> str:

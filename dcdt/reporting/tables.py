@@ -280,9 +280,9 @@ def _main_table(
             cells |= {f"reported_{name}": Number(value) for name, value in REPORTED.get(variant.model, {}).items()}
         rows.append(Row(variant.label, cells, _missing_jobs_note(variant, all_folds)))
     columns = {"n": "n", ranked[0]: metric_name(ranked[0])}  # the metric of the order first, also on a phone
-    columns |= {name: metric_name(name) for name in ranked}
     columns |= parts.columns
     columns |= {f"pair_{name}": NAMES[name] for name in PAIR_METRICS}
+    columns |= {name: metric_name(name) for name in ranked}
     list_columns = {key: key for row in rows for key in row.cells if key.partition("@")[0] in LIST_METRICS}
     columns |= list_columns
     columns |= {f"reported_{name}": heading for name, heading in REPORTED_NAMES.items()}
