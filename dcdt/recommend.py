@@ -116,11 +116,12 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argpa
     """The answers to many questions, as CSV or as lines of JSON."""
     if not args.json:
         yield _csv_line(CSV_COLUMNS)
-    notes = Counter[str]()
+    notes = Counter(note for question in questions for note in served.notes_for(args.user, question))
+    for note, n in notes.items():
+        print(f"note: {pluralize(n, 'question')}: {note}", file=sys.stderr)  # noqa: T201
     for start in range(0, len(questions), BATCH_SIZE):
         part = questions[start : start + BATCH_SIZE]
         answers = served.recommend(part, args.k, args.filter, args.explain, args.abstain, args.user)
-        notes.update(note for question in part for note in served.notes_for(args.user, question))
         for question, answer in zip(part, answers, strict=True):
             if args.json:
                 yield to_json(question, answer) + "\n"
@@ -128,8 +129,6 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argpa
             for item in answer:
                 texts = map(escape_cell, (item.title, item.series or "", item.link or ""))  # may be a stranger's
                 yield _csv_line((escape_cell(question), item.rank, f"{item.score:.6g}", item.id, *texts))
-    for note, n in notes.items():
-        print(f"note: {pluralize(n, 'question')}: {note}", file=sys.stderr)  # noqa: T201
 
 
 def answer_one(served: ServedRecommender, question: str, args: argparse.Namespace, console: Console) -> None:

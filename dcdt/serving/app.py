@@ -36,9 +36,9 @@ QuestionText = Annotated[
     str,
     Field(min_length=1, max_length=MAX_QUESTION_CHARS, description="in words", examples=["how do I add fractions"]),
 ]
-GET_EXAMPLE = "curl 'http://127.0.0.1:8000/search?q=how+do+I+add+fractions&k=3'"
-POST_EXAMPLE = """curl http://127.0.0.1:8000/search -H 'Content-Type: application/json' \\
-  -d '{"questions": ["how do I add fractions", "what is a prime number"], "k": 3}'"""
+EXAMPLE = """curl 'http://127.0.0.1:8000/search?q=how+do+I+add+fractions&k=3'"""
+EXAMPLES = """curl http://127.0.0.1:8000/search -d '{"questions": ["how do I add fractions"], "k": 3}' \\
+  -H 'Content-Type: application/json'"""
 
 
 class Answer(BaseModel):
@@ -174,11 +174,11 @@ def make_app(
 def _add_search(app: FastAPI, service: Service) -> None:
     """Add the answers to questions."""
 
-    @app.get("/search", response_model=Answer, summary="The best videos for a question", description=GET_EXAMPLE)
+    @app.get("/search", response_model=Answer, summary="The best videos for a question", description=EXAMPLE)
     async def search(asked: Annotated[Question, Query()]) -> Any:  # noqa: ANN401 - FastAPI checks it against Answer
         return JSONResponse((await service.answer([asked.q], asked))[0])
 
-    @app.post("/search", response_model=list[Answer], summary="Many questions at once", description=POST_EXAMPLE)
+    @app.post("/search", response_model=list[Answer], summary="Many questions at once", description=EXAMPLES)
     async def search_many(asked: Questions) -> Any:  # noqa: ANN401
         return JSONResponse(await service.answer(asked.questions, asked))
 

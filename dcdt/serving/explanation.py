@@ -1,6 +1,6 @@
 """Explain an answer: what each field, word and scorer added to the score of a video."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,6 @@ def content_words(question: str) -> list[str]:
     ['rank', 'matrix']
     """
     return [word for word in dict.fromkeys(_split(question)) if word not in _QUESTION_WORDS.split()]
-
-
-def _group_terms(terms: Mapping[str, float]) -> dict[str, float]:
-    """Add up what words that explain nothing contributed, so that the terms still sum to the score.
-
-    >>> _group_terms({"how": 1.0, "the": 0.5, "rank": 2.0})
-    {'rank': 2.0, 'question words': 1.5}
-    """
-    other = {word: value for word, value in terms.items() if tokenize(word) == [word] and not content_words(word)}
-    rest = {word: value for word, value in terms.items() if word not in other}
-    return rest | ({OTHER_WORDS: sum(other.values())} if other else {})
 
 
 def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
@@ -80,8 +69,10 @@ def explain(
         if manifest.fusion is not None and manifest.fusion.kind == "convex" and number < 2 == manifest.fusion.n_scorers:
             reasons["z"] = float(z_scores(scored, rows)[0])
             reasons["share"] = manifest.fusion.weights[number] * reasons["z"]
-        if "terms" in reasons:
-            reasons["terms"] = _group_terms(reasons["terms"])
+        terms = reasons.get("terms", {})
+        if other := {word for word in terms if tokenize(word) == [word] and not content_words(word)}:
+            rest = {word: value for word, value in terms.items() if word not in other}
+            reasons["terms"] = rest | {OTHER_WORDS: sum(terms[word] for word in other)}
         parts.append(reasons)
         numbers = [value for value in reasons.values() if isinstance(value, float)]
         numbers += [value for group in reasons.values() if isinstance(group, dict) for value in group.values()]

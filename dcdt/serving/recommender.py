@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.data.languages import unknown_language
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
-from dcdt.embeddings.languages import embedder_name, unknown_language
 from dcdt.embeddings.providers.batching import round_to_float16
+from dcdt.embeddings.providers.local_models import embedder_name
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import row_array
 from dcdt.serving.blas_threads import one_thread
@@ -121,8 +122,7 @@ class ServedRecommender:
         self.head = RankHead(manifest.head, folder, manifest.fusion) if manifest.head is not None else None
         self.learners = Learners(folder / LEARNERS) if manifest.reads_history else None
         self.link = ""  # template of links to a moment: {link} and {seconds} are filled in
-        self.embedder_config = manifest.embedder_config
-        self.embedder = embedder_name(self.embedder_config) if manifest.reads_vectors else None
+        self.embedder = embedder_name(manifest.embedder_config) if manifest.reads_vectors else None
         self._embedder: Any = None
         self.example, self.facets = "", list[dict[str, Any]]()  # for the page, by `describe`
         self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
@@ -210,7 +210,7 @@ class ServedRecommender:
 
     def notes_for(self, user: str | None, question: str = "") -> list[str]:
         """Return the remarks on an answer to this learner, or to nobody in particular, and on its question."""
-        unknown = unknown_language(question, self.embedder_config) if self.embedder else None
+        unknown = unknown_language(question, self.embedder or "")
         notes = [UNKNOWN_LANGUAGE.format(unknown, self.embedder)] if unknown else []
         if user is None:
             return notes + self.manifest.notes
@@ -245,7 +245,7 @@ class ServedRecommender:
         """Embed texts, rounded as the embedding cache rounds them: (n, D)."""
         if self._embedder is None:
             folder = self.catalogue.folder / EMBEDDER
-            self._embedder = open_embedder(self.embedder_config, folder, self.threads, self.catalogue.remedy)
+            self._embedder = open_embedder(self.manifest.embedder_config, folder, self.threads, self.catalogue.remedy)
         vectors = round_to_float16(self._embedder.embed(texts))
         if not np.isfinite(vectors).all():
             raise UserError(f"the embedder gives vectors that are zero or not finite. {self.catalogue.remedy}")

