@@ -22,7 +22,7 @@ MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
 MAX_SAMPLED_TEXTS = 5_000  # texts whose language is detected
 MAX_GAP_SECONDS = 10 * SECONDS_PER_YEAR  # between interactions and questions
 ENGLISH = ("en", "Latin script", "no letters")  # as far as it can be told
-FOREIGN = "Most videos are not in English, which alone the default embedder knows: embedder=multilingual knows sixteen languages."
+FOREIGN = "Most videos are not in English, which the default embedder knows alone; embedder=multilingual knows sixteen."
 WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
 

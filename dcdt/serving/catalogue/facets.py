@@ -26,10 +26,9 @@ def find_facets(table: pa.Table, kinds: Mapping[str, str]) -> list[dict[str, Any
         column = (pc.list_flatten(table[name]) if kinds[name] == "list" else table[name]).drop_null()
         if not 2 <= pc.count_distinct(column).as_py() <= min(MAX_VALUES, len(column) // 2):
             continue
-        found = [(one["counts"], one["values"]) for one in pc.value_counts(column).to_pylist()]
-        found = [
-            (n, value if isinstance(value, str) else format_number(value)) for n, value in sorted(found, reverse=True)
-        ]
+        counts = [(one["counts"], one["values"]) for one in pc.value_counts(column).to_pylist()]
+        found = [(n, value if isinstance(value, str) else format_number(value)) for n, value in counts]
+        found.sort(key=lambda item: (-item[0], item[1]))
         if not pc.all(pc.is_in(pa.array([value for _, value in found]), value_set=table["id"])).as_py():  # other videos
             filters = [f"{name}=" + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for _, value in found]
             values = [{"label": v[:99], "n": n, "filter": one} for (n, v), one in zip(found, filters, strict=True)]
