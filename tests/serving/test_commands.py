@@ -58,7 +58,7 @@ def test_the_table_has_ids_and_its_links_are_whole_lines():
     console = Console(width=80, file=io.StringIO())
     console.print(answer_table("a question", items, explained=False))
     table = console.file.getvalue()
-    assert "id-1" in table and "id-2" in table and "at 1:01: what is said" in table and "http" not in table
+    assert "id-1" in table and "id-2" in table and "at 01:01: what is said" in table and "http" not in table
     assert answer_links(items).splitlines() == [f"   1  {link}" for link in links]
 
 
