@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--beside", type=run_path, metavar="RUN", help="a second run, shown side by side on the page")
-    parser.add_argument(
-        "--embedder", metavar="NAME", help="of a collection's folder: multilingual, or a model's folder"
-    )
+    parser.add_argument("--embedder", metavar="NAME", help="of a collection: multilingual, or the folder of a model")
     parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--feedback", type=user_path, metavar="FOLDER", help="record answers, clicks and thumbs there")

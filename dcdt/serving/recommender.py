@@ -218,8 +218,10 @@ class ServedRecommender:
 
     def describe(self) -> None:
         """Find what the page says of the catalogue; with engine=lance, whose videos lie on disk, nothing."""
-        table = self.catalogue.snapshot.table.filter(pa.array(self.catalogue.snapshot.present))
-        self.example = str(table["title"][0] or table["text"][0])[:80] if len(table) else ""
+        snapshot = self.catalogue.snapshot
+        table = snapshot.table.select([name for name in self.kinds if name != "text"])
+        table = table if len(snapshot) == len(table) else table.filter(pa.array(snapshot.present))
+        self.example = str(table["title"][0])[:80] if len(table) else ""
         self.facets = find_facets(table, self.kinds)
 
     def _items(self, user: str | None) -> NDArray[np.int64] | None:
