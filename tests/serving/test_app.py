@@ -87,6 +87,8 @@ def test_many_questions_are_answered_at_once_as_each_alone(client):
         {"questions": ["a"], "k": 0},
     ):
         assert client.post("/search", json=wrong).status_code == 422, wrong
+    for large in (b"x" * (5 << 20), iter([b"a body", b" of no known size"])):
+        assert client.post("/search", content=large).status_code == 413
 
 
 def test_head_answers_wherever_get_does(client):
