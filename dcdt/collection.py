@@ -234,10 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summary = check_collection(options.folder)
         print_summary(summary, warnings)
     if not summary.n_queries:
-        search = shell_command("serve", options.folder)
+        search = shell_command("serve", options.folder, *(["--embedder", "multilingual"] if summary.is_foreign else []))
         print(f"\n{options.folder} is a catalogue without questions. Search it: {search}\n{CATALOGUE}")  # noqa: T201
         return
-    run = shell_command("run", "data=files", override("data.path", options.folder), "experiment=best")
+    foreign = ["embedder=multilingual"] if summary.is_foreign else []
+    run = shell_command("run", "data=files", override("data.path", options.folder), "experiment=best", *foreign)
     print(f"\n{options.folder} is a collection. Train on it: {run}")  # noqa: T201
 
 

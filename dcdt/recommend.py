@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -42,21 +43,29 @@ def answer_table(question: str, answer: list[Recommendation], explained: bool) -
     result = Table(title=cell(question), title_justify="left")
     for name in ("rank", "score"):
         result.add_column(name, justify="right")
-    optional = [name for name in ("series", "link") if any(getattr(item, name) for item in answer)]
-    for name in ("title", *optional, *(["why"] if explained else [])):
+    optional = [name for name in ("series",) if any(getattr(item, name) for item in answer)]
+    for name in ("id", "title", *optional, *(["why"] if explained else [])):
         result.add_column(name, overflow="fold")
     for item in answer:
         lines = [item.title or item.text[:80], *map(format_moment, item.moments)]
-        cells = [str(item.rank), f"{item.score:.4f}", "\n".join(map(cell, lines))]
+        cells = [str(item.rank), f"{item.score:.4f}", cell(item.id), "\n".join(map(cell, lines))]
         cells += [cell(getattr(item, name) or "") for name in optional]
         result.add_row(*cells, *([cell(format_reasons(item.why))] if explained else []))
     return result
 
 
+def answer_links(answer: list[Recommendation]) -> str:
+    """The links of an answer, each on a line that no table breaks: of a video, and of its moments."""
+    links = [
+        (item.rank, link) for item in answer for link in (item.link, *(part.link for part in item.moments)) if link
+    ]
+    return "".join(f"{rank:>4}  {printable(link)}\n" for rank, link in links)
+
+
 def format_moment(moment: Moment) -> str:
-    """Format a moment with the beginning of what is said, and the link to it."""
+    """Format a moment with the beginning of what is said."""
     start = "" if moment.start_s is None else f"at {timedelta(seconds=int(moment.start_s))}: ".replace(" 0:", " ")
-    return f"{start}{moment.text[:160]} {moment.link or ''}".rstrip()
+    return f"{start}{moment.text[:160]}"
 
 
 def format_reasons(why: dict[str, Any] | None) -> str:
@@ -107,6 +116,9 @@ def batch_lines(served: ServedRecommender, questions: Sequence[str], args: argpa
     """The answers to many questions, as CSV or as lines of JSON."""
     if not args.json:
         yield _csv_line(CSV_COLUMNS)
+    notes = Counter(note for question in questions for note in served.notes_for(args.user, question))
+    for note, n in notes.items():
+        print(f"note: {pluralize(n, 'question')}: {note}", file=sys.stderr)  # noqa: T201
     for start in range(0, len(questions), BATCH_SIZE):
         part = questions[start : start + BATCH_SIZE]
         answers = served.recommend(part, args.k, args.filter, args.explain, args.abstain, args.user)
@@ -123,10 +135,13 @@ def answer_one(served: ServedRecommender, question: str, args: argparse.Namespac
     """Print the answer to one question."""
     answers = served.answer(question, args.k, args.filter, args.explain, args.abstain, args.user)
     answer = answers.videos[0]
+    for note in served.notes_for(args.user, question):
+        print(f"note: {note}", file=sys.stderr, flush=True)  # noqa: T201
     if args.json:
         print(to_json(question, answer), flush=True)  # noqa: T201
     elif answer:
         console.print(answer_table(question, answer, args.explain))
+        print(answer_links(answer), end="", flush=True)  # noqa: T201 # not wrapped by the console
     elif answers.nothing_fits[0]:
         console.print("Nothing here fits the question.")
     else:
@@ -175,8 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             served.link = args.moment_link
             if args.abstain:
                 served.check_abstain()
-            for note in served.notes_for(args.user):
-                print(f"note: {note}", file=sys.stderr)  # noqa: T201
             if args.interactive:
                 answer_lines(served, args, console)
             elif args.batch is not None:

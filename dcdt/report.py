@@ -8,7 +8,7 @@ from dcdt.cli import Parser, command
 from dcdt.config.paths import run_path
 from dcdt.data.feedback import read_feedback
 from dcdt.reporting import render
-from dcdt.reporting.figures import make_figures, png
+from dcdt.reporting.figures import make_figures, png, svg
 from dcdt.reporting.interleaving import compare_interleaved
 from dcdt.reporting.page import page
 from dcdt.reporting.tables import Report, find_variant, make_report
@@ -64,11 +64,12 @@ def report(
         write_text(out / name, printable(text))
     figures = make_figures(result)
     for name in FIGURES:
-        path = out / f"{name}.png"
-        path.unlink(missing_ok=True)  # of an earlier report
-        if name in figures:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(png(figures[name]))
+        for path in (out / f"{name}.png", out / f"{name}.svg"):
+            path.unlink(missing_ok=True)  # of an earlier report
+            if name in figures:
+                data = png(figures[name]) if path.suffix == ".png" else svg(figures[name], name, name, {}).encode()
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(data)
     return result
 
 
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(
         "report",
         description="Tables, tests and figures of finished runs.",
-        epilog="Writes index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json} and *.png.",
+        epilog="index.html, table.{md,tex,csv,json}, tests.csv, breakdowns.csv, cost.{md,csv,json}, *.{png,svg}.",
     )
     parser.add_argument(
         "folders", metavar="DIR", nargs="*", type=run_path, help="a run's folder or a sweep's, or latest"

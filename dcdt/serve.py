@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dcdt.cli import Parser, command
 from dcdt.config.paths import run_path
 from dcdt.utils.errors import UserError, exit_on_user_error, needs_extra
-from dcdt.utils.shell import user_path
+from dcdt.utils.shell import override, user_path
 from dcdt.utils.text import printable
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--beside", type=run_path, metavar="RUN", help="a second run, shown side by side on the page")
+    parser.add_argument("--embedder", metavar="NAME", help="of a collection: multilingual, or the folder of a model")
     parser.add_argument("--moment-link", default="", metavar="TEMPLATE", help="such as {link}#t={seconds}")
     parser.add_argument("--abstain", action="store_true", help='answer "nothing here fits" below the threshold')
     parser.add_argument("--feedback", type=user_path, metavar="FOLDER", help="record answers, clicks and thumbs there")
@@ -99,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dcdt.serving.load import served_run
 
         paths = [args.run, *([args.beside] if args.beside else [])]
-        runs = [served_run(path, logging.getLogger("dcdt.serve").info) for path in paths]
+        is_folder = bool(args.embedder) and user_path(args.embedder).is_dir()
+        overrides = [override("embedder.package" if is_folder else "embedder", args.embedder)] if args.embedder else []
+        runs = [served_run(path, logging.getLogger("dcdt.serve").info, overrides) for path in paths]
         recommenders = [ReloadingRecommender(run, args.threads, args.engine, args.moment_link) for run in runs]
         for recommender in recommenders if args.abstain else []:
             recommender.served.check_abstain()

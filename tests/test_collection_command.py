@@ -177,6 +177,17 @@ def test_the_survey_counts_and_warns(tmp_path):
     assert [warning.split(" ")[0] for warning in found.warnings] == ["1", "1", "1", "3", "1", "1"]
 
 
+@pytest.mark.parametrize(("text", "proposed"), [("Собственные векторы матрицы", True), ("the rank of a matrix", False)])
+def test_a_catalogue_that_is_not_in_english_is_offered_the_multilingual_embedder(tmp_path, text, proposed):
+    rows = "".join(
+        f"{n},{text} {n},{text} и так далее {n}\n" if proposed else f"{n},{text} {n},{text}\n" for n in range(9)
+    )
+    (tmp_path / "v.csv").write_text(f"id,title,description\n{rows}", encoding="utf-8")
+    code, out, err = command("new", tmp_path / "mine", "--videos", tmp_path / "v.csv")
+    assert (code, err) == (0, "")
+    assert ("Most videos are not in English" in out) == ("--embedder multilingual" in out) == proposed
+
+
 def test_captions_and_a_column_of_transcripts_become_transcripts(tmp_path, tables):
     rows = [json.dumps({"Clip Nr": f"V{n}", "Course Name": f"Lesson {n}", "said": "spoken words"}) for n in range(40)]
     (tmp_path / "videos.jsonl").write_text("\n".join(rows))

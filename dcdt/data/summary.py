@@ -1,6 +1,5 @@
 """Summarise a collection: counts, and warnings about what may be unintended."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from dcdt.data.interactions import Interactions, load_interactions
+from dcdt.data.languages import scripts
 from dcdt.data.splits import is_sealed
 from dcdt.data.times import SECONDS_PER_YEAR
 from dcdt.data.types import Collection, normalise_text
@@ -21,6 +21,8 @@ MIN_DESCRIPTION_WORDS = 5  # shorter descriptions are counted in a warning
 MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
 MAX_SAMPLED_TEXTS = 5_000  # texts whose language is detected
 MAX_GAP_SECONDS = 10 * SECONDS_PER_YEAR  # between interactions and questions
+ENGLISH = ("en", "Latin script", "no letters")  # as far as it can be told
+FOREIGN = "Most videos are not in English, which the default embedder knows alone; embedder=multilingual knows sixteen."
 WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
 
@@ -33,12 +35,14 @@ class CollectionSummary:
         lengths: histogram of the words of descriptions: label and number of videos.
         warnings: what may be unintended, a sentence each.
         n_queries: 0 for a catalogue without questions.
+        is_foreign: whether most videos are described in another language or script than English.
     """
 
     statistics: list[tuple[str, str]]
     lengths: list[tuple[str, int]]
     warnings: list[str]
     n_queries: int
+    is_foreign: bool = False
 
 
 def summarise_collection(collection: Collection) -> CollectionSummary:
@@ -95,14 +99,17 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         (weak, "query is", "queries are", f"weak: made from {kinds}, without human judgments, for training only."),
         (n_unanswered, "query has", "queries have", "no positive: left out of every run."),
     ]
+    described = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
+    is_foreign = sum(share for name, share in _language_shares(described) if name in ENGLISH) < 0.5
     warnings = [
         *collection.left_out,
+        *([FOREIGN] if is_foreign else []),
         *_compare_times(collection, interactions),
         *_compare_learners(collection, interactions),
         *([collection.transcripts.note] if collection.transcripts and collection.transcripts.note else []),
         *(f"{pluralize(n, singular, plural)} {consequence}" for n, singular, plural, consequence in checks if n),
     ]
-    return CollectionSummary(statistics, _length_histogram(word_counts), warnings, len(queries))
+    return CollectionSummary(statistics, _length_histogram(word_counts), warnings, len(queries), is_foreign)
 
 
 def _compare_times(collection: Collection, interactions: Interactions | None) -> list[str]:
@@ -186,25 +193,21 @@ def _length_histogram(word_counts: Sequence[int]) -> list[tuple[str, int]]:
     return list(zip(labels, counts, strict=True))
 
 
-def _format_languages(texts: Sequence[str]) -> str:
-    """Format the shares of languages (with the extra 'languages') or scripts of at least one in a hundred."""
-    sample = [text for text in texts if text]
+def _language_shares(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Return languages (with the extra 'languages') or scripts, the most frequent first, and their shares."""
+    sample = [text for text in texts if text.strip()]
     sample = sample[:: 1 + len(sample) // MAX_SAMPLED_TEXTS]  # evenly over the file
     if find_spec("py3langid"):
         from py3langid import classify
 
         counts = Counter(classify(text)[0] for text in sample)
     else:
-        counts = Counter(_script(text) for text in sample)
-    shares = [(name, n / max(1, len(sample))) for name, n in counts.most_common()]
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.01) or "none"
+        counts = Counter(
+            next((f"{name} script" for name, _ in scripts(text[:500]).most_common(1)), "no letters") for text in sample
+        )
+    return [(name, n / max(1, len(sample))) for name, n in counts.most_common()]
 
 
-def _script(text: str) -> str:
-    """Return the script of most letters, such as LATIN or CJK, by their Unicode names.
-
-    >>> _script("What is a basis?"), _script("什么是基")
-    ('Latin script', 'Cjk script')
-    """
-    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text[:500] if letter.isalpha())
-    return f"{scripts.most_common(1)[0][0].title()} script" if scripts else "no letters"
+def _format_languages(texts: Sequence[str]) -> str:
+    """Format the shares of languages or scripts of at least one in a hundred."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in _language_shares(texts) if share >= 0.01) or "none"

@@ -3,7 +3,7 @@
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -70,14 +70,14 @@ def png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def svg(figure: Figure, name: str, title: str) -> str:
-    """Render a figure as an SVG element: transparent, with the colour variables of the page and unique ids."""
+def svg(figure: Figure, name: str, title: str, variables: Mapping[str, str] = COLOURS) -> str:
+    """Render a figure as an SVG element: transparent, with unique ids and variables of the page for colours."""
     data = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = data.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.S)
-    for colour, variable in COLOURS.items():
+    for colour, variable in variables.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

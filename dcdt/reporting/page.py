@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -40,13 +41,13 @@ def page(report: Report, out: Path, pair: tuple[Variant, Variant] | None) -> str
     main, tests, *others = report.tables if report.comparisons else [report.tables[0], None, *report.tables[1:]]
     assert main is not None
     sections = {
-        "What was compared": _metadata_list(report),
-        "Comparison": _table(main),
+        "Comparison": "".join(map(_table, _ranking_and_rest(main))),
         "Tests": _table(tests) if tests else "<p>One model alone: there is nothing to test.</p>",
         "Figures": _figures(report),
         "Breakdowns": "".join(f"<h3>{escape(table.title)}</h3>{_table(table)}" for table in others if table),
         "Where two models differ most": _queries(*pair, report.metric) if pair else "",
         "Jobs without a result": _table(report.failures) if report.failures.rows else "",
+        "What was compared": _metadata_list(report),
         "Cost": _table(report.cost),
         "Runs": _runs(report, out),
     }
@@ -96,6 +97,14 @@ def _metadata_list(report: Report) -> str:
     metadata["embeddings"] = str(runs[0].provenance.get("embeddings", ""))
     items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in metadata.items())
     return f"<dl>{''.join(items)}</dl>"
+
+
+def _ranking_and_rest(table: Table) -> list[Table]:
+    """Divide the main table, which is too wide for a page: ranking metrics; those of pairs, and what was reported."""
+    rest = {key: name for key, name in table.columns.items() if key.startswith(("pair_", "reported_"))}
+    first = {key: name for key, name in table.columns.items() if key not in rest}
+    pairs = replace(table, title=f"{table.title}: pairs", columns=rest)
+    return [replace(table, columns=first, caption="", notes=[]), pairs] if rest else [table]
 
 
 def _table(table: Table) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-BLUE, ORANGE, GREY = "#3b6fb6", "#d9822b", "#666666"
+BLUE, ORANGE, GREY, TEAL = "#3b6fb6", "#d9822b", "#666666", "#12a5b5"
 TOPICS = ("#2a6ab0", "#c4641a", "#2b8558", "#b5383e", "#8a4fa3", "#12a5b5", "#a08a1c", "#e07ab0", "#5b3a1e", "#7ac143")
 OTHER = "#b8bcc2"  # of the topic `other`
 MARKERS = "os^Dv"  # topics beyond the tenth repeat the colours with another marker
@@ -41,7 +41,7 @@ def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | No
     axes.plot(epochs, [row["train/loss"] for row in history], color=BLUE, marker=marker, label="training loss")
     losses = [(row["epoch"] + 1, row["val/loss"]) for row in history if "val/loss" in row]
     if losses:
-        axes.plot(*zip(*losses, strict=True), "-.", color=BLUE, marker=marker, linewidth=1.2, label="validation loss")
+        axes.plot(*zip(*losses, strict=True), "-.", color=TEAL, marker=marker, linewidth=1.2, label="validation loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="epoch", title=f"{name}: loss and validation MRR")
     axes.set_ylabel("loss" if losses else "training loss", color=BLUE)
@@ -56,7 +56,7 @@ def loss_curve(history: list[dict[str, float]], name: str, zero_shot: float | No
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)
         if zero_shot is not None:
-            right.axhline(zero_shot, color=ORANGE, linestyle="--", linewidth=1.2, label="validation MRR of zero_shot")
+            right.axhline(zero_shot, color=GREY, linestyle="--", linewidth=1.2, label="validation MRR of zero_shot")
     if losses or zero_shot is not None:
         figure.legend(frameon=False, fontsize="small", loc="outside lower right", ncols=3)
     return figure
@@ -104,10 +104,10 @@ def projection(vectors: Tensor, topics: list[str], name: str) -> Figure:
 def confusion_map(share: np.ndarray, number: np.ndarray, titles: list[str], name: str) -> Figure | None:
     """Draw how often (M, M) the video of a column is ranked above that of the row, a positive, with query counts.
 
-    Videos that are no positive have no row. None if no video is ranked above a positive.
+    Videos above which none is ranked have no row. None if there is no other.
     """
     above = np.nan_to_num(share) > 0
-    rows, columns = np.flatnonzero((number > 0).any(1)), np.flatnonzero(above.any(0))
+    rows, columns = np.flatnonzero((above & (number > 0)).any(1)), np.flatnonzero(above.any(0))
     if not len(columns):
         return None
     figure = Figure(figsize=(3.2 + 0.45 * len(columns), 2.4 + 0.32 * len(rows)), layout="constrained")

@@ -1,20 +1,21 @@
 """Explain an answer: what each field, word and scorer added to the score of a video."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dcdt.data.tokens import contains_token, fold_case, tokenizer
+from dcdt.data.tokens import contains_token, fold_case, tokenize, tokenizer
 from dcdt.serving.manifest import Manifest
 from dcdt.serving.scorers.base import CatalogueScores, EmbedTexts
 from dcdt.serving.scorers.hybrid import z_scores
 from dcdt.utils.errors import UserError
 
+OTHER_WORDS = "question words"  # in explanations: what words that only ask, and stop words, added together
 _split = tokenizer(stop_words=True)
-_QUESTION_WORDS = frozenset(  # words that only ask
-    re.findall(r"\w+", "what why how when where which who do does did can could should i you we my me about")
+_QUESTION_WORDS = (  # words that only ask, also stemmed ("whi", "doe"), and the "s" of "what's"
+    "what why whi how when where which who do does doe did can could should would i you we my me our about from s "
+    "explain"
 )
 
 
@@ -24,7 +25,7 @@ def content_words(question: str) -> list[str]:
     >>> content_words("What is the rank of a matrix?")
     ['rank', 'matrix']
     """
-    return [word for word in dict.fromkeys(_split(question)) if word not in _QUESTION_WORDS]
+    return [word for word in dict.fromkeys(_split(question)) if word not in _QUESTION_WORDS.split()]
 
 
 def matched_words(words: Sequence[str], title: str, text: str) -> list[str]:
@@ -68,6 +69,10 @@ def explain(
         if manifest.fusion is not None and manifest.fusion.kind == "convex" and number < 2 == manifest.fusion.n_scorers:
             reasons["z"] = float(z_scores(scored, rows)[0])
             reasons["share"] = manifest.fusion.weights[number] * reasons["z"]
+        terms = reasons.get("terms", {})
+        if other := {word for word in terms if tokenize(word) == [word] and not content_words(word)}:
+            rest = {word: value for word, value in terms.items() if word not in other}
+            reasons["terms"] = rest | {OTHER_WORDS: sum(terms[word] for word in other)}
         parts.append(reasons)
         numbers = [value for value in reasons.values() if isinstance(value, float)]
         numbers += [value for group in reasons.values() if isinstance(group, dict) for value in group.values()]

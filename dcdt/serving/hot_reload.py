@@ -61,6 +61,7 @@ class ReloadingRecommender:
                     raise UserError(f"{target} has no index; make it: {shell_command('index', target, 'build')}")
                 self._load(target)
             if state != "same":
+                self.served.describe()
                 pointer = self.served.catalogue.pointer
                 fields = {"build": pointer.build, "version": pointer.version, "videos": len(self.served)}
                 log.info("index changed", extra={"fields": fields})
@@ -76,6 +77,7 @@ class ReloadingRecommender:
         served = load(target, self.engine, say=log.info, threads=self.threads)
         served.link = self.link
         served.recommend("warm up", 1)
+        served.describe()
         self.served, self.target = served, target
 
     def _follow(self) -> None:

@@ -16,12 +16,13 @@ UNTRAINED = "the whitened cosine and BM25 (weight 0.2, the median chosen on four
 def served_run(path: Path, say: Callable[[str], None] = lambda text: None, overrides: Sequence[str] = ()) -> Path:
     """Return the run to serve: in this folder, or of a collection's folder the one that needs no judgment, made once.
 
-    `overrides` are of the configuration of a collection's run, such as another embedder.
+    `overrides` are of the configuration of a collection's run, such as another embedder, which makes another run.
     """
     if (path / "status.json").exists() or not (path / "corpus.jsonl").is_file():
         return path
     collection = load_collection(path, needs_queries=False)
-    run = RunFolder(outputs_root() / f"{folder_name(collection.name)}_untrained_{collection.fingerprint[:8]}")
+    name = "_".join([collection.name, "untrained", collection.fingerprint[:8], *overrides])
+    run = RunFolder(outputs_root() / folder_name(name)[:200])
     run.lock(wait=True)
     try:
         if run.read_status().get("status") != "finished":

@@ -8,7 +8,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("dcdt.serve")
+MAX_BODY_BYTES = 4 << 20  # of a request
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+TOO_LARGE = f"the body of a request has at most {MAX_BODY_BYTES:,} bytes, and says how many"
 
 
 class RequestLog:
@@ -43,7 +45,8 @@ class RequestLog:
         try:
             # the server sends the answer to HEAD without a body
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            await self.app({**scope, "method": method}, receive, send_logged)
+            app = self.app if _is_small(dict(scope["headers"])) else JSONResponse({"detail": TOO_LARGE}, 413)
+            await app({**scope, "method": method}, receive, send_logged)
         except Exception:
             if is_lost:
                 log.info("a connection was lost", extra={"fields": {"path": scope["path"]}})
@@ -62,3 +65,9 @@ class RequestLog:
         if "q" in query:
             fields["question"] = query["q"][0][: self.max_question_chars]
         log.info("request", extra={"fields": fields})
+
+
+def _is_small(headers: dict[bytes, bytes]) -> bool:
+    """Whether the body of a request is of a known size that is read."""
+    size = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" not in headers and size.isdigit() and int(size[:20]) <= MAX_BODY_BYTES

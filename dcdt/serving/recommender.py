@@ -12,15 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dcdt.data.languages import unknown_language
 from dcdt.data.transcripts import TRANSCRIPT
 from dcdt.data.types import Documents, texts_with_fallback
 from dcdt.embeddings.config import refuse_foreign_base_url
 from dcdt.embeddings.providers.batching import round_to_float16
+from dcdt.embeddings.providers.local_models import embedder_name
 from dcdt.embeddings.providers.onnx import OnnxEmbedder
 from dcdt.serving.arrow import row_array
 from dcdt.serving.blas_threads import one_thread
 from dcdt.serving.catalogue.base import Catalogue
 from dcdt.serving.catalogue.engines import open_catalogue
+from dcdt.serving.catalogue.facets import find_facets
 from dcdt.serving.catalogue.filters import Condition, parse_filter
 from dcdt.serving.catalogue.snapshot import Snapshot
 from dcdt.serving.explanation import content_words, explain, matched_words
@@ -41,6 +44,7 @@ from dcdt.utils.text import one_line
 CACHED_TEXTS = 2000  # whose vectors are cached for explanations: 12 MB at 1536 numbers
 MAX_K, MAX_QUESTION_CHARS = 1000, 2000
 RESULT_COLUMNS = ("id", "title", "text", "series", "level", "link", "duration_s")
+UNKNOWN_LANGUAGE = "the question is in {}, of which the embedder ({}) knows nothing: do not trust this answer."
 UNKNOWN_LEARNER = "this learner is not known to the run, so the answer is that for anybody."
 
 
@@ -118,7 +122,9 @@ class ServedRecommender:
         self.head = RankHead(manifest.head, folder, manifest.fusion) if manifest.head is not None else None
         self.learners = Learners(folder / LEARNERS) if manifest.reads_history else None
         self.link = ""  # template of links to a moment: {link} and {seconds} are filled in
+        self.embedder = embedder_name(manifest.embedder_config) if manifest.reads_vectors else None
         self._embedder: Any = None
+        self.example, self.facets = "", list[dict[str, Any]]()  # for the page, by `describe`
         self._vectors: dict[str, Floats] = {}  # of fields of videos that were explained
 
     def __len__(self) -> int:
@@ -207,11 +213,21 @@ class ServedRecommender:
             videos.append(Recommendation(len(videos) + 1, float(score), **video, why=why))
         return videos, nothing_fits
 
-    def notes_for(self, user: str | None) -> list[str]:
-        """Return the remarks on an answer to this learner, or to nobody in particular."""
+    def notes_for(self, user: str | None, question: str = "") -> list[str]:
+        """Return the remarks on an answer to this learner, or to nobody in particular, and on its question."""
+        unknown = unknown_language(question, self.embedder or "")
+        notes = [UNKNOWN_LANGUAGE.format(unknown, self.embedder)] if unknown else []
         if user is None:
-            return self.manifest.notes
-        return [] if self._items(user) is not None else [UNKNOWN_LEARNER, *self.manifest.notes]
+            return notes + self.manifest.notes
+        return notes if self._items(user) is not None else [*notes, UNKNOWN_LEARNER, *self.manifest.notes]
+
+    def describe(self) -> None:
+        """Find what the page says of the catalogue; with engine=lance, whose videos lie on disk, nothing."""
+        snapshot = self.catalogue.snapshot
+        table = snapshot.table.select([name for name in self.kinds if name != "text"])
+        table = table if len(snapshot) == len(table) else table.filter(pa.array(snapshot.present))
+        self.example = str(table["title"][0])[:80] if len(table) else ""
+        self.facets = find_facets(table, self.kinds)
 
     def _items(self, user: str | None) -> NDArray[np.int64] | None:
         """Look up what a learner watched, among the videos of the export; None for nobody or an unknown learner."""

@@ -25,7 +25,8 @@ from dcdt.runs.reader import read_runs
 TABLES = ["table.md", "table.tex", "table.csv", "tests.csv", "breakdowns.csv", "table.json"]
 COST = ["cost.md", "cost.csv", "cost.json"]
 FIGURES = ["loss.png", "scores.png", "differences.png"]
-QUALITY = [*TABLES, *FIGURES]
+DRAWINGS = [name.replace("png", "svg") for name in FIGURES]
+QUALITY = [*TABLES, *FIGURES, *DRAWINGS]
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -56,8 +57,18 @@ def made(tmp_path_factory, texts):
 
 
 def test_every_file_is_written(made):
-    assert {path.name for path in made.iterdir()} == {*TABLES, *COST, *FIGURES, "index.html"}
+    assert {path.name for path in made.iterdir()} == {*TABLES, *COST, *FIGURES, *DRAWINGS, "index.html"}
     assert all((made / name).read_bytes().startswith(b"\x89PNG") for name in FIGURES)
+    drawings = [(made / name).read_text() for name in DRAWINGS]
+    assert all(text.startswith("<svg ") and "xmlns=" in text and "var(" not in text for text in drawings)
+
+
+def test_ranking_metrics_come_first_on_the_page_and_those_of_pairs_in_a_table_of_their_own(page):
+    headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", page.text)
+    assert headings[:2] == ["Comparison", "Tests"]
+    ranking, pairs = (re.findall(r"<th scope=.col[^>]*>([^<]*)</th>", text) for text in page.text.split("<thead>")[1:3])
+    assert ranking[:3] == ["Model", "n", "MRR"] and "nDCG@10" in ranking and "Accuracy" not in ranking
+    assert pairs[:2] == ["Model", "Accuracy"] and "MRR" not in pairs
 
 
 @pytest.mark.slow
@@ -197,7 +208,7 @@ def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path):
     assert (sweep / "report" / "loss.png").is_file()
     shutil.rmtree(trained)
     main([str(sweep)])
-    assert {path.name for path in (sweep / "report").glob("*.png")} == {"scores.png"}
+    assert {path.name for path in (sweep / "report").glob("*.*g")} == {"scores.png", "scores.svg"}
     assert "nothing to test" in (sweep / "report" / "index.html").read_text()
 
 

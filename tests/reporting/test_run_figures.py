@@ -76,6 +76,19 @@ def test_confusion_names_shares_and_numbers_of_the_videos_that_answer():
     assert [text.get_text() for text in axes.get_xticklabels()] == ["two"]
 
 
+def test_a_row_in_which_nothing_is_confused_is_left_out_of_the_grid():
+    share = np.array([[np.nan, 0.5, 0.0], [0.0, np.nan, 0.0], [0.0, 0.25, np.nan]])
+    [axes] = confusion_map(share, np.full((3, 3), 4), ["one", "two", "three"], "dcdt").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["one", "three"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["two"]
+
+
+def test_no_two_lines_of_a_loss_curve_look_alike():
+    history = [{"epoch": epoch, "train/loss": 0.5, "val/loss": 0.4, "val/mrr": 0.7} for epoch in range(3)]
+    lines = [line for axes in loss_curve(history, "dcdt", 0.6).axes for line in axes.lines]
+    assert len({line.get_color() for line in lines}) == len(lines) == 4
+
+
 def test_no_grid_is_drawn_where_nothing_is_confused():
     assert (
         confusion_map(np.array([[np.nan, 0.0], [np.nan, np.nan]]), np.array([[0, 4], [0, 0]]), ["a", "b"], "x") is None

@@ -37,11 +37,13 @@ def test_an_answer_holds_what_the_schema_says_and_models_can_be_chosen(client):
     assert first["videos"][0]["why"]["parts"][0]["name"] == "bm25" and "why" not in second["videos"][0]
     assert {"rank", "basis"} & set(first["videos"][0]["matched"])
     schema = client.get("/openapi.json").json()
-    known = set(schema["components"]["schemas"]["Video"]["properties"])
+    known = set(schema["components"]["schemas"]["Recommendation"]["properties"])
     assert set(first["videos"][0]) <= known and set(first) == set(
         schema["components"]["schemas"]["Answer"]["properties"]
     )
-    assert "GET /search" in client.get("/docs").text
+    docs = client.get("/docs").text
+    assert "GET /search" in docs and "POST /search" in docs and docs.count("curl ") == 2
+    assert "how do I add fractions" in json.dumps(schema["paths"]["/search"]["get"]["parameters"])  # an example
     only = client.get("/search", params={"q": "rank", "filter": "id=v3|v4"}).json()
     assert {item["id"] for item in only["videos"]} == {"v3", "v4"}
 
@@ -71,8 +73,60 @@ def test_bad_input_is_told_and_the_service_goes_on(client, given, said):
     assert client.get("/search", params={"q": "rank"}).status_code == 200
 
 
+def test_many_questions_are_answered_at_once_as_each_alone(client):
+    asked = {"questions": ["rank of a basis", "what is a span"], "k": 3, "filter": "id!=v3", "model": 2}
+    found = client.post("/search", json=asked).json()
+    assert [answer["question"] for answer in found] == asked["questions"]
+    for answer in found:
+        alone = client.get("/search", params={"q": answer["question"], "k": 3, "filter": "id!=v3", "model": 2}).json()
+        assert [video["id"] for video in answer["videos"]] == [video["id"] for video in alone["videos"]]
+    for wrong in (
+        {"questions": []},
+        {"questions": ["a"] * 101},
+        {"questions": ["a", " "]},
+        {"questions": ["a"], "k": 0},
+    ):
+        assert client.post("/search", json=wrong).status_code == 422, wrong
+    for large in (b"x" * (5 << 20), iter([b"a body", b" of no known size"])):
+        assert client.post("/search", content=large).status_code == 413
+
+
+def test_head_answers_wherever_get_does(client):
+    for path in ("/", "/docs", "/healthz", "/openapi.json", "/favicon.ico", "/search?q=rank"):
+        assert client.head(path).status_code == client.get(path).status_code < 400, path
+    assert client.head("/search").status_code == 422 and client.head("/click").status_code == 404
+
+
+def test_words_that_only_ask_neither_match_nor_explain(client):
+    asked = {"q": "why do we need the rank, and how do I find it?", "k": 5, "explain": True}
+    videos = client.get("/search", params=asked).json()["videos"]
+    words = {word for video in videos for word in video["matched"]}
+    assert words <= {"need", "rank", "find"} and "rank" in words
+    terms = {term for video in videos for part in video["why"]["parts"] for term in part["terms"]}
+    assert terms <= {"need", "rank", "find", "question words"} and "rank" in terms
+
+
+def test_a_question_that_the_embedder_cannot_read_is_said(make_run):
+    live = ReloadingRecommender(make_run("model=hybrid_towers"))
+    live.served.embedder = "all-MiniLM-L6-v2"
+    client = TestClient(make_app([live, ReloadingRecommender(make_run("model=bm25"))]))
+    notes = client.get("/search", params={"q": "что такое ранг"}).json()["notes"]
+    assert len(notes) == 1 and "Cyrillic script" in notes[0] and live.served.embedder in notes[0]
+    assert client.get("/search", params={"q": "what is a rank"}).json()["notes"] == []
+    assert client.get("/search", params={"q": "что такое ранг", "model": 2}).json()["notes"] == []  # of words alone
+
+
+def test_the_page_reads_its_texts_from_the_catalogue(client):
+    model, other = client.get("/healthz").json()["models"]
+    assert model["embedder"] is None and other["embedder"]
+    assert model["example"] and model["facets"] == other["facets"]
+    page = client.get("/").text
+    for word in ("eigenvector", "MIT", "teaching video"):
+        assert word not in page
+
+
 def test_nothing_can_be_changed_and_the_page_asks_nobody_else(client):
-    for method in ("post", "put", "delete", "patch"):
+    for method in ("put", "delete", "patch"):
         assert getattr(client, method)("/search").status_code == 405
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -229,6 +283,8 @@ def page(make_run, environment):
 def test_the_page_in_a_browser(page):
     page.set_default_timeout(60_000)
     assert page.evaluate("document.activeElement.id") == "q"
+    page.wait_for_function("document.title.startsWith('Search ')")
+    assert page.is_visible("#both") and not page.is_visible("#recorded")
     page.keyboard.type("rank of a basis")
     page.keyboard.press("Enter")
     page.wait_for_selector("li")
@@ -243,7 +299,7 @@ def test_the_page_in_a_browser(page):
     assert page.evaluate("excerpt('a '.repeat(400), ['b'])").endswith("a …")
     link = "https://youtu.be/a?t=754"
     given = {"start_s": 754.2, "text": "a <b>rank</b>", "matched": ["rank"], "link": link}
-    rest = ": a &lt;b&gt;<mark>rank</mark>&lt;/b&gt;"
+    rest = ": <bdi>a &lt;b&gt;<mark>rank</mark>&lt;/b&gt;</bdi>"
     shown = page.evaluate("given => moment(given).innerHTML", given)
     assert shown == f'<a href="{link}" rel="noopener noreferrer">at 12:34</a>{rest}'
     shown = page.evaluate("given => moment(given).innerHTML", given | {"start_s": 3605, "link": "javascript:alert(1)"})
@@ -264,19 +320,24 @@ def test_the_page_in_a_browser(page):
 
     page.check("#both")
     page.wait_for_selector("section:nth-child(2) li")
-    assert page.locator("section h2").all_inner_texts() == ["bm25", "hybrid_towers"]
-    page.click("summary")
-    page.fill("#filter", "colour=red")
-    page.press("#filter", "Enter")
-    page.wait_for_selector("#status.wrong")
-    assert "field 'colour'" in page.inner_text("#status")
-    page.go_back()
+    first, second = page.locator("section h2").all_inner_texts()
+    assert first == "bm25" and second.startswith("hybrid_towers with ")
+    page.locator(".more").first.click()
+    page.wait_for_selector("section:first-child li:nth-child(20) .why")
+    assert page.evaluate("document.activeElement === document.querySelectorAll('section:first-child .step')[10]")
+    assert page.locator("section:nth-child(2) li").count() == 10
+    page.evaluate("""drawFacets([{name: "id", values: [{label: "v3", n: 1, filter: 'id="v3"'}]}], [])""")
+    page.select_option("#facets select", 'id="v3"')
     page.wait_for_selector("section:nth-child(2) li")
+    page.wait_for_function("document.querySelectorAll('li').length === 2")
+    assert "filter=id" in page.url
+    page.go_back()
+    page.wait_for_function("document.querySelectorAll('li').length === 20")
     unnamed = page.evaluate(
-        "[...document.querySelectorAll('input,button')].filter(e => !e.labels?.length && !e.textContent).length"
+        "[...document.querySelectorAll('input,button,select')].filter(e => !e.labels?.length && !e.textContent).length"
     )
     assert unnamed == 0
-    assert [text for text in page.told if "422" not in text] == []  # the refused filter, told by the browser itself
+    assert page.told == []
     assert all("127.0.0.1" in url for url in page.asked)
 
 

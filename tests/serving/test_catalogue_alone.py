@@ -58,8 +58,11 @@ def test_it_is_searched_by_words_and_meaning_without_training(alone, tmp_path, m
     run = served_run(alone[0] / "mine", said.append, [*tiny, "model.weight=0.99"])  # the vectors mean nothing here
     assert run.parent == tmp_path / "outputs" and len(said) == 1
     assert str(run) in said[0] and "BM25" in said[0]
-    assert served_run(alone[0] / "mine", said.append) == run and len(said) == 1  # the same is not made again
-    served = load(alone[0] / "mine", say=said.append)
+    assert (
+        served_run(alone[0] / "mine", said.append, [*tiny, "model.weight=0.99"]) == run and len(said) == 1
+    )  # the same is not made again
+    assert served_run(alone[0] / "mine", said.append, [*tiny, "model.weight=0.5"]) != run  # another embedder's
+    served = load(run, say=said.append)
     best = served.recommend(["what is a pivot"], 3, "duration_s<250")[0]
     assert best[0].id == "v2" and best[0].link == "https://youtu.be/2" and best[0].duration_s == 126
     assert {item.id for item in best} <= {"v0", "v1", "v2", "v3"}

@@ -1,6 +1,7 @@
 """The commands as a user runs them: real processes, kills, several readers, a full disk, two writers."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from commands import dcdt, dcdt_process
+from rich.console import Console
 
 from dcdt.data.types import Documents
+from dcdt.recommend import answer_links, answer_table
 from dcdt.serving.layout import exclusive_lock
-from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.moments import Moment
+from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.utils.errors import UserError
 
 RIDGE = "model=dcdt_ridge"
@@ -42,6 +46,20 @@ def test_each_command_is_a_process_that_does_its_work(own_copy, environment):
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
+
+
+def test_the_table_has_ids_and_its_links_are_whole_lines():
+    links = ["https://www.youtube.com/watch?v=" + "a" * 200, "https://youtu.be/b?t=61"]
+    moments = [Moment(61.0, "what is said", [], links[1])]
+    items = [
+        Recommendation(1, 0.5, "id-1", "Title", "text", None, None, links[0], None, moments=moments),
+        Recommendation(2, 0.4, "id-2", "Other", "text", None, None, None, None),
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(answer_table("a question", items, explained=False))
+    table = console.file.getvalue()
+    assert "id-1" in table and "id-2" in table and "at 01:01: what is said" in table and "http" not in table
+    assert answer_links(items).splitlines() == [f"   1  {link}" for link in links]
 
 
 @pytest.mark.slow

@@ -32,6 +32,12 @@ POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
+def embedder_name(config: Any) -> str:  # noqa: ANN401 - any embedder's configuration
+    """Return the name of the model of an embedder."""
+    known = PACKAGES.get(getattr(config, "package", ""))
+    return known.model if known else Path(getattr(config, "model", getattr(config, "package", config.name))).name
+
+
 def local_space(config: LocalEmbedderConfig) -> Space:
     """Return the space of a local model without loading it, so that a full cache needs no embedder.
 
