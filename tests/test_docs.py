@@ -55,6 +55,7 @@ JOURNEY = "tests/journey walks this page, command by command"
 EXTRA = "the quickstart installs the same extras, pinned"
 EXPORTED = "tests/adapters/test_sentence_transformers.py exports runs and loads them"
 INSTALLS = "tests/journey runs it in a clone of its own, into a new environment"
+MULTILINGUAL = "tests/embeddings/test_multilingual.py embeds by it"
 README, QUICKSTART = "README.md", "docs/quickstart.md"
 BLOCKS = [
     Block(README, "make run", instead={"make run": f"make -C {ROOT} -n run", "make test": f"make -C {ROOT} -n test"}),
@@ -186,6 +187,10 @@ BLOCKS = [
             '"..."': '"what is a basis"',
         },
     ),
+    Block(
+        "docs/serving.md", "python -m dcdt.run data=files data.path=my_videos experiment=best embedder", MULTILINGUAL
+    ),
+    Block("docs/serving.md", "curl http", "tests/serving/test_app.py asks many questions at once"),
     Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed", "s3://BUCKET/PATH": "shared"}),
     Block(
         "docs/serving.md",
@@ -280,6 +285,7 @@ BLOCKS = [
             "personalisation": "RUN=",
             "sealed": "python -m dcdt.run -m experiment=final",
             "towers": "python -m dcdt.run -m experiment=comparison",
+            "transcripts": "python -m dcdt.run -m experiment=ablation_transcript",
             "two_stage": "python -m dcdt.run -m experiment=two_stage",
             "weak": "python -m dcdt.collection new khan_weak",
         }.items()

@@ -622,7 +622,7 @@ def test_a_lack_of_memory_blames_no_file_and_no_package(tmp_path, monkeypatch, e
 
 
 def test_a_lack_of_memory_ends_a_run_and_a_command_in_words(folder, tmp_path, monkeypatch):
-    def failing(*_):
+    def failing(*_, **__):
         raise SHORTAGES[3]
 
     monkeypatch.setattr("dcdt.training.fit.train", failing)

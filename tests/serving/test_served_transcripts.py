@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 from support import made_once, slow_but, small_run
 from test_transcript_runs import NAMES, make
 
@@ -21,7 +22,7 @@ from dcdt.data.types import Documents
 from dcdt.index import main as index
 from dcdt.models.query_batch import query_batch
 from dcdt.recommend import main
-from dcdt.serving.app import Video, make_app
+from dcdt.serving.app import make_app
 from dcdt.serving.arrow import vector_column
 from dcdt.serving.catalogue import video_table
 from dcdt.serving.catalogue.filters import parse_filter
@@ -31,7 +32,7 @@ from dcdt.serving.explanation import content_words
 from dcdt.serving.hot_reload import ReloadingRecommender
 from dcdt.serving.manifest import check_catalogue
 from dcdt.serving.moments import timed_link
-from dcdt.serving.recommender import ServedRecommender
+from dcdt.serving.recommender import Recommendation, ServedRecommender
 from dcdt.serving.scorers.passages import PassageScores, ragged
 from dcdt.training.checkpoint import restore
 from dcdt.utils.errors import UserError
@@ -303,7 +304,7 @@ def test_the_service_answers_with_moments_and_a_template_of_links(own):
     with TestClient(make_app([ReloadingRecommender(folder, link="{link}#{seconds}")])) as client:
         videos = client.get("/search", params={"q": "rank basis", "k": 20}).json()["videos"]
         schema = client.get("/openapi.json").json()["components"]["schemas"]
-    answered = [Video(**video) for video in videos]
+    answered = TypeAdapter(list[Recommendation]).validate_python(videos)
     assert set(schema["Moment"]["properties"]) == {"start_s", "text", "matched", "link"}
     [four] = [video for video in answered if video.id == "v4"]
     assert four.moments[0].link == f"https://e.org/4#{int(four.moments[0].start_s)}"
