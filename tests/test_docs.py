@@ -190,7 +190,6 @@ BLOCKS = [
     Block(
         "docs/serving.md", "python -m dcdt.run data=files data.path=my_videos experiment=best embedder", MULTILINGUAL
     ),
-    Block("docs/serving.md", "curl http", "tests/serving/test_app.py asks many questions at once"),
     Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed", "s3://BUCKET/PATH": "shared"}),
     Block(
         "docs/serving.md",
@@ -208,6 +207,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "curl http", "tests/serving/test_app.py asks many questions at once"),
     Block("docs/serving.md", "docker build", "needs docker; tests/test_docker.py checks what it copies and starts"),
     Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(

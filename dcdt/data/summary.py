@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from dcdt.data.interactions import Interactions, load_interactions
-from dcdt.data.languages import scripts
+from dcdt.data.languages import scripts, unknown_language
 from dcdt.data.splits import is_sealed
 from dcdt.data.times import SECONDS_PER_YEAR
 from dcdt.data.types import Collection, normalise_text
@@ -21,7 +21,7 @@ MIN_DESCRIPTION_WORDS = 5  # shorter descriptions are counted in a warning
 MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
 MAX_SAMPLED_TEXTS = 5_000  # texts whose language is detected
 MAX_GAP_SECONDS = 10 * SECONDS_PER_YEAR  # between interactions and questions
-ENGLISH = ("en", "Latin script", "no letters")  # as far as it can be told
+ENGLISH_EMBEDDER = "all-MiniLM-L6-v2"  # of embedder=local
 FOREIGN = "Most videos are not in English, which the default embedder knows alone; embedder=multilingual knows sixteen."
 WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
@@ -100,7 +100,8 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         (n_unanswered, "query has", "queries have", "no positive: left out of every run."),
     ]
     described = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
-    is_foreign = sum(share for name, share in _language_shares(described) if name in ENGLISH) < 0.5
+    sample = described[:: 1 + len(described) // MAX_SAMPLED_TEXTS]
+    is_foreign = sum(unknown_language(text, ENGLISH_EMBEDDER) is not None for text in sample) > len(sample) / 2
     warnings = [
         *collection.left_out,
         *([FOREIGN] if is_foreign else []),
