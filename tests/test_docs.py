@@ -178,6 +178,11 @@ BLOCKS = [
             '"..."': '"what is a basis"',
         },
     ),
+    Block(
+        "docs/serving.md",
+        "python -m dcdt.run data=files data.path=my_videos experiment=best embedder=multilingual",
+        how="the package of the extra is not everywhere: tests/serving/test_catalogue_alone.py",
+    ),
     Block("docs/serving.md", "python -m dcdt.index", instead={"RUN": "changed", "s3://BUCKET/PATH": "shared"}),
     Block(
         "docs/serving.md",
@@ -195,6 +200,7 @@ BLOCKS = [
             "OTHER": "served",
         },
     ),
+    Block("docs/serving.md", "curl", "many questions at once: tests/serving/test_app.py"),
     Block("docs/serving.md", "python -m dcdt.serve RUN --feedback", "tests/serving/test_feedback.py walks it by HTTP"),
     Block(
         "docs/scaling.md",
