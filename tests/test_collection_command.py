@@ -177,6 +177,13 @@ def test_the_survey_counts_and_warns(tmp_path):
     assert [warning.split(" ")[0] for warning in found.warnings] == ["1", "1", "1", "3", "1", "1"]
 
 
+def test_french_is_noticed_where_py3langid_is_installed(tmp_path):
+    pytest.importorskip("py3langid")
+    rows = "".join(f"{n},Cours {n},comment calculer une intégrale et une dérivée partielle {n}\n" for n in range(9))
+    (tmp_path / "v.csv").write_text(f"id,title,description\n{rows}", encoding="utf-8")
+    assert "Most videos are not in English" in command("new", tmp_path / "mine", "--videos", tmp_path / "v.csv")[1]
+
+
 @pytest.mark.parametrize(("text", "proposed"), [("Собственные векторы матрицы", True), ("the rank of a matrix", False)])
 def test_a_catalogue_that_is_not_in_english_is_offered_the_multilingual_embedder(tmp_path, text, proposed):
     rows = "".join(

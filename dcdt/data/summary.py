@@ -21,7 +21,7 @@ MIN_DESCRIPTION_WORDS = 5  # shorter descriptions are counted in a warning
 MIN_JUDGED_QUERIES = 100  # with fewer, intervals are wide
 MAX_SAMPLED_TEXTS = 5_000  # texts whose language is detected
 MAX_GAP_SECONDS = 10 * SECONDS_PER_YEAR  # between interactions and questions
-ENGLISH_EMBEDDER = "all-MiniLM-L6-v2"  # of embedder=local
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 FOREIGN = "Most videos are not in English, which the default embedder knows alone; embedder=multilingual knows sixteen."
 WORD_BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320)  # words
 
@@ -99,9 +99,8 @@ def summarise_collection(collection: Collection) -> CollectionSummary:
         (weak, "query is", "queries are", f"weak: made from {kinds}, without human judgments, for training only."),
         (n_unanswered, "query has", "queries have", "no positive: left out of every run."),
     ]
-    described = [f"{title} {text}" for title, text in zip(videos.titles, videos.texts, strict=True)]
-    sample = described[:: 1 + len(described) // MAX_SAMPLED_TEXTS]
-    is_foreign = sum(unknown_language(text, ENGLISH_EMBEDDER) is not None for text in sample) > len(sample) / 2
+    described = _sample([f"{title} {text}"[:500] for title, text in zip(videos.titles, videos.texts, strict=True)])
+    is_foreign = 2 * sum(bool(unknown_language(text, DEFAULT_EMBEDDER)) for text in described) > len(described)
     warnings = [
         *collection.left_out,
         *([FOREIGN] if is_foreign else []),
@@ -194,21 +193,21 @@ def _length_histogram(word_counts: Sequence[int]) -> list[tuple[str, int]]:
     return list(zip(labels, counts, strict=True))
 
 
-def _language_shares(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Return languages (with the extra 'languages') or scripts, the most frequent first, and their shares."""
-    sample = [text for text in texts if text.strip()]
-    sample = sample[:: 1 + len(sample) // MAX_SAMPLED_TEXTS]  # evenly over the file
+def _sample(texts: Sequence[str]) -> list[str]:
+    """Return texts that are not empty, at most MAX_SAMPLED_TEXTS of them, evenly over the file."""
+    texts = [text for text in texts if text.strip()]
+    return texts[:: 1 + len(texts) // MAX_SAMPLED_TEXTS]
+
+
+def _format_languages(texts: Sequence[str]) -> str:
+    """Format the shares of languages (with the extra 'languages') or scripts of at least one in a hundred."""
+    sample = _sample(texts)
     if find_spec("py3langid"):
         from py3langid import classify
 
         counts = Counter(classify(text)[0] for text in sample)
     else:
-        counts = Counter(
-            next((f"{name} script" for name, _ in scripts(text[:500]).most_common(1)), "no letters") for text in sample
-        )
-    return [(name, n / max(1, len(sample))) for name, n in counts.most_common()]
-
-
-def _format_languages(texts: Sequence[str]) -> str:
-    """Format the shares of languages or scripts of at least one in a hundred."""
-    return ", ".join(f"{name} {share:.0%}" for name, share in _language_shares(texts) if share >= 0.01) or "none"
+        found = [scripts(text[:500]).most_common(1) for text in sample]
+        counts = Counter(f"{script[0][0]} script" if script else "no letters" for script in found)
+    shares = [(name, n / max(1, len(sample))) for name, n in counts.most_common()]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.01) or "none"

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
         url = server.stdout.readline().split()[0]
         with urllib.request.urlopen(url, timeout=60) as page:
             text = page.read().decode()
-        assert "<!doctype html>" in text and "Find a teaching video" in text
+        assert "<!doctype html>" in text and '<h1 id="title"' in text
         asked = f"{url}/search?{urllib.parse.urlencode({'q': question, 'k': 3})}"
         with urllib.request.urlopen(asked, timeout=60) as answer:
             found = json.load(answer)
