@@ -323,16 +323,17 @@ def test_the_page_in_a_browser(page):
     first, second = page.locator("section h2").all_inner_texts()
     assert first == "bm25" and second.startswith("hybrid_towers with ")
     page.locator(".more").first.click()
-    page.wait_for_selector("section:first-child li:nth-child(20) .why")
-    assert page.evaluate("document.activeElement === document.querySelectorAll('section:first-child .step')[10]")
+    page.wait_for_selector("section:first-child li:nth-child(20)")
+    page.wait_for_selector("section:first-child li:nth-child(11) .step:focus")
     assert page.locator("section:nth-child(2) li").count() == 10
     page.evaluate("""drawFacets([{name: "id", values: [{label: "v3", n: 1, filter: 'id="v3"'}]}], [])""")
     page.select_option("#facets select", 'id="v3"')
-    page.wait_for_selector("section:nth-child(2) li")
-    page.wait_for_function("document.querySelectorAll('li').length === 2")
+    page.wait_for_selector("section:nth-child(2) li:nth-child(2)", state="detached")
+    assert page.locator("li").count() == 2
     assert "filter=id" in page.url
     page.go_back()
-    page.wait_for_function("document.querySelectorAll('li').length === 20")
+    page.wait_for_selector("section:nth-child(2) li:nth-child(10)")
+    assert page.locator("li").count() == 20
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input,button,select')].filter(e => !e.labels?.length && !e.textContent).length"
     )
